@@ -1,0 +1,110 @@
+"""Episodes: which classes, examples and turns they hold (indices), and the tensors they become (batches)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TURNS = 4  # 0, 90, 180, 270 degrees
+
+
+@dataclass(frozen=True)
+class EpisodeIndices:
+    """Where the examples of E episodes lie in a pool of classes.
+
+    classes: [E, N] int64, distinct within an episode, label = position. examples: [E, N, K + Q] int64, distinct
+    within a class; the first K are the support. turns: [E, N] int64 in 0..3, quarter turns of each class.
+    """
+
+    classes: Tensor
+    examples: Tensor
+    turns: Tensor
+
+    def __len__(self) -> int:
+        return self.classes.shape[0]
+
+    def __getitem__(self, part: slice) -> "EpisodeIndices":
+        return EpisodeIndices(self.classes[part], self.examples[part], self.turns[part])
+
+    def to(self, device: torch.device) -> "EpisodeIndices":
+        """The same indices on `device`."""
+        return EpisodeIndices(self.classes.to(device), self.examples.to(device), self.turns.to(device))
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """E episodes. support_x [E, S, D], support_y [E, S] int64 in 0..N-1, query_x [E, M, D], query_y [E, M]."""
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+
+
+def sample_indices(
+    *,
+    n_classes: int,
+    n_examples: int,
+    n_way: int,
+    examples_per_class: int,
+    turned: bool,
+    n_episodes: int,
+    generator: torch.Generator,
+) -> EpisodeIndices:
+    """Draw E = `n_episodes` episodes uniformly: N classes of `n_classes`, K + Q = `examples_per_class` of `n_examples`.
+
+    A random order cut short is a uniform draw without replacement; it needs no loop over episodes. The draw happens
+    on the generator's device.
+    Raises ValueError if there are too few classes or examples.
+    """
+    if n_way > n_classes:
+        raise ValueError(f"n_way = {n_way} classes an episode, but the pool has {n_classes}; lower n_way")
+    if examples_per_class > n_examples:
+        raise ValueError(f"{examples_per_class} examples a class, but the pool has {n_examples}; lower shots or queries")
+    device = generator.device
+    order = torch.rand(n_episodes, n_classes, generator=generator, device=device)
+    classes = order.topk(n_way, dim=1).indices  # [E, N]
+    order = torch.rand(n_episodes, n_way, n_examples, generator=generator, device=device)
+    examples = order.topk(examples_per_class, dim=2).indices  # [E, N, K + Q]
+    turns = torch.randint(TURNS, (n_episodes, n_way), generator=generator, device=device)  # [E, N]
+    return EpisodeIndices(classes, examples, turns if turned else torch.zeros_like(turns))
+
+
+class ImagePool:
+    """The images of one split, resident on a device, from which episodes are gathered.
+
+    images: [C, P, height, width] uint8 (C classes, P examples each). The four turns are kept side by side (4 bytes a
+    pixel where one would do) so that gathering an episode is one indexing operation.
+    """
+
+    def __init__(self, images: Tensor, *, turned: bool) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
+            raise ValueError(f"expected square uint8 images [C, P, height, width], got {images.dtype} {tuple(images.shape)}")
+        turns = range(TURNS if turned else 1)
+        self._turned_images = torch.stack([torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns])
+        self.turned = turned
+        self.n_classes, self.n_examples = images.shape[:2]
+
+    @property
+    def n_features(self) -> int:
+        """D: pixels of an image."""
+        return self._turned_images.shape[3]
+
+    def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
+        """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118)."""
+        pixels = self._turned_images[
+            indices.turns[:, :, None], indices.classes[:, :, None], indices.examples
+        ]  # [E, N, K + Q, D]
+        x = pixels.to(dtype) / 255
+        n_episodes, n_way, n_drawn, _ = x.shape
+        label = torch.arange(n_way, device=x.device)
+
+        def labels(count: int) -> Tensor:
+            return label.repeat_interleave(count).expand(n_episodes, -1)
+
+        return EpisodeBatch(
+            support_x=x[:, :, :k_shot].flatten(1, 2),
+            support_y=labels(k_shot),
+            query_x=x[:, :, k_shot:].flatten(1, 2),
+            query_y=labels(n_drawn - k_shot),
+        )

@@ -1,0 +1,9 @@
+"""The one error a user sees: a clear line and exit code 2."""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The text says what was wrong, where (file and key), and what to do next. `app` prints it without a traceback
+    and exits with code 2.
+    """

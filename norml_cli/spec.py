@@ -1,0 +1,300 @@
+"""What a registry entry may say: pydantic models of datasets, benchmarks, methods and tables, and the resolved run.
+
+Torch-free, so that `list`, `validate`'s reading half and `report` start at once. A value that decides a number is
+written in YAML as `{value: ..., source: "..."}`; the source names the paper's section or equation, another paper's
+place, or `chosen: why`. The plain models (`Protocol`, `GradientDescentRule`, ...) describe the values once; the
+`*Entry` models, made from them, describe the same values with their sources.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+T = TypeVar("T")
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Shots = Annotated[int, Field(ge=1, le=1000)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Model(BaseModel):
+    """Base of every declared thing: unknown keys and silent type changes are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Sourced(Model, Generic[T]):
+    """A value that decides a number, with where it comes from."""
+
+    value: T
+    source: Text = Field(description="paper section or equation, another paper's file and line, or 'chosen: why'")
+
+
+def _with_sources(model: type[Model], name: str, *, partial: bool) -> type[Model]:
+    """The sourced form of `model`: every field wrapped in `Sourced`, and optional if `partial`."""
+    fields: dict[str, Any] = {}
+    for key, field in model.model_fields.items():
+        constrained = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        sourced = Sourced[constrained]  # type: ignore[valid-type]
+        fields[key] = (sourced | None, None) if partial else (sourced, ...)
+    return create_model(name, __base__=Model, __module__=__name__, **fields)
+
+
+class Protocol(Model):
+    """Every value of one experiment that is not the update rule's own."""
+
+    n_way: int = Field(ge=2, le=1000, description="N: classes per episode")
+    queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class, in training and test")
+    rotations: Literal["every-split", "meta-train", "none"] = Field(
+        description="which splits turn each class of an episode by one of 0, 90, 180, 270 degrees"
+    )
+    hidden_sizes: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        max_length=32, description="neurons of each hidden layer; an empty list is a single linear layer"
+    )
+    batch_norm_scale: bool = Field(description="whether batch norm learns a scale besides its shift (outer loop only)")
+    batch_norm_epsilon: float = Field(gt=0, lt=1, description="added to the variance in batch norm")
+    query_statistics: Literal["query", "support"] = Field(
+        description="batch norm of query examples by their own statistics (transductive) or by the support set's"
+    )
+    initial_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he"] = Field(
+        description="standard deviation of the truncated-normal initial weights; 'he' = sqrt(2 / inputs)"
+    )
+    inner_lr: float = Field(gt=0, le=1000, description="eta, stated on mean cross-entropy over the support set")
+    inner_steps: int = Field(ge=0, le=10_000, description="T: inner steps in meta-training")
+    inner_steps_test: int = Field(ge=0, le=10_000, description="inner steps in meta-validation and meta-test")
+    first_order: bool = Field(description="whether the meta-gradient ignores how signals depend on the weights")
+    meta_batch_size: int = Field(ge=1, le=4096, description="E: episodes per outer step")
+    outer_steps: Count = Field(description="outer steps of meta-training")
+    outer_lr: float = Field(gt=0, le=10, description="learning rate of the outer Adam")
+    outer_schedule: Literal["constant", "cosine"] = Field(description="outer learning rate over meta-training")
+    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
+        description="each element of the meta-gradient is clipped to +- this value; null clips nothing"
+    )
+    validate_every: Count = Field(description="outer steps between meta-validations; the best one is tested")
+    validation_episodes: Count = Field(description="fixed meta-validation episodes")
+    test_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-test episodes, shared by all methods")
+    episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+
+
+class GradientDescentRule(Model):
+    """MAML's update rule: signals scaled by a constant, one learned rate, or one learned rate a layer."""
+
+    learned_rates: Literal["none", "global", "layer-wise"] = Field(
+        description="which learning rates the outer loop learns (starting from inner_lr, in log space)"
+    )
+
+
+class NodalLstmRule(Model):
+    """NORML's update rule (eqs 14-19): one LSTM cell a layer scales both signals neuron by neuron."""
+
+    gates: Literal["per-example", "batch-shared", "flattened"] = Field(
+        description="one cell state per support example; one per episode from inputs averaged over the support set; "
+        "or one per episode from all support examples flattened into one input"
+    )
+    previous_cell: bool = Field(description="whether the cell state is carried over inner steps (false: zero cell)")
+    hidden_state: Literal["output-gate", "none"] = Field(
+        description="'output-gate' feeds h = o * tanh(c) back into the gates; 'none' is eqs 14-17 as printed"
+    )
+    previous_hidden: bool = Field(description="whether the hidden state is carried over (false: zero hidden)")
+    cell_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer-width"] = Field(
+        description="neurons of each LSTM cell; 'layer-width' = the layer's outputs"
+    )
+    input_normalisation: Literal["standardise", "log-sign", "none"] = Field(
+        description="how delta and h enter the cell: standardised over neurons, log and sign (p = 10), or as they are"
+    )
+    gate_scale: float = Field(gt=0, le=100, description="factor on the sigmoid gates; 2 opens an untrained gate to 1")
+    forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
+
+
+Rule = GradientDescentRule | NodalLstmRule
+RULES: dict[str, type[Rule]] = {"gradient-descent": GradientDescentRule, "nodal-lstm": NodalLstmRule}
+
+ProtocolEntry = _with_sources(Protocol, "ProtocolEntry", partial=True)
+GradientDescentEntry = _with_sources(GradientDescentRule, "GradientDescentEntry", partial=False)
+NodalLstmEntry = _with_sources(NodalLstmRule, "NodalLstmEntry", partial=False)
+
+
+class Entry(Model):
+    """What every registry file starts with."""
+
+    id: Id = Field(description="the file's name without .yaml")
+    title: Text = Field(description="the name that tables print")
+    citation: Text = Field(description="where it was published, or 'this project'")
+
+
+class MethodEntry(Entry):
+    """A meta-learning method: an algorithm and its switches."""
+
+    default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
+    protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
+        default={}, description="values that differ from a benchmark's, by benchmark id"
+    )
+
+
+class GradientDescentMethod(MethodEntry):
+    """MAML and its learned-rate variants."""
+
+    algorithm: Literal["gradient-descent"]
+    rule: GradientDescentEntry  # type: ignore[valid-type]
+
+
+class NodalLstmMethod(MethodEntry):
+    """NORML and its zeroed-state variants."""
+
+    algorithm: Literal["nodal-lstm"]
+    rule: NodalLstmEntry  # type: ignore[valid-type]
+
+
+Method = GradientDescentMethod | NodalLstmMethod
+
+
+class BenchmarkEntry(Entry):
+    """A few-shot problem: data, episodes, learner, schedule and evaluation."""
+
+    dataset: Id
+    shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
+    protocol: ProtocolEntry  # type: ignore[valid-type]
+    protocol_by_shots: dict[Shots, ProtocolEntry] = Field(  # type: ignore[valid-type]
+        default={}, description="values that differ by shots"
+    )
+
+
+class SeededSplit(Model):
+    """Classes shuffled by the SHA-256 of 'seed/class', then cut: no file-system order, no library's generator."""
+
+    kind: Literal["seeded"]
+    seed: int = Field(ge=0)
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    source: Text
+
+
+class FileSplit(Model):
+    """Classes listed in text files, one `Alphabet/character[/rotNNN]` a line; paths relative to the entry's file."""
+
+    kind: Literal["files"]
+    meta_train: Text
+    meta_val: Text
+    meta_test: Text
+    source: Text
+
+
+class DatasetEntry(Entry):
+    """Images by class: where they come from, how they are checked and what is done to them."""
+
+    kind: Literal["omniglot", "glyphs"] = Field(description="the code that reads or makes it")
+    home: Text = Field(description="public home, or 'embedded'")
+    licence: Text
+    classes: Count
+    examples_per_class: Count
+    image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]]
+    resize: Sourced[Literal["lanczos", "nearest", "none"]] = Field(description="filter; lanczos works on grey levels")
+    invert: Sourced[bool] = Field(description="whether ink becomes 1 and paper 0")
+    rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
+        description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
+    )
+    splits: Annotated[SeededSplit | FileSplit, Field(discriminator="kind")]
+    content_sha256: Sha256 | None = Field(
+        default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
+    )
+    generator_seed: int | None = Field(default=None, ge=0, description="seed of an embedded data set")
+
+
+_PUBLISHED = re.compile(r"^(\d{1,2}(?:\.\d+)?)(?: \+- (\d{1,2}(?:\.\d+)?))?$")
+
+
+class Published(Model):
+    """An accuracy as a paper prints it, in percent: '60.2' or '60.2 +- 0.91'."""
+
+    text: str
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return float(self._groups()[0]) / 100
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the 95% interval as a fraction, or None where the paper prints none."""
+        half = self._groups()[1]
+        return None if half is None else float(half) / 100
+
+    def _groups(self) -> tuple[str, str | None]:
+        match = _PUBLISHED.match(self.text)
+        if match is None:
+            raise ValueError(f"'{self.text}' is not of the form '60.2' or '60.2 +- 0.91' (percent)")
+        return match.group(1), match.group(2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @field_validator("text")
+    @classmethod
+    def _well_formed(cls, text: str) -> str:
+        if not _PUBLISHED.match(text):
+            raise ValueError(f"'{text}' is not of the form '60.2' or '60.2 +- 0.91' (percent)")
+        return text
+
+
+class Column(Model):
+    """One column of a table: a benchmark at one number of shots."""
+
+    title: Text
+    benchmark: Id | None = Field(default=None, description="null: a column of published numbers only")
+    shots: Shots
+
+
+class Row(Model):
+    """One row of a table: a published method, one of ours, or both."""
+
+    title: Text
+    method: Id | None = Field(default=None, description="the registry's method; null: a published row only")
+    published: dict[str, Published] = Field(default={}, description="the paper's numbers, by column title")
+    citation: Text
+
+
+class TableEntry(Entry):
+    """A table of the paper: its rows, columns and published numbers."""
+
+    reference: Id | None = Field(default=None, description="the method that paired differences are taken against")
+    columns: list[Column] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _published_columns_exist(self) -> "TableEntry":
+        titles = {column.title for column in self.columns}
+        for row in self.rows:
+            for title in row.published:
+                if title not in titles:
+                    raise ValueError(f"row '{row.title}' has a number for column '{title}', which is not declared")
+        return self
+
+
+class RunSpec(Model):
+    """Everything that decides one run's numbers but the seed: a method on a benchmark at K shots, resolved."""
+
+    method: Id
+    benchmark: Id
+    dataset: Id
+    shots: Shots
+    algorithm: Literal["gradient-descent", "nodal-lstm"]
+    protocol: Protocol
+    rule: Rule
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of all values: equal hashes, equal protocols."""
+        return content_hash(self.model_dump(mode="json"))
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
