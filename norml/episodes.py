@@ -60,7 +60,7 @@ def sample_indices(
     if n_way > n_classes:
         raise ValueError(f"n_way = {n_way} classes an episode, but the pool has {n_classes}; lower n_way")
     if examples_per_class > n_examples:
-        raise ValueError(f"{examples_per_class} examples a class, but the pool has {n_examples}; lower shots or queries")
+        raise ValueError(f"{examples_per_class} examples a class, but the pool has {n_examples}; lower K or Q")
     device = generator.device
     order = torch.rand(n_episodes, n_classes, generator=generator, device=device)
     classes = order.topk(n_way, dim=1).indices  # [E, N]
@@ -79,7 +79,8 @@ class ImagePool:
 
     def __init__(self, images: Tensor, *, turned: bool) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
-            raise ValueError(f"expected square uint8 images [C, P, height, width], got {images.dtype} {tuple(images.shape)}")
+            shape = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
         turns = range(TURNS if turned else 1)
         self._turned_images = torch.stack([torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns])
         self.turned = turned
