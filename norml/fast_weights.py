@@ -7,7 +7,7 @@ weights. `Factored` keeps the signals and never forms W_t: h W_t^T = h W_0^T - e
 where h W_0^T is one product shared by all episodes. Both compute the same numbers; `cheaper_form` chooses by counting.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -62,18 +62,27 @@ class Materialised(LayerWeights):
 
 @dataclass(frozen=True)
 class Factored(LayerWeights):
-    """Initial weights [O, I], biases ([O], or [E, 1, O] after a step) and the steps (eta * delta_hat, h_hat) so far."""
+    """Initial weights [O, I], biases ([O], or [E, 1, O] after a step) and the steps (eta * delta_hat, h_hat) so far.
+
+    `shared_products` remembers h W_0^T of the last h: the first layer sees the same support set in every step.
+    """
 
     weight: Tensor
     bias: Tensor
     steps: tuple[tuple[Tensor, Tensor], ...] = ()
+    shared_products: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @override
     def linear(self, h: Tensor) -> Tensor:
-        a = functional.linear(h, self.weight) + self.bias
+        a = self._shared_product(h) + self.bias
         for scaled_delta, h_hat in self.steps:
             a = torch.baddbmm(a, h @ h_hat.mT, scaled_delta, alpha=-1)
         return a
+
+    def _shared_product(self, h: Tensor) -> Tensor:
+        if not self.shared_products or self.shared_products[0][0] is not h:
+            self.shared_products[:] = [(h, functional.linear(h, self.weight))]
+        return self.shared_products[0][1]
 
     @override
     def pull_back(self, delta: Tensor) -> Tensor:

@@ -159,8 +159,8 @@ class NodalCell(nn.Module):
 
 def standardise(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the last axis."""
-    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + _EPSILON)
+    centred = x - x.mean(dim=-1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + _EPSILON)
 
 
 def log_sign(x: Tensor) -> Tensor:
