@@ -38,7 +38,9 @@ def adapt(
         losses, delta_out = cross_entropy(logits, support_y)
         deltas, inputs = learner.backward(weights, trace, delta_out), trace.inputs
         if first_order:
-            losses, deltas, inputs = losses.detach(), [d.detach() for d in deltas], [h.detach() for h in inputs]
+            losses, deltas = losses.detach(), [delta.detach() for delta in deltas]
+            # The support set stays the object it is: the first layer knows it again from step to step.
+            inputs = [h.detach() if h.requires_grad else h for h in inputs]
         states = states or [rule.initial_state(layer, delta) for layer, delta in enumerate(deltas)]
         for layer, (delta, h) in enumerate(zip(deltas, inputs, strict=True)):
             delta_hat, h_hat, states[layer] = rule.scaled(layer, delta, h, losses, states[layer])

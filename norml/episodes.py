@@ -93,6 +93,8 @@ class ImagePool:
 
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
         """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118)."""
+        if not 0 < k_shot < indices.examples.shape[2]:
+            raise ValueError(f"k_shot = {k_shot}, but {indices.examples.shape[2]} examples a class were drawn")
         pixels = self._turned_images[
             indices.turns[:, :, None], indices.classes[:, :, None], indices.examples
         ]  # [E, N, K + Q, D]

@@ -1,18 +1,19 @@
 """YAML files -> validated entries -> resolved run specs. Torch-free; all errors of a registry are told at once."""
 
-import difflib
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from norml_cli.errors import UserError
+from norml_cli.faults import did_you_mean, fault_lines, value_fault
 from norml_cli.spec import (
     RULES,
     BenchmarkEntry,
@@ -23,8 +24,22 @@ from norml_cli.spec import (
     Model,
     Protocol,
     RunSpec,
+    SeededSplit,
     TableEntry,
+    constrained,
 )
+
+__all__ = [
+    "KINDS",
+    "Registry",
+    "RegistryError",
+    "Resolved",
+    "builtin_registry",
+    "did_you_mean",
+    "load_registry",
+    "parse_yaml",
+    "read_registry",
+]
 
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 
@@ -53,7 +68,7 @@ class _EntryLoader(yaml.SafeLoader):
     """Safe YAML with YAML 1.2's floats and booleans, without duplicate keys, anchors and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
@@ -71,15 +86,18 @@ class _EntryLoader(yaml.SafeLoader):
 
 
 # PyYAML follows YAML 1.1: 1e-3 is text and `no` is false there. Researchers write 1.2.
+_REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp")}
 _EntryLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag not in {f"tag:yaml.org,2002:{t}" for t in ("bool", "float", "int", "timestamp")}]
+    first: [(tag, regexp) for tag, regexp in resolvers if tag not in _REPLACED_TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _EntryLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_EntryLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_EntryLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
+)
 _EntryLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
+    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
     list("-+.0123456789"),
 )
 
@@ -167,9 +185,9 @@ class Registry:
         values, sources = _layered(bench, k_shot, method_entry)
         changed = _override(values, sources, overrides or {}, method_entry.algorithm)
         spec = _run_spec(method_entry, bench, k_shot, values)
-        faults = _impossible(spec, self.datasets[bench.dataset])
+        faults = [fault for _, fault in _impossible(spec.protocol, k_shot, self.datasets[bench.dataset])]
         if faults:
-            raise UserError("\n".join(f"{bench.id}, {k_shot} shots, {method}: {fault}" for fault in faults))
+            raise UserError("\n".join(f"{method} on {bench.id}, {k_shot}-shot: {fault}" for fault in faults))
         return Resolved(spec, sources, changed)
 
 
@@ -178,35 +196,50 @@ def load_registry(extra: Path | None = None) -> Registry:
 
     Raises RegistryError with every fault found.
     """
+    origin = "--registry"
     if extra is None and os.environ.get("NORML_REGISTRY"):
-        extra = Path(os.environ["NORML_REGISTRY"])
+        extra, origin = Path(os.environ["NORML_REGISTRY"]), "NORML_REGISTRY"
     if extra is not None and not extra.is_dir():
-        raise UserError(f"--registry {extra}: not a folder; name one that holds datasets/, benchmarks/, methods/ or tables/")
+        raise UserError(f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}")
     return read_registry([builtin_registry()] + ([extra] if extra is not None else []))
+
+
+@dataclass
+class _Reading:
+    """What has been read so far, and every fault met."""
+
+    entries: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    files: dict[tuple[str, str], Path] = field(default_factory=dict)
+    unread: set[tuple[str, str]] = field(default_factory=set)  # kind and file name of what could not be read
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, path: Path) -> None:
+        """Read one file into the entries, or its faults into the faults."""
+        entry = _read_entry(kind, path, self.faults)
+        if entry is None:
+            self.unread.add((kind, path.stem))
+        elif entry.id in self.entries[kind]:
+            other = self.files[kind, entry.id]
+            self.faults.append(f"{path}: id: '{entry.id}' is already declared in {other}; choose another id")
+        else:
+            self.entries[kind][entry.id] = entry
+            self.files[kind, entry.id] = path
+
+    def registry(self) -> Registry:
+        frozen = {kind: MappingProxyType(found) for kind, found in self.entries.items()}
+        return Registry(**frozen, files=MappingProxyType(self.files))
 
 
 def read_registry(folders: list[Path]) -> Registry:
     """Read and cross-check the entries of `folders`. Raises RegistryError with every fault found."""
-    faults: list[str] = []
-    entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-    files: dict[tuple[str, str], Path] = {}
+    reading = _Reading()
     for folder in folders:
-        faults += _strays(folder)
+        reading.faults += _strays(folder)
         for kind in KINDS:
             for path in sorted((folder / kind).glob("*.yaml")):
-                entry = _read_entry(kind, path, faults)
-                if entry is None:
-                    continue
-                if entry.id in entries[kind]:
-                    faults.append(f"{path}: id: '{entry.id}' is already declared in {files[kind, entry.id]}")
-                    continue
-                entries[kind][entry.id] = entry
-                files[kind, entry.id] = path
-    registry = Registry(
-        **{kind: MappingProxyType(found) for kind, found in entries.items()}, files=MappingProxyType(files)
-    )
-    if not faults:
-        faults = list(_cross_faults(registry))
+                reading.add(kind, path)
+    registry = reading.registry()
+    faults = reading.faults + list(_cross_faults(registry, frozenset(reading.unread)))
     if faults:
         raise RegistryError(faults)
     return registry
@@ -217,29 +250,42 @@ def _strays(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".yaml", ".yml"}:
             continue
-        relative = path.relative_to(folder)
-        if len(relative.parts) != 2 or relative.parts[0] not in KINDS or path.suffix == ".yml":  # noqa: PLR2004
+        in_place = path.parent.parent == folder and path.parent.name in KINDS
+        if not in_place or path.suffix == ".yml":
             yield f"{path}: entries are read from {', '.join(KINDS)}/<id>.yaml; move or rename this file"
 
 
 def _read_entry(kind: str, path: Path, faults: list[str]) -> Any:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes; not an entry")
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("holds no mapping; start with 'id: ...'")
+        data = _read_mapping(path)
+    except OSError as error:
+        faults.append(f"{path}: cannot be read ({error.strerror})")
+        return None
+    except ValueError as error:
+        faults.append(f"{path}: {error}")
+        return None
+    try:
         entry = KINDS[kind].validate_python(data)
     except ValidationError as error:
-        faults += [f"{path}: {line}" for line in _messages(error, data)]
-        return None
-    except (OSError, ValueError) as error:
-        faults.append(f"{path}: {error}")
+        faults += [f"{path}: {line}" for line in fault_lines(error, data)]
         return None
     if entry.id != path.stem:
         faults.append(f"{path}: id: is '{entry.id}', but the file is named '{path.stem}'; make them agree")
         return None
     return entry
+
+
+def _read_mapping(path: Path) -> dict[Any, Any]:
+    """The file's mapping. Raises OSError, and ValueError with one line for what is no mapping in plain YAML."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes; not an entry")
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    if not isinstance(data, dict):
+        raise ValueError("holds no mapping; start with 'id: ...'")  # noqa: TRY004 - one error for all unusable content
+    return data
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
@@ -249,52 +295,6 @@ def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
     raise UserError(f"unknown {kind} '{id_}'{did_you_mean(id_, entries)}; `norml list` shows all")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' with the nearest known words, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-
-
-def _messages(error: ValidationError, data: Any) -> list[str]:
-    """One `key: message` a key; what several branches of a union say of one key is joined."""
-    by_key: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False):
-        key = _key(item["loc"], data)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{did_you_mean(str(item['loc'][-1]), _vocabulary())}"
-        elif item["type"] == "missing":
-            message = "is missing"
-        elif not isinstance(item["input"], dict | list):
-            message = f"{message} (got {item['input']!r})"
-        by_key.setdefault(key, []).append(message)
-    return [f"{key}: {' or '.join(messages)}" for key, messages in by_key.items()]
-
-
-def _key(loc: tuple[int | str, ...], data: Any) -> str:
-    """The dotted key as it stands in the file: pydantic's names of union branches are left out."""
-    parts = []
-    for depth, part in enumerate(loc):
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        elif depth < len(loc) - 1 or not isinstance(data, dict):
-            continue
-        parts.append(str(part))
-    return ".".join(parts) or "entry"
-
-
-def _vocabulary() -> set[str]:
-    words: set[str] = set()
-    models: list[type[Any]] = [Model]
-    while models:
-        model = models.pop()
-        words |= set(model.model_fields)
-        models += model.__subclasses__()
-    return words
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
@@ -313,7 +313,9 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
     return values, sources
 
 
-def _override(values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], algorithm: str) -> tuple[str, ...]:
+def _override(
+    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], algorithm: str
+) -> tuple[str, ...]:
     """Put --set values in place; returns the keys whose value changed."""
     changed = []
     for key, value in overrides.items():
@@ -321,17 +323,21 @@ def _override(values: dict[str, Any], sources: dict[str, str], overrides: dict[s
         if key not in model.model_fields:
             known = [*Protocol.model_fields, *RULES[algorithm].model_fields]
             raise UserError(f"--set {key}: unknown key{did_you_mean(key, known)}; `norml show` lists a method's keys")
-        constraint = model.model_fields[key]
-        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[constraint.annotation, *constraint.metadata, Field(strict=True)])
-        try:
-            checked = adapter.validate_python(value)
-        except ValidationError as error:
-            texts = " or ".join(item["msg"] for item in error.errors())
-            raise UserError(f"--set {key}={value}: {texts}; see `norml show` for its meaning") from None
+        checked = _checked(model, key, value)
         if checked != values.get(key):
             changed.append(key)
         values[key], sources[key] = checked, "--set on the command line"
     return tuple(changed)
+
+
+def _checked(model: type[Model], key: str, value: Any) -> Any:
+    """`value` as `model` would hold it under `key`. Raises UserError."""
+    alone: dict[str, Any] = {key: (constrained(model.model_fields[key]), ...)}
+    try:
+        return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
+    except ValidationError as error:
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+        raise UserError(f"--set {key}={shown}: {value_fault(error)}; `norml show` lists a method's keys") from None
 
 
 def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[str, Any]) -> RunSpec:
@@ -347,43 +353,58 @@ def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[st
     )
 
 
-def _impossible(spec: RunSpec, dataset: DatasetEntry) -> Iterator[str] | list[str]:
-    """Contradictions between values that are each allowed."""
-    faults = []
-    p = spec.protocol
-    if spec.shots + p.queries_per_class > dataset.examples_per_class:
-        faults.append(
-            f"shots + queries_per_class = {spec.shots + p.queries_per_class} is more than the "
-            f"{dataset.examples_per_class} examples a class of '{dataset.id}' has"
-        )
-    if not isinstance(dataset.splits, FileSplit):
-        for split in ("meta_train", "meta_val", "meta_test"):
-            if getattr(dataset.splits, split) < p.n_way:
-                faults.append(f"n_way = {p.n_way} is more than the {getattr(dataset.splits, split)} classes of {split}")
-    if p.rotations != "none" and dataset.rotations.value != "per-episode":
-        faults.append(f"rotations = {p.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}")
-    return faults
+def _impossible(protocol: Protocol, shots: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    """Contradictions between values that are each allowed: the key to change, and what is wrong."""
+    per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
+    if per_class > available:
+        fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
+        yield "queries_per_class", f"{fault} of '{dataset.id}' has"
+    if isinstance(dataset.splits, SeededSplit):
+        sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
+        smallest = min(sizes, key=sizes.__getitem__)
+        if protocol.n_way > sizes[smallest]:
+            fault = f"n_way = {protocol.n_way} is more than the {sizes[smallest]} classes"
+            yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
+        fault = f"rotations = {protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
+        yield "rotations", fault
 
 
-def _cross_faults(registry: Registry) -> Iterator[str]:
+# ----------------------------------------------------------------------------------------------------- cross-checking
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """The ids that may be named: those of entries, and of files whose own faults are told already."""
+
+    registry: Registry
+    unread: frozenset[tuple[str, str]]
+
+    def fault(self, kind: str, noun: str, id_: str) -> str | None:
+        known = getattr(self.registry, kind)
+        if id_ in known or (kind, id_) in self.unread:
+            return None
+        return f"unknown {noun} '{id_}'{did_you_mean(id_, known)}"
+
+
+def _cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Iterator[str]:
     """What no file shows alone: ids that lead nowhere, protocols with holes, contradictions."""
-    files = registry.files
+    ids = _Ids(registry, unread)
     for dataset in registry.datasets.values():
-        yield from _dataset_faults(dataset, files["datasets", dataset.id])
-    known_benchmarks = []
+        path = registry.files["datasets", dataset.id]
+        yield from (f"{path}: {fault}" for fault in _dataset_faults(dataset, path))
+    sound = []
     for bench in registry.benchmarks.values():
-        faults = list(_benchmark_faults(registry, bench))
-        yield from (f"{files['benchmarks', bench.id]}: {fault}" for fault in faults)
-        known_benchmarks += [bench.id] if not faults else []
+        faults = list(_benchmark_faults(ids, bench))
+        yield from (f"{registry.files['benchmarks', bench.id]}: {fault}" for fault in faults)
+        if not faults and bench.dataset in registry.datasets:
+            sound.append(bench)
     for method in registry.methods.values():
-        for key, id_ in [("default_benchmark", method.default_benchmark), *(("protocol", b) for b in method.protocol)]:
-            if id_ not in registry.benchmarks:
-                yield f"{files['methods', method.id]}: {key}: unknown benchmark '{id_}'{did_you_mean(id_, registry.benchmarks)}"
+        path = registry.files["methods", method.id]
+        yield from (f"{path}: {fault}" for fault in _method_faults(ids, method, sound))
     for table in registry.tables.values():
-        yield from _table_faults(registry, table)
-    for method in registry.methods.values():
-        for id_ in known_benchmarks:
-            yield from _resolution_faults(registry, method, registry.benchmarks[id_])
+        path = registry.files["tables", table.id]
+        yield from (f"{path}: {fault}" for fault in _table_faults(ids, table))
 
 
 def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
@@ -391,50 +412,80 @@ def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
     if isinstance(splits, FileSplit):
         for key in ("meta_train", "meta_val", "meta_test"):
             if not (path.parent / getattr(splits, key)).is_file():
-                yield f"{path}: splits.{key}: no file '{getattr(splits, key)}' beside this entry"
+                yield f"splits.{key}: no file '{getattr(splits, key)}' beside this entry"
         return
     total = splits.meta_train + splits.meta_val + splits.meta_test
     if total > dataset.classes:
-        yield f"{path}: splits: {total} classes in all, but the data set has {dataset.classes}"
+        yield f"splits: {total:,} classes in all, but the data set has {dataset.classes:,}"
     if dataset.rotations.value == "as-classes":
-        yield f"{path}: rotations: 'as-classes' needs split files that list the rotated classes"
+        yield "rotations: 'as-classes' needs split files that list the rotated classes"
 
 
-def _benchmark_faults(registry: Registry, bench: BenchmarkEntry) -> Iterator[str]:
-    if bench.dataset not in registry.datasets:
-        yield f"dataset: unknown data set '{bench.dataset}'{did_you_mean(bench.dataset, registry.datasets)}"
+def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
+    unknown = ids.fault("datasets", "data set", bench.dataset)
+    if unknown:
+        yield f"dataset: {unknown}"
     for shots in bench.protocol_by_shots:
         if shots not in bench.shots:
             yield f"protocol_by_shots.{shots}: {shots} is not in shots"
+    dataset = ids.registry.datasets.get(bench.dataset)
+    told = set()
     for shots in bench.shots:
-        layers = [bench.protocol, bench.protocol_by_shots.get(shots)]
+        values = _values([bench.protocol, bench.protocol_by_shots.get(shots)])
         for key in Protocol.model_fields:
-            if all(layer is None or getattr(layer, key) is None for layer in layers):
-                yield f"protocol.{key}: is missing (for {shots} shots)"
+            if key not in values:
+                yield f"protocol.{key}: is missing ({shots}-shot)"
+        if dataset is not None and set(values) == set(Protocol.model_fields):
+            protocol = Protocol.model_validate(values)
+            faults = [f"protocol.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset)]
+            yield from (fault for fault in faults if fault not in told)
+            told.update(faults)
 
 
-def _table_faults(registry: Registry, table: TableEntry) -> Iterator[str]:
-    path = registry.files["tables", table.id]
+def _values(layers: list[Any]) -> dict[str, Any]:
+    """The values that layers of sourced values hold together; later layers win."""
+    return {
+        key: getattr(layer, key).value
+        for layer in layers
+        if layer is not None
+        for key in type(layer).model_fields
+        if getattr(layer, key) is not None
+    }
+
+
+def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> Iterator[str]:
+    unknown = ids.fault("benchmarks", "benchmark", method.default_benchmark)
+    if unknown:
+        yield f"default_benchmark: {unknown}"
+    for id_ in method.protocol:
+        unknown = ids.fault("benchmarks", "benchmark", id_)
+        if unknown:
+            yield f"protocol.{id_}: {unknown}"
+    for bench in sound:
+        if bench.id not in method.protocol:
+            continue  # what the benchmark says alone has been checked
+        told = set()
+        for shots in bench.shots:
+            values, _ = _layered(bench, shots, method)
+            protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
+            dataset = ids.registry.datasets[bench.dataset]
+            faults = [f"protocol.{bench.id}.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset)]
+            yield from (fault for fault in faults if fault not in told)
+            told.update(faults)
+
+
+def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
     for number, column in enumerate(table.columns):
         if column.benchmark is None:
             continue
-        bench = registry.benchmarks.get(column.benchmark)
-        if bench is None:
-            near = did_you_mean(column.benchmark, registry.benchmarks)
-            yield f"{path}: columns.{number}.benchmark: unknown benchmark '{column.benchmark}'{near}"
-        elif column.shots not in bench.shots:
-            yield f"{path}: columns.{number}.shots: '{bench.id}' does not declare {column.shots} shots"
+        unknown = ids.fault("benchmarks", "benchmark", column.benchmark)
+        bench = ids.registry.benchmarks.get(column.benchmark)
+        if unknown:
+            yield f"columns.{number}.benchmark: {unknown}"
+        elif bench is not None and column.shots not in bench.shots:
+            yield f"columns.{number}.shots: '{bench.id}' does not declare {column.shots} shots"
     named = [("reference", table.reference), *((f"rows.{n}.method", row.method) for n, row in enumerate(table.rows))]
     for key, method in named:
-        if method is not None and method not in registry.methods:
-            yield f"{path}: {key}: unknown method '{method}'{did_you_mean(method, registry.methods)}"
-
-
-def _resolution_faults(registry: Registry, method: Method, bench: BenchmarkEntry) -> Iterator[str]:
-    for shots in bench.shots:
-        try:
-            registry.resolve(method.id, bench.id, shots)
-        except UserError as error:
-            overridden = bench.id in method.protocol
-            path = registry.files[("methods", method.id) if overridden else ("benchmarks", bench.id)]
-            yield f"{path}: protocol: {error}"
+        unknown = ids.fault("methods", "method", method) if method is not None else None
+        if unknown:
+            yield f"{key}: {unknown}"

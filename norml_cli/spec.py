@@ -9,14 +9,19 @@ place, or `chosen: why`. The plain models (`Protocol`, `GradientDescentRule`, ..
 import hashlib
 import json
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+
+Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=64)]
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Shots = Annotated[int, Field(ge=1, le=1000)]
 Text = Annotated[str, Field(min_length=1)]
@@ -35,12 +40,16 @@ class Sourced(Model, Generic[T]):
     source: Text = Field(description="paper section or equation, another paper's file and line, or 'chosen: why'")
 
 
+def constrained(field: FieldInfo) -> Any:
+    """The type of a model's field with its constraints."""
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
 def _with_sources(model: type[Model], name: str, *, partial: bool) -> type[Model]:
     """The sourced form of `model`: every field wrapped in `Sourced`, and optional if `partial`."""
     fields: dict[str, Any] = {}
     for key, field in model.model_fields.items():
-        constrained = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        sourced = Sourced[constrained]  # type: ignore[valid-type]
+        sourced = Sourced[constrained(field)]  # type: ignore[misc, valid-type]
         fields[key] = (sourced | None, None) if partial else (sourced, ...)
     return create_model(name, __base__=Model, __module__=__name__, **fields)
 
@@ -217,13 +226,13 @@ class Published(Model):
     @property
     def accuracy(self) -> float:
         """Fraction in [0, 1]."""
-        return float(self._groups()[0]) / 100
+        return float(Decimal(self._groups()[0]) / 100)  # decimal: 95.7 is 0.957
 
     @property
     def half_width(self) -> float | None:
         """Half the 95% interval as a fraction, or None where the paper prints none."""
         half = self._groups()[1]
-        return None if half is None else float(half) / 100
+        return None if half is None else float(Decimal(half) / 100)
 
     def _groups(self) -> tuple[str, str | None]:
         match = _PUBLISHED.match(self.text)
@@ -288,6 +297,13 @@ class RunSpec(Model):
     algorithm: Literal["gradient-descent", "nodal-lstm"]
     protocol: Protocol
     rule: Rule
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _rule_of_algorithm(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read plain data as the rule that `algorithm` names, so that a fault names that rule's keys only."""
+        model = RULES.get(info.data.get("algorithm", ""))
+        return model.model_validate(value) if model is not None else value
 
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of all values: equal hashes, equal protocols."""

@@ -165,10 +165,10 @@ def standardise(x: Tensor) -> Tensor:
 
 def log_sign(x: Tensor) -> Tensor:
     """(log|x| / p, sign x) where |x| >= exp(-p), else (-1, exp(p) x): twice the features (Ravi & Larochelle 2017)."""
-    large = x.abs() >= torch.exp(torch.tensor(-_LOG_SIGN_P)).item()
+    large = x.abs() >= math.exp(-_LOG_SIGN_P)
     safe = torch.where(large, x, torch.ones_like(x))  # no log of zero, not even on the branch that is dropped
     size = torch.where(large, safe.abs().log() / _LOG_SIGN_P, -torch.ones_like(x))
-    sign = torch.where(large, x.sign(), x * torch.exp(torch.tensor(_LOG_SIGN_P)).item())
+    sign = torch.where(large, x.sign(), x * math.exp(_LOG_SIGN_P))
     return torch.cat([size, sign], dim=-1)
 
 

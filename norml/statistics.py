@@ -1,0 +1,156 @@
+"""Means with 95% intervals, paired differences, and several seeds. Standard library only.
+
+The report path computes these for every cell of a table and must start at once; scipy.special alone takes longer to
+import than the whole command may run, so Student's quantile is computed here (tested against scipy).
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+FORMULA = "t(0.975, n-1) * sd(ddof=1) / sqrt(n)"  # the half-width, as run records state it
+
+_NORMAL_975 = 1.959963984540054  # 0.975 quantile of the standard normal, NIST/SEMATECH handbook 1.3.6.7.1
+_MANY_DEGREES = 200  # chosen: from here on the expansion's next term is below 1e-10
+_BISECTIONS = 60  # halves an interval of width 11 below 1e-16
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the half-width of its 95% interval, over `n` values."""
+
+    mean: float
+    half_width: float
+    n: int
+
+    def divided_by(self, number: float) -> "Interval":
+        """In another unit: counts out of `number` become fractions."""
+        return Interval(self.mean / number, self.half_width / number, self.n)
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Several seeds on the same episodes; the two sources of scatter stand apart."""
+
+    interval: Interval  # over episodes, conditional on the seeds that were run
+    n_seeds: int
+    seed_sd: float | None  # sd (ddof=1) between the seeds' means; None for a single seed
+
+    def divided_by(self, number: float) -> "OverSeeds":
+        """In another unit: counts out of `number` become fractions."""
+        scatter = None if self.seed_sd is None else self.seed_sd / number
+        return OverSeeds(self.interval.divided_by(number), self.n_seeds, scatter)
+
+
+def interval_95(values: Iterable[float]) -> Interval:
+    """Mean and 95% interval of `values` [n]: half-width = t(0.975, n-1) * sd(ddof=1) / sqrt(n).
+
+    Integers, such as counts of correct queries, are summed exactly (and fast).
+    Raises ValueError for fewer than two values and for values that are not finite.
+    """
+    numbers = _plain(values)
+    n = len(numbers)
+    if n < 2:  # noqa: PLR2004 - one value has no standard deviation
+        raise ValueError(f"an interval needs at least 2 values, got {n}")
+    mean, sd = _mean_and_sd(numbers)
+    return Interval(mean, t_975(n - 1) * sd / math.sqrt(n), n)
+
+
+def paired_difference(a: Iterable[float], b: Iterable[float]) -> Interval:
+    """Interval of a - b [n], paired value by value: both on the same episodes in the same order.
+
+    Raises ValueError if the lengths differ, and as `interval_95`.
+    """
+    left, right = _plain(a), _plain(b)
+    if len(left) != len(right):
+        raise ValueError(f"paired values must be of the same episodes, got {len(left)} and {len(right)} of them")
+    return interval_95(map(operator.sub, left, right))
+
+
+def episode_means(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """Mean over seeds of each episode: [seeds, episodes] -> [episodes].
+
+    Raises ValueError for no seed, and for seeds with different numbers of episodes.
+    """
+    lengths = {len(row) for row in matrix}
+    if len(lengths) != 1:
+        raise ValueError(f"every seed needs the same episodes, got rows of {sorted(lengths) or 'no'} values")
+    if len(matrix) == 1:
+        return list(matrix[0])
+    return [sum(values) / len(matrix) for values in zip(*matrix, strict=True)]
+
+
+def over_seeds(matrix: Sequence[Sequence[float]]) -> OverSeeds:
+    """Accuracies [seeds, episodes] of one method -> interval over episodes, and scatter between seeds apart.
+
+    The interval is over episodes of each episode's mean over seeds. It says how far the mean of *these* seeds may be
+    from their mean over all episodes, and nothing about other seeds. `seed_sd` tells how far seeds are apart. The two
+    levels are never pooled: seeds x episodes values are not independent, and would give an interval far too narrow.
+    Raises ValueError as `episode_means` and `interval_95`.
+    """
+    interval = interval_95(episode_means(matrix))
+    means = [sum(row) / len(row) for row in matrix]
+    return OverSeeds(interval, len(means), _mean_and_sd(means)[1] if len(means) > 1 else None)
+
+
+@lru_cache
+def t_975(degrees: int) -> float:
+    """0.975 quantile of Student's t with `degrees` >= 1 degrees of freedom, to 10 digits.
+
+    Abramowitz & Stegun, Handbook of Mathematical Functions (1964): eqs 26.7.3-4 by bisection for few degrees, the
+    expansion 26.7.5 for many. Raises ValueError for degrees below 1.
+    """
+    if degrees < 1:
+        raise ValueError(f"Student's t needs at least 1 degree of freedom, got {degrees}")
+    if degrees >= _MANY_DEGREES:
+        return _expanded_quantile(degrees)
+    low, high = 1.0, 13.0  # the quantile falls from 12.706 at 1 degree to 1.960
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _central_probability(middle, degrees) < 0.95 else (low, middle)  # noqa: PLR2004 - 95%
+    return (low + high) / 2
+
+
+def _plain(values: Iterable[float]) -> list[float]:
+    """Python's integers if all are, else Python's floats; numpy's scalars are slow, and warn before a check raises."""
+    numbers = list(values)
+    return numbers if set(map(type, numbers)) == {int} else list(map(float, numbers))
+
+
+def _mean_and_sd(numbers: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation (ddof=1) of at least two values. Raises ValueError if one is not finite."""
+    n = len(numbers)
+    if isinstance(numbers[0], int):  # `_plain` leaves all integers or none
+        total, squares = sum(numbers), sum(map(operator.mul, numbers, numbers))
+        return total / n, math.sqrt((n * squares - total * total) / (n * (n - 1)))
+    if not math.isfinite(sum(numbers)):  # a plain sum stays infinite or nan; fsum below would raise in its own words
+        raise ValueError("every value must be finite")
+    mean = math.fsum(numbers) / n
+    deviations = [x - mean for x in numbers]
+    return mean, math.sqrt(math.fsum(map(operator.mul, deviations, deviations)) / (n - 1))
+
+
+def _central_probability(t: float, degrees: int) -> float:
+    """P(|T| < t), Abramowitz & Stegun eq. 26.7.3 (odd degrees) and 26.7.4 (even degrees)."""
+    theta = math.atan(t / math.sqrt(degrees))
+    odd = degrees % 2
+    term = math.cos(theta) if odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for j in range(2 + odd, degrees - 1, 2):
+        term *= (j - 1) / j * math.cos(theta) ** 2
+        total += term
+    return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
+
+
+def _expanded_quantile(degrees: int) -> float:
+    """Abramowitz & Stegun eq. 26.7.5, four terms."""
+    z = _NORMAL_975
+    terms: tuple[float, ...] = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))

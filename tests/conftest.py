@@ -1,0 +1,86 @@
+"""Made episodes and meta-learners in float64; every random number from a seeded generator."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from reference import RULES
+
+from norml.episodes import EpisodeBatch
+from norml.learner import Learner
+from norml.meta_training import InnerLoop, MetaLearner
+from norml.update_rules.gradient_descent import GradientDescent
+from norml.update_rules.nodal_lstm import NodalLstm
+
+torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return seeded(0)
+
+
+@pytest.fixture(scope="session")
+def make_episodes() -> Callable[..., EpisodeBatch]:
+    """Episodes of Gaussian clusters, float64."""
+
+    def made(
+        *, seed: int = 0, n_episodes: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2, n_features: int = 5
+    ) -> EpisodeBatch:
+        generator = seeded(seed)
+        options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
+        centres = torch.randn(n_episodes, n_way, n_features, **options)
+
+        def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            labels = torch.arange(n_way).repeat_interleave(count)
+            x = centres[:, labels] + torch.randn(n_episodes, n_way * count, n_features, **options)
+            return x, labels.expand(n_episodes, -1)
+
+        return EpisodeBatch(*drawn(k_shot), *drawn(n_query))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def make_meta_learner() -> Callable[..., MetaLearner]:
+    """A meta-learner with the rule named in `reference.RULES`, float64; `perturbed` moves every parameter."""
+
+    def made(
+        rule: str,
+        *,
+        seed: int = 0,
+        sizes: Sequence[int] = (5, 4, 4, 3),
+        n_support: int = 6,
+        perturbed: bool = True,
+        batch_norm_scale: bool = True,
+        initial_weight_std: float = 0.5,
+        **inner_loop: Any,
+    ) -> MetaLearner:
+        generator = seeded(seed)
+        learner = Learner(
+            sizes[0],
+            sizes[1:-1],
+            sizes[-1],
+            batch_norm_scale=batch_norm_scale,
+            initial_weight_std=initial_weight_std,
+            generator=generator,
+        )
+        settings = RULES[rule]
+        if "learned_rates" in settings:
+            update_rule: GradientDescent | NodalLstm = GradientDescent(len(sizes) - 1, **settings)
+        else:
+            update_rule = NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
+        meta_learner = MetaLearner(learner, update_rule, InnerLoop(**({"inner_lr": 0.4} | inner_loop))).double()
+        if perturbed:
+            with torch.no_grad():
+                for parameter in meta_learner.parameters():
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                    parameter.add_(0.3 * noise)
+        return meta_learner
+
+    return made

@@ -1,0 +1,50 @@
+"""MAML's rule: what the three set-ups of learned rates do to the signals."""
+
+import math
+
+import pytest
+import torch
+
+from norml.update_rules.gradient_descent import GradientDescent
+
+
+@pytest.fixture
+def signals(generator):
+    options = {"generator": generator, "dtype": torch.float64}
+    return torch.randn(2, 6, 3, **options), torch.randn(2, 6, 4, **options), torch.rand(2, 6, **options)
+
+
+def test_numbers_of_learned_rates():
+    counts = {
+        rates: sum(p.numel() for p in GradientDescent(5, learned_rates=rates).parameters())
+        for rates in ("none", "global", "layer-wise")
+    }
+    assert counts == {"none": 0, "global": 1, "layer-wise": 5}
+
+
+@pytest.mark.parametrize("rates", ["none", "global", "layer-wise"])
+def test_an_untrained_step_is_the_gradient_step_exactly(rates, signals):
+    rule = GradientDescent(3, learned_rates=rates).double()
+    for layer in range(3):
+        delta_hat, h_hat, state = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        assert torch.equal(delta_hat, signals[0])
+        assert h_hat is signals[1]
+        assert state == ()
+
+
+def test_a_global_rate_scales_every_layer_alike(signals):
+    rule = GradientDescent(3, learned_rates="global").double()
+    rule.log_alpha.data.fill_(math.log(3))
+    for layer in range(3):
+        torch.testing.assert_close(rule.scaled(layer, *signals, ())[0], 3 * signals[0], rtol=1e-15, atol=0)
+
+
+def test_layer_wise_rates_scale_each_layer_by_its_own(signals):
+    rule = GradientDescent(3, learned_rates="layer-wise").double()
+    rule.log_alpha.data.copy_(torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64).log())
+    for layer, alpha in enumerate((2.0, 3.0, 0.5)):
+        torch.testing.assert_close(rule.scaled(layer, *signals, ())[0], alpha * signals[0], rtol=1e-15, atol=0)
+
+
+def test_inputs_are_said_to_be_unscaled():
+    assert not GradientDescent(2).scales_inputs

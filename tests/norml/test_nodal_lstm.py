@@ -1,0 +1,362 @@
+"""NORML's rule: gates, states, inputs, and how many parameters they take."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from reference import NORML_RULES
+from torch import nn
+
+from norml.update_rules.nodal_lstm import NodalLstm, log_sign, standardise
+
+E, S = 2, 4
+SIZES = (6, 5, 3)
+
+
+def moved_rule(seed=0, size=0.5, **settings):
+    """A float64 rule with every parameter away from its start."""
+    generator = torch.Generator().manual_seed(seed)
+    rule = NodalLstm(SIZES, n_support=S, generator=generator, **settings).double()
+    with torch.no_grad():
+        for parameter in rule.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return rule
+
+
+def drawn_signals(layer, seed=0):
+    generator = torch.Generator().manual_seed(500 + seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    return (
+        torch.randn(E, S, SIZES[layer + 1], **options),
+        torch.randn(E, S, SIZES[layer], **options),
+        torch.rand(E, S, **options),
+    )
+
+
+def drawn_state(rule, layer, seed=0):
+    """A (cell, hidden) that is not zero."""
+    generator = torch.Generator().manual_seed(900 + seed)
+    zero = rule.initial_state(layer, drawn_signals(layer)[0])
+    return tuple(torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in zero)
+
+
+def gates_of(rule, layer, signals, state):
+    delta, h, _ = signals
+    delta_hat, h_hat, _ = rule.scaled(layer, *signals, state)
+    return delta_hat / delta, h_hat / h
+
+
+@pytest.mark.parametrize("gate_scale", [1.0, 2.0, 3.5])
+@pytest.mark.parametrize("name", NORML_RULES)
+def test_gates_lie_between_zero_and_their_scale(name, gate_scale):
+    for seed in range(3):
+        rule = moved_rule(seed=seed, size=2.0, **(NORML_RULES[name] | {"gate_scale": gate_scale}))
+        for layer in range(2):
+            for gates in gates_of(rule, layer, drawn_signals(layer, seed), drawn_state(rule, layer, seed)):
+                assert (gates > 0).all()
+                assert (gates < gate_scale * (1 + 1e-15)).all()
+
+
+@pytest.mark.parametrize("name", NORML_RULES)
+def test_an_untrained_step_is_the_gradient_step_exactly(name):
+    """Zero gate layers give gate_scale * sigmoid(0) = gate_scale / 2, which is 1 for the default scale."""
+    rule = NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(0), **NORML_RULES[name]).double()
+    start = NORML_RULES[name].get("gate_scale", 2.0) / 2
+    for layer in range(2):
+        delta, h, losses = drawn_signals(layer)
+        state = rule.initial_state(layer, delta)
+        for _ in range(3):
+            delta_hat, h_hat, state = rule.scaled(layer, delta, h, losses, state)
+            assert torch.equal(delta_hat, start * delta)
+            assert torch.equal(h_hat, start * h)
+
+
+def test_closed_gates_stop_the_signals():
+    rule = moved_rule()
+    for cell in rule.cells:
+        cell.delta_gate_bias.data.fill_(-math.inf)
+    for layer in range(2):
+        signals = drawn_signals(layer)
+        delta_hat, h_hat, _ = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        assert not delta_hat.any()
+        assert h_hat.any()
+
+
+def test_gates_of_one_neuron_do_not_touch_another():
+    """A gate bias scales its own neuron's signal: sigmoid(ln 3) * 2 = 3/2 against 1."""
+    rule = NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(0)).double()
+    rule.cells[0].delta_gate_bias.data[2] = math.log(3)
+    rule.cells[0].h_gate_bias.data[4] = -math.log(3)
+    signals = drawn_signals(0)
+    delta_gate, h_gate = gates_of(rule, 0, signals, rule.initial_state(0, signals[0]))
+    torch.testing.assert_close(delta_gate[0, 0], torch.tensor([1, 1, 1.5, 1, 1]).double(), rtol=1e-15, atol=0)
+    torch.testing.assert_close(h_gate[1, 3], torch.tensor([1, 1, 1, 1, 0.5, 1]).double(), rtol=1e-15, atol=0)
+
+
+def test_the_first_state_is_zero_with_a_row_for_each_cell():
+    delta = drawn_signals(0)[0]
+    for name, settings in NORML_RULES.items():
+        rule = moved_rule(**settings)
+        rows = S if settings.get("gates", "per-example") == "per-example" else 1
+        for part in rule.initial_state(0, delta):
+            assert part.shape == (E, rows, settings.get("cell_size", 5)), name
+            assert not part.any(), name
+
+
+@pytest.mark.parametrize("gates", ["per-example", "batch-shared", "flattened"])
+def test_the_cell_is_torchs_lstm_cell(gates):
+    """torch.nn.LSTMCell packs input, forget, update, output; the rule packs input, update, forget, output."""
+    rule = moved_rule(gates=gates)
+    for layer, cell in enumerate(rule.cells):
+        size = cell.cell_size
+        torchs = nn.LSTMCell(cell.input_weight.shape[1], size).double()
+        order = torch.cat([torch.arange(size) + size * block for block in (0, 2, 1, 3)])
+        with torch.no_grad():
+            torchs.weight_ih.copy_(cell.input_weight[order])
+            torchs.weight_hh.copy_(cell.hidden_weight[order])
+            torchs.bias_ih.copy_(cell.bias[order])
+            torchs.bias_hh.zero_()
+        state = rule.initial_state(layer, drawn_signals(layer)[0])
+        for step in range(3):
+            signals = drawn_signals(layer, step)
+            inputs = rule._inputs(*signals)
+            hidden, new = torchs(inputs.flatten(0, 1), (state[1].flatten(0, 1), state[0].flatten(0, 1)))
+            _, _, state = rule.scaled(layer, *signals, state)
+            torch.testing.assert_close(state[0].flatten(0, 1), new, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(state[1].flatten(0, 1), hidden, rtol=1e-12, atol=1e-14)
+
+
+def test_with_a_zeroed_previous_cell_the_new_cell_depends_on_the_hidden_state_only():
+    rule = moved_rule(previous_cell=False)
+    for layer in range(2):
+        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, (cell, hidden))[2]
+        assert all(
+            torch.equal(a, b) for a, b in zip(new, rule.scaled(layer, *signals, (-cell, hidden))[2], strict=True)
+        )
+        assert not torch.equal(new[0], rule.scaled(layer, *signals, (cell, -hidden))[2][0])
+
+
+@pytest.mark.parametrize("settings", [{"previous_hidden": False}, {"hidden_state": "none"}])
+def test_with_a_zeroed_previous_hidden_state_the_new_cell_depends_on_the_cell_only(settings):
+    rule = moved_rule(**settings)
+    for layer in range(2):
+        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, (cell, hidden))[2][0]
+        assert torch.equal(new, rule.scaled(layer, *signals, (cell, -hidden))[2][0])
+        assert not torch.equal(new, rule.scaled(layer, *signals, (-cell, hidden))[2][0])
+
+
+def test_the_full_rule_depends_on_both_states():
+    rule = moved_rule()
+    for layer in range(2):
+        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, (cell, hidden))[2][0]
+        assert not torch.equal(new, rule.scaled(layer, *signals, (-cell, hidden))[2][0])
+        assert not torch.equal(new, rule.scaled(layer, *signals, (cell, -hidden))[2][0])
+
+
+def test_with_both_states_zeroed_the_signals_are_a_function_of_the_present_ones():
+    rule = moved_rule(previous_cell=False, previous_hidden=False)
+    for layer in range(2):
+        signals = drawn_signals(layer)
+        first = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        later = rule.scaled(layer, *signals, drawn_state(rule, layer))
+        assert torch.equal(first[0], later[0])
+        assert torch.equal(first[1], later[1])
+
+
+def test_an_example_with_its_own_gates_does_not_see_its_neighbours():
+    rule = moved_rule()
+    for layer in range(2):
+        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        others = [x.clone() for x in signals]
+        for x in others:
+            x[:, 1:] *= -3
+        one, other = rule.scaled(layer, *signals, state), rule.scaled(layer, *others, state)
+        for a, b in zip((one[0], one[1], *one[2]), (other[0], other[1], *other[2]), strict=True):
+            torch.testing.assert_close(a[:, 0], b[:, 0], rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("gates", ["batch-shared", "flattened"])
+def test_shared_gates_are_the_same_for_all_examples_of_an_episode_and_differ_between_episodes(gates):
+    rule = moved_rule(gates=gates)
+    for layer in range(2):
+        for gate in gates_of(rule, layer, drawn_signals(layer), drawn_state(rule, layer)):
+            torch.testing.assert_close(gate, gate[:, :1].expand_as(gate), rtol=1e-12, atol=0)
+            assert not torch.allclose(gate[0], gate[1], rtol=1e-3)
+
+
+def test_per_example_inputs_are_the_loss_and_both_signals_standardised():
+    rule = moved_rule()
+    for layer in range(2):
+        delta, h, losses = drawn_signals(layer)
+        inputs = rule._inputs(delta, h, losses)
+        assert torch.equal(inputs[..., 0], losses)
+        width = delta.shape[-1]
+        for found, signal in ((inputs[..., 1 : 1 + width], delta), (inputs[..., 1 + width :], h)):
+            mean, sd = signal.mean(-1, keepdim=True), signal.std(-1, correction=0, keepdim=True)
+            torch.testing.assert_close(found, (signal - mean) / sd, rtol=1e-12, atol=1e-13)
+
+
+def test_raw_layer_gradients_enter_as_those_of_an_examples_own_loss():
+    rule = moved_rule(input_normalisation="none")
+    delta, h, losses = drawn_signals(0)
+    inputs = rule._inputs(delta, h, losses)
+    assert torch.equal(inputs, torch.cat([losses[..., None], S * delta, h], dim=-1))
+
+
+def test_standardised_vectors_have_zero_mean_and_unit_variance_whatever_their_size():
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-6, 1e-3, 1.0, 1e5):
+        x = standardise(size * (3 + torch.randn(5, 4, 9, generator=generator, dtype=torch.float64)))
+        torch.testing.assert_close(x.mean(-1), torch.zeros(5, 4).double(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(x.var(-1, correction=0), torch.ones(5, 4).double(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.0])
+def test_a_constant_vector_standardises_to_zero_with_a_finite_gradient(value, dtype):
+    x = torch.full((3, 7), value, dtype=dtype, requires_grad=True)
+    standardised = standardise(x)
+    assert not standardised.any()  # these values and their sums are exact in both types
+    weights = torch.arange(7, dtype=dtype)
+    assert torch.isfinite(torch.autograd.grad((standardised * weights).sum(), x)[0]).all()
+
+
+def test_log_sign_is_ravi_and_larochelles_with_p_ten():
+    """(ln|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x), p = 10; sizes first, then signs."""
+    large = [1.0, -math.e, 1e-3, -4.6e-5]
+    small = [4.5e-5, -4.5e-5, 1e-9, 0.0]
+    x = torch.tensor(large + small, dtype=torch.float64)
+    sizes, signs = log_sign(x).chunk(2)
+    expected_sizes = [math.log(abs(v)) / 10 for v in large] + [-1.0] * 4
+    expected_signs = [math.copysign(1, v) for v in large] + [math.exp(10) * v for v in small]
+    torch.testing.assert_close(sizes, torch.tensor(expected_sizes, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(signs, torch.tensor(expected_signs, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_log_sign_has_finite_gradients_at_zero():
+    x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    gradient = torch.autograd.grad(log_sign(x).sum(), x)[0]
+    expected = torch.full((3,), math.exp(10), dtype=torch.float64)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
+
+
+def count(sizes, **settings):
+    rule = NodalLstm(sizes, n_support=5, generator=torch.Generator().manual_seed(0), **settings)
+    return sum(p.numel() for p in rule.parameters())
+
+
+def learner_count(sizes):
+    return sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes))
+
+
+def test_parameter_count_of_eqs_14_to_19_is_under_five_times_the_learners():
+    """Sec. 4 claims less than 5 times. One layer 640 -> 5 has 640 * 5 + 5 = 3205 weights and biases.
+
+    Cell of 5, inputs 1 + 5 + 640 = 646. Three gates: 3 * 5 * (646 + 1) = 9705. Gate layers: 5 * (5 + 1) = 30 and
+    640 * (5 + 1) = 3840. Together 13575 = 4.24 * 3205.
+    """
+    assert learner_count((640, 5)) == 3205
+    assert count((640, 5), hidden_state="none") == 13_575
+    assert 13_575 < 5 * 3205
+
+
+def test_a_hidden_state_takes_the_count_over_the_claim():
+    """One more gate, and the weights of the hidden state: 4 * 5 * (646 + 5 + 1) + 3870 = 16910 = 5.28 * 3205."""
+    assert count((640, 5)) == 16_910
+    assert 16_910 > 5 * 3205
+
+
+def test_parameter_counts_beside_the_ablations_learner():
+    """784-256-128-64-64-20 has 247572 weights and biases: 5 times is 1237860.
+
+    A layer O x I with a cell of H takes g H (O + I + 2) + (O + I)(H + 1) values, where g = 3, and g = 4 with g H H more
+    for a hidden state. With cells as wide as their layers the claim of sec. 4 holds for neither; with 64 for both.
+    """
+    sizes = (784, 256, 128, 64, 64, 20)
+
+    def expected(cell_of, n_gates):
+        hidden = n_gates == 4
+        return sum(
+            n_gates * h * (n_out + n_in + 2 + hidden * h) + (n_out + n_in) * (h + 1)
+            for n_in, n_out in itertools.pairwise(sizes)
+            for h in [cell_of(n_out)]
+        )
+
+    found = {
+        (cell_size, hidden_state): count(sizes, cell_size=cell_size, hidden_state=hidden_state)
+        for cell_size in ("layer-width", 64)
+        for hidden_state in ("none", "output-gate")
+    }
+    assert found == {
+        ("layer-width", "none"): 1_355_228,
+        ("layer-width", "output-gate"): 2_055_892,
+        (64, "none"): 471_716,
+        (64, "output-gate"): 671_268,
+    }
+    assert list(found.values()) == [
+        expected(cell_of, n_gates) for cell_of in (lambda n_out: n_out, lambda _: 64) for n_gates in (3, 4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "slope"),
+    [({"hidden_state": "none"}, 4, 4), ({}, 5, 9)],
+    ids=["eqs 14-19", "with hidden state"],
+)
+def test_parameter_count_grows_linearly_with_the_learners(settings, limit, slope):
+    """With cells as wide as their layer O, inputs I: 3 O (I + O) + O O + I O = I O (4 + 4 O / I) weights, with a
+    hidden state 4 O (I + O) + 4 O O + O O + I O = I O (5 + 9 O / I). A fixed shape O / I has a fixed ratio.
+    """
+    for shape in (1 / 128, 1 / 8, 1.0):
+        ratios = []
+        for n_in in (512, 1024, 2048):
+            sizes = (n_in, int(n_in * shape))
+            ratios.append(count(sizes, **settings) / learner_count(sizes))
+        expected = limit + slope * shape
+        assert abs(ratios[-1] - expected) <= abs(ratios[0] - expected)
+        assert ratios[-1] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [{"previous_hidden": False}, {"hidden_state": "none"}])
+def test_a_state_that_is_always_zero_has_no_parameters(settings):
+    rule = moved_rule(**settings)
+    assert all(cell.hidden_weight is None for cell in rule.cells)
+    assert all(len(cell.bias) == 3 * cell.cell_size for cell in rule.cells)
+    both = moved_rule(previous_cell=False, **settings)
+    assert all(len(cell.bias) == 2 * cell.cell_size for cell in both.cells)
+    assert all(len(cell.bias) == 3 * cell.cell_size for cell in moved_rule(previous_cell=False).cells)
+
+
+def test_forget_biases_start_at_the_given_value_and_all_others_at_zero():
+    for settings in ({}, {"previous_hidden": False}):
+        rule = NodalLstm(SIZES, n_support=S, forget_bias=4.0, generator=torch.Generator().manual_seed(0), **settings)
+        for cell in rule.cells:
+            blocks = cell.bias.detach().split(cell.cell_size)
+            assert [block.unique().tolist() for block in blocks] == [[0.0], [0.0], [4.0], [0.0]][: len(blocks)]
+    rule = NodalLstm(SIZES, n_support=S, previous_cell=False, generator=torch.Generator().manual_seed(0))
+    assert not any(cell.bias.any() for cell in rule.cells)
+
+
+def test_flattened_gates_take_inputs_for_every_support_example_and_others_do_not_depend_on_their_number():
+    def inputs(n_support, **settings):
+        rule = NodalLstm(SIZES, n_support=n_support, generator=torch.Generator().manual_seed(0), **settings)
+        return [cell.input_weight.shape[1] for cell in rule.cells]
+
+    assert inputs(4) == inputs(9) == inputs(9, gates="batch-shared") == [12, 9]
+    assert inputs(4, gates="flattened") == [48, 36]
+    assert inputs(4, gates="flattened", input_normalisation="log-sign") == [4 * 23, 4 * 17]
+
+
+def test_the_rule_comes_from_the_generator_alone():
+    before = torch.get_rng_state()
+    one, again = (NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
+
+
+def test_inputs_are_said_to_be_scaled():
+    assert moved_rule().scales_inputs

@@ -1,0 +1,125 @@
+import math
+import statistics as standard_library
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from norml.statistics import episode_means, interval_95, over_seeds, paired_difference, t_975
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 30, 199, 200, 201, 202, 600, 10_000])
+def test_interval_agrees_with_scipy(n):
+    values = np.random.default_rng(n).random(n)
+    interval = interval_95(values)
+    low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (interval.mean - interval.half_width, interval.mean + interval.half_width) == pytest.approx(
+        (low, high), rel=1e-9
+    )
+    assert interval.n == n
+
+
+def test_interval_of_hand_derived_values():
+    # 1, 2, 3: mean 2, sd 1 (ddof=1), t(0.975, 2) = 4.30265; half-width 4.30265 / sqrt(3)
+    interval = interval_95([1, 2, 3])
+    assert interval.mean == 2
+    assert interval.half_width == pytest.approx(4.302652729749 / math.sqrt(3), rel=1e-11)
+
+
+def test_counts_give_what_their_fractions_give():
+    counts = np.random.default_rng(3).integers(0, 21, 1000)
+    exact, rounded = interval_95(counts.tolist()).divided_by(20), interval_95(counts / 20)
+    assert (exact.mean, exact.half_width) == pytest.approx((rounded.mean, rounded.half_width), rel=1e-12)
+
+
+def test_scatter_beside_a_large_mean_is_not_lost():
+    # squares of 1e9 differ in the 18th digit: sum of squares minus square of sums would be lost in rounding
+    assert interval_95([1e9, 1e9 + 1, 1e9 + 2]).half_width == pytest.approx(interval_95([0, 1, 2]).half_width)
+
+
+def test_constant_values_have_no_scatter():
+    assert interval_95([0.5] * 7).half_width == 0
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 8, 50, 119, 199, 200, 201, 599, 9999, 10**6])
+def test_quantile_agrees_with_scipy(degrees):
+    assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-10)
+
+
+def test_quantile_at_600_episodes():
+    assert round(t_975(599), 4) == 1.9639
+
+
+def test_quantile_falls_to_the_normal_one():
+    assert t_975(10**9) == pytest.approx(standard_library.NormalDist().inv_cdf(0.975), abs=1e-8)
+
+
+def test_quantile_needs_a_degree_of_freedom():
+    with pytest.raises(ValueError, match="at least 1 degree of freedom, got 0"):
+        t_975(0)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_too_few_values_are_refused(values):
+    with pytest.raises(ValueError, match=f"at least 2 values, got {len(values)}"):
+        interval_95(values)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match="every value must be finite"):
+        interval_95([0.5, bad, 0.5])
+    with pytest.raises(ValueError, match="every value must be finite"):
+        interval_95(np.array([0.5, bad, -bad]))
+
+
+def test_paired_difference_is_the_interval_of_the_differences():
+    a, b = np.array([0.5, 0.7, 0.9]), np.array([0.4, 0.7, 0.5])
+    difference = paired_difference(a, b)
+    # differences 0.1, 0, 0.4: mean 1/6, squared deviations 1/225 + 1/36 + 49/900 = 78/900, sd sqrt(39/900)
+    assert difference.mean == pytest.approx(1 / 6)
+    assert difference.half_width == pytest.approx(4.302652729749 * math.sqrt(39 / 900) / math.sqrt(3), rel=1e-11)
+
+
+def test_pairing_removes_what_the_episodes_share():
+    hardness = np.random.default_rng(0).random(500)
+    assert paired_difference(hardness + 0.1, hardness).half_width < 1e-12
+    assert interval_95(hardness).half_width > 0.02
+
+
+def test_paired_values_of_other_episodes_are_refused():
+    with pytest.raises(ValueError, match="same episodes, got 3 and 2 of them"):
+        paired_difference([1, 2, 3], [1, 2])
+
+
+def test_seeds_are_averaged_per_episode_before_the_interval():
+    matrix = np.random.default_rng(1).random((3, 40))
+    result = over_seeds(matrix)
+    per_episode = interval_95(matrix.mean(axis=0))
+    assert result.interval.mean == pytest.approx(per_episode.mean, rel=1e-12)
+    assert result.interval.half_width == pytest.approx(per_episode.half_width, rel=1e-9)
+    assert result.interval.n == 40
+    assert result.seed_sd == pytest.approx(matrix.mean(axis=1).std(ddof=1), rel=1e-9)
+
+
+def test_scatter_between_seeds_leaves_the_interval_alone():
+    episodes = [0.2, 0.4, 0.6, 0.8]
+    near = over_seeds([episodes, episodes])
+    far = over_seeds([[x + 0.2 for x in episodes], [x - 0.2 for x in episodes]])
+    assert far.interval.half_width == pytest.approx(near.interval.half_width)
+    assert near.seed_sd == 0
+    assert far.seed_sd == pytest.approx(0.4 / math.sqrt(2))
+
+
+def test_one_seed_has_no_scatter_between_seeds():
+    result = over_seeds([[0.2, 0.4, 0.9]])
+    assert result.interval == interval_95([0.2, 0.4, 0.9])
+    assert result.seed_sd is None
+    assert result.divided_by(2).interval.mean == pytest.approx(0.25)
+    assert result.n_seeds == 1
+
+
+@pytest.mark.parametrize(("matrix", "rows"), [([], "no"), ([[1.0, 2.0], [1.0]], r"\[1, 2\]")])
+def test_seeds_with_other_episodes_are_refused(matrix, rows):
+    with pytest.raises(ValueError, match=f"same episodes, got rows of {rows} values"):
+        episode_means(matrix)

@@ -1,0 +1,84 @@
+"""The batched engine computes what the slow reference computes: losses and meta-gradients of every method."""
+
+import pytest
+import torch
+from reference import METHODS, RULES, Settings, loss_and_meta_gradient
+from torch.nn import functional
+
+FORMS = ("materialised", "factored", "auto")
+
+
+def engine_loss_and_meta_gradient(meta_learner, batch, inner_steps):
+    logits = meta_learner(batch, inner_steps)
+    loss = functional.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten())
+    names, parameters = zip(*meta_learner.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(names, gradients, strict=True))
+
+
+def is_hidden_bias(name, meta_learner):
+    """Batch norm takes a hidden layer's bias out again: the gradient is zero but for rounding."""
+    return name.startswith("learner.biases.") and name != f"learner.biases.{meta_learner.learner.n_layers - 1}"
+
+
+def assert_same(meta_learner, settings, batch, expected):
+    expected_loss, expected_gradient = expected
+    loss, gradient = engine_loss_and_meta_gradient(meta_learner, batch, settings.inner_steps)
+    assert abs(loss - expected_loss) <= 1e-12 * expected_loss
+    largest = max(g.abs().max() for g in expected_gradient.values())
+    for name, reference in expected_gradient.items():
+        error = (gradient[name] - reference).abs().max()
+        if is_hidden_bias(name, meta_learner):
+            assert gradient[name].abs().max() <= 1e-13 * largest, name
+        else:
+            assert error <= 1e-10 * reference.abs().max(), name
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2, 5])
+@pytest.mark.parametrize("rule", RULES)
+def test_loss_and_meta_gradient_of_every_rule_and_form_are_the_references(
+    rule, inner_steps, make_meta_learner, make_episodes
+):
+    batch = make_episodes(seed=inner_steps, n_episodes=2)
+    settings = Settings(inner_lr=0.4, inner_steps=inner_steps, rule=RULES[rule])
+    parameters = dict(make_meta_learner(rule).named_parameters())
+    expected = loss_and_meta_gradient(parameters, settings, batch)
+    for form in FORMS:
+        assert_same(make_meta_learner(rule, weight_form=form), settings, batch, expected)
+
+
+@pytest.mark.parametrize(("first_order", "query_statistics"), [(True, "query"), (False, "support"), (True, "support")])
+@pytest.mark.parametrize("rule", METHODS)
+def test_first_order_and_support_statistics_are_the_references(
+    rule, first_order, query_statistics, make_meta_learner, make_episodes
+):
+    batch = make_episodes(seed=7, n_episodes=2)
+    options = {"first_order": first_order, "query_statistics": query_statistics}
+    settings = Settings(inner_lr=0.4, inner_steps=3, rule=RULES[rule], **options)
+    expected = loss_and_meta_gradient(dict(make_meta_learner(rule).named_parameters()), settings, batch)
+    for form in FORMS:
+        assert_same(make_meta_learner(rule, weight_form=form, **options), settings, batch, expected)
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (5, 4, 3), (5, 6, 5, 4, 4, 3)])
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+def test_learners_of_every_depth_without_a_learned_scale_are_the_references(
+    rule, sizes, make_meta_learner, make_episodes
+):
+    batch = make_episodes(seed=11)
+    settings = Settings(inner_lr=0.4, inner_steps=2, rule=RULES[rule])
+    options = {"sizes": sizes, "batch_norm_scale": False}
+    expected = loss_and_meta_gradient(dict(make_meta_learner(rule, **options).named_parameters()), settings, batch)
+    for form in FORMS:
+        assert_same(make_meta_learner(rule, weight_form=form, **options), settings, batch, expected)
+
+
+def test_the_comparison_notices_a_wrong_rate_in_one_layer(make_meta_learner, make_episodes):
+    batch = make_episodes()
+    settings = Settings(inner_lr=0.4, inner_steps=2, rule=RULES["maml-layerwise-lr"])
+    expected = loss_and_meta_gradient(dict(make_meta_learner("maml-layerwise-lr").named_parameters()), settings, batch)
+    wrong = make_meta_learner("maml-layerwise-lr")
+    with torch.no_grad():
+        wrong.rule.log_alpha[1] += 1e-8
+    with pytest.raises(AssertionError):
+        assert_same(wrong, settings, batch, expected)

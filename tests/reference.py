@@ -1,0 +1,262 @@
+"""MAML and NORML once more: slow, one episode, one example and one gate at a time, and nothing of `norml` in it.
+
+Plain functions on the dictionary of a meta-learner's named parameters. Layer gradients come from autograd, not from
+an explicit backward pass; fast weights are matrices; the LSTM cell is written out gate by gate (paper eqs 14-19).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+Weights = list[tuple[Tensor, Tensor]]  # (W_l [O, I], b_l [O]) of every layer
+Statistics = list[tuple[Tensor, Tensor]]  # batch norm's mean and variance, each [O], of every hidden layer
+
+MAML_RULES: dict[str, dict[str, Any]] = {
+    "maml-constant-lr": {"learned_rates": "none"},
+    "maml-global-lr": {"learned_rates": "global"},
+    "maml-layerwise-lr": {"learned_rates": "layer-wise"},
+}
+NORML_METHODS: dict[str, dict[str, Any]] = {
+    "norml": {},
+    "norml-zero-hidden": {"previous_hidden": False},
+    "norml-zero-cell": {"previous_cell": False},
+    "norml-zero-hidden-zero-cell": {"previous_hidden": False, "previous_cell": False},
+}
+NORML_VARIANTS: dict[str, dict[str, Any]] = {
+    "norml-no-hidden-state": {"hidden_state": "none"},
+    "norml-batch-shared": {"gates": "batch-shared"},
+    "norml-flattened": {"gates": "flattened"},
+    "norml-log-sign": {"input_normalisation": "log-sign"},
+    "norml-raw-inputs": {"input_normalisation": "none"},
+    "norml-narrow-cell": {"cell_size": 2, "gate_scale": 1.5},
+    "norml-batch-shared-log-sign": {"gates": "batch-shared", "input_normalisation": "log-sign"},
+    "norml-flattened-log-sign": {"gates": "flattened", "input_normalisation": "log-sign"},
+}
+NORML_RULES = NORML_METHODS | NORML_VARIANTS
+METHODS = MAML_RULES | NORML_METHODS
+RULES = MAML_RULES | NORML_RULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the reference needs to know beside the parameters. `rule`: an entry of RULES."""
+
+    inner_lr: float
+    inner_steps: int
+    rule: dict[str, Any] = field(default_factory=dict)
+    first_order: bool = False
+    query_statistics: str = "query"
+
+
+def initial_weights(p: Parameters) -> Weights:
+    n_layers = sum(name.startswith("learner.weights.") for name in p)
+    return [(p[f"learner.weights.{layer}"], p[f"learner.biases.{layer}"]) for layer in range(n_layers)]
+
+
+def forward(
+    p: Parameters, weights: Weights, x: Tensor, statistics: Statistics | None = None
+) -> tuple[list[Tensor], list[Tensor], Statistics]:
+    """Pre-activations a_l [B, O] (the last are the logits), inputs h_{l-1} [B, I] and statistics, for x [B, D]."""
+    pre_activations, inputs, used = [], [], []
+    h = x
+    for layer, (w, b) in enumerate(weights):
+        inputs.append(h)
+        a = torch.stack([w @ row + b for row in h])  # eq. 1
+        pre_activations.append(a)
+        if layer == len(weights) - 1:
+            break
+        if statistics is None:
+            mean = a.sum(0) / len(a)
+            variance = ((a - mean) ** 2).sum(0) / len(a)
+        else:
+            mean, variance = statistics[layer]
+        used.append((mean, variance))
+        z = (a - mean) / torch.sqrt(variance + 1e-3)
+        if f"learner.scales.{layer}" in p:
+            z = z * p[f"learner.scales.{layer}"]
+        z = z + p[f"learner.shifts.{layer}"]
+        h = torch.where(z > 0, z, torch.zeros_like(z))
+    return pre_activations, inputs, used
+
+
+def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross-entropy of each example."""
+    return torch.stack([torch.logsumexp(a, 0) - a[y] for a, y in zip(logits, labels, strict=True)])
+
+
+def adapted(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> Weights:
+    """One episode's weights after T inner steps on its support set x [S, D], y [S]."""
+    weights = initial_weights(p)
+    memory: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for _ in range(settings.inner_steps):
+        if "learned_rates" in settings.rule:
+            weights = maml_step(p, settings, weights, x, y)
+        else:
+            weights = norml_step(p, settings, weights, x, y, memory=memory)
+    return weights
+
+
+def maml_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor) -> Weights:
+    """Gradient descent on the mean support loss, by autograd."""
+    loss = example_losses(forward(p, weights, x)[0][-1], y).mean()
+    flat = [tensor for pair in weights for tensor in pair]
+    gradients = torch.autograd.grad(loss, flat, create_graph=not settings.first_order)
+    stepped = []
+    for layer, (w, b) in enumerate(weights):
+        rate = settings.inner_lr
+        if settings.rule["learned_rates"] == "global":
+            rate = rate * torch.exp(p["rule.log_alpha"][0])
+        if settings.rule["learned_rates"] == "layer-wise":
+            rate = rate * torch.exp(p["rule.log_alpha"][layer])
+        stepped.append((w - rate * gradients[2 * layer], b - rate * gradients[2 * layer + 1]))
+    return stepped
+
+
+def norml_step(
+    p: Parameters,
+    settings: Settings,
+    weights: Weights,
+    x: Tensor,
+    y: Tensor,
+    *,
+    memory: dict[tuple[int, int], tuple[Tensor, Tensor]],
+) -> Weights:
+    """Algorithm 1, lines 10-12: the outer products of the gated signals, example by example."""
+    pre_activations, inputs, _ = forward(p, weights, x)
+    losses = example_losses(pre_activations[-1], y)
+    deltas = list(torch.autograd.grad(losses.mean(), pre_activations, create_graph=True))
+    if settings.first_order:
+        losses = losses.detach()
+        deltas, inputs = [d.detach() for d in deltas], [h.detach() for h in inputs]
+    n_support = len(x)
+    stepped = []
+    for layer, (w, b) in enumerate(weights):
+        new_w, new_b = w, b
+        gates = gates_of_examples(
+            p,
+            settings.rule,
+            layer,
+            losses=losses,
+            deltas=deltas[layer] * n_support,
+            inputs=inputs[layer],
+            memory=memory,
+        )
+        for s in range(n_support):
+            delta_gate, h_gate = gates[s]
+            delta_hat = deltas[layer][s] * delta_gate  # eq. 18
+            h_hat = inputs[layer][s] * h_gate  # eq. 19
+            new_w = new_w - settings.inner_lr * torch.outer(delta_hat, h_hat)  # eq. 9
+            new_b = new_b - settings.inner_lr * delta_hat  # eq. 10
+        stepped.append((new_w, new_b))
+    return stepped
+
+
+def gates_of_examples(
+    p: Parameters,
+    rule: dict[str, Any],
+    layer: int,
+    *,
+    losses: Tensor,
+    deltas: Tensor,
+    inputs: Tensor,
+    memory: dict[tuple[int, int], tuple[Tensor, Tensor]],
+) -> list[tuple[Tensor, Tensor]]:
+    """(delta gate, h gate) of every example; `memory` holds a cell's state by (layer, example), or (layer, 0)."""
+    normalise = {"standardise": standardise, "log-sign": log_sign, "none": lambda v: v}[
+        rule.get("input_normalisation", "standardise")
+    ]
+    kind = rule.get("gates", "per-example")
+    n_support = len(losses)
+    if kind == "per-example":
+        seen = [torch.cat([losses[s].reshape(1), normalise(deltas[s]), normalise(inputs[s])]) for s in range(n_support)]
+    elif kind == "batch-shared":
+        sizes = sum(d.abs() for d in deltas) / n_support
+        mean_h = sum(iter(inputs)) / n_support
+        seen = [torch.cat([losses.mean().reshape(1), normalise(sizes), normalise(mean_h)])]
+    else:
+        seen = [torch.cat([losses, normalise(torch.cat(list(deltas))), normalise(torch.cat(list(inputs)))])]
+    gates = []
+    for s, cell_input in enumerate(seen):
+        delta_gate, h_gate, memory[layer, s] = cell_step(p, rule, layer, cell_input, memory.get((layer, s)))
+        gates.append((delta_gate, h_gate))
+    return gates if kind == "per-example" else gates * n_support
+
+
+def cell_step(
+    p: Parameters, rule: dict[str, Any], layer: int, x: Tensor, state: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Eqs 14-19 for one cell and one input vector, with the hidden state of sec. 5.2 where the rule has one."""
+    cell_parameters = {
+        name.removeprefix(f"rule.cells.{layer}."): tensor
+        for name, tensor in p.items()
+        if name.startswith(f"rule.cells.{layer}.")
+    }
+    forgets = rule.get("previous_cell", True)
+    feeds_hidden = rule.get("previous_hidden", True) and rule.get("hidden_state", "output-gate") == "output-gate"
+    packed = ["input", "update"] + ["forget"] * forgets + ["output"] * feeds_hidden
+    size = len(cell_parameters["bias"]) // len(packed)
+    cell, hidden = state or (x.new_zeros(size), x.new_zeros(size))
+
+    def pre_activation(gate: str) -> Tensor:
+        rows = slice(packed.index(gate) * size, (packed.index(gate) + 1) * size)
+        total = cell_parameters["input_weight"][rows] @ x + cell_parameters["bias"][rows]
+        return total + cell_parameters["hidden_weight"][rows] @ hidden if feeds_hidden else total
+
+    new_cell = sigmoid(pre_activation("input")) * torch.tanh(pre_activation("update"))  # eqs 15-17
+    if forgets:
+        new_cell = new_cell + sigmoid(pre_activation("forget")) * cell  # eqs 14, 17
+    new_hidden = sigmoid(pre_activation("output")) * torch.tanh(new_cell) if feeds_hidden else hidden
+    scale = rule.get("gate_scale", 2.0)
+    delta_gate = scale * sigmoid(cell_parameters["delta_gate_weight"] @ new_cell + cell_parameters["delta_gate_bias"])
+    h_gate = scale * sigmoid(cell_parameters["h_gate_weight"] @ new_cell + cell_parameters["h_gate_bias"])
+    return delta_gate, h_gate, (new_cell, new_hidden)
+
+
+def sigmoid(v: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-v))
+
+
+def standardise(v: Tensor) -> Tensor:
+    """Zero mean, unit variance over a vector's entries."""
+    centred = v - v.sum() / len(v)
+    return centred / torch.sqrt((centred**2).sum() / len(v) + 1e-20)
+
+
+def log_sign(v: Tensor) -> Tensor:
+    """Ravi & Larochelle 2017 with p = 10: all sizes, then all signs."""
+    sizes, signs = [], []
+    for entry in v:
+        if abs(entry.item()) >= math.exp(-10):
+            sizes.append(torch.log(torch.abs(entry)) / 10)
+            signs.append(torch.sign(entry))
+        else:
+            sizes.append(-torch.ones_like(entry))
+            signs.append(entry * math.exp(10))
+    return torch.stack(sizes + signs)
+
+
+def query_logits(p: Parameters, settings: Settings, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    """One episode's query logits [M, N]."""
+    weights = adapted(p, settings, support_x, support_y)
+    statistics = forward(p, weights, support_x)[2] if settings.query_statistics == "support" else None
+    return forward(p, weights, query_x, statistics)[0][-1]
+
+
+def query_loss(p: Parameters, settings: Settings, batch: Any) -> Tensor:
+    """Mean over episodes and queries, one episode at a time."""
+    losses = []
+    for episode in range(len(batch.support_x)):
+        logits = query_logits(p, settings, batch.support_x[episode], batch.support_y[episode], batch.query_x[episode])
+        losses.append(example_losses(logits, batch.query_y[episode]).mean())
+    return torch.stack(losses).mean()
+
+
+def loss_and_meta_gradient(p: Parameters, settings: Settings, batch: Any) -> tuple[Tensor, Parameters]:
+    """The outer loss and its gradient for every named parameter."""
+    loss = query_loss(p, settings, batch)
+    gradients = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(p, gradients, strict=True))

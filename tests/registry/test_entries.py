@@ -1,0 +1,147 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from norml_cli.registry import KINDS, builtin_registry, parse_yaml, read_registry
+from norml_cli.spec import Published
+
+FOLDER = builtin_registry()
+FILES = sorted(FOLDER.glob("*/*.yaml"))
+
+# A source names a place that can be looked up, or says that and why this project chose.
+PLACE = re.compile(
+    r"""
+      ^chosen:\ \S                                    # chosen: why
+    | ^paper\ (sec\.|eq\.|eqs|section|Algorithm)\ ?\d # the NORML paper
+    | \b(19|20)\d\d\b                                 # a citation with its year
+    | ^[\w.-]+/[\w.-]+\ [\w./-]+\.\w+:\d+             # owner/repository file:line
+    """,
+    re.VERBOSE,
+)
+
+METHODS = {
+    "maml-constant-lr",
+    "maml-global-lr",
+    "maml-layerwise-lr",
+    "norml",
+    "norml-zero-cell",
+    "norml-zero-hidden",
+    "norml-zero-hidden-zero-cell",
+}
+
+TABLE_2 = {  # as the paper prints it
+    "MAML (constant lr)": ("86.3", "95.7"),
+    "MAML (global lr)": ("86.5", "95.7"),
+    "MAML (layer-wise lr)": ("87.1", "96.0"),
+    "NORML (zero hidden & zero cell)": ("86.3", "95.7"),
+    "NORML (zero cell)": ("86.3", "95.7"),
+    "NORML (zero hidden)": ("87.9", "96.5"),
+    "NORML": ("90.3", "97.2"),
+}
+
+TABLE_1 = {
+    "Matching network (Vinyals et al. (2016))": ("43.56 +- 0.84", "55.31 +- 0.73"),
+    "Meta-learner LSTM (Ravi & Larochelle (2017))": ("43.44 +- 0.77", "60.60 +- 0.71"),
+    "MAML (Finn et al. (2017))": ("48.70 +- 1.84", "63.11 +- 0.92"),
+    "LLAMA (Grant et al. (2018))": ("49.40 +- 1.83", None),
+    "REPTILE (Nichol et al. (2018))": ("49.97 +- 0.32", "65.99 +- 0.58"),
+    "PLATIPUS (Finn et al. (2018))": ("50.13 +- 1.86", None),
+    "SNAIL (Mishra et al. (2017))": ("55.71 +- 0.99", "68.88 +- 0.92"),
+    "(Gidaris & Komodakis (2018))": ("56.20 +- 0.86", "73.00 +- 0.64"),
+    "(Bauer et al. (2018))": ("56.30 +- 0.40", "73.90 +- 0.30"),
+    "(Munkhdalai et al. (2017))": ("57.10 +- 0.70", "70.04 +- 0.63"),
+    "(Zhou et al. (2018))": ("58.49 +- 0.91", "71.28 +- 0.69"),
+    "(Qiao et al. (2017))": ("59.60 +- 0.41", "73.74 +- 0.19"),
+    "NORML": ("60.2 +- 0.91", "74.1 +- 0.71"),
+}
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return read_registry([FOLDER])
+
+
+def sources(value: Any) -> Iterator[str]:
+    """Every `source` of nested data."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from [item] if key == "source" else sources(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from sources(item)
+
+
+def published_numbers(value: Any) -> Iterator[Published]:
+    if isinstance(value, Published):
+        yield value
+    elif isinstance(value, BaseModel):
+        for key in type(value).model_fields:
+            yield from published_numbers(getattr(value, key))
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from published_numbers(item)
+
+
+def test_every_yaml_file_is_tested_here():
+    assert set(FILES) == {path for path in FOLDER.rglob("*") if path.suffix in {".yaml", ".yml"}}
+    assert {path.parent.name for path in FILES} == set(KINDS)
+
+
+def test_the_methods_of_the_ablation_are_declared(registry):
+    assert set(registry.methods) >= METHODS
+    assert {path.stem for path in FILES if path.parent.name == "methods"} == set(registry.methods)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_entry(path: Path):
+    data = parse_yaml(path.read_text(encoding="utf-8"))
+    entry = KINDS[path.parent.name].validate_python(data)
+    assert entry.id == path.stem
+    assert [source for source in sources(data) if not PLACE.search(source)] == []
+    assert all(0 <= number.accuracy <= 1 for number in published_numbers(entry))
+    assert all(number.half_width is None or 0 <= number.half_width <= 1 for number in published_numbers(entry))
+
+
+@pytest.mark.parametrize("kind", ["methods", "benchmarks", "datasets"])
+def test_values_that_decide_numbers_have_sources(kind):
+    """The walk that `test_entry` relies on finds something to check."""
+    for path in FILES:
+        if path.parent.name == kind:
+            assert list(sources(parse_yaml(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("source", ["", "chosen:", "paper", "paper sec. five", "Finn et al.", "main.py", "as usual"])
+def test_source_that_names_no_place_is_found(source):
+    assert not PLACE.search(source)
+
+
+@pytest.mark.parametrize(("table_id", "printed"), [("table-1", TABLE_1), ("table-2", TABLE_2)])
+def test_table_is_the_papers(registry, table_id, printed):
+    table = registry.table(table_id)
+    assert [column.title for column in table.columns] == ["1-shot", "5-shot"]
+    found = {
+        row.title: tuple(row.published[key].text if key in row.published else None for key in ("1-shot", "5-shot"))
+        for row in table.rows
+    }
+    assert found == printed
+    assert list(found) == list(printed)
+
+
+def test_ablation_tables_hold_every_method(registry):
+    for table_id in ("table-2", "table-glyphs"):
+        table = registry.table(table_id)
+        assert {row.method for row in table.rows} == METHODS
+        assert table.reference == "maml-constant-lr"
+        assert all(row.title == registry.method(row.method).title for row in table.rows)
+
+
+def test_every_method_runs_on_every_benchmark(registry):
+    for method in registry.methods:
+        for bench in registry.benchmarks.values():
+            for shots in bench.shots:
+                spec = registry.resolve(method, bench.id, shots).spec
+                assert (spec.method, spec.benchmark, spec.shots) == (method, bench.id, shots)
