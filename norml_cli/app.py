@@ -1,0 +1,161 @@
+"""The command line: parse, call one command, print its errors as one line. Nothing here computes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from norml_cli import __version__
+from norml_cli.errors import UserError
+from norml_cli.registry import load_registry, parse_yaml
+
+app = typer.Typer(
+    name="norml",
+    help="Benchmarks of NORML and its MAML baselines: prepare data, run methods, report the paper's tables.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+RegistryOption = Annotated[
+    Path | None, typer.Option("--registry", metavar="DIR", help="Folder with entries of your own (or NORML_REGISTRY).")
+]
+ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the run records.")]
+BenchmarkOption = Annotated[
+    str | None, typer.Option("--benchmark", metavar="ID", help="Benchmark; default: the method's own.")
+]
+ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"norml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_command(registry: RegistryOption = None, json: JsonOption = False) -> None:
+    """List methods, benchmarks, data sets and tables."""
+    from norml_cli.commands.list_ import list_entries
+
+    list_entries(load_registry(registry), Console(), as_json=json)
+
+
+@app.command("show")
+def show_command(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A method, benchmark, data set or table.")],
+    benchmark: BenchmarkOption = None,
+    shots: ShotsOption = None,
+    set_: SetOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show an entry with its values resolved and the source of each."""
+    from norml_cli.commands.show import show
+
+    overrides = _overrides(set_)
+    show(load_registry(registry), id_, Console(), benchmark=benchmark, shots=shots, overrides=overrides, as_json=json)
+
+
+@app.command("validate")
+def validate_command(
+    path: Annotated[Path | None, typer.Argument(help="Folder of entries, or one entry; default: the built-in.")] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Check every entry and build every model without its numbers."""
+    from norml_cli.commands.validate import folder_to_validate, validate
+
+    validate(load_registry(folder_to_validate(path) or registry), Console())
+
+
+@app.command("prepare")
+def prepare_command(
+    dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="DIR", help="Take the raw data from here; no download.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Turn a data set into its episode cache."""
+    from norml_cli.commands.prepare import prepare
+
+    prepare(load_registry(registry), dataset, source=source, force=force, verify=verify, console=Console())
+
+
+@app.command("run")
+def run_command(
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.")],
+    benchmark: BenchmarkOption = None,
+    shots: ShotsOption = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")] = 0,
+    outer_steps: Annotated[int | None, typer.Option("--outer-steps", min=1, help="A shorter or longer run.")] = None,
+    set_: SetOption = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")] = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Meta-train methods and test them; start again what was stopped and it goes on."""
+    overrides = _overrides(set_)
+    if outer_steps is not None:
+        overrides["outer_steps"] = outer_steps
+    entries = load_registry(registry)
+    resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
+    from norml_cli.commands.run import run
+
+    run(entries, resolved, seed=seed, device=device, force=force, results=results, console=Console())
+
+
+@app.command("report")
+def report_command(
+    table: Annotated[str | None, typer.Option("--table", metavar="ID", help="A table of the paper: table-2.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")] = "rich",
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Print a table of the paper beside our numbers; without --table, the runs at hand."""
+    from norml_cli.commands.report import report
+
+    report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
+
+
+def _overrides(items: list[str] | None) -> dict[str, Any]:
+    """`--set KEY=VALUE` items as a mapping; values are read as YAML, as in the entries."""
+    values = {}
+    for item in items or []:
+        key, equals, text = item.partition("=")
+        if not key or not equals:
+            raise UserError(f"--set {item}: expected KEY=VALUE, such as --set inner_lr=0.2")
+        if key in values:
+            raise UserError(f"--set {key}: given twice; give it once")
+        try:
+            values[key] = parse_yaml(text)
+        except ValueError as error:
+            raise UserError(f"--set {item}: {error}") from None
+    return values
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes its line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(2)

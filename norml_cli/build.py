@@ -1,0 +1,55 @@
+"""A resolved run spec -> the torch objects of `norml`."""
+
+import hashlib
+
+import torch
+
+from norml.learner import Learner
+from norml.meta_training import InnerLoop, MetaLearner
+from norml.update_rules import UpdateRule
+from norml.update_rules.gradient_descent import GradientDescent
+from norml.update_rules.nodal_lstm import NodalLstm
+from norml_cli.spec import DatasetEntry, GradientDescentRule, RunSpec
+
+
+def n_features(dataset: DatasetEntry) -> int:
+    """D: values of one flattened image."""
+    return dataset.image_size_px.value**2
+
+
+def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
+    """A generator of its own for each purpose, so that one more draw here changes nothing there."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    generator = torch.Generator(device or torch.device("cpu"))
+    return generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def build_meta_learner(spec: RunSpec, dataset: DatasetEntry, generator: torch.Generator | None) -> MetaLearner:
+    """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
+    protocol = spec.protocol
+    learner = Learner(
+        n_features(dataset),
+        protocol.hidden_sizes,
+        protocol.n_way,
+        batch_norm_scale=protocol.batch_norm_scale,
+        batch_norm_epsilon=protocol.batch_norm_epsilon,
+        initial_weight_std=protocol.initial_weight_std,
+        generator=generator,
+    )
+    inner_loop = InnerLoop(protocol.inner_lr, protocol.first_order, protocol.query_statistics)
+    return MetaLearner(learner, _update_rule(spec, learner.sizes, generator), inner_loop)
+
+
+def parameter_counts(spec: RunSpec, dataset: DatasetEntry) -> dict[str, int]:
+    """Learned values of learner and meta-learner, from a build that holds no numbers."""
+    with torch.device("meta"):
+        return build_meta_learner(spec, dataset, generator=None).parameter_counts()
+
+
+def _update_rule(spec: RunSpec, sizes: tuple[int, ...], generator: torch.Generator | None) -> UpdateRule:
+    rule = spec.rule
+    if isinstance(rule, GradientDescentRule):
+        return GradientDescent(len(sizes) - 1, learned_rates=rule.learned_rates)
+    return NodalLstm(
+        sizes, n_support=spec.protocol.n_way * spec.shots, generator=generator, **rule.model_dump(exclude={"algorithm"})
+    )

@@ -1,0 +1,291 @@
+"""One HDF5 file a data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
+
+    /images/<split>                                uint8 [C, P, height, width]
+    /classes/<split>                               names of the C classes
+    /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
+
+Every array carries the SHA-256 of its content. A cache is written beside its place and moved there when it is whole.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+from norml_cli.datasets.splits import SPLITS, LoadedDataset, SplitName, identity
+from norml_cli.errors import UserError
+from norml_cli.files import write_atomically
+from norml_cli.spec import DatasetEntry, RunSpec, content_hash
+
+SCHEMA_VERSION = 1
+
+Status = Literal["missing", "stale", "up to date"]
+
+
+def home() -> Path:
+    """The folder of all caches: NORML_HOME, or the platform's cache folder."""
+    return Path(os.environ["NORML_HOME"]) if os.environ.get("NORML_HOME") else user_cache_path("norml")
+
+
+def cache_path(dataset: str) -> Path:
+    """The cache file of a data set."""
+    return home() / f"{dataset}.h5"
+
+
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """Which fixed evaluation episodes are wanted; equal requests are the same episodes on the same data."""
+
+    split: SplitName
+    n_way: int
+    shots: int
+    queries_per_class: int
+    turned: bool
+    episodes: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The request as the name of an HDF5 group."""
+        turned = "turned" if self.turned else "upright"
+        size = f"{self.n_way}way-{self.shots}shot-{self.queries_per_class}query-{turned}"
+        return f"{self.split}-{size}-{self.episodes}episodes-seed{self.seed}"
+
+    @property
+    def generator_seed(self) -> int:
+        """A seed of its own for each request, in 0..2^63 - 1: no two sets share a draw."""
+        return int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") >> 1
+
+
+def episode_requests(spec: RunSpec) -> tuple[EpisodeRequest, EpisodeRequest]:
+    """The meta-validation and the meta-test episodes of a run."""
+    protocol = spec.protocol
+    validation = EpisodeRequest(
+        split="meta_val",
+        n_way=protocol.n_way,
+        shots=spec.shots,
+        queries_per_class=protocol.queries_per_class,
+        turned=protocol.rotations == "every-split",
+        episodes=protocol.validation_episodes,
+        seed=protocol.episode_seed,
+    )
+    return validation, replace(validation, split="meta_test", episodes=protocol.test_episodes)
+
+
+@dataclass(frozen=True)
+class EpisodeArrays:
+    """Episodes as stored: classes [E, N], examples [E, N, K + Q] and quarter turns [E, N], unsigned integers."""
+
+    classes: NDArray[Any]
+    examples: NDArray[Any]
+    turns: NDArray[Any]
+
+    def hash(self) -> str:
+        """SHA-256 over shapes and numbers, whatever the integer type."""
+        digest = hashlib.sha256()
+        for array in (self.classes, self.examples, self.turns):
+            digest.update(array_hash(array.astype("<i8")).encode())
+        return digest.hexdigest()
+
+
+def array_hash(array: NDArray[Any]) -> str:
+    """SHA-256 over type, shape and content."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
+    """SHA-256 over everything declared that decides a cache's images and splits."""
+    values = entry.model_dump(mode="json", include=_DECIDING)
+    for key in ("image_size_px", "resize", "invert", "rotations"):
+        values[key] = values[key]["value"]  # a better worded source changes no pixel
+    return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
+
+
+_DECIDING = {
+    "kind",
+    "classes",
+    "examples_per_class",
+    "image_size_px",
+    "resize",
+    "invert",
+    "rotations",
+    "content_sha256",
+    "generator_seed",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache that fits its declaration; each array is checked against its checksum when it is read."""
+
+    path: Path
+    dataset: str
+    fingerprint: str
+    content_hash: str
+
+    @classmethod
+    def open(cls, entry: DatasetEntry, entry_file: Path) -> "Cache":
+        """The cache of `entry`. Raises UserError if it is missing, damaged, of another schema or declaration."""
+        path = cache_path(entry.id)
+        if not path.exists():
+            raise UserError(f"data set '{entry.id}' is not prepared; run `norml prepare {entry.id}`{_hint(entry)}")
+        with _reading(path, entry.id) as file:
+            schema = file.attrs.get("schema_version")
+            if schema != SCHEMA_VERSION:
+                raise UserError(
+                    f"{path}: has schema version {schema}, this norml reads {SCHEMA_VERSION}; {_again(entry.id)}"
+                )
+            if file.attrs.get("fingerprint") != fingerprint(entry, entry_file):
+                raise UserError(f"{path}: was made for another declaration of '{entry.id}'; {_again(entry.id)}")
+            return cls(path, entry.id, str(file.attrs["fingerprint"]), str(file.attrs["content_hash"]))
+
+    def images(self, split: SplitName) -> NDArray[np.uint8]:
+        """[C, P, height, width] uint8, ink = 255."""
+        with self._file() as file:
+            return self._array(file, f"images/{split}")
+
+    def class_names(self, split: SplitName) -> list[str]:
+        """The names of the C classes of a split."""
+        with self._file() as file:
+            return [name.decode() for name in self._array(file, f"classes/{split}")]
+
+    def has(self, request: EpisodeRequest) -> bool:
+        """Whether the cache holds these episodes."""
+        with self._file() as file:
+            return f"episodes/{request.key}" in file
+
+    def episodes(self, request: EpisodeRequest) -> EpisodeArrays:
+        """The fixed episodes of a request. Raises UserError if they are damaged."""
+        with self._file() as file:
+            group = f"episodes/{request.key}"
+            if group not in file:
+                raise UserError(f"{self.path}: holds no episodes '{request.key}'; {_again(self.dataset)}")
+            return EpisodeArrays(*(self._array(file, f"{group}/{part}") for part in ("classes", "examples", "turns")))
+
+    def verify(self) -> int:
+        """Check every array, and that they are those the cache was made with; returns how many.
+
+        Raises UserError that names the first damaged part.
+        """
+        with self._file() as file:
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            for name in names:
+                self._array(file, name)
+            if _content_hash(lambda name: str(file[name].attrs["sha256"])) != self.content_hash:
+                raise UserError(f"{self.path}: its parts are not those it was made with; {_again(self.dataset)}")
+            return len(names)
+
+    @contextmanager
+    def _file(self) -> Iterator[h5py.File]:
+        with _reading(self.path, self.dataset) as file:
+            yield file
+
+    def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = file[name][()]
+        if file[name].attrs.get("sha256") != array_hash(array):
+            raise UserError(f"{self.path}: {name} is damaged; {_again(self.dataset)}")
+        return array
+
+
+def status(entry: DatasetEntry, entry_file: Path) -> Status:
+    """Whether the cache of `entry` can be used as it is. Raises UserError if the split files cannot be read."""
+    if not cache_path(entry.id).exists():
+        return "missing"
+    wanted = fingerprint(entry, entry_file)
+    try:
+        with _reading(cache_path(entry.id), entry.id) as file:
+            return "up to date" if file.attrs.get("fingerprint") == wanted else "stale"
+    except UserError:
+        return "stale"
+
+
+@contextmanager
+def _reading(path: Path, dataset: str) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable cache ({reason}); {_again(dataset)}") from None
+
+
+def _again(dataset: str) -> str:
+    return f"make it again: norml prepare {dataset} --force"
+
+
+def _hint(entry: DatasetEntry) -> str:
+    return "" if entry.home == "embedded" else ", with --source DIR if you have its files"
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write_cache(
+    entry: DatasetEntry,
+    entry_file: Path,
+    loaded: LoadedDataset,
+    episodes: Mapping[EpisodeRequest, EpisodeArrays],
+) -> Cache:
+    """Make the cache of `entry` in one piece; an old one stays until the new one is whole."""
+
+    def write(target: BinaryIO) -> None:
+        with h5py.File(target, "w") as file:
+            for split in SPLITS:
+                _put(file, f"images/{split}", loaded.splits[split].images)
+                _put(file, f"classes/{split}", np.array([name.encode() for name in loaded.splits[split].names]))
+            _put_episodes(file, episodes)
+            file.attrs.update(
+                schema_version=SCHEMA_VERSION,
+                dataset=entry.id,
+                fingerprint=fingerprint(entry, entry_file),
+                content_hash=_content_hash(lambda name: str(file[name].attrs["sha256"])),
+                source=loaded.source,
+            )
+
+    write_atomically(cache_path(entry.id), write)
+    return Cache.open(entry, entry_file)
+
+
+def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
+    """Put further episodes into a cache, again in one piece."""
+
+    def write(target: BinaryIO) -> None:
+        with cache.path.open("rb") as old:
+            shutil.copyfileobj(old, target)
+        with h5py.File(target, "r+") as file:
+            _put_episodes(file, episodes)
+
+    write_atomically(cache.path, write)
+
+
+def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
+    for request, arrays in episodes.items():
+        group = f"episodes/{request.key}"
+        _put(file, f"{group}/classes", arrays.classes.astype(np.uint16))
+        _put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
+        _put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
+        file[group].attrs.update(asdict(request), hash=arrays.hash())
+
+
+def _put(file: h5py.File, name: str, array: NDArray[Any]) -> None:
+    file.create_dataset(name, data=array).attrs["sha256"] = array_hash(array)
+
+
+def _content_hash(sha256_of: Callable[[str], str]) -> str:
+    """One hash over images and class names of all splits, from the arrays' own."""
+    return content_hash([sha256_of(f"{kind}/{split}") for kind in ("images", "classes") for split in SPLITS])

@@ -1,0 +1,1 @@
+"""One module a command; `app` parses, calls these and prints their errors."""

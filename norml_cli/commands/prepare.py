@@ -1,0 +1,134 @@
+"""`norml prepare DATASET`: raw source -> one checked cache with the fixed episodes of every benchmark on it."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from norml_cli import datasets
+from norml_cli.cache import (
+    Cache,
+    EpisodeArrays,
+    EpisodeRequest,
+    add_episodes,
+    cache_path,
+    episode_requests,
+    status,
+    write_cache,
+)
+from norml_cli.datasets.splits import SPLITS, LoadedDataset
+from norml_cli.datasets.splits import Progress as ProgressCallback
+from norml_cli.errors import UserError
+from norml_cli.registry import Registry
+from norml_cli.spec import DatasetEntry
+
+
+def prepare(
+    registry: Registry, dataset_id: str, *, source: Path | None, force: bool, verify: bool, console: Console
+) -> None:
+    """Make the cache of a data set, or say that it is up to date; `verify` only checks it.
+
+    Raises UserError for a source that cannot be used and, with `verify`, for a damaged cache.
+    """
+    entry = registry.dataset(dataset_id)
+    entry_file = registry.files["datasets", dataset_id]
+    if verify:
+        checked = Cache.open(entry, entry_file).verify()
+        console.print(f"{dataset_id}: verified, {checked} arrays as they were written", highlight=False)
+        return
+    if source is not None and not datasets.needs_source(entry):
+        raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
+    state = status(entry, entry_file)
+    if state == "up to date" and not force:
+        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name})", highlight=False)
+        return
+    if state == "stale" and not force:
+        Cache.open(entry, entry_file)  # says what is wrong with it
+    _make(registry, entry, _declared_requests(registry, dataset_id), source=source, console=console)
+
+
+def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[EpisodeRequest], console: Console) -> Cache:
+    """The open cache of a data set, holding all `requests`.
+
+    An embedded data set is prepared on the way; for any other, UserError names the command that does it.
+    """
+    entry, entry_file = registry.datasets[dataset_id], registry.files["datasets", dataset_id]
+    requests = list(dict.fromkeys(requests))
+    if not datasets.needs_source(entry) and status(entry, entry_file) != "up to date":
+        declared = _declared_requests(registry, dataset_id)
+        return _make(registry, entry, [*dict.fromkeys([*declared, *requests])], source=None, console=console)
+    cache = Cache.open(entry, entry_file)
+    lacking = [request for request in requests if not cache.has(request)]
+    if lacking:
+        sizes = {split: cache.images(split).shape[:2] for split in SPLITS}
+        add_episodes(cache, {request: _draw(request, *sizes[request.split]) for request in lacking})
+    return cache
+
+
+def _make(
+    registry: Registry,
+    entry: DatasetEntry,
+    requests: Iterable[EpisodeRequest],
+    *,
+    source: Path | None,
+    console: Console,
+) -> Cache:
+    entry_file = registry.files["datasets", entry.id]
+    started_at = time.perf_counter()
+    with _shown(console, entry.id) as progress:
+        loaded = datasets.load(entry, entry_file, source, progress)
+    episodes = {request: _draw(request, *loaded.splits[request.split].images.shape[:2]) for request in requests}
+    cache = write_cache(entry, entry_file, loaded, episodes)
+    seconds = time.perf_counter() - started_at
+    made = f"{_classes(loaded)} classes, {len(episodes)} sets of fixed episodes"
+    size = f"{cache.path.stat().st_size / 1e6:.0f} MB in {seconds:.1f} s"
+    console.print(f"{entry.id}: {made}, {size} ({loaded.source})", highlight=False, soft_wrap=True)
+    return cache
+
+
+def _classes(loaded: LoadedDataset) -> str:
+    return ", ".join(f"{len(loaded.splits[split].names):,} {split.replace('_', '-')}" for split in SPLITS)
+
+
+def _declared_requests(registry: Registry, dataset_id: str) -> list[EpisodeRequest]:
+    """The episodes that any method asks for on any benchmark of the data set."""
+    requests: dict[EpisodeRequest, None] = {}
+    for bench in registry.benchmarks.values():
+        if bench.dataset != dataset_id:
+            continue
+        for method in registry.methods:
+            for shots in bench.shots:
+                requests.update(dict.fromkeys(episode_requests(registry.resolve(method, bench.id, shots).spec)))
+    return list(requests)
+
+
+def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeArrays:
+    """The episodes of a request: the same for every method, and wherever they are drawn."""
+    import torch  # noqa: PLC0415 - an up-to-date cache is found so in a fraction of a second
+
+    from norml.episodes import sample_indices  # noqa: PLC0415 - as torch
+
+    try:
+        indices = sample_indices(
+            n_classes=n_classes,
+            n_examples=n_examples,
+            n_way=request.n_way,
+            examples_per_class=request.shots + request.queries_per_class,
+            turned=request.turned,
+            n_episodes=request.episodes,
+            generator=torch.Generator().manual_seed(request.generator_seed),
+        )
+    except ValueError as error:
+        raise UserError(f"{request.split}: {error}") from None
+    return EpisodeArrays(indices.classes.numpy(), indices.examples.numpy(), indices.turns.numpy())
+
+
+@contextmanager
+def _shown(console: Console, title: str) -> Iterator[ProgressCallback]:
+    """A progress bar over images, in a terminal only."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{title}: reading images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

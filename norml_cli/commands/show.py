@@ -1,0 +1,96 @@
+"""`norml show ID`: an entry with its values resolved, and where each comes from."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from norml_cli.registry import Registry, Resolved
+from norml_cli.spec import RULES, Entry, Protocol, Sourced
+
+Rows = list[tuple[str, Any, str]]  # key, value, source
+
+
+def show(
+    registry: Registry,
+    id_: str,
+    console: Console,
+    *,
+    benchmark: str | None = None,
+    shots: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print an entry; a method is resolved on a benchmark and counted, as `norml run` would run it."""
+    entry = registry.entry(id_)
+    if id_ in registry.methods:
+        resolved = registry.resolve(id_, benchmark, shots, overrides)
+        rows = [*_method_rows(resolved), *_count_rows(registry, resolved)]
+    else:
+        rows = list(_entry_rows(entry))
+    if as_json:
+        values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
+        console.print_json(data={"id": entry.id, "title": entry.title, "values": values})
+        return
+    table = Table(title=f"{entry.title} ({entry.id})", caption=entry.citation, title_justify="left", box=None)
+    table.add_column("key", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("source", overflow="fold", style="dim")
+    for key, value, source in rows:
+        table.add_row(key, _text(value), source)
+    console.print(table)
+
+
+def _method_rows(resolved: Resolved) -> Rows:
+    spec = resolved.spec
+    rows: Rows = [
+        ("benchmark", spec.benchmark, ""),
+        ("dataset", spec.dataset, ""),
+        ("shots", spec.shots, ""),
+        ("algorithm", spec.algorithm, ""),
+    ]
+    rows += [(key, getattr(spec.rule, key), resolved.sources[key]) for key in RULES[spec.algorithm].model_fields]
+    rows += [(key, getattr(spec.protocol, key), resolved.sources[key]) for key in Protocol.model_fields]
+    return rows
+
+
+def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
+    from norml_cli.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
+
+    counts = parameter_counts(resolved.spec, registry.datasets[resolved.spec.dataset])
+    ratio = counts["meta_learner"] / counts["learner"]
+    return [
+        ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),
+        ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
+    ]
+
+
+def _entry_rows(entry: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Keys of any entry, dotted; a sourced value is one row with its source."""
+    for key in type(entry).model_fields:
+        value = getattr(entry, key)
+        yield from _value_rows(f"{prefix}{key}", value)
+
+
+def _value_rows(key: str, value: Any) -> Iterator[tuple[str, Any, str]]:
+    if isinstance(value, Entry) or value is None:
+        return
+    if isinstance(value, Sourced):
+        yield key, value.value, value.source
+    elif isinstance(value, BaseModel):
+        yield from _entry_rows(value, f"{key}.")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _value_rows(f"{key}.{name}", item)
+    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        for number, item in enumerate(value):
+            yield from _value_rows(f"{key}.{number}", item)
+    else:
+        yield key, value, ""
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | list) or value is None else str(value)

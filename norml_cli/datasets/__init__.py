@@ -1,0 +1,31 @@
+"""Raw sources -> arrays, checked and split: Omniglot from its two archives, glyphs from a seed."""
+
+from pathlib import Path
+
+from norml_cli.datasets.splits import LoadedDataset, Progress, cut
+from norml_cli.errors import UserError
+from norml_cli.spec import DatasetEntry
+
+
+def needs_source(entry: DatasetEntry) -> bool:
+    """Whether the raw data comes from outside: a folder named by --source, or a download."""
+    return entry.kind != "glyphs"
+
+
+def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: Progress) -> LoadedDataset:
+    """Read or make the data set that `entry` (declared in `entry_file`) describes.
+
+    source: a folder with the raw data, or None to download it. `progress` is called with (done, total) images.
+    Raises UserError with one line for a source that is missing, damaged or not what the entry declares.
+    """
+    if not needs_source(entry):
+        if source is not None:
+            raise UserError(f"--source: '{entry.id}' is embedded and reads no files; leave --source out")
+        from norml_cli.datasets import glyphs  # noqa: PLC0415 - only the code of this kind is loaded
+
+        drawn, text = glyphs.draw(entry, progress), "embedded"
+    else:
+        from norml_cli.datasets import omniglot  # noqa: PLC0415 - as above: Pillow takes its time
+
+        drawn, text = omniglot.read(entry, source, progress)
+    return LoadedDataset(cut(entry, entry_file, drawn), text)

@@ -1,0 +1,40 @@
+"""Files that are whole or not there: written beside their place, flushed to disk, then moved into it."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from norml_cli.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file and move it to `path`, making the folder if needed.
+
+    Whatever goes wrong, `path` holds what it held before and the temporary file is gone.
+    Raises UserError if the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+    try:
+        with os.fdopen(handle, "w+b") as file:  # readable too: HDF5 reads back what it wrote
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())  # as open() would have made it; mkstemp's files are for their owner alone
+        Path(name).replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

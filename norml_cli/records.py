@@ -1,0 +1,265 @@
+"""Run records: one JSON file a finished run, holding everything its numbers depend on. Torch-free.
+
+A record checks itself: its hash, its mean and its interval must follow from what it holds, so a file that was edited
+or cut off is refused instead of reported.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from norml.statistics import FORMULA, interval_95
+from norml_cli.errors import UserError
+from norml_cli.faults import fault_lines
+from norml_cli.files import write_atomically
+from norml_cli.spec import Count, Id, Model, RunSpec, Sha256, Text
+
+SCHEMA_VERSION: Final = 1
+NOT_RUNS = frozenset({"studies", "speed"})  # folders under results/ that hold measurements of another kind
+
+_MEAN_TOLERANCE = 1e-12
+_HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit that is printed
+_PATH_OPTIONS = frozenset({"--results", "--registry", "--source"})
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class DatasetIdentity(Model):
+    """Which data the run saw."""
+
+    id: Id
+    fingerprint: Text = Field(description="hash of how the cache was made: the entry's values and the code's version")
+    content_hash: Text = Field(description="hash of the images and classes themselves")
+
+
+class EpisodesIdentity(Model):
+    """Which fixed evaluation episodes the run saw."""
+
+    validation_hash: Text
+    test_hash: Text = Field(description="equal hashes: the same test episodes, so differences may be paired")
+    n_test: Count
+    queries_per_episode: Count = Field(description="M = N * Q")
+
+
+class Accuracy(Model):
+    """Mean meta-test accuracy with its 95% interval over episodes, as fractions."""
+
+    mean: Fraction
+    half_width: Annotated[float, Field(ge=0)]
+    n: Count = Field(description="test episodes")
+    formula: Text = Field(description="of the half-width")
+
+
+class CurvePoint(Model):
+    """One meta-validation: training figures are means since the one before."""
+
+    step: Count = Field(description="outer steps done")
+    loss: Annotated[float, Field(ge=0)] = Field(description="query loss, mean over episodes and queries")
+    train_accuracy: Fraction
+    validation_accuracy: Fraction
+    validation_half_width: Annotated[float, Field(ge=0)]
+    outer_lr: Annotated[float, Field(ge=0)]
+
+
+class Parameters(Model):
+    """Learned values."""
+
+    learner: NonNegative
+    meta_learner: NonNegative
+
+
+class Cost(Model):
+    """What the run took."""
+
+    wall_s: Duration = Field(description="from start to record, over all restarts")
+    training_s: Duration = Field(description="in outer steps alone")
+    evaluation_s: Duration = Field(description="in the meta-test")
+    steps_per_s: Duration = Field(description="outer steps per second of training_s")
+    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+
+
+class GitState(Model):
+    """The code's commit; null outside a checkout."""
+
+    commit: Text | None
+    dirty: bool | None = Field(description="whether the code differed from that commit")
+
+
+class RunRecord(Model):
+    """One finished run: one method, benchmark, number of shots and seed."""
+
+    schema_version: Literal[1]
+    status: Literal["finished"]
+    spec: RunSpec
+    spec_hash: Sha256
+    changed: list[Text] = Field(description="keys that --set changed")
+    seed: NonNegative = Field(description="of initial weights and training episodes")
+    dataset: DatasetIdentity
+    episodes: EpisodesIdentity
+    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
+    accuracy: Accuracy
+    curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
+    best_step: Count = Field(description="outer steps of the weights that were tested: the best on meta-validation")
+    parameters: Parameters
+    cost: Cost
+    device: Text
+    versions: dict[str, Text] = Field(description="of norml, Python and torch")
+    git: GitState
+    command: Text
+    created: Text = Field(description="UTC, ISO 8601")
+
+    @field_validator("created")
+    @classmethod
+    def _is_utc(cls, text: str) -> str:
+        try:
+            offset = datetime.fromisoformat(text).utcoffset()
+        except ValueError:
+            offset = None
+        if offset != timedelta(0):
+            raise ValueError("must be a UTC time such as 2026-01-31T12:00:00+00:00")
+        return text
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunRecord":
+        for check in (self._check_identity, self._check_counts, self._check_accuracy, self._check_curve):
+            check()
+        return self
+
+    def _check_identity(self) -> None:
+        if self.spec_hash != self.spec.hash():
+            raise ValueError("spec_hash is not the hash of spec")
+        if self.dataset.id != self.spec.dataset:
+            raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{self.spec.dataset}'")
+
+    def _check_counts(self) -> None:
+        episodes, protocol = self.episodes, self.spec.protocol
+        if episodes.queries_per_episode != protocol.n_way * protocol.queries_per_class:
+            raise ValueError("episodes.queries_per_episode is not n_way * queries_per_class")
+        sizes = {len(self.correct), episodes.n_test, self.accuracy.n, protocol.test_episodes}
+        if len(sizes) != 1:
+            raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
+        if max(self.correct) > episodes.queries_per_episode:
+            raise ValueError(f"correct holds a count above the {episodes.queries_per_episode} queries of an episode")
+
+    def _check_accuracy(self) -> None:
+        interval = interval_95(self.correct).divided_by(self.episodes.queries_per_episode)
+        if abs(self.accuracy.mean - interval.mean) > _MEAN_TOLERANCE:
+            raise ValueError("accuracy.mean is not the mean of correct / queries_per_episode")
+        if self.accuracy.formula != FORMULA:
+            raise ValueError(f"accuracy.formula is not '{FORMULA}'")
+        if abs(self.accuracy.half_width - interval.half_width) > _HALF_WIDTH_TOLERANCE:
+            raise ValueError(f"accuracy.half_width is not {FORMULA}")
+
+    def _check_curve(self) -> None:
+        steps = [point.step for point in self.curve]
+        if steps != sorted(set(steps)) or steps[-1] != self.spec.protocol.outer_steps:
+            raise ValueError("curve does not run up to the spec's outer_steps")
+        if self.best_step not in steps:
+            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+
+
+def record_path(results: Path, spec: RunSpec, seed: int) -> Path:
+    """Where the record of this run lies: <results>/<benchmark>/<k>-shot/<method>/seed-<n>.json."""
+    return results / spec.benchmark / f"{spec.shots}-shot" / spec.method / f"seed-{seed}.json"
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write the whole record or nothing. Raises UserError if the place cannot be written."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    content = f"{_number_lists_on_one_line(text)}\n".encode()
+    write_atomically(path, lambda file: _write(file, content))
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    data = _read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version is None:
+        raise UserError(f"{path}: not a run record (no schema_version); move it out of the results folder")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: written by another version of norml (schema_version {version}, this one reads {SCHEMA_VERSION}); "
+            f"report it with that version or run it again"
+        )
+    try:
+        return RunRecord.model_validate(data)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
+
+
+def find_records(results: Path) -> list[tuple[Path, RunRecord]]:
+    """Every seed-*.json below `results` with its content, in order of path; none if the folder does not exist.
+
+    Raises UserError with every record that is damaged or lies where its content does not belong.
+    """
+    if not results.exists():
+        return []
+    if not results.is_dir():
+        raise UserError(f"--results {results}: not a folder; name the folder that `norml run` wrote to")
+    found, faults = [], []
+    for path in sorted(results.rglob("seed-*.json")):
+        if path.relative_to(results).parts[0] in NOT_RUNS:
+            continue
+        try:
+            record = read_record(path)
+            _require_in_place(path, record_path(results, record.spec, record.seed))
+            found.append((path, record))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+    return found
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command that was run, fit to be published: folders are named by their last part only.
+
+    `arguments` are those after the program's name, as in sys.argv[1:].
+    """
+    words = ["norml"]
+    previous = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if previous in _PATH_OPTIONS:
+            words.append(_last_part(argument))
+        elif equals and option in _PATH_OPTIONS:
+            words.append(f"{option}={_last_part(value)}")
+        else:
+            words.append(argument)
+        previous = argument
+    return shlex.join(words)
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name or "."
+
+
+def _write(file: Any, content: bytes) -> None:
+    file.write(content)
+
+
+def _number_lists_on_one_line(text: str) -> str:
+    """Indented JSON with its lists of numbers joined: a count an episode would fill ten thousand lines."""
+    return re.sub(r"\[\n([\s\d.,eE+-]+)\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not JSON, so damaged or cut off; delete it and run again") from None
+
+
+def _require_in_place(path: Path, expected: Path) -> None:
+    if path != expected:
+        raise UserError(f"{path}: holds the run that belongs at {expected}; move it there or delete it")

@@ -1,0 +1,369 @@
+"""Tables of the paper beside our runs, and lists of runs, as text: rich, Markdown, LaTeX, CSV and JSON.
+
+Percent appears only in rich, Markdown and LaTeX; CSV and JSON hold fractions in full precision under the keys that
+CELL_KEYS and RUN_KEYS describe.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from norml.statistics import FORMULA
+from norml_cli.errors import UserError
+from norml_cli.faults import did_you_mean
+from norml_cli.grids import Grid, Page, to_latex, to_markdown, to_rich
+from norml_cli.records import RunRecord
+from norml_cli.registry import Registry
+from norml_cli.spec import Column, Row, RunSpec
+from norml_cli.tables import Cell, Ours, Table, protocol_differences, steps_of
+
+FORMATS = ("rich", "markdown", "latex", "csv", "json")
+
+CELL_KEYS = {
+    "row": "the row's title",
+    "method": "registry id; empty for a published row only",
+    "column": "the column's title",
+    "benchmark": "registry id; empty for a column of published numbers only",
+    "shots": "K",
+    "published": "the paper's accuracy",
+    "published_half_width": "the paper's half 95% interval, where it prints one",
+    "accuracy": "ours: mean over test episodes and seeds",
+    "half_width": "half the 95% interval over test episodes, conditional on the seeds",
+    "n_episodes": "test episodes",
+    "seeds": "the seeds that were averaged",
+    "seed_sd": "standard deviation between the seeds' means; empty for one seed",
+    "outer_steps": "outer steps of our runs",
+    "minus_published": "accuracy - published",
+    "minus_reference": "paired difference from the table's reference method, same episodes and seeds",
+    "minus_reference_half_width": "half its 95% interval",
+    "missing": "whether this cell could be run and was not",
+    "notes": "how the runs differ from the declared protocol, and what was left out",
+}
+
+RUN_KEYS = {
+    "benchmark": "registry id",
+    "shots": "K",
+    "method": "registry id",
+    "seed": "of initial weights and training episodes",
+    "accuracy": "mean over test episodes",
+    "half_width": "half the 95% interval over test episodes",
+    "n_episodes": "test episodes",
+    "outer_steps": "outer steps of this run",
+    "declared_outer_steps": "outer steps that the registry declares; empty if it does not know this run",
+    "device": "where it ran",
+    "created": "UTC",
+    "spec_hash": "equal for runs of one protocol",
+    "notes": "how the run differs from the declared protocol",
+}
+
+
+def require_format(format_: str) -> None:
+    """Raises UserError for a format that is not one of FORMATS."""
+    if format_ not in FORMATS:
+        near = did_you_mean(format_, FORMATS)
+        raise UserError(f"--format {format_}: unknown format{near or ';'} use one of {', '.join(FORMATS)}")
+
+
+def render_table(table: Table, format_: str, *, width: int) -> str:
+    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format."""
+    require_format(format_)
+    if format_ == "csv":
+        return _csv(CELL_KEYS, (_cell_values(*cell) for cell in table.cells()))
+    if format_ == "json":
+        return _json(
+            {
+                "table": table.entry.id,
+                "title": table.entry.title,
+                "citation": table.entry.citation,
+                "reference": table.entry.reference,
+                "half_width_formula": FORMULA,
+                "cells": [_cell_values(*cell) for cell in table.cells()],
+            }
+        )
+    return _page_text(_table_page(table), format_, width)
+
+
+def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
+    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
+    require_format(format_)
+    values = [_run_values(registry, record) for _, record in runs]
+    if format_ == "csv":
+        return _csv(RUN_KEYS, values)
+    if format_ == "json":
+        return _json({"half_width_formula": FORMULA, "runs": values})
+    if not runs and format_ == "rich":
+        return "no finished runs; `norml run METHOD` makes one\n"
+    return _page_text(_runs_page(values), format_, width)
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def _table_page(table: Table) -> Page:
+    marks = _marks(note for _, _, cell in table.cells() for note in cell.notes)
+    columns = range(len(table.entry.columns))
+    return Page(
+        _table_grid(table, columns, marks),
+        [_column_grid(table, number, marks) for number in columns],
+        [*_legend(table), *_notes(marks), *_missing(table)],
+    )
+
+
+def _table_grid(table: Table, columns: Sequence[int], marks: Mapping[str, str]) -> Grid:
+    """The columns side by side, each with the figures that it has."""
+    figures = [(number, header) for number in columns for header in _headers(table, number)]
+    rows = [
+        [row.entry.title, *(_figure(table, row.entry, row.cells[number], header, marks) for number, header in figures)]
+        for row in table.rows
+    ]
+    spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in columns]
+    headers = ["method", *(header for _, header in figures)]
+    return Grid(headers, rows, [("", 1), *spans], title=table.entry.title)
+
+
+def _column_grid(table: Table, number: int, marks: Mapping[str, str]) -> Grid:
+    """One column alone, for a narrow terminal."""
+    grid = _table_grid(table, [number], marks)
+    headers = [header.replace("ours - paper", "ours\n- paper") for header in grid.headers]
+    return replace(grid, headers=headers, groups=(), title=table.entry.columns[number].title)
+
+
+def _headers(table: Table, number: int) -> list[str]:
+    """Which figures a column has: none that no cell of it could hold."""
+    column = table.entry.columns[number]
+    has_paper = any(row.cells[number].published for row in table.rows)
+    has_ours = column.benchmark is not None
+    has_reference = has_ours and table.reference_title is not None
+    wanted = {
+        "paper": has_paper,
+        "ours": has_ours,
+        "ours - paper": has_paper and has_ours,
+        "vs reference": has_reference,
+    }
+    return [header for header, is_wanted in wanted.items() if is_wanted]
+
+
+def _figure(table: Table, row: Row, cell: Cell, header: str, marks: Mapping[str, str]) -> str:
+    """One printed figure; '-' where there is none."""
+    ours = cell.ours
+    if header == "paper":
+        return cell.published.text.replace("+-", "±") if cell.published else "-"
+    if ours is None:
+        return "-"
+    if header == "ours":
+        interval = ours.accuracy.interval
+        return _marked(_percent(interval.mean, interval.half_width), cell.notes, marks)
+    if header == "ours - paper":
+        return "-" if ours.minus_published is None else f"{100 * ours.minus_published:+.2f}"
+    if row.method == table.entry.reference:
+        return "reference"
+    difference = ours.minus_reference
+    return "-" if difference is None else f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}"
+
+
+def _legend(table: Table) -> list[str]:
+    lines = [f"paper: {table.entry.citation}"] if any(cell.published for _, _, cell in table.cells()) else []
+    ours = [cell.ours for _, _, cell in table.cells() if cell.ours is not None]
+    if not ours:
+        return lines
+    episodes = _range([result.accuracy.interval.n for result in ours], "test episode")
+    seeds = _range([result.accuracy.n_seeds for result in ours], "seed")
+    lines.append(f"ours: accuracy in percent with its 95% interval over {episodes}, mean of {seeds}")
+    scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
+    if scatter:
+        lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")
+    if any(result.minus_reference for result in ours):
+        lines.append(
+            f"vs reference: difference from {table.reference_title} on the same test episodes and seeds, "
+            f"paired by episode, with its 95% interval"
+        )
+    return lines
+
+
+def _scatter(deviations: Sequence[float]) -> str:
+    low, high = 100 * min(deviations), 100 * max(deviations)
+    return f"{low:.2f} points" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} points"
+
+
+def _range(numbers: Sequence[int], noun: str) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,} to {high:,} {noun}s" if low != high else f"{low:,} {noun}{'s' if low > 1 else ''}"
+
+
+def _missing(table: Table) -> list[str]:
+    """The command that fills a column's missing cells, one line a column."""
+    lines = []
+    for number, column in enumerate(table.entry.columns):
+        methods = [row.entry.method for row in table.rows if row.cells[number].missing and row.entry.method]
+        if methods:
+            names = " ".join(dict.fromkeys(methods))
+            lines.append(f"missing: norml run {names} --benchmark {column.benchmark} --shots {column.shots}")
+    return lines
+
+
+def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
+    published = cell.published
+    return {
+        "row": row.title,
+        "method": row.method,
+        "column": column.title,
+        "benchmark": column.benchmark,
+        "shots": column.shots,
+        "published": published.accuracy if published else None,
+        "published_half_width": published.half_width if published else None,
+        **_ours_values(cell.ours),
+        "missing": cell.missing,
+        "notes": list(cell.notes),
+    }
+
+
+def _ours_values(ours: Ours | None) -> dict[str, Any]:
+    interval = ours.accuracy.interval if ours else None
+    difference = ours.minus_reference if ours else None
+    return {
+        "accuracy": interval.mean if interval else None,
+        "half_width": interval.half_width if interval else None,
+        "n_episodes": interval.n if interval else None,
+        "seeds": list(ours.seeds) if ours else None,
+        "seed_sd": ours.accuracy.seed_sd if ours else None,
+        "outer_steps": ours.outer_steps if ours else None,
+        "minus_published": ours.minus_published if ours else None,
+        "minus_reference": difference.mean if difference else None,
+        "minus_reference_half_width": difference.half_width if difference else None,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def _run_values(registry: Registry, record: RunRecord) -> dict[str, Any]:
+    declared = _declared(registry, record.spec)
+    steps = record.spec.protocol.outer_steps
+    return {
+        "benchmark": record.spec.benchmark,
+        "shots": record.spec.shots,
+        "method": record.spec.method,
+        "seed": record.seed,
+        "accuracy": record.accuracy.mean,
+        "half_width": record.accuracy.half_width,
+        "n_episodes": record.accuracy.n,
+        "outer_steps": steps,
+        "declared_outer_steps": declared.protocol.outer_steps if declared else None,
+        "device": record.device,
+        "created": record.created,
+        "spec_hash": record.spec_hash,
+        "notes": _run_notes(record.spec, declared),
+    }
+
+
+def _declared(registry: Registry, spec: RunSpec) -> RunSpec | None:
+    """What the registry says of this run today; None if it declares no such run."""
+    bench = registry.benchmarks.get(spec.benchmark)
+    if spec.method not in registry.methods or bench is None or spec.shots not in bench.shots:
+        return None
+    return registry.resolve(spec.method, spec.benchmark, spec.shots).spec
+
+
+def _run_notes(spec: RunSpec, declared: RunSpec | None) -> list[str]:
+    """Differences from the declared protocol, but fewer outer steps, which have a column of their own."""
+    if declared is None:
+        return ["not declared by this registry"]
+    if spec.protocol.outer_steps < declared.protocol.outer_steps:
+        protocol = declared.protocol.model_copy(update={"outer_steps": spec.protocol.outer_steps})
+        declared = declared.model_copy(update={"protocol": protocol})
+    return protocol_differences(spec, declared)
+
+
+def _runs_page(runs: Sequence[Mapping[str, Any]]) -> Page:
+    marks = _marks(note for run in runs for note in _joined_notes(run))
+    headers = ["benchmark", "shots", "method", "device", "seed", "accuracy", "outer steps", "date"]
+    wide = Grid(headers, [[*_place(run), *_result(run, marks)] for run in runs], n_left=4)
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        benchmark, shots, _, device = _place(run)
+        groups.setdefault((benchmark, shots, device), []).append(run)
+    pieces = [
+        Grid(
+            ["method", *headers[4:]],
+            [[run["method"], *_result(run, marks)] for run in members],
+            title=f"{benchmark}, {shots}-shot, on {device}",
+        )
+        for (benchmark, shots, device), members in groups.items()
+    ]
+    legend = ["accuracy: meta-test, in percent, with its 95% interval over test episodes"]
+    return Page(wide, pieces, [*legend, *_notes(marks)])
+
+
+def _place(run: Mapping[str, Any]) -> list[str]:
+    return [run["benchmark"], str(run["shots"]), run["method"], run["device"]]
+
+
+def _result(run: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
+    accuracy = _marked(_percent(run["accuracy"], run["half_width"]), _joined_notes(run), marks)
+    steps = steps_of(run["outer_steps"], run["declared_outer_steps"])
+    return [str(run["seed"]), accuracy, steps, run["created"][:10]]
+
+
+def _joined_notes(run: Mapping[str, Any]) -> list[str]:
+    return ["; ".join(run["notes"])] if run["notes"] else []
+
+
+# ------------------------------------------------------------------------------------------------------------- texts
+
+
+def _page_text(page: Page, format_: str, width: int) -> str:
+    if format_ == "markdown":
+        return to_markdown(page)
+    return to_latex(page) if format_ == "latex" else to_rich(page, width)
+
+
+def _percent(mean: float, half_width: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
+
+
+def _marks(notes: Iterable[str]) -> dict[str, str]:
+    """A letter for each different note, in order: a ... z, aa, ab, ..."""
+    marks: dict[str, str] = {}
+    for note in notes:
+        if note not in marks:
+            marks[note] = _letters(len(marks))
+    return marks
+
+
+def _letters(number: int) -> str:
+    head, last = divmod(number, 26)
+    return (_letters(head - 1) if head else "") + "abcdefghijklmnopqrstuvwxyz"[last]
+
+
+def _marked(text: str, notes: Sequence[str], marks: Mapping[str, str]) -> str:
+    return f"{text} ({', '.join(marks[note] for note in notes)})" if notes else text
+
+
+def _notes(marks: Mapping[str, str]) -> list[str]:
+    return [f"({mark}) {note}" for note, mark in marks.items()]
+
+
+def _csv(keys: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Lists are joined: numbers by spaces, texts by ' | '."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(keys), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _csv_value(value) for key, value in row.items()})
+    return text.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return (" " if value and isinstance(value[0], int) else " | ").join(map(str, value))
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

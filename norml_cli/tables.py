@@ -1,0 +1,217 @@
+"""Run records beside a paper's table: which runs a cell takes, what they reached, and how they differ from it.
+
+Nothing is mixed silently. A cell averages only runs of one protocol on the same episodes; what was left out, and every
+value that differs from the registry's, becomes a note of the cell. Accuracies are fractions here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from norml.statistics import Interval, OverSeeds, episode_means, over_seeds, paired_difference
+from norml_cli.records import RunRecord
+from norml_cli.registry import Registry
+from norml_cli.spec import Column, Published, Row, RunSpec, TableEntry
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be averaged: one spec on the same data and test episodes, by seed."""
+
+    records: tuple[RunRecord, ...]
+
+    @property
+    def spec(self) -> RunSpec:
+        """What all of these runs did."""
+        return self.records[0].spec
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In rising order."""
+        return tuple(record.seed for record in self.records)
+
+    @property
+    def episodes(self) -> tuple[str, str, int]:
+        """Equal for two groups whose accuracies may be paired episode by episode."""
+        first = self.records[0]
+        return first.dataset.content_hash, first.episodes.test_hash, self.queries
+
+    @property
+    def queries(self) -> int:
+        """M: what the counts are out of."""
+        return self.records[0].episodes.queries_per_episode
+
+    def counts(self, seeds: Sequence[int]) -> list[list[int]]:
+        """Correctly classified queries: [len(seeds), episodes]."""
+        return [record.correct for record in self.records if record.seed in seeds]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What our runs of one cell reached."""
+
+    accuracy: OverSeeds
+    seeds: tuple[int, ...]
+    outer_steps: int
+    minus_published: float | None
+    minus_reference: Interval | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method in one column. `missing`: it could be run, and was not."""
+
+    published: Published | None
+    ours: Ours | None = None
+    missing: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row's declaration with its cells, one a column."""
+
+    entry: Row
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's declaration with its rows, and the title of the method that differences are taken against."""
+
+    entry: TableEntry
+    rows: tuple[TableRow, ...]
+    reference_title: str | None
+
+    def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
+        """Row by row."""
+        for row in self.rows:
+            for column, cell in zip(self.entry.columns, row.cells, strict=True):
+                yield row.entry, column, cell
+
+
+def build_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> Table:
+    """Put the `records` that belong to `table` beside its published numbers."""
+    title = registry.method(table.reference).title if table.reference is not None else None
+    references = [_choose(registry, table.reference, column, records)[0] for column in table.columns]
+    rows = []
+    for row in table.rows:
+        cells = [
+            _cell(registry, table, row, column, reference=reference, records=records)
+            for column, reference in zip(table.columns, references, strict=True)
+        ]
+        rows.append(TableRow(row, tuple(cells)))
+    return Table(table, tuple(rows), title)
+
+
+def steps_of(steps: int, declared: int | None) -> str:
+    """'2,000 of 60,000' for a run that was cut short, else the number alone."""
+    return f"{steps:,} of {declared:,}" if declared is not None and steps < declared else f"{steps:,}"
+
+
+def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
+    """'inner_lr 0.2 instead of 0.4' for each value of `spec` that is not the declared one, in the spec's order."""
+    ours, theirs = _flat(spec), _flat(declared)
+    differences = []
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        mine, expected = ours.get(key), theirs.get(key)
+        if key in ours and key in theirs and mine == expected:
+            continue
+        if key == "outer_steps" and isinstance(mine, int) and isinstance(expected, int) and mine < expected:
+            differences.append(f"{steps_of(mine, expected)} outer steps")
+        else:
+            differences.append(f"{key} {_shown(ours, key)} instead of {_shown(theirs, key)}")
+    return differences
+
+
+def _cell(
+    registry: Registry,
+    table: TableEntry,
+    row: Row,
+    column: Column,
+    *,
+    reference: Group | None,
+    records: Sequence[RunRecord],
+) -> Cell:
+    published = row.published.get(column.title)
+    if row.method is None or column.benchmark is None:
+        return Cell(published)
+    group, notes = _choose(registry, row.method, column, records)
+    if group is None:
+        return Cell(published, missing=True)
+    paired: Interval | None = None
+    if table.reference is not None and row.method != table.reference and reference is not None:
+        paired, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
+        notes += pairing_notes
+    accuracy = over_seeds(group.counts(group.seeds)).divided_by(group.queries)
+    difference = accuracy.interval.mean - published.accuracy if published is not None else None
+    ours = Ours(accuracy, group.seeds, group.spec.protocol.outer_steps, difference, paired)
+    return Cell(published, ours, notes=tuple(notes))
+
+
+def _choose(
+    registry: Registry, method: str | None, column: Column, records: Sequence[RunRecord]
+) -> tuple[Group | None, list[str]]:
+    """The runs that a cell takes, with notes on how they differ and on the runs it leaves out.
+
+    The declared protocol comes first, then the most outer steps, then the most seeds.
+    """
+    if method is None or column.benchmark is None:
+        return None, []
+    place = (method, column.benchmark, column.shots)
+    groups = _groups([r for r in records if (r.spec.method, r.spec.benchmark, r.spec.shots) == place])
+    if not groups:
+        return None, []
+    declared = registry.resolve(*place).spec
+    groups.sort(key=lambda g: (g.spec != declared, -g.spec.protocol.outer_steps, -len(g.seeds), g.seeds))
+    chosen, *others = groups
+    differences = protocol_differences(chosen.spec, declared)
+    notes = ["; ".join(differences)] if differences else []
+    return chosen, notes + [_left_out(other, declared) for other in others]
+
+
+def _groups(records: Sequence[RunRecord]) -> list[Group]:
+    by_protocol: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        key = (record.spec_hash, record.dataset.content_hash, record.episodes.test_hash)
+        by_protocol.setdefault(key, []).append(record)
+    return [Group(tuple(group)) for group in by_protocol.values()]
+
+
+def _left_out(other: Group, declared: RunSpec) -> str:
+    differences = protocol_differences(other.spec, declared) or ["other test episodes"]
+    return f"left out: {_seeds(other.seeds)} ({'; '.join(differences)})"
+
+
+def _paired(group: Group, reference: Group, title: str) -> tuple[Interval | None, list[str]]:
+    """Difference from the reference over the seeds in common, or a note that says why there is none."""
+    if group.episodes != reference.episodes:
+        return None, [f"no paired difference: other test episodes than {title}"]
+    common = [seed for seed in group.seeds if seed in reference.seeds]
+    if not common:
+        return None, [f"no paired difference: no seed in common with {title}"]
+    means = [episode_means(runs.counts(common)) for runs in (group, reference)]
+    difference = paired_difference(*means).divided_by(group.queries)
+    partial = set(common) != set(group.seeds) | set(reference.seeds)
+    return difference, [f"paired with {title} over {_seeds(common)}"] if partial else []
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    """Every value by its own key; no two models of a spec share one."""
+    values = spec.model_dump(mode="json")
+    return {**values.pop("protocol"), **values.pop("rule"), **values}
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    if key not in values:
+        return "(none)"
+    value = values[key]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "null" if value is None else str(value)

@@ -1,0 +1,340 @@
+"""One run: meta-training with meta-validation and checkpoints, then one evaluation on the meta-test episodes.
+
+A run can be stopped anywhere (Ctrl-C, SIGTERM, kill) and started again. Everything that decides its numbers is in the
+checkpoint or follows from spec and seed, so on the CPU a resumed run ends with the record of an uninterrupted one.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from norml.episodes import EpisodeIndices, ImagePool, sample_indices
+from norml.evaluation import correct_counts
+from norml.meta_training import MetaLearner, outer_lr_at, outer_step
+from norml.statistics import interval_95
+from norml_cli.build import build_meta_learner, generator_for
+from norml_cli.cache import Cache, EpisodeArrays, episode_requests
+from norml_cli.datasets.splits import SplitName
+from norml_cli.errors import UserError
+from norml_cli.files import write_atomically
+from norml_cli.spec import DatasetEntry, RunSpec
+
+CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
+SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
+EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
+EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The run was asked to stop, and its checkpoint is written."""
+
+
+class Display(Protocol):
+    """Where a run shows how far it is."""
+
+    def training(self, step: int, outer_steps: int, loss: float, validation: float | None) -> None:
+        """Called now and then during meta-training. `validation`: last accuracy on meta-validation."""
+
+    def evaluating(self, split: str, done: int, episodes: int) -> None:
+        """Called now and then during an evaluation."""
+
+
+@dataclass
+class State:
+    """How far a run is. All of it is saved; tensors belong to the modules and generators beside it."""
+
+    step: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    loss_sum: float = 0.0  # since the last meta-validation
+    accuracy_sum: float = 0.0
+    training_s: float = 0.0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run found."""
+
+    correct: list[int]
+    state: State
+    evaluation_s: float
+    parameters: dict[str, int]
+
+
+class Run:
+    """One method on one benchmark with one seed."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        dataset: DatasetEntry,
+        cache: Cache,
+        *,
+        seed: int,
+        device: torch.device,
+        checkpoint: Path,
+        display: Display,
+    ) -> None:
+        """Build the model and load the data; take up the checkpoint if there is one."""
+        self.spec, self.seed, self.device, self.display = spec, seed, device, display
+        self._checkpoint = checkpoint
+        self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
+        self.meta_learner: MetaLearner = build_meta_learner(spec, dataset, generator_for("initial weights", seed))
+        self.meta_learner.to(device)
+        self._optimizer = torch.optim.Adam(self.meta_learner.parameters(), lr=spec.protocol.outer_lr)
+        self._generator = generator_for("training episodes", seed, device)
+        rotations = spec.protocol.rotations
+        self._train_pool = self._pool(cache, "meta_train", turned=rotations != "none")
+        self._cache = cache
+        self._requests = {request.split: request for request in episode_requests(spec)}
+        self._validation = self._fixed_episodes("meta_val")
+        self._stop_requested = False
+        self.state = State()
+        self._started_at = time.perf_counter()
+        if checkpoint.exists():
+            self._load()
+
+    def finish(self) -> Outcome:
+        """Train to the end, put the best weights of meta-validation in place and test them.
+
+        Raises Stopped after a stop request, with the checkpoint written.
+        """
+        with self._stop_signals():
+            try:
+                self._train()
+                self.meta_learner.load_state_dict(self.state.best_weights)
+                test_started_at = time.perf_counter()
+                pool, episodes = self._fixed_episodes("meta_test")
+                correct = self._evaluate("meta_test", pool, episodes)
+            except Stopped:
+                self.save()
+                raise
+        self._account()
+        evaluation_s = time.perf_counter() - test_started_at
+        return Outcome(correct.tolist(), self.state, evaluation_s, self.meta_learner.parameter_counts())
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def _train(self) -> None:
+        """Outer steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
+        protocol, state = self.spec.protocol, self.state
+        saved_at = shown_at = time.perf_counter()
+        while True:
+            if self._validation_is_due():
+                self._validate()
+            if state.step == protocol.outer_steps:
+                self.save()
+                return
+            if self._stop_requested:
+                raise Stopped
+            started_at = time.perf_counter()
+            loss, accuracy = self._outer_step()
+            state.loss_sum, state.accuracy_sum = state.loss_sum + loss, state.accuracy_sum + accuracy
+            now = time.perf_counter()
+            state.training_s += now - started_at
+            if now - shown_at > SHOW_EVERY_S:
+                self._show(loss)
+                shown_at = now
+            if now - saved_at > CHECKPOINT_EVERY_S:
+                self.save()
+                saved_at = time.perf_counter()
+
+    def _outer_step(self) -> tuple[float, float]:
+        protocol, state = self.spec.protocol, self.state
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._outer_lr(state.step)
+        indices = sample_indices(
+            n_classes=self._train_pool.n_classes,
+            n_examples=self._train_pool.n_examples,
+            n_way=protocol.n_way,
+            examples_per_class=self.spec.shots + protocol.queries_per_class,
+            turned=self._train_pool.turned,
+            n_episodes=protocol.meta_batch_size,
+            generator=self._generator,
+        )
+        loss, accuracy = outer_step(
+            self.meta_learner,
+            self._optimizer,
+            self._train_pool.gather(indices, k_shot=self.spec.shots),
+            inner_steps=protocol.inner_steps,
+            gradient_clip=protocol.gradient_clip,
+        )
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"{self.spec.method}: the query loss is {value} at outer step {state.step + 1}; nothing of this run is "
+                f"kept but its checkpoint before that step; lower inner_lr or outer_lr with --set, or set gradient_clip"
+            )
+        state.step += 1
+        return value, accuracy.item()
+
+    def _outer_lr(self, step: int) -> float:
+        protocol = self.spec.protocol
+        return outer_lr_at(
+            step, outer_lr=protocol.outer_lr, outer_steps=protocol.outer_steps, schedule=protocol.outer_schedule
+        )
+
+    def _validation_is_due(self) -> bool:
+        state, protocol = self.state, self.spec.protocol
+        due = state.step % protocol.validate_every == 0 or state.step == protocol.outer_steps
+        return state.step > 0 and due and (not state.curve or state.curve[-1]["step"] < state.step)
+
+    def _validate(self) -> None:
+        """Accuracy on the fixed meta-validation episodes; the best weights so far are kept."""
+        state = self.state
+        pool, episodes = self._validation
+        correct = self._evaluate("meta_val", pool, episodes)
+        interval = interval_95(correct / self.queries_per_episode)
+        since = state.step - (state.curve[-1]["step"] if state.curve else 0)
+        state.curve.append(
+            {
+                "step": state.step,
+                "loss": state.loss_sum / since,
+                "train_accuracy": state.accuracy_sum / since,
+                "validation_accuracy": interval.mean,
+                "validation_half_width": interval.half_width,
+                "outer_lr": self._outer_lr(state.step - 1),
+            }
+        )
+        state.loss_sum = state.accuracy_sum = 0.0
+        if interval.mean > state.best_accuracy:
+            state.best_step, state.best_accuracy = state.step, interval.mean
+            state.best_weights = {key: value.clone() for key, value in self.meta_learner.state_dict().items()}
+
+    # ----------------------------------------------------------------------------------------------- evaluation
+
+    @property
+    def queries_per_episode(self) -> int:
+        """M = N * Q."""
+        return self.spec.protocol.n_way * self.spec.protocol.queries_per_class
+
+    def _evaluate(self, split: str, pool: ImagePool, episodes: EpisodeIndices) -> np.ndarray[Any, np.dtype[np.int64]]:
+        counts = []
+        for start in range(0, len(episodes), EPISODES_BETWEEN_LOOKS):
+            if self._stop_requested:
+                raise Stopped
+            self.display.evaluating(split, start, len(episodes))
+            counts.append(
+                correct_counts(
+                    self.meta_learner,
+                    pool,
+                    episodes[start : start + EPISODES_BETWEEN_LOOKS],
+                    k_shot=self.spec.shots,
+                    inner_steps=self.spec.protocol.inner_steps_test,
+                    episodes_at_once=EPISODES_AT_ONCE,
+                ).cpu()
+            )
+        return torch.cat(counts).numpy()
+
+    def _pool(self, cache: Cache, split: SplitName, *, turned: bool) -> ImagePool:
+        return ImagePool(torch.from_numpy(cache.images(split)).to(self.device), turned=turned)
+
+    def _fixed_episodes(self, split: SplitName) -> tuple[ImagePool, EpisodeIndices]:
+        request = self._requests[split]
+        arrays = self._cache.episodes(request)
+        return self._pool(self._cache, split, turned=request.turned), _indices(arrays).to(self.device)
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def save(self) -> None:
+        """Write the checkpoint: the whole state, or the one before it stays."""
+        self._account()
+        content = {
+            **self._identity,
+            "state": vars(self.state),
+            "meta_learner": self.meta_learner.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+        write_atomically(self._checkpoint, lambda file: torch.save(content, file))
+
+    def keep_weights(self, path: Path) -> None:
+        """Leave the tested weights at `path`."""
+        content = {**self._identity, "best_step": self.state.best_step, "meta_learner": self.state.best_weights}
+        write_atomically(path, lambda file: torch.save(content, file))
+
+    def _load(self) -> None:
+        content = _read_checkpoint(self._checkpoint)
+        for key, expected in self._identity.items():
+            if content.get(key) != expected:
+                raise UserError(
+                    f"{self._checkpoint}: belongs to another run ({key} differs); start over with --force, "
+                    f"or keep it and use another --results folder"
+                )
+        self.meta_learner.load_state_dict(content["meta_learner"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._generator.set_state(content["generator"].cpu())
+        self.state = State(**content["state"])
+
+    def _account(self) -> None:
+        """Bring wall time and peak memory up to now."""
+        now = time.perf_counter()
+        self.state.wall_s += now - self._started_at
+        self._started_at = now
+        self.state.peak_memory_bytes = max(self.state.peak_memory_bytes, _peak_memory_bytes(self.device))
+
+    # -------------------------------------------------------------------------------------------------- signals
+
+    @contextmanager
+    def _stop_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop at the next step instead of breaking one off."""
+
+        def request_stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop_requested = True
+
+        names = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(name, request_stop) for name in names]
+        try:
+            yield
+        finally:
+            for name, handler in zip(names, previous, strict=True):
+                signal.signal(name, handler)
+
+    def _show(self, loss: float) -> None:
+        last = self.state.curve[-1]["validation_accuracy"] if self.state.curve else None
+        self.display.training(self.state.step, self.spec.protocol.outer_steps, loss, last)
+
+
+def _indices(arrays: EpisodeArrays) -> EpisodeIndices:
+    return EpisodeIndices(
+        *(torch.from_numpy(a.astype(np.int64)) for a in (arrays.classes, arrays.examples, arrays.turns))
+    )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Tensors and plain values only: nothing in the file is executed."""
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); start over with --force"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint of a run; start over with --force")
+    return content
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Of the GPU's allocator, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0  # the standard library does not tell there; 0 reads as unknown
+    import resource  # noqa: PLC0415 - POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

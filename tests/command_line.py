@@ -1,0 +1,47 @@
+"""The command line called in this process: as a user types it, without the seconds of another torch import."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from norml_cli.app import main
+
+
+@dataclass
+class Shell:
+    """A user's shell: a cache folder, a working folder and a registry of tiny entries."""
+
+    folder: Path
+    registry: Path
+    home: Path
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def norml(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of `norml ARGUMENTS` with the tiny registry."""
+        self.capsys.readouterr()
+        self.monkeypatch.setattr(sys, "argv", ["norml", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = self.capsys.readouterr()
+        code = left.value.code
+        return (0 if code is None else int(code)), out, err
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """The same in a process of its own, to be signalled."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "norml_cli", *arguments],
+            cwd=self.folder,
+            env=dict(os.environ),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )

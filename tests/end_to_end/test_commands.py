@@ -1,0 +1,160 @@
+"""The other commands, and what every command says to bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import Shell
+from tiny import write_entry
+
+from norml_cli.registry import builtin_registry
+
+RUN = ("run", "norml", "--benchmark", "tiny-5way")
+
+
+def test_list_names_every_entry_of_every_kind(shell: Shell):
+    code, out, _ = shell.norml("list")
+    assert code == 0
+    for id_ in ("norml", "maml-layerwise-lr", "omniglot-20way", "tiny-5way", "glyphs", "table-2"):
+        assert id_ in out
+    assert {"methods", "benchmarks", "datasets", "tables"} == set(json.loads(shell.norml("list", "--json")[1]))
+
+
+def test_show_gives_each_value_its_source_and_counts_parameters(shell: Shell):
+    code, out, _ = shell.norml("show", "norml", "--json")
+    assert code == 0
+    values = {row["key"]: row for row in json.loads(out)["values"]}
+    assert values["n_way"]["value"] == 20
+    assert values["hidden_sizes"]["source"] == "paper sec. 5.2"
+    assert values["learner parameters"]["value"] == "247,572"
+    assert all(
+        row["source"] for key, row in values.items() if key not in {"benchmark", "dataset", "shots", "algorithm"}
+    )
+
+
+@pytest.mark.parametrize("id_", ["norml-zero-cell", "omniglot-20way", "omniglot", "glyphs", "table-2", "table-1"])
+def test_show_prints_every_kind_of_entry(shell: Shell, id_: str):
+    code, out, err = shell.norml("show", id_)
+    assert code == 0, err
+    assert id_ in out
+
+
+def test_show_tells_what_set_would_change(shell: Shell):
+    out = shell.norml("show", "norml", "--shots", "5", "--set", "inner_lr=0.25", "--json")[1]
+    values = {row["key"]: row for row in json.loads(out)["values"]}
+    assert values["inner_lr"]["value"] == 0.25
+    assert values["inner_lr"]["source"] == "--set on the command line"
+    assert values["queries_per_class"]["value"] == 5
+
+
+def test_validate_builds_every_model_and_finds_every_fault(shell: Shell):
+    code, out, _ = shell.norml("validate")
+    assert code == 0
+    assert "models built" in out
+    benchmark = yaml.safe_load((shell.registry / "benchmarks/tiny-5way.yaml").read_text())
+    benchmark["protocol"]["inner_rl"] = benchmark["protocol"].pop("inner_lr")
+    benchmark["shots"] = [1, 15]
+    path = write_entry(shell.registry, "benchmarks", benchmark)
+    for target in (shell.registry, path):
+        code, _, err = shell.norml("validate", str(target))
+        assert code == 2
+        assert "protocol.inner_rl: unknown key, did you mean 'inner_lr'?" in err
+
+
+def test_a_method_variant_is_one_yaml_file(shell: Shell):
+    variant = yaml.safe_load((builtin_registry() / "methods/norml.yaml").read_text())
+    variant["id"], variant["title"] = "norml-shared", "NORML (shared gates)"
+    variant["rule"]["gates"] = {"value": "batch-shared", "source": "chosen: to compare"}
+    write_entry(shell.registry, "methods", variant)
+    code, out, err = shell.norml("run", "norml-shared", "--benchmark", "tiny-5way")
+    assert code == 0, err
+    assert "norml-shared" in out
+
+
+def test_report_lists_the_runs_and_says_when_there_are_none(shell: Shell):
+    assert "norml run" in shell.norml("report")[1]
+    assert shell.norml(*RUN)[0] == 0
+    code, out, _ = shell.norml("report", "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["runs"]) == 1
+
+
+def test_the_paper_s_table_is_printed_before_anything_was_run(shell: Shell):
+    code, out, _ = shell.norml("report", "--table", "table-2")
+    assert code == 0
+    for number in ("86.3", "95.7", "90.3", "97.2"):
+        assert number in out
+
+
+BAD = [
+    (("run", "nrml"), ["unknown method 'nrml'", "did you mean", "'norml'"]),
+    (("run", "norml", "--benchmark", "omniglot-20-way"), ["unknown benchmark", "'omniglot-20way'"]),
+    ((*RUN, "--shots", "3"), ["--shots 3", "1, 5"]),
+    ((*RUN, "--set", "inner_lrr=0.1"), ["--set inner_lrr", "did you mean 'inner_lr'"]),
+    ((*RUN, "--set", "inner_lr=fast"), ["--set inner_lr=fast", "number"]),
+    ((*RUN, "--set", "inner_lr=-1"), ["--set inner_lr=-1", "greater than 0"]),
+    ((*RUN, "--set", "inner_lr=nan"), ["--set inner_lr=nan"]),
+    ((*RUN, "--set", "inner_steps=1.5"), ["--set inner_steps=1.5"]),
+    ((*RUN, "--set", "first_order=yes"), ["--set first_order=yes"]),
+    ((*RUN, "--set", "hidden_sizes=[8"), ["--set hidden_sizes=[8"]),
+    ((*RUN, "--set", "inner_lr"), ["KEY=VALUE"]),
+    ((*RUN, "--set", "inner_lr=0.1", "--set", "inner_lr=0.2"), ["given twice"]),
+    ((*RUN, "--set", "queries_per_class=20"), ["shots + queries_per_class = 21", "20 examples"]),
+    ((*RUN, "--set", "n_way=50"), ["n_way = 50"]),
+    ((*RUN, "--device", "tpu"), ["--device tpu"]),
+    ((*RUN, "--device", "cuda:99"), ["--device cuda:99"]),
+    ((*RUN, "--seed", "-1"), ["--seed"]),
+    ((*RUN, "--outer-steps", "0"), ["--outer-steps"]),
+    ((*RUN, "--registry", "nowhere"), ["--registry nowhere", "not a folder"]),
+    (("run", "norml"), ["norml prepare omniglot"]),
+    (("show", "nothing"), ["unknown entry 'nothing'"]),
+    (("prepare", "omniglott"), ["unknown data set", "'omniglot'"]),
+    (("prepare", "omniglot", "--source", "nowhere"), ["nowhere"]),
+    (("report", "--table", "table-9"), ["unknown table 'table-9'", "table-2"]),
+    (("report", "--format", "word"), ["word", "markdown"]),
+    (("validate", "nowhere"), ["nowhere"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(shell: Shell, arguments: tuple[str, ...], words: list[str]):
+    code, out, err = shell.norml(*arguments)
+    assert code == 2
+    assert "Traceback" not in out + err
+    for word in words:
+        assert word in err
+    said = [line for line in err.splitlines() if line.lower().startswith("error:")]
+    assert len(said) == 1
+    assert not list(shell.folder.rglob("*.json"))
+    assert not list(shell.folder.rglob("*.checkpoint"))
+
+
+def test_malformed_yaml_is_told_with_file_and_line(shell: Shell):
+    (shell.registry / "methods").mkdir()
+    (shell.registry / "methods/broken.yaml").write_text("id: broken\ntitle: [one, two\nrule: 3\n")
+    code, _, err = shell.norml("list")
+    assert code == 2
+    assert "broken.yaml: line " in err
+
+
+def test_the_module_and_the_version_work():
+    done = subprocess.run([sys.executable, "-m", "norml_cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("norml ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["report"], ["report", "--table", "table-2"]])
+def test_commands_that_need_no_tensors_load_no_torch(arguments: list[str], tmp_path: Path):
+    program = (
+        "import sys; sys.argv = ['norml', *sys.argv[1:]]\n"
+        "from norml_cli.app import main\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch was loaded'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
