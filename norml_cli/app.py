@@ -1,5 +1,6 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,6 +154,9 @@ def _overrides(items: list[str] | None) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line; a UserError becomes its line on stderr and exit code 2."""
+    # Before torch starts its threads: threads that wait by spinning make a step a hundred times slower as soon as
+    # another process wants one of their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

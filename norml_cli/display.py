@@ -55,7 +55,7 @@ class RunDisplay:
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._console.print(f"{self._title}: {line}", highlight=False, markup=False)
+        self._console.print(f"{self._title}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def _enter_phase(self, phase: str, done: int) -> float:
         """Steps or episodes a second since this phase was entered."""

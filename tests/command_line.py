@@ -40,7 +40,7 @@ class Shell:
         return subprocess.Popen(
             [sys.executable, "-m", "norml_cli", *arguments],
             cwd=self.folder,
-            env=dict(os.environ),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as conftest.py sets in this process: equal sums
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

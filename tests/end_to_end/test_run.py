@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import os
 import signal
 import socket
 import time
@@ -183,9 +182,3 @@ def test_a_results_folder_that_cannot_be_written_is_told_before_training(shell: 
     code, _, err = shell.norml(*NORML, "--results", "taken")
     assert code == 2
     assert "--results taken: cannot be written" in err
-
-
-def test_runs_do_not_touch_the_environment_of_the_shell(shell: Shell):
-    before = dict(os.environ)
-    assert shell.norml(*NORML)[0] == 0
-    assert dict(os.environ) == before
