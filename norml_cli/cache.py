@@ -5,14 +5,17 @@
     /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
 
 Every array carries the SHA-256 of its content. A cache is written beside its place and moved there when it is whole.
+Texts have a fixed length and the file is of HDF5 1.10's form: its structure is checksummed, and the heap that texts of
+any length lie in, where one flipped bit can send HDF5 into an endless loop, is not there.
 """
 
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,6 +30,10 @@ from norml_cli.files import write_atomically
 from norml_cli.spec import DatasetEntry, RunSpec, content_hash
 
 SCHEMA_VERSION = 1
+FILE_FORM = ("v110", "v110")  # see above
+LEFTOVER_S = 600  # chosen: a temporary file is written in seconds; one untouched for that long has lost its writer
+
+_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py makes of a damaged file
 
 Status = Literal["missing", "stale", "up to date"]
 
@@ -149,9 +156,9 @@ class Cache:
                 raise UserError(
                     f"{path}: has schema version {schema}, this norml reads {SCHEMA_VERSION}; {_again(entry.id)}"
                 )
-            if file.attrs.get("fingerprint") != fingerprint(entry, entry_file):
+            if _text(file, "fingerprint") != fingerprint(entry, entry_file):
                 raise UserError(f"{path}: was made for another declaration of '{entry.id}'; {_again(entry.id)}")
-            return cls(path, entry.id, str(file.attrs["fingerprint"]), str(file.attrs["content_hash"]))
+            return cls(path, entry.id, _text(file, "fingerprint"), _text(file, "content_hash"))
 
     def images(self, split: SplitName) -> NDArray[np.uint8]:
         """[C, P, height, width] uint8, ink = 255."""
@@ -186,7 +193,7 @@ class Cache:
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             for name in names:
                 self._array(file, name)
-            if _content_hash(lambda name: str(file[name].attrs["sha256"])) != self.content_hash:
+            if _content_hash(lambda name: _text(file[name], "sha256")) != self.content_hash:
                 raise UserError(f"{self.path}: its parts are not those it was made with; {_again(self.dataset)}")
             return len(names)
 
@@ -197,7 +204,7 @@ class Cache:
 
     def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
         array: NDArray[Any] = file[name][()]
-        if file[name].attrs.get("sha256") != array_hash(array):
+        if _text(file[name], "sha256") != array_hash(array):
             raise UserError(f"{self.path}: {name} is damaged; {_again(self.dataset)}")
         return array
 
@@ -209,7 +216,7 @@ def status(entry: DatasetEntry, entry_file: Path) -> Status:
     wanted = fingerprint(entry, entry_file)
     try:
         with _reading(cache_path(entry.id), entry.id) as file:
-            return "up to date" if file.attrs.get("fingerprint") == wanted else "stale"
+            return "up to date" if _text(file, "fingerprint") == wanted else "stale"
     except UserError:
         return "stale"
 
@@ -219,7 +226,7 @@ def _reading(path: Path, dataset: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable cache ({reason}); {_again(dataset)}") from None
 
@@ -244,20 +251,18 @@ def write_cache(
     """Make the cache of `entry` in one piece; an old one stays until the new one is whole."""
 
     def write(target: BinaryIO) -> None:
-        with h5py.File(target, "w") as file:
+        with h5py.File(target, "w", libver=FILE_FORM) as file:
             for split in SPLITS:
                 _put(file, f"images/{split}", loaded.splits[split].images)
                 _put(file, f"classes/{split}", np.array([name.encode() for name in loaded.splits[split].names]))
             _put_episodes(file, episodes)
-            file.attrs.update(
-                schema_version=SCHEMA_VERSION,
-                dataset=entry.id,
-                fingerprint=fingerprint(entry, entry_file),
-                content_hash=_content_hash(lambda name: str(file[name].attrs["sha256"])),
-                source=loaded.source,
-            )
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            _put_text(file, "dataset", entry.id)
+            _put_text(file, "fingerprint", fingerprint(entry, entry_file))
+            _put_text(file, "content_hash", _content_hash(lambda name: _text(file[name], "sha256")))
+            _put_text(file, "source", loaded.source)
 
-    write_atomically(cache_path(entry.id), write)
+    _write(cache_path(entry.id), write)
     return Cache.open(entry, entry_file)
 
 
@@ -267,10 +272,19 @@ def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays])
     def write(target: BinaryIO) -> None:
         with cache.path.open("rb") as old:
             shutil.copyfileobj(old, target)
-        with h5py.File(target, "r+") as file:
+        with h5py.File(target, "r+", libver=FILE_FORM) as file:
             _put_episodes(file, episodes)
 
-    write_atomically(cache.path, write)
+    _write(cache.path, write)
+
+
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a cache in one piece, and clear away what killed writers of it left."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):  # another process may clear it away at the same time
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
+                leftover.unlink()
+    write_atomically(path, write)
 
 
 def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
@@ -279,11 +293,20 @@ def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArra
         _put(file, f"{group}/classes", arrays.classes.astype(np.uint16))
         _put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
         _put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
-        file[group].attrs.update(asdict(request), hash=arrays.hash())
+        _put_text(file[group], "hash", arrays.hash())
 
 
 def _put(file: h5py.File, name: str, array: NDArray[Any]) -> None:
-    file.create_dataset(name, data=array).attrs["sha256"] = array_hash(array)
+    _put_text(file.create_dataset(name, data=array), "sha256", array_hash(array))
+
+
+def _put_text(item: h5py.HLObject, name: str, text: str) -> None:
+    item.attrs[name] = np.bytes_(text.encode())  # of fixed length, as said at the top
+
+
+def _text(item: h5py.HLObject, name: str) -> str:
+    value = item.attrs[name]
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _content_hash(sha256_of: Callable[[str], str]) -> str:

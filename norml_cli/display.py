@@ -20,7 +20,7 @@ class RunDisplay:
         self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
@@ -71,7 +71,7 @@ class RunDisplay:
     def _show(self, done: int, total: int, note: str, rate: float) -> None:
         if self._live:
             if self._task is None:
-                self._task = self._progress.add_task(f"{self._title}, {self._phase}", total=total, note=note)
+                self._task = self._progress.add_task(self._phase, total=total, note=note)
             self._progress.update(self._task, completed=done, note=note)
             return
         now = time.perf_counter()

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from norml.episodes import EpisodeIndices, ImagePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner, outer_lr_at, outer_step
 from norml.statistics import interval_95
 from norml_cli.build import build_meta_learner, generator_for
-from norml_cli.cache import Cache, EpisodeArrays, episode_requests
+from norml_cli.cache import Cache, EpisodeArrays, EpisodeRequest, episode_requests
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
@@ -97,11 +98,9 @@ class Run:
         self.meta_learner.to(device)
         self._optimizer = torch.optim.Adam(self.meta_learner.parameters(), lr=spec.protocol.outer_lr)
         self._generator = generator_for("training episodes", seed, device)
-        rotations = spec.protocol.rotations
-        self._train_pool = self._pool(cache, "meta_train", turned=rotations != "none")
-        self._cache = cache
-        self._requests = {request.split: request for request in episode_requests(spec)}
-        self._validation = self._fixed_episodes("meta_val")
+        # All of the data now: a cache that is made anew during hours of training changes nothing here.
+        self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
+        self._fixed = {request.split: self._fixed_episodes(cache, request) for request in episode_requests(spec)}
         self._stop_requested = False
         self.state = State()
         self._started_at = time.perf_counter()
@@ -118,8 +117,7 @@ class Run:
                 self._train()
                 self.meta_learner.load_state_dict(self.state.best_weights)
                 test_started_at = time.perf_counter()
-                pool, episodes = self._fixed_episodes("meta_test")
-                correct = self._evaluate("meta_test", pool, episodes)
+                correct = self._evaluate("meta_test")
             except Stopped:
                 self.save()
                 raise
@@ -196,8 +194,7 @@ class Run:
     def _validate(self) -> None:
         """Accuracy on the fixed meta-validation episodes; the best weights so far are kept."""
         state = self.state
-        pool, episodes = self._validation
-        correct = self._evaluate("meta_val", pool, episodes)
+        correct = self._evaluate("meta_val")
         interval = interval_95(correct / self.queries_per_episode)
         since = state.step - (state.curve[-1]["step"] if state.curve else 0)
         state.curve.append(
@@ -222,7 +219,9 @@ class Run:
         """M = N * Q."""
         return self.spec.protocol.n_way * self.spec.protocol.queries_per_class
 
-    def _evaluate(self, split: str, pool: ImagePool, episodes: EpisodeIndices) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
+        """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
+        pool, episodes = self._fixed[split]
         counts = []
         for start in range(0, len(episodes), EPISODES_BETWEEN_LOOKS):
             if self._stop_requested:
@@ -238,15 +237,15 @@ class Run:
                     episodes_at_once=EPISODES_AT_ONCE,
                 ).cpu()
             )
-        return torch.cat(counts).numpy()
+        correct: NDArray[np.int64] = torch.cat(counts).numpy()
+        return correct
 
     def _pool(self, cache: Cache, split: SplitName, *, turned: bool) -> ImagePool:
         return ImagePool(torch.from_numpy(cache.images(split)).to(self.device), turned=turned)
 
-    def _fixed_episodes(self, split: SplitName) -> tuple[ImagePool, EpisodeIndices]:
-        request = self._requests[split]
-        arrays = self._cache.episodes(request)
-        return self._pool(self._cache, split, turned=request.turned), _indices(arrays).to(self.device)
+    def _fixed_episodes(self, cache: Cache, request: EpisodeRequest) -> tuple[ImagePool, EpisodeIndices]:
+        indices = _indices(cache.episodes(request)).to(self.device)
+        return self._pool(cache, request.split, turned=request.turned), indices
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

@@ -41,11 +41,11 @@ def prepare(
         return
     if source is not None and not datasets.needs_source(entry):
         raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
-    state = status(entry, entry_file)
-    if state == "up to date" and not force:
+    state = "missing" if force else status(entry, entry_file)  # what is forced is not looked at: it may be damaged
+    if state == "up to date":
         console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name})", highlight=False)
         return
-    if state == "stale" and not force:
+    if state == "stale":
         Cache.open(entry, entry_file)  # says what is wrong with it
     _make(registry, entry, _declared_requests(registry, dataset_id), source=source, console=console)
 

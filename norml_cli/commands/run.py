@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from norml_cli import __version__
 from norml_cli.cache import Cache, EpisodeRequest, episode_requests
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.commands.report import print_text
+from norml_cli.datasets.splits import SplitName
 from norml_cli.display import RunDisplay
 from norml_cli.errors import UserError
 from norml_cli.records import (
@@ -101,6 +103,8 @@ def _run_one(
     checkpoint, weights = path.with_suffix(".checkpoint"), path.with_suffix(".weights")
     if force:
         checkpoint.unlink(missing_ok=True)
+    hashes = {request.split: cache.episodes(request).hash() for request in episode_requests(spec)}
+    git = _git_state()  # of the code that is about to run, not of what stands there hours later
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {seed}") as display:
         started = Run(
             spec,
@@ -121,17 +125,33 @@ def _run_one(
         started.keep_weights(weights)  # before the record: a record without its weights could not be verified
         write_record(
             path,
-            _record(item, cache, outcome, seed=seed, device=device, queries_per_episode=started.queries_per_episode),
+            _record(
+                item,
+                cache,
+                outcome,
+                seed=seed,
+                device=device,
+                queries_per_episode=started.queries_per_episode,
+                hashes=hashes,
+                git=git,
+            ),
         )
         checkpoint.unlink(missing_ok=True)
         display.say("finished")
 
 
 def _record(
-    item: Resolved, cache: Cache, outcome: Outcome, *, seed: int, device: torch.device, queries_per_episode: int
+    item: Resolved,
+    cache: Cache,
+    outcome: Outcome,
+    *,
+    seed: int,
+    device: torch.device,
+    queries_per_episode: int,
+    hashes: Mapping[SplitName, str],
+    git: GitState,
 ) -> RunRecord:
     spec, state = item.spec, outcome.state
-    validation, test = episode_requests(spec)
     interval = interval_95(torch.tensor(outcome.correct).double().numpy() / queries_per_episode)
     return RunRecord(
         schema_version=SCHEMA_VERSION,
@@ -142,8 +162,8 @@ def _record(
         seed=seed,
         dataset=DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash),
         episodes=EpisodesIdentity(
-            validation_hash=cache.episodes(validation).hash(),
-            test_hash=cache.episodes(test).hash(),
+            validation_hash=hashes["meta_val"],
+            test_hash=hashes["meta_test"],
             n_test=len(outcome.correct),
             queries_per_episode=queries_per_episode,
         ),
@@ -161,7 +181,7 @@ def _record(
         ),
         device=_device_name(device),
         versions={"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        git=_git_state(),
+        git=git,
         command=command_line(sys.argv[1:]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

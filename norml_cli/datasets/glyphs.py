@@ -165,4 +165,5 @@ def _render(curves: Floats, radius: Floats, size_px: int) -> NDArray[np.uint8]:
         np.minimum(nearest, dx * dx + dy * dy, out=nearest)
     pen = (radius * size_px).astype(np.float32)[:, :, None, None]
     ink = np.clip(pen + np.float32(0.5) - np.sqrt(nearest), np.float32(0), np.float32(1))
-    return np.rint(ink * np.float32(255)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(ink * np.float32(255)).astype(np.uint8)
+    return pixels

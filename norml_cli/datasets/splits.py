@@ -53,8 +53,10 @@ def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
     """What decides the splits, as JSON values: the seed and sizes, or the lines of the split files."""
     if isinstance(entry.splits, SeededSplit):
         return entry.splits.model_dump(mode="json", exclude={"source"})
-    lines = {split: [text for _, text in _lines(_path(entry.splits, split, entry_file))] for split in SPLITS}
-    return {"kind": entry.splits.kind, **lines}
+    values: dict[str, Any] = {"kind": entry.splits.kind}
+    for split in SPLITS:
+        values[split] = [text for _, text in _lines(_path(entry.splits, split, entry_file))]
+    return values
 
 
 # ----------------------------------------------------------------------------------------------------- seeded splits
