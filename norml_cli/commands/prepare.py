@@ -43,7 +43,9 @@ def prepare(
         raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
     state = "missing" if force else status(entry, entry_file)  # what is forced is not looked at: it may be damaged
     if state == "up to date":
-        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name})", highlight=False)
+        added = _add_lacking(Cache.open(entry, entry_file), _declared_requests(registry, dataset_id))
+        more = f", {added} sets of fixed episodes added" if added else ""  # of benchmarks declared since
+        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){more}", highlight=False)
         return
     if state == "stale":
         Cache.open(entry, entry_file)  # says what is wrong with it
@@ -61,11 +63,17 @@ def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[Episode
         declared = _declared_requests(registry, dataset_id)
         return _make(registry, entry, [*dict.fromkeys([*declared, *requests])], source=None, console=console)
     cache = Cache.open(entry, entry_file)
+    _add_lacking(cache, requests)
+    return cache
+
+
+def _add_lacking(cache: Cache, requests: Iterable[EpisodeRequest]) -> int:
+    """Draw those `requests` that the cache does not hold; returns how many."""
     lacking = [request for request in requests if not cache.has(request)]
     if lacking:
         sizes = {split: cache.images(split).shape[:2] for split in SPLITS}
         add_episodes(cache, {request: _draw(request, *sizes[request.split]) for request in lacking})
-    return cache
+    return len(lacking)
 
 
 def _make(
