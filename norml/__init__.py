@@ -1,4 +1,4 @@
-"""The shared models of NORML and its MAML baselines: pure torch and scipy, no files, no prints, no global generator.
+"""The shared models of NORML and its MAML baselines: pure torch, no files, no prints, no global generator.
 
 Dimension letters, used in every shape of this package:
 
