@@ -5,6 +5,7 @@ checkpoint or follows from spec and seed, so on the CPU a resumed run ends with 
 """
 
 import math
+import pickle
 import signal
 import sys
 import time
@@ -318,7 +319,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Tensors and plain values only: nothing in the file is executed."""
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); start over with --force"
         ) from error
