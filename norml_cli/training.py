@@ -29,6 +29,7 @@ from norml_cli.cache import Cache, EpisodeArrays, EpisodeRequest, episode_reques
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
+from norml_cli.records import DatasetIdentity
 from norml_cli.spec import DatasetEntry, RunSpec
 
 CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
@@ -102,6 +103,8 @@ class Run:
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
         self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
         self._fixed = {request.split: self._fixed_episodes(cache, request) for request in episode_requests(spec)}
+        self.dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
+        self.episode_hashes = {request.split: cache.episodes(request).hash() for request in episode_requests(spec)}
         self._stop_requested = False
         self.state = State()
         self._started_at = time.perf_counter()

@@ -1,9 +1,8 @@
 """`norml run METHOD...`: each method's run to its record."""
 
 import platform
-import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,15 +14,14 @@ from norml_cli import __version__
 from norml_cli.cache import Cache, EpisodeRequest, episode_requests
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.commands.report import print_text
-from norml_cli.datasets.splits import SplitName
 from norml_cli.display import RunDisplay
 from norml_cli.errors import UserError
+from norml_cli.provenance import device_name, git_state
 from norml_cli.records import (
     SCHEMA_VERSION,
     Accuracy,
     Cost,
     CurvePoint,
-    DatasetIdentity,
     EpisodesIdentity,
     GitState,
     Parameters,
@@ -36,6 +34,17 @@ from norml_cli.records import (
 from norml_cli.registry import Registry, Resolved
 from norml_cli.report import render_runs
 from norml_cli.training import Outcome, Run, Stopped
+
+STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the user asked for besides the protocol. `force`: drop what is begun and run again what is finished."""
+
+    seed: int
+    device: torch.device
+    force: bool
 
 
 def run(
@@ -53,29 +62,19 @@ def run(
     Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
     user stopped it (its checkpoint is written, the same command goes on).
     """
-    chosen = _device(device)
-    paths = [record_path(results, item.spec, seed) for item in resolved]
+    settings = RunSettings(seed, _device(device), force)
+    places = [(record_path(results, item.spec, seed), item) for item in resolved]
     if not force:
-        for path, item in zip(paths, resolved, strict=True):
+        for path, item in places:
             _refuse_other_protocol(path, item)
     _require_writable(results)
     caches = _caches(registry, resolved, console)
-    finished = []
-    for path, item in zip(paths, resolved, strict=True):
+    for path, item in places:
         if path.exists() and not force:
             console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
         else:
-            _run_one(
-                registry,
-                item,
-                caches[item.spec.dataset],
-                seed=seed,
-                device=chosen,
-                path=path,
-                force=force,
-                console=console,
-            )
-        finished.append((path, read_record(path)))
+            _run_one(registry, item, caches[item.spec.dataset], settings, path, console=console)
+    finished = [(path, read_record(path)) for path, _ in places]
     print_text(render_runs(registry, finished, "rich", width=console.width), console)
 
 
@@ -88,30 +87,21 @@ def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> d
 
 
 def _run_one(
-    registry: Registry,
-    item: Resolved,
-    cache: Cache,
-    *,
-    seed: int,
-    device: torch.device,
-    path: Path,
-    force: bool,
-    console: Console,
+    registry: Registry, item: Resolved, cache: Cache, settings: RunSettings, path: Path, *, console: Console
 ) -> None:
-    """Meta-train, test and write the record of one method."""
+    """Meta-train, test and write the record of one method to `path`."""
     spec = item.spec
     checkpoint, weights = path.with_suffix(".checkpoint"), path.with_suffix(".weights")
-    if force:
+    if settings.force:
         checkpoint.unlink(missing_ok=True)
-    hashes = {request.split: cache.episodes(request).hash() for request in episode_requests(spec)}
-    git = _git_state()  # of the code that is about to run, not of what stands there hours later
-    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {seed}") as display:
+    git = git_state()  # of the code that is about to run, not of what stands there hours later
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {settings.seed}") as display:
         started = Run(
             spec,
             registry.datasets[spec.dataset],
             cache,
-            seed=seed,
-            device=device,
+            seed=settings.seed,
+            device=settings.device,
             checkpoint=checkpoint,
             display=display,
         )
@@ -121,51 +111,29 @@ def _run_one(
             outcome = started.finish()
         except Stopped:
             display.say(f"stopped after outer step {started.state.step:,}; the same command goes on from there")
-            raise SystemExit(130) from None
+            raise SystemExit(STOPPED_EXIT_CODE) from None
         started.keep_weights(weights)  # before the record: a record without its weights could not be verified
-        write_record(
-            path,
-            _record(
-                item,
-                cache,
-                outcome,
-                seed=seed,
-                device=device,
-                queries_per_episode=started.queries_per_episode,
-                hashes=hashes,
-                git=git,
-            ),
-        )
+        write_record(path, _record(started, outcome, item.changed, git))
         checkpoint.unlink(missing_ok=True)
         display.say("finished")
 
 
-def _record(
-    item: Resolved,
-    cache: Cache,
-    outcome: Outcome,
-    *,
-    seed: int,
-    device: torch.device,
-    queries_per_episode: int,
-    hashes: Mapping[SplitName, str],
-    git: GitState,
-) -> RunRecord:
-    spec, state = item.spec, outcome.state
-    interval = interval_95(torch.tensor(outcome.correct).double().numpy() / queries_per_episode)
+def _record(run: Run, outcome: Outcome, changed: tuple[str, ...], git: GitState) -> RunRecord:
+    state = outcome.state
+    interval = interval_95([count / run.queries_per_episode for count in outcome.correct])
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         status="finished",
-        spec=spec,
-        spec_hash=spec.hash(),
-        changed=list(item.changed),
-        seed=seed,
-        dataset=DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash),
+        spec=run.spec,
+        spec_hash=run.spec.hash(),
+        changed=list(changed),
+        seed=run.seed,
+        dataset=run.dataset,
         episodes=EpisodesIdentity(
-            validation_hash=hashes["meta_val"],
-            test_hash=hashes["meta_test"],
+            validation_hash=run.episode_hashes["meta_val"],
+            test_hash=run.episode_hashes["meta_test"],
             n_test=len(outcome.correct),
-            queries_per_episode=queries_per_episode,
+            queries_per_episode=run.queries_per_episode,
         ),
         correct=outcome.correct,
         accuracy=Accuracy(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA),
@@ -179,7 +147,7 @@ def _record(
             steps_per_s=state.step / state.training_s,
             peak_memory_bytes=state.peak_memory_bytes,
         ),
-        device=_device_name(device),
+        device=device_name(run.device),
         versions={"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         git=git,
         command=command_line(sys.argv[1:]),
@@ -220,27 +188,3 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device
-
-
-def _device_name(device: torch.device) -> str:
-    """The GPU's model, or the CPU's architecture and the number of threads torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _git_state() -> GitState:
-    """Commit of the code that runs and whether it was changed since; unknown outside a checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return GitState(commit=None, dirty=None)
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603, S607 - fixed words, the user's own git
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "norml", "norml_cli", "registry")
-    return GitState(commit=commit, dirty=None if changes is None else changes != "")

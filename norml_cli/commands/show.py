@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from norml_cli.registry import Registry, Resolved
-from norml_cli.spec import RULES, Entry, Protocol, Sourced
+from norml_cli.spec import RULES, Entry, Protocol, Published, Sourced
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
 
@@ -30,7 +30,7 @@ def show(
         resolved = registry.resolve(id_, benchmark, shots, overrides)
         rows = [*_method_rows(resolved), *_count_rows(registry, resolved)]
     else:
-        rows = list(_entry_rows(entry))
+        rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows those
     if as_json:
         values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
         console.print_json(data={"id": entry.id, "title": entry.title, "values": values})
@@ -80,6 +80,8 @@ def _value_rows(key: str, value: Any) -> Iterator[tuple[str, Any, str]]:
         return
     if isinstance(value, Sourced):
         yield key, value.value, value.source
+    elif isinstance(value, Published):
+        yield key, value.text, ""
     elif isinstance(value, BaseModel):
         yield from _entry_rows(value, f"{key}.")
     elif isinstance(value, dict):
