@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
+import urllib.error
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -256,6 +257,8 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
             with _bar_only_on_a_terminal():
                 download_url(url, str(folder), md5=Omniglot.zips_md5[part])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # the answer that it carries holds the connection open
         raise UserError(
             f"cannot download {url} ({_reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
             f"their folder: norml prepare {entry.id} --source FOLDER"
