@@ -19,7 +19,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to"
+        ) from error
     try:
         with os.fdopen(handle, "w+b") as file:  # readable too: HDF5 reads back what it wrote
             write(file)
@@ -28,7 +30,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         Path(name).chmod(0o666 & ~_umask())  # as open() would have made it; mkstemp's files are for their owner alone
         Path(name).replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
     finally:
         Path(name).unlink(missing_ok=True)
 
