@@ -187,13 +187,18 @@ def difference_quotient(meta_learner, batch, parameter, direction, *, inner_step
     return (8 * (value[1] - value[-1]) - (value[2] - value[-2])) / (12 * step)
 
 
+# Log-sign inputs bend at exp(-10) after a slope of exp(10), so a random point can lie within a step of a bend, where a
+# quotient says nothing of the slope; tests/numerics/test_reference.py holds their gradients to autograd's.
+SMOOTH = [rule for rule in RULES if rule != "maml-constant-lr" and "log-sign" not in rule]
+
+
 @pytest.mark.parametrize("query_statistics", ["query", "support"])
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "maml-constant-lr"])
+@pytest.mark.parametrize("rule", SMOOTH)
 def test_central_differences_of_every_meta_parameter(rule, query_statistics, make_meta_learner, make_episodes):
     """Two random unit directions in each tensor, to 1e-7 relative or 1e-9 absolute.
 
     A loss known to 1e-16 gives a quotient known to about 1e-11 at a step of 1e-5. The formula of second order would
-    err by 1e-10 times the third derivative, which is large for log-sign inputs (their slopes reach exp 10).
+    err by 1e-10 times the third derivative.
     """
     batch = make_episodes(n_episodes=2)
     meta_learner = make_meta_learner(rule, query_statistics=query_statistics)
