@@ -226,8 +226,8 @@ def test_every_broken_record_is_told(registry, tmp_path):
     ("arguments", "line"),
     [
         (["run", "norml", "--seed", "1"], "norml run norml --seed 1"),
-        (["run", "norml", "--results", "/home/ann/out"], "norml run norml --results out"),
-        (["run", "norml", "--registry=/home/ann/my entries/"], "norml run norml '--registry=my entries'"),
+        (["run", "norml", "--results", "/srv/ann/out"], "norml run norml --results out"),
+        (["run", "norml", "--registry=/srv/ann/my entries/"], "norml run norml '--registry=my entries'"),
         (["prepare", "omniglot", "--source", "."], "norml prepare omniglot --source ."),
         (["run", "norml", "--set", "hidden_sizes=[8, 8]"], "norml run norml --set 'hidden_sizes=[8, 8]'"),
     ],
