@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from norml_cli import datasets
 from norml_cli.cache import (
@@ -137,6 +136,8 @@ def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeAr
 @contextmanager
 def _shown(console: Console, title: str) -> Iterator[ProgressCallback]:
     """A progress bar over images, in a terminal only."""
+    from rich.progress import Progress  # noqa: PLC0415 - an up-to-date cache shows none
+
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{title}: reading images", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
