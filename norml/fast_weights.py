@@ -110,7 +110,8 @@ def cheaper_form(
     `is_first`: nothing is pulled back through the first layer. `scales_inputs`: h_hat changes from step to step even
     where h does not (NORML), so the first layer's products do not merge.
     A multiplication of an episode's own weights is counted twice: those weights are read and written once a step,
-    while the factored form's operands stay in cache (chosen: a short trial on two cores).
+    while the factored form's operands stay in cache (chosen, not fitted: on two cores the forms it picks for the
+    784-256-128-64-64-20 learner beat all-materialised ones at 1 and at 5 shots).
     """
     passes = 1 if is_first else 2  # forward, and pulling delta back
     merged = is_first and not scales_inputs
