@@ -117,7 +117,7 @@ def cheaper_form(
     merged = is_first and not scales_inputs
     weights = n_in * n_out
     materialised = 2 * inner_steps * n_support * weights * (passes + 1) + 2 * n_query * weights
-    steps_met = min(1, inner_steps) * inner_steps if merged else inner_steps * (inner_steps - 1) // 2
+    steps_met = inner_steps if merged else inner_steps * (inner_steps - 1) // 2
     steps_met_by_query = min(1, inner_steps) if merged else inner_steps
     shared = inner_steps * passes * n_support * weights + n_query * weights
     pair = n_in + n_out

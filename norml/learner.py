@@ -111,7 +111,7 @@ class Learner(nn.Module):
         return deltas
 
     def _statistics(self, a: Tensor) -> Statistics:
-        # Two means: torch.var_mean takes a hundred times as long as one on the CPU.
+        # Two means: on the CPU torch.var_mean takes tens of times as long as one.
         mean = a.mean(dim=1, keepdim=True)
         variance = (a - mean).square().mean(dim=1, keepdim=True)
         return mean, torch.rsqrt(variance + self.batch_norm_epsilon)

@@ -50,6 +50,4 @@ def _update_rule(spec: RunSpec, sizes: tuple[int, ...], generator: torch.Generat
     rule = spec.rule
     if isinstance(rule, GradientDescentRule):
         return GradientDescent(len(sizes) - 1, learned_rates=rule.learned_rates)
-    return NodalLstm(
-        sizes, n_support=spec.protocol.n_way * spec.shots, generator=generator, **rule.model_dump(exclude={"algorithm"})
-    )
+    return NodalLstm(sizes, n_support=spec.protocol.n_way * spec.shots, generator=generator, **rule.model_dump())

@@ -111,14 +111,6 @@ def array_hash(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
-    """SHA-256 over everything declared that decides a cache's images and splits."""
-    values = entry.model_dump(mode="json", include=_DECIDING)
-    for key in ("image_size_px", "resize", "invert", "rotations"):
-        values[key] = values[key]["value"]  # a better worded source changes no pixel
-    return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
-
-
 _DECIDING = {
     "kind",
     "classes",
@@ -130,6 +122,14 @@ _DECIDING = {
     "content_sha256",
     "generator_seed",
 }
+
+
+def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
+    """SHA-256 over everything declared that decides a cache's images and splits."""
+    values = entry.model_dump(mode="json", include=_DECIDING)
+    for key in ("image_size_px", "resize", "invert", "rotations"):
+        values[key] = values[key]["value"]  # a better worded source changes no pixel
+    return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

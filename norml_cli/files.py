@@ -9,7 +9,7 @@ from typing import BinaryIO
 from norml_cli.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file and move it to `path`, making the folder if needed.
 
     Whatever goes wrong, `path` holds what it held before and the temporary file is gone.

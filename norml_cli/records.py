@@ -175,7 +175,7 @@ def write_record(path: Path, record: RunRecord) -> None:
     """Write the whole record or nothing. Raises UserError if the place cannot be written."""
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     content = f"{_number_lists_on_one_line(text)}\n".encode()
-    write_atomically(path, lambda file: _write(file, content))
+    write_atomically(path, lambda file: file.write(content))
 
 
 def read_record(path: Path) -> RunRecord:
@@ -240,10 +240,6 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def _last_part(path: str) -> str:
     return Path(path).name or "."
-
-
-def _write(file: Any, content: bytes) -> None:
-    file.write(content)
 
 
 def _number_lists_on_one_line(text: str) -> str:

@@ -29,18 +29,6 @@ from norml_cli.spec import (
     constrained,
 )
 
-__all__ = [
-    "KINDS",
-    "Registry",
-    "RegistryError",
-    "Resolved",
-    "builtin_registry",
-    "did_you_mean",
-    "load_registry",
-    "parse_yaml",
-    "read_registry",
-]
-
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 
 E = TypeVar("E", bound=Entry)

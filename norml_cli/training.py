@@ -25,7 +25,7 @@ from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner, outer_lr_at, outer_step
 from norml.statistics import interval_95
 from norml_cli.build import build_meta_learner, generator_for
-from norml_cli.cache import Cache, EpisodeArrays, EpisodeRequest, episode_requests
+from norml_cli.cache import Cache, EpisodeArrays, episode_requests
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
@@ -102,9 +102,13 @@ class Run:
         self._generator = generator_for("training episodes", seed, device)
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
         self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
-        self._fixed = {request.split: self._fixed_episodes(cache, request) for request in episode_requests(spec)}
+        fixed = {request.split: (request, cache.episodes(request)) for request in episode_requests(spec)}
+        self._fixed = {
+            split: (self._pool(cache, split, turned=request.turned), _indices(arrays).to(device))
+            for split, (request, arrays) in fixed.items()
+        }
+        self.episode_hashes = {split: arrays.hash() for split, (_, arrays) in fixed.items()}
         self.dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
-        self.episode_hashes = {request.split: cache.episodes(request).hash() for request in episode_requests(spec)}
         self._stop_requested = False
         self.state = State()
         self._started_at = time.perf_counter()
@@ -199,7 +203,7 @@ class Run:
         """Accuracy on the fixed meta-validation episodes; the best weights so far are kept."""
         state = self.state
         correct = self._evaluate("meta_val")
-        interval = interval_95(correct / self.queries_per_episode)
+        interval = interval_95(correct.tolist()).divided_by(self.queries_per_episode)
         since = state.step - (state.curve[-1]["step"] if state.curve else 0)
         state.curve.append(
             {
@@ -246,10 +250,6 @@ class Run:
 
     def _pool(self, cache: Cache, split: SplitName, *, turned: bool) -> ImagePool:
         return ImagePool(torch.from_numpy(cache.images(split)).to(self.device), turned=turned)
-
-    def _fixed_episodes(self, cache: Cache, request: EpisodeRequest) -> tuple[ImagePool, EpisodeIndices]:
-        indices = _indices(cache.episodes(request)).to(self.device)
-        return self._pool(cache, request.split, turned=request.turned), indices
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

@@ -27,7 +27,7 @@ from norml.update_rules import State, UpdateRule
 Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
 
-_EPSILON = 1e-20  # keeps a constant signal (all-dead ReLUs) finite; far under the square of any live float32 gradient
+_EPSILON = 1e-20  # chosen: keeps a constant signal (all-dead ReLUs) finite, and is nothing beside signals over 1e-9
 _LOG_SIGN_P = 10.0  # Ravi & Larochelle 2017, appendix; Andrychowicz et al. 2016, appendix A
 
 

@@ -120,7 +120,7 @@ def _run_one(
 
 def _record(run: Run, outcome: Outcome, changed: tuple[str, ...], git: GitState) -> RunRecord:
     state = outcome.state
-    interval = interval_95([count / run.queries_per_episode for count in outcome.correct])
+    interval = interval_95(outcome.correct).divided_by(run.queries_per_episode)
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         status="finished",

@@ -76,7 +76,7 @@ def _entry_rows(entry: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, 
 
 
 def _value_rows(key: str, value: Any) -> Iterator[tuple[str, Any, str]]:
-    if isinstance(value, Entry) or value is None:
+    if value is None:
         return
     if isinstance(value, Sourced):
         yield key, value.value, value.source

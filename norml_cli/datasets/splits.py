@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from norml_cli.errors import UserError
-from norml_cli.registry import did_you_mean
+from norml_cli.faults import did_you_mean
 from norml_cli.spec import DatasetEntry, FileSplit, SeededSplit
 
 SplitName = Literal["meta_train", "meta_val", "meta_test"]
