@@ -1,48 +1,267 @@
-"""The inner loop, the only one: for training and evaluation, for every update rule."""
+"""The inner loop, the only one: for training and evaluation, for every update rule; and its reverse.
+
+Going through it backwards is written by hand: the learner's passes and the weights have their adjoints beside them, so
+that second order takes a few passes over memory instead of a tape of thousands of small operations. Update rules alone
+are left to autograd (`update_rules.recorded`).
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from norml.fast_weights import Form, LayerWeights
-from norml.learner import Learner, cross_entropy
+from norml.fast_weights import Form, LayerWeights, layer_forms, made_weights
+from norml.hidden_layer import Gradients
+from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import State, UpdateRule
+from norml.update_rules.recorded import Recorded, record
 
 
-def adapt(
-    learner: Learner,
-    rule: UpdateRule,
-    support_x: Tensor,
-    support_y: Tensor,
-    *,
-    inner_lr: float,
-    inner_steps: int,
-    first_order: bool = False,
-    forms: Sequence[Form] | None = None,
-) -> list[LayerWeights]:
-    """Run T inner steps on the support sets of E independent episodes (paper Algorithm 1, lines 7-13; eqs 8-10).
+@dataclass(frozen=True)
+class InnerLoop:
+    """How the learner is adapted and queried.
 
-    support_x [E, S, D]; support_y [E, S] int64 in 0..N-1. Returns each layer's weights, one set an episode.
-    The support loss is a mean over S and a sum over E, so no episode sees another. Every step uses the whole support
-    set (Algorithm 1's loop over single examples contradicts batch norm and the text's "10 epochs").
-    `first_order`: the meta-gradient treats delta and h as constants. `forms`: how each layer holds its weights.
-    Raises ValueError if the leading axes differ.
+    inner_lr: eta, on the mean over the support set. first_order: the meta-gradient treats delta and h as constants.
+    query_statistics: whose statistics batch norm uses for queries. weight_form: 'auto' lets each layer take the cheaper
+    form. recompute: going backwards, each step's intermediate values are computed again instead of kept, which makes
+    memory grow with the signals and weights of a step alone; the gradients are the same.
     """
-    if support_x.shape[:2] != support_y.shape:
-        shapes = f"support_x {tuple(support_x.shape)} and support_y {tuple(support_y.shape)}"
-        raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
-    weights = learner.initial(forms)
-    states: list[State] = []
-    for _ in range(inner_steps):
-        logits, trace = learner(weights, support_x)
-        losses, delta_out = cross_entropy(logits, support_y)
-        deltas, inputs = learner.backward(weights, trace, delta_out), trace.inputs
-        if first_order:
-            losses, deltas = losses.detach(), [delta.detach() for delta in deltas]
-            # The support set stays the object it is: the first layer knows it again from step to step.
-            inputs = [h.detach() if h.requires_grad else h for h in inputs]
-        states = states or [rule.initial_state(layer, delta) for layer, delta in enumerate(deltas)]
-        for layer, (delta, h) in enumerate(zip(deltas, inputs, strict=True)):
-            delta_hat, h_hat, states[layer] = rule.scaled(layer, delta, h, losses, states[layer])
-            weights[layer] = weights[layer].stepped(delta_hat, h_hat, inner_lr)
-    return weights
+
+    inner_lr: float
+    first_order: bool = False
+    query_statistics: Literal["query", "support"] = "query"
+    weight_form: Form | Literal["auto"] = "auto"
+    recompute: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one inner step leaves for its reverse."""
+
+    logits: Tensor
+    delta_out: Tensor
+    forward: ForwardTrace
+    backward: BackwardTrace
+    calls: list[Recorded]  # of the rule, one a layer
+
+
+class Adaptation:
+    """E episodes whose learners are adapted to their support sets, step by step; then queried; then gone back through.
+
+    The support loss is a mean over S and a sum over E, so no episode sees another. Every step uses the whole support
+    set (paper Algorithm 1's loop over single examples contradicts batch norm and the text's "10 epochs").
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        rule: UpdateRule,
+        loop: InnerLoop,
+        support_x: Tensor,
+        support_y: Tensor,
+        *,
+        inner_steps: int,
+        query_x: Tensor | None = None,
+        reversible: bool = False,
+    ) -> None:
+        """support_x [E, S, D]; support_y [E, S] int64 in 0..N-1; query_x [E, M, D] where it is known already.
+
+        Raises ValueError if the leading axes differ.
+        """
+        if support_x.shape[:2] != support_y.shape:
+            shapes = f"support_x {tuple(support_x.shape)} and support_y {tuple(support_y.shape)}"
+            raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
+        self.learner, self.rule, self.loop = learner, rule, loop
+        self.support_x, self.support_y, self.inner_steps = support_x, support_y, inner_steps
+        self._reversible = reversible
+        self._steps: list[_Step] = []
+        self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
+        self._states: list[list[State]] = []  # before each step, by layer
+        self._initial: list[Recorded] = []  # the rule's first states, by layer
+        self._query_x = query_x
+        self._query_rows = None if query_x is None else self._rows(query_x)
+        forms = layer_forms(
+            learner.sizes,
+            n_support=support_x.shape[1],
+            n_query=0 if query_x is None else query_x.shape[1],
+            inner_steps=inner_steps,
+            scales_inputs=rule.scales_inputs,
+            form=loop.weight_form,
+        )
+        self.weights: list[LayerWeights] = made_weights(
+            forms,
+            list(zip(learner.weights, learner.biases, strict=True)),
+            eta=loop.inner_lr,
+            support=support_x,
+            query=self._query_rows,
+            keep=reversible,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ forwards
+
+    def run(self) -> None:
+        """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
+        for t in range(self.inner_steps):
+            step = self._step(t, recorded=self._reversible and not self.loop.recompute)
+            signals = [(call.outputs["delta_hat"], call.outputs["h_hat"]) for call in step.calls]
+            for layer_weights, (delta_hat, h_hat) in zip(self.weights, signals, strict=True):
+                layer_weights.step(delta_hat, h_hat)
+            states = [_state(call.outputs) for call in step.calls]
+            if not self._reversible:
+                self._states = [states]
+                continue
+            self._signals.append(signals)
+            self._states.append(states)
+            if not self.loop.recompute:
+                self._steps.append(step)
+
+    def logits(self, query_x: Tensor) -> Tensor:
+        """Logits [E, M, N] of the adapted learners for query_x [E, M, D]."""
+        known = self._query_rows is not None and query_x is self._query_x
+        rows = self._query_rows if known else self._rows(query_x)
+        own = self._rows_of_statistics()
+        logits, self._query_trace = self.learner(self.weights, self.inner_steps, rows, own=own)
+        return logits if own is None else logits[:, own:]
+
+    def _rows(self, query_x: Tensor) -> Tensor:
+        """The examples of a query pass: the support set goes first where it makes batch norm's statistics."""
+        return query_x if self._rows_of_statistics() is None else torch.cat([self.support_x, query_x], dim=1)
+
+    def _rows_of_statistics(self) -> int | None:
+        return self.support_x.shape[1] if self.loop.query_statistics == "support" else None
+
+    def _step(self, t: int, *, recorded: bool) -> _Step:
+        """The signals of step t, from the weights and the states before it; `recorded`: so that it can be reversed."""
+        logits, forward = self.learner(self.weights, t, self.support_x)
+        losses, delta_out = cross_entropy(logits, self.support_y)
+        backward = self.learner.backward(self.weights, t, forward, delta_out)
+        signals = list(zip(backward.deltas, forward.inputs, strict=True))
+        if t == 0 and not self._initial:
+            self._initial = [self._first_state(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
+            self._states.append([_state(call.outputs) for call in self._initial])
+        states = self._states[t if self._reversible else -1]
+        calls = [
+            self._call(layer, delta, h, losses, state, recorded=recorded)
+            for layer, ((delta, h), state) in enumerate(zip(signals, states, strict=True))
+        ]
+        return _Step(logits, delta_out, forward, backward, calls)
+
+    def _first_state(self, layer: int, delta: Tensor, h: Tensor) -> Recorded:
+        return record(
+            lambda given: _prefixed(self.rule.initial_state(layer, given["delta"], given["h"])),
+            {"delta": delta, "h": h},
+            self.rule.parameters_of(layer) if self._reversible else None,
+            constants=frozenset({"delta", "h"}),
+        )
+
+    def _call(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool
+    ) -> Recorded:
+        def scaled(given: dict[str, Tensor]) -> dict[str, Tensor]:
+            delta_hat, h_hat, after = self.rule.scaled(
+                layer, given["delta"], given["h"], given["losses"], _state(given)
+            )
+            return {"delta_hat": delta_hat, "h_hat": h_hat, **_prefixed(after)}
+
+        constants = {"h"} if layer == 0 else set()
+        if self.loop.first_order:
+            constants = {"delta", "h", "losses"}
+        inputs = {"delta": delta, "h": h, "losses": losses, **_prefixed(state)}
+        parameters = self.rule.parameters_of(layer) if recorded else None
+        return record(scaled, inputs, parameters, constants=frozenset(constants))
+
+    # ----------------------------------------------------------------------------------------------------- backwards
+
+    def reverse(self, logits_bar: Tensor) -> dict[nn.Parameter, Tensor]:
+        """Derivatives by the parameters of learner and rule from those by the query logits [E, M, N], once."""
+        for layer_weights in self.weights:
+            layer_weights.begin_reverse()
+        self._gradients = [Gradients() for _ in self.learner.shifts]
+        self._rule_bars: dict[nn.Parameter, Tensor] = {}
+        self._query_reverse(logits_bar)
+        state_bars: list[State] = [{} for _ in self.weights]
+        for t in reversed(range(self.inner_steps)):
+            step = self._step(t, recorded=True) if self.loop.recompute else self._steps.pop()
+            state_bars = self._step_reverse(t, step, state_bars)
+        if self._initial:  # none without inner steps
+            for call, bars in zip(self._initial, state_bars, strict=True):
+                self._pulled_back(call, _prefixed(bars))
+        return {**self._learner_gradients(), **self._rule_bars}
+
+    def _query_reverse(self, logits_bar: Tensor) -> None:
+        own = self._rows_of_statistics()
+        if own is not None:
+            unused = logits_bar.new_zeros(logits_bar.shape[0], own, logits_bar.shape[2])
+            logits_bar = torch.cat([unused, logits_bar], dim=1)
+        self.learner.forward_adjoint(
+            self.weights, self.inner_steps, self._query_trace, logits_bar, self._gradients, own=own
+        )
+
+    def _step_reverse(self, t: int, step: _Step, state_bars: list[State]) -> list[State]:
+        """From the derivatives by the states after step t to those by the states before it."""
+        input_bars = []
+        for call, layer_weights, signals, bars in zip(
+            step.calls, self.weights, self._signals[t], state_bars, strict=True
+        ):
+            delta_hat_bar, h_hat_bar = layer_weights.step_adjoint(t, *signals)
+            output_bars = {"delta_hat": delta_hat_bar, **_prefixed(bars)}
+            if h_hat_bar is not None:
+                output_bars["h_hat"] = h_hat_bar
+            input_bars.append(self._pulled_back(call, output_bars))
+        if not self.loop.first_order:
+            self._signals_reverse(t, step, input_bars)
+        return [_state(bars) for bars in input_bars]
+
+    def _signals_reverse(self, t: int, step: _Step, bars: list[dict[str, Tensor]]) -> None:
+        """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
+        delta_bars = [
+            given["delta"] if "delta" in given else torch.zeros_like(delta)
+            for given, delta in zip(bars, step.backward.deltas, strict=True)
+        ]
+        losses_bars = [given["losses"] for given in bars if "losses" in given]
+        delta_out_bar, backward_bars = self.learner.backward_adjoint(
+            self.weights, t, step.forward, step.backward, delta_bars, self._gradients
+        )
+        losses_bar = torch.stack(losses_bars).sum(dim=0) if losses_bars else None
+        self.learner.forward_adjoint(
+            self.weights,
+            t,
+            step.forward,
+            cross_entropy_adjoint(step.logits, step.delta_out, delta_out_bar, losses_bar),
+            self._gradients,
+            input_bars=[given.get("h") for given in bars],
+            of_backward=(step.backward, backward_bars),
+        )
+
+    def _pulled_back(self, call: Recorded, output_bars: State) -> dict[str, Tensor]:
+        bars, parameter_bars = call.pull_back(output_bars)
+        for parameter, bar in parameter_bars:
+            held = self._rule_bars.get(parameter)
+            self._rule_bars[parameter] = bar if held is None else held + bar
+        return bars
+
+    def _learner_gradients(self) -> dict[nn.Parameter, Tensor]:
+        learner = self.learner
+        found: dict[nn.Parameter, Tensor] = {}
+        for layer_weights, weight, bias in zip(self.weights, learner.weights, learner.biases, strict=True):
+            found[weight], found[bias] = layer_weights.initial_gradients()
+        for layer, gradients in enumerate(self._gradients):
+            if gradients.shift is not None:
+                found[learner.shifts[layer]] = gradients.shift.sum(dim=(0, 1))
+            if gradients.scale is not None and learner.scales is not None:
+                found[learner.scales[layer]] = gradients.scale.sum(dim=(0, 1))
+        return found
+
+
+_STATE = "state "
+
+
+def _prefixed(state: State) -> State:
+    """A rule's state among the named inputs or outputs of its call."""
+    return {_STATE + name: tensor for name, tensor in state.items()}
+
+
+def _state(named: State) -> State:
+    return {name.removeprefix(_STATE): tensor for name, tensor in named.items() if name.startswith(_STATE)}

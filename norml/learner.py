@@ -1,11 +1,8 @@
-"""The learner: a fully connected network with batch norm and ReLU, and its explicit backward pass (paper eqs 1-5).
+"""The learner: a fully connected network with batch norm and ReLU, its explicit backward pass (paper eqs 1-5), and the
+adjoints of both.
 
-Symbols: a_l = pre-activations at the linear output (before batch norm), h_l = activations, delta_l = dL/da_l.
-Batch norm normalises each neuron over the examples of one episode's set; its scale and shift belong to the initial
-weights and are learned by the outer loop only (cbfinn/maml does the same with a shift).
-
-The layer gradients are written in differentiable tensor operations, so the outer loop gets second order from one
-ordinary `backward()`.
+Symbols: a_l = pre-activations at the linear output (before batch norm), h_l = activations, delta_l = dL/da_l, where L
+is the support loss. `*_bar` = the derivative of the query loss by `*`: what the outer loop needs.
 """
 
 from collections.abc import Sequence
@@ -16,23 +13,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from norml.fast_weights import Factored, Form, LayerWeights, Materialised
-
-Statistics = tuple[Tensor, Tensor]  # mean and inverse standard deviation, each [E, 1, O]
+from norml import hidden_layer
+from norml.fast_weights import LayerWeights, Products
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What a forward pass leaves for the backward pass; lists run over layers from the input up.
+class ForwardTrace:
+    """What a forward pass leaves; lists run over layers from the input up.
 
-    inputs: h_{l-1} [E, B, I] of every layer. normalised: batch-normed pre-activations [E, B, O] before scale and
-    shift, of hidden layers. active: 1 where the ReLU passes, [E, B, O]. statistics: batch norm's, of hidden layers.
+    inputs: h_{l-1} [E, B, I] of every layer. products: of every linear part. hidden: of every hidden layer.
     """
 
     inputs: list[Tensor]
-    normalised: list[Tensor]
-    active: list[Tensor]
-    statistics: list[Statistics]
+    products: list[Products]
+    hidden: list[hidden_layer.Forward]
+
+
+@dataclass(frozen=True)
+class BackwardTrace:
+    """What a backward pass leaves.
+
+    deltas: [E, B, O] of every layer. products: of every pull-back, of all layers but the first. hidden: of every
+    hidden layer.
+    """
+
+    deltas: list[Tensor]
+    products: list[Products]
+    hidden: list[hidden_layer.Backward]
 
 
 class Learner(nn.Module):
@@ -67,57 +74,99 @@ class Learner(nn.Module):
         """L: linear layers."""
         return len(self.weights)
 
-    def initial(self, forms: Sequence[Form] | None = None) -> list[LayerWeights]:
-        """The weights before any inner step, each layer in the form given (default: all materialised)."""
-        forms = forms or ["materialised"] * self.n_layers
-        made = {"materialised": Materialised, "factored": Factored}
-        return [made[form](w, b) for form, w, b in zip(forms, self.weights, self.biases, strict=True)]
-
     def forward(
-        self, weights: Sequence[LayerWeights], x: Tensor, statistics: Sequence[Statistics] | None = None
-    ) -> tuple[Tensor, Trace]:
-        """Logits [E, B, N] and the trace for x [E, B, D].
+        self, weights: Sequence[LayerWeights], t: int, x: Tensor, *, own: int | None = None
+    ) -> tuple[Tensor, ForwardTrace]:
+        """Logits [E, B, N] for x [E, B, D], by the weights W_t of every layer.
 
-        Batch norm uses the statistics of x itself, or those given (of the support set, for queries).
+        The first `own` examples (default: all) make batch norm's statistics.
         """
-        trace = Trace([], [], [], [])
+        trace = ForwardTrace([], [], [])
         h = x
-        for layer in range(self.n_layers - 1):
+        for layer, layer_weights in enumerate(weights):
+            a, products = layer_weights.linear(t, h)
             trace.inputs.append(h)
-            a = weights[layer].linear(h)
-            mean, inverse_std = self._statistics(a) if statistics is None else statistics[layer]
-            normalised = (a - mean) * inverse_std
-            z = self._scaled(layer, normalised) + self.shifts[layer]
-            h = functional.relu(z)
-            trace.normalised.append(normalised)
-            trace.active.append((z > 0).to(z.dtype))
-            trace.statistics.append((mean, inverse_std))
-        trace.inputs.append(h)
-        return weights[-1].linear(h), trace
+            trace.products.append(products)
+            if layer == self.n_layers - 1:
+                break
+            made = hidden_layer.forward(
+                a, self._scale(layer), self.shifts[layer], epsilon=self.batch_norm_epsilon, own=own
+            )
+            trace.hidden.append(made)
+            h = made.h
+        return a, trace
 
-    def backward(self, weights: Sequence[LayerWeights], trace: Trace, delta_out: Tensor) -> list[Tensor]:
-        """delta_l [E, B, O] of every layer from delta_out [E, B, N] (eq. 4, with batch norm between a_l and f_l).
-
-        Holds for a trace whose batch norm used its own statistics.
-        """
-        deltas = [delta_out]
+    def backward(
+        self, weights: Sequence[LayerWeights], t: int, trace: ForwardTrace, delta_out: Tensor
+    ) -> BackwardTrace:
+        """delta_l of every layer from delta_out [E, B, N] (eq. 4, with batch norm between a_l and f_l)."""
+        passed = BackwardTrace([delta_out], [], [])
         for layer in reversed(range(self.n_layers - 1)):
-            above = weights[layer + 1].pull_back(deltas[0])
-            d_normalised = self._scaled(layer, above * trace.active[layer])
-            normalised = trace.normalised[layer]
-            centred = d_normalised - d_normalised.mean(dim=1, keepdim=True)
-            along = normalised * (d_normalised * normalised).mean(dim=1, keepdim=True)
-            deltas.insert(0, trace.statistics[layer][1] * (centred - along))
-        return deltas
+            above, products = weights[layer + 1].pull_back(t, passed.deltas[0])
+            made = hidden_layer.backward(above, trace.hidden[layer], self._scale(layer))
+            passed.products.insert(0, products)
+            passed.hidden.insert(0, made)
+            passed.deltas.insert(0, made.delta)
+        return passed
 
-    def _statistics(self, a: Tensor) -> Statistics:
-        # Two means: on the CPU torch.var_mean takes tens of times as long as one.
-        mean = a.mean(dim=1, keepdim=True)
-        variance = (a - mean).square().mean(dim=1, keepdim=True)
-        return mean, torch.rsqrt(variance + self.batch_norm_epsilon)
+    def backward_adjoint(
+        self,
+        weights: Sequence[LayerWeights],
+        t: int,
+        trace: ForwardTrace,
+        passed: BackwardTrace,
+        delta_bars: list[Tensor],
+        gradients: Sequence[hidden_layer.Gradients],
+    ) -> tuple[Tensor, list[hidden_layer.BackwardBar]]:
+        """delta_bar of every layer -> delta_out_bar [E, B, N], and what `forward_adjoint` needs."""
+        bars = []
+        for layer in range(self.n_layers - 1):
+            above_bar, bar = hidden_layer.backward_adjoint(
+                delta_bars[layer], trace.hidden[layer], passed.hidden[layer], self._scale(layer), gradients[layer]
+            )
+            bars.append(bar)
+            upper = weights[layer + 1]
+            pulled = upper.pull_back_adjoint(t, passed.deltas[layer + 1], passed.products[layer], above_bar)
+            delta_bars[layer + 1] = delta_bars[layer + 1] + pulled
+        return delta_bars[-1], bars
 
-    def _scaled(self, layer: int, x: Tensor) -> Tensor:
-        return x if self.scales is None else x * self.scales[layer]
+    def forward_adjoint(
+        self,
+        weights: Sequence[LayerWeights],
+        t: int,
+        trace: ForwardTrace,
+        logits_bar: Tensor,
+        gradients: Sequence[hidden_layer.Gradients],
+        *,
+        input_bars: Sequence[Tensor | None] | None = None,
+        of_backward: tuple[BackwardTrace, list[hidden_layer.BackwardBar]] | None = None,
+        own: int | None = None,
+    ) -> None:
+        """Add to the gradients of weights, scales and shifts what logits_bar [E, B, N] gives.
+
+        `input_bars`: what each layer's input h_{l-1} got elsewhere. `of_backward`: the backward pass through the same
+        trace, with what its adjoint left.
+        """
+        a_bar = logits_bar
+        for layer in reversed(range(self.n_layers)):
+            h, products = trace.inputs[layer], trace.products[layer]
+            h_bar = weights[layer].linear_adjoint(t, h, products, a_bar, to_input=layer > 0)
+            if h_bar is None:
+                return
+            elsewhere = input_bars[layer] if input_bars is not None else None
+            if elsewhere is not None:
+                h_bar += elsewhere
+            a_bar = hidden_layer.forward_adjoint(
+                h_bar,
+                trace.hidden[layer - 1],
+                self._scale(layer - 1),
+                gradients[layer - 1],
+                of_backward=of_backward and (of_backward[0].hidden[layer - 1], of_backward[1][layer - 1]),
+                own=own,
+            )
+
+    def _scale(self, layer: int) -> Tensor:
+        return torch.ones_like(self.shifts[layer]) if self.scales is None else self.scales[layer]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +178,19 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     losses = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     one_hot = functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
     return losses, (log_p.exp() - one_hot) / logits.shape[1]
+
+
+def cross_entropy_adjoint(
+    logits: Tensor, delta_out: Tensor, delta_out_bar: Tensor, losses_bar: Tensor | None
+) -> Tensor:
+    """logits_bar [E, B, N] from delta_out_bar [E, B, N] and losses_bar [E, B] (None: nothing used the losses)."""
+    p = functional.softmax(logits, dim=-1)
+    n_examples = logits.shape[1]
+    mixed = delta_out_bar - (p * delta_out_bar).sum(dim=-1, keepdim=True)
+    logits_bar = p * mixed / n_examples
+    if losses_bar is not None:
+        logits_bar.addcmul_(delta_out, losses_bar.unsqueeze(-1), value=n_examples)
+    return logits_bar
 
 
 def _truncated_normal(shape: tuple[int, int], std: float | Literal["he"], generator: torch.Generator | None) -> Tensor:

@@ -1,28 +1,16 @@
 """The meta-learner (initial weights and update rule together) and its outer step."""
 
-import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from norml.adaptation import adapt
+from norml.adaptation import Adaptation, InnerLoop
 from norml.episodes import EpisodeBatch
-from norml.fast_weights import Form, cheaper_form
 from norml.learner import Learner, cross_entropy
 from norml.update_rules import UpdateRule
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """How the learner is adapted and queried. `weight_form`: 'auto' lets each layer take the cheaper form."""
-
-    inner_lr: float
-    first_order: bool = False
-    query_statistics: Literal["query", "support"] = "query"
-    weight_form: Form | Literal["auto"] = "auto"
 
 
 class MetaLearner(nn.Module):
@@ -35,22 +23,14 @@ class MetaLearner(nn.Module):
         self.inner_loop = inner_loop
 
     def forward(self, batch: EpisodeBatch, inner_steps: int) -> Tensor:
-        """Query logits [E, M, N] after `inner_steps` inner steps on the support sets."""
-        loop = self.inner_loop
-        weights = adapt(
-            self.learner,
-            self.rule,
-            batch.support_x,
-            batch.support_y,
-            inner_lr=loop.inner_lr,
-            inner_steps=inner_steps,
-            first_order=loop.first_order,
-            forms=self._forms(batch, inner_steps),
-        )
-        statistics = None
-        if loop.query_statistics == "support":
-            statistics = self.learner(weights, batch.support_x)[1].statistics
-        logits: Tensor = self.learner(weights, batch.query_x, statistics)[0]
+        """Query logits [E, M, N] after `inner_steps` inner steps on the support sets.
+
+        They can be differentiated once by this module's parameters, not by the episodes.
+        """
+        if not torch.is_grad_enabled():
+            return self._adapted(batch, inner_steps, reversible=False)[1]
+        parameters = list(self.parameters())
+        logits: Tensor = _QueryLogits.apply(self, batch, inner_steps, *parameters)  # type: ignore[no-untyped-call]
         return logits
 
     def parameter_counts(self) -> dict[str, int]:
@@ -61,23 +41,37 @@ class MetaLearner(nn.Module):
             "meta_learner": sum(p.numel() for p in self.rule.parameters()),
         }
 
-    def _forms(self, batch: EpisodeBatch, inner_steps: int) -> list[Form]:
-        form = self.inner_loop.weight_form
-        sizes = self.learner.sizes
-        if form != "auto":
-            return [form] * self.learner.n_layers
-        return [
-            cheaper_form(
-                n_support=batch.support_x.shape[1],
-                n_query=batch.query_x.shape[1],
-                inner_steps=inner_steps,
-                n_in=n_in,
-                n_out=n_out,
-                is_first=layer == 0,
-                scales_inputs=self.rule.scales_inputs,
-            )
-            for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
-        ]
+    def _adapted(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adaptation, Tensor]:
+        adaptation = Adaptation(
+            self.learner,
+            self.rule,
+            self.inner_loop,
+            batch.support_x,
+            batch.support_y,
+            inner_steps=inner_steps,
+            query_x=batch.query_x,
+            reversible=reversible,
+        )
+        adaptation.run()
+        return adaptation, adaptation.logits(batch.query_x)
+
+
+class _QueryLogits(torch.autograd.Function):
+    """The adaptation and its query pass as one operation, whose backward is the adaptation's own reverse."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int, *parameters: nn.Parameter
+    ) -> Tensor:
+        ctx.adaptation, logits = meta_learner._adapted(batch, inner_steps, reversible=True)  # noqa: SLF001 - its own
+        ctx.parameters = parameters
+        return logits
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, logits_bar: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.adaptation.reverse(logits_bar)
+        return None, None, None, *(found.get(parameter) for parameter in ctx.parameters)
 
 
 def outer_step(

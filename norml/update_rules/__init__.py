@@ -1,21 +1,30 @@
 """Update rules: how a layer's update signals become the signals of a step. One file a rule."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]  # what a rule carries from one inner step to the next, for one layer
+State = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
 
 
 class UpdateRule(nn.Module, ABC):
-    """Signals and state in, signals and state out (paper eq. 8). Its parameters are the outer loop's to learn."""
+    """Signals and state in, signals and state out (paper eq. 8). Its parameters are the outer loop's to learn.
+
+    A rule is written forwards, in differentiable operations; the engine goes back through it by autograd. Signals are
+    not its own: it must not change them in place. What it hands through unchanged it should return as the same object,
+    which the engine recognises and saves work on.
+    """
 
     scales_inputs: bool
     """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
 
-    @abstractmethod
-    def initial_state(self, layer: int, delta: Tensor) -> State:
-        """The state before the first inner step, for signals shaped like delta [E, S, O]."""
+    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:  # noqa: ARG002 - for rules that need them
+        """The state before the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
+
+        At the first layer h is the support set, the same in every step. Default: nothing.
+        """
+        return {}
 
     @abstractmethod
     def scaled(
@@ -26,6 +35,10 @@ class UpdateRule(nn.Module, ABC):
         delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
         Episodes and examples may not be mixed across E.
         """
+
+    def parameters_of(self, layer: int) -> Sequence[nn.Parameter]:  # noqa: ARG002 - for rules with parameters a layer
+        """Those parameters that the calls for `layer` use. Default: all."""
+        return list(self.parameters())
 
 
 __all__ = ["State", "UpdateRule"]

@@ -28,10 +28,6 @@ class GradientDescent(UpdateRule):
         self.log_alpha = nn.Parameter(torch.zeros(n_rates)) if n_rates else None
 
     @override
-    def initial_state(self, layer: int, delta: Tensor) -> State:
-        return ()
-
-    @override
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
     ) -> tuple[Tensor, Tensor, State]:

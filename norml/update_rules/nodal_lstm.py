@@ -59,7 +59,7 @@ class NodalLstm(UpdateRule):
             NodalCell(
                 n_in,
                 n_out,
-                n_inputs=_input_size(n_in + n_out, n_support, gates, input_normalisation),
+                n_features=_features(n_in, n_out, n_support, gates, input_normalisation),
                 cell_size=n_out if cell_size == "layer-width" else cell_size,
                 forgets=previous_cell,
                 feeds_hidden=previous_hidden and hidden_state == "output-gate",
@@ -76,43 +76,63 @@ class NodalLstm(UpdateRule):
         }[input_normalisation]
 
     @override
-    def initial_state(self, layer: int, delta: Tensor) -> State:
-        # Zero cell and hidden state, each [E, B, H]; B = S for per-example gates, else 1.
-        rows = delta.shape[1] if self.gates == "per-example" else 1
-        cell = cast("NodalCell", self.cells[layer])
-        zero = delta.new_zeros((delta.shape[0], rows, cell.cell_size))
-        return zero, zero
+    def parameters_of(self, layer: int) -> Sequence[nn.Parameter]:
+        return list(self.cells[layer].parameters())
+
+    @override
+    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:
+        """No cell and no hidden state, which are zero; at the first layer, what its constant input gives to the gates."""
+        return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
 
     @override
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
     ) -> tuple[Tensor, Tensor, State]:
-        delta_gate, h_gate, state = self.cells[layer](self._inputs(delta, h, losses), state)
-        return delta * delta_gate, h * h_gate, state
+        cell = self._cell(layer)
+        h_product = state["h_product"] if "h_product" in state else cell.h_product(self._h_features(h))
+        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_product, state)
+        delta_gate, h_gate = gates.split((delta.shape[-1], h.shape[-1]), dim=-1)
+        if "h_product" in state:
+            after["h_product"] = h_product
+        return delta * delta_gate, h * h_gate, after
 
-    def _inputs(self, delta: Tensor, h: Tensor, losses: Tensor) -> Tensor:
-        """x_{l,t}: loss, delta and h of each example, or of the support set, normalised: [E, B, F].
+    def _cell(self, layer: int) -> "NodalCell":
+        return cast("NodalCell", self.cells[layer])
 
-        delta enters as the gradient of the example's own loss, times S, so that its size does not depend on S.
-        """
-        losses, delta = losses.unsqueeze(-1), delta * delta.shape[1]
+    # x_{l,t}: loss, delta and h of each example, or of the support set; delta and h normalised: [E, B, features].
+
+    def _loss_features(self, losses: Tensor) -> Tensor:
+        return self._gathered(losses.unsqueeze(-1))
+
+    def _delta_features(self, delta: Tensor) -> Tensor:
+        # As the gradient of the example's own loss, times S, so that its size does not depend on S. Batch norm makes
+        # the mean of delta over the batch zero: its mean size is what carries a signal.
+        delta = delta * delta.shape[1]
+        return self._normalise(self._gathered(delta.abs() if self.gates == "batch-shared" else delta))
+
+    def _h_features(self, h: Tensor) -> Tensor:
+        return self._normalise(self._gathered(h))
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        """[E, S, F] -> [E, S, F] for each example; of the whole support set [E, 1, F] (mean) or [E, 1, S * F] (flat)."""
         if self.gates == "batch-shared":
-            # Batch norm makes the mean of delta over the batch zero: its mean size is what carries a signal.
-            losses, delta, h = (x.mean(dim=1, keepdim=True) for x in (losses, delta.abs(), h))
-        elif self.gates == "flattened":
-            losses, delta, h = (x.flatten(1).unsqueeze(1) for x in (losses, delta, h))
-        return torch.cat([losses, self._normalise(delta), self._normalise(h)], dim=-1)
+            return x.mean(dim=1, keepdim=True)
+        return x.flatten(1).unsqueeze(1) if self.gates == "flattened" else x
 
 
 class NodalCell(nn.Module):
-    """The cell of one layer: eqs 14-17, then the two gates of eqs 18-19."""
+    """The cell of one layer: eqs 14-17, then the two gates of eqs 18-19.
+
+    The weights of all gates are packed, one product a source: input, forget and output gate, then the update. Of those,
+    forget and output gate are there only if they are used.
+    """
 
     def __init__(
         self,
         n_in: int,
         n_out: int,
         *,
-        n_inputs: int,
+        n_features: tuple[int, int, int],
         cell_size: int,
         forgets: bool,
         feeds_hidden: bool,
@@ -120,47 +140,45 @@ class NodalCell(nn.Module):
         forget_bias: float,
         generator: torch.Generator | None,
     ) -> None:
-        """`forgets`: there is a previous cell state. `feeds_hidden`: there is a previous hidden state."""
+        """`n_features`: of loss, delta and h. `forgets`: there is a previous cell state; `feeds_hidden`: a hidden one."""
         super().__init__()
         self.cell_size = cell_size
         self.forgets, self.feeds_hidden = forgets, feeds_hidden
         self.gate_scale = gate_scale
-        n_gates = 2 + forgets + feeds_hidden  # input, update, and as needed forget and output
-        self.input_weight = nn.Parameter(_lecun_normal(n_gates * cell_size, n_inputs, generator))
-        self.bias = nn.Parameter(torch.zeros(n_gates * cell_size))
+        n_packed = (2 + forgets + feeds_hidden) * cell_size
+        weights = _lecun_normal(n_packed, sum(n_features), generator).split(n_features, dim=1)
+        self.loss_weight, self.delta_weight, self.h_weight = (nn.Parameter(weight.contiguous()) for weight in weights)
+        self.bias = nn.Parameter(torch.zeros(n_packed))
         if forgets:
             with torch.no_grad():
-                self.bias[2 * cell_size : 3 * cell_size] = forget_bias
-        self.hidden_weight = (
-            nn.Parameter(_lecun_normal(n_gates * cell_size, cell_size, generator)) if feeds_hidden else None
-        )
-        self.delta_gate_weight = nn.Parameter(torch.zeros(n_out, cell_size))
-        self.delta_gate_bias = nn.Parameter(torch.zeros(n_out))
-        self.h_gate_weight = nn.Parameter(torch.zeros(n_in, cell_size))
-        self.h_gate_bias = nn.Parameter(torch.zeros(n_in))
+                self.bias[cell_size : 2 * cell_size] = forget_bias
+        self.hidden_weight = nn.Parameter(_lecun_normal(n_packed, cell_size, generator)) if feeds_hidden else None
+        self.gate_weight = nn.Parameter(torch.zeros(n_out + n_in, cell_size))  # W_g above W_h
+        self.gate_bias = nn.Parameter(torch.zeros(n_out + n_in))
 
-    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Gates of delta [E, B, O] and of h [E, B, I], and the new (cell, hidden) [E, B, H], from inputs [E, B, F]."""
-        previous_cell, previous_hidden = state
-        packed = functional.linear(inputs, self.input_weight, self.bias)
-        if self.hidden_weight is not None:
-            packed = packed + functional.linear(previous_hidden, self.hidden_weight)
-        gates = list(torch.split(packed, self.cell_size, dim=-1))
-        i = gates.pop(0).sigmoid()  # eq. 15
-        update = gates.pop(0).tanh()  # eq. 16
-        cell = i * update
-        if self.forgets:
-            cell = cell + gates.pop(0).sigmoid() * previous_cell  # eqs 14, 17
-        hidden = gates.pop(0).sigmoid() * cell.tanh() if self.feeds_hidden else previous_hidden
-        delta_gate = functional.linear(cell, self.delta_gate_weight, self.delta_gate_bias).sigmoid()  # eq. 18
-        h_gate = functional.linear(cell, self.h_gate_weight, self.h_gate_bias).sigmoid()  # eq. 19
-        return self.gate_scale * delta_gate, self.gate_scale * h_gate, (cell, hidden)
+    def h_product(self, h: Tensor) -> Tensor:
+        """What h [E, B, F] and the bias give to the packed gates: [E, B, G]."""
+        return functional.linear(h, self.h_weight, self.bias)
+
+    def forward(self, losses: Tensor, delta: Tensor, h_product: Tensor, state: State) -> tuple[Tensor, State]:
+        """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H]."""
+        packed = functional.linear(delta, self.delta_weight) + h_product + functional.linear(losses, self.loss_weight)
+        if self.hidden_weight is not None and "hidden" in state:
+            packed = packed + functional.linear(state["hidden"], self.hidden_weight)
+        n_sigmoid = packed.shape[-1] - self.cell_size
+        gates = list(packed[..., :n_sigmoid].sigmoid().split(self.cell_size, dim=-1))
+        cell = gates[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
+        if self.forgets and "cell" in state:
+            cell = cell + gates[1] * state["cell"]  # eqs 14, 17
+        after = {"cell": cell} if self.forgets else {}
+        if self.feeds_hidden:
+            after["hidden"] = gates[-1] * cell.tanh()
+        return self.gate_scale * functional.linear(cell, self.gate_weight, self.gate_bias).sigmoid(), after  # 18, 19
 
 
 def standardise(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the last axis."""
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + _EPSILON)
+    return functional.layer_norm(x, x.shape[-1:], eps=_EPSILON)
 
 
 def log_sign(x: Tensor) -> Tensor:
@@ -172,10 +190,13 @@ def log_sign(x: Tensor) -> Tensor:
     return torch.cat([size, sign], dim=-1)
 
 
-def _input_size(signals: int, n_support: int, gates: Gates, normalisation: InputNormalisation) -> int:
-    """F: one loss and the signals' features, for every support example if flattened."""
+def _features(
+    n_in: int, n_out: int, n_support: int, gates: Gates, normalisation: InputNormalisation
+) -> tuple[int, int, int]:
+    """Numbers of loss, delta and h features; those of every support example if flattened."""
     examples = n_support if gates == "flattened" else 1
-    return examples * (1 + signals * (2 if normalisation == "log-sign" else 1))
+    each = 2 if normalisation == "log-sign" else 1
+    return examples, examples * n_out * each, examples * n_in * each
 
 
 def _lecun_normal(n_out: int, n_in: int, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,131 @@
+"""Batch norm and ReLU of a hidden layer: forward, the explicit backward pass, and the adjoints of both.
+
+    n = (a - mean a) / sqrt(var a + epsilon)        h = relu(scale * n + shift)
+
+Batch norm normalises each neuron over the examples of one episode's set. Scale and shift belong to the initial weights
+and are learned by the outer loop only (cbfinn/maml does the same with a shift).
+
+The adjoint of the backward pass is what second order costs. Written by hand it needs a few passes over [E, B, O],
+since the projection in it is its own transpose and the sums over examples that both adjoints need are the same ones.
+`*_bar` is the derivative of the query loss by `*`. Means are over the examples of an episode: [E, 1, O].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Forward:
+    """h, n and active (1 where the ReLU passes), each [E, B, O], and inverse_std [E, 1, O]."""
+
+    h: Tensor
+    normalised: Tensor
+    active: Tensor
+    inverse_std: Tensor
+
+
+@dataclass(frozen=True)
+class Backward:
+    """delta = scale * unscaled; masked = what passes the ReLU, its mean and its mean along n. [E, B, O] or [E, 1, O]."""
+
+    delta: Tensor
+    unscaled: Tensor
+    masked: Tensor
+    masked_mean: Tensor
+    masked_along: Tensor
+
+
+@dataclass(frozen=True)
+class BackwardBar:
+    """What `backward_adjoint` leaves for `forward_adjoint`, since the backward pass used n and inverse_std, too."""
+
+    centred: Tensor
+    mean: Tensor
+    along: Tensor
+    std_along: Tensor
+
+
+class Gradients:
+    """Sums of the derivatives by scale and shift, [E, 1, O], over all uses."""
+
+    def __init__(self) -> None:
+        self.scale: Tensor | None = None
+        self.shift: Tensor | None = None
+
+    def add_to_scale(self, mean: Tensor, n_examples: int) -> None:
+        """Add a mean over `n_examples`."""
+        self.scale = mean * n_examples if self.scale is None else self.scale.add_(mean, alpha=n_examples)
+
+    def add_to_shift(self, mean: Tensor, n_examples: int) -> None:
+        """Add a mean over `n_examples`."""
+        self.shift = mean * n_examples if self.shift is None else self.shift.add_(mean, alpha=n_examples)
+
+
+def forward(a: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float, own: int | None = None) -> Forward:
+    """Pre-activations [E, B, O] -> activations; the first `own` examples (default: all) make the statistics."""
+    # Two means: on the CPU torch.var_mean takes tens of times as long as one.
+    centred = a - _mean(a[:, :own])
+    variance = _mean(centred[:, :own].square())
+    inverse_std = torch.rsqrt(variance + epsilon)
+    normalised = centred.mul_(inverse_std)
+    h = torch.addcmul(shift, normalised, scale).relu_()
+    return Forward(h, normalised, h.sign(), inverse_std)
+
+
+def backward(above: Tensor, made: Forward, scale: Tensor) -> Backward:
+    """dL/dh [E, B, O] -> delta = dL/da (eq. 4 with batch norm), for statistics made by all examples."""
+    masked = above * made.active
+    mean, along = _mean(masked), _mean(masked * made.normalised)
+    unscaled = (masked - mean).addcmul_(made.normalised, along, value=-1).mul_(made.inverse_std)
+    return Backward(unscaled * scale, unscaled, masked, mean, along)
+
+
+def backward_adjoint(
+    delta_bar: Tensor, made: Forward, passed: Backward, scale: Tensor, gradients: Gradients
+) -> tuple[Tensor, BackwardBar]:
+    """delta_bar -> above_bar [E, B, O]; adds to `gradients`."""
+    unscaled_bar = _mean(passed.unscaled * delta_bar)
+    gradients.add_to_scale(unscaled_bar, delta_bar.shape[1])
+    inner_bar = delta_bar * (made.inverse_std * scale)
+    mean, along = _mean(inner_bar), _mean(inner_bar * made.normalised)
+    above_bar = (inner_bar - mean).addcmul_(made.normalised, along, value=-1).mul_(made.active)
+    return above_bar, BackwardBar(inner_bar, mean, along, unscaled_bar * scale)
+
+
+def forward_adjoint(
+    h_bar: Tensor,
+    made: Forward,
+    scale: Tensor,
+    gradients: Gradients,
+    *,
+    of_backward: tuple[Backward, BackwardBar] | None = None,
+    own: int | None = None,
+) -> Tensor:
+    """h_bar -> a_bar [E, B, O]; adds to `gradients`.
+
+    `of_backward`: the backward pass that went through this layer, with what its adjoint left.
+    """
+    n_examples = h_bar.shape[1]
+    z_bar = h_bar * made.active
+    mean, along = _mean(z_bar), _mean(z_bar * made.normalised)
+    gradients.add_to_shift(mean, n_examples)
+    gradients.add_to_scale(along, n_examples)
+    gain, mean, along = made.inverse_std * scale, mean * scale, along * scale
+    a_bar = z_bar.mul_(gain)
+    if of_backward is not None:
+        passed, bar = of_backward
+        a_bar.addcmul_(bar.centred, made.inverse_std * passed.masked_along, value=-1)
+        a_bar.addcmul_(passed.masked, made.inverse_std * bar.along, value=-1)
+        mean = mean - passed.masked_along * bar.mean - passed.masked_mean * bar.along
+        along = along - 2 * passed.masked_along * bar.along + bar.std_along
+    if own is not None:
+        mean, along = mean * (n_examples / own), along * (n_examples / own)
+    a_bar[:, :own].addcmul_(made.normalised[:, :own], made.inverse_std * along, value=-1)
+    a_bar[:, :own].sub_(made.inverse_std * mean)
+    return a_bar
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=1, keepdim=True)
