@@ -5,18 +5,18 @@ that second order takes a few passes over memory instead of a tape of thousands 
 are left to autograd (`update_rules.recorded`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from norml.fast_weights import Form, LayerWeights, layer_forms, made_weights
 from norml.hidden_layer import Gradients
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import State, UpdateRule
-from norml.update_rules.recorded import Recorded, record
+from norml.update_rules.recorded import Named, Recorded, record
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ class Adaptation:
         query_x: Tensor | None = None,
         reversible: bool = False,
     ) -> None:
-        """support_x [E, S, D]; support_y [E, S] int64 in 0..N-1; query_x [E, M, D] where it is known already.
-
-        Raises ValueError if the leading axes differ.
-        """
+        """See `adapt`."""
         if support_x.shape[:2] != support_y.shape:
             shapes = f"support_x {tuple(support_x.shape)} and support_y {tuple(support_y.shape)}"
             raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
@@ -88,6 +85,7 @@ class Adaptation:
             n_query=0 if query_x is None else query_x.shape[1],
             inner_steps=inner_steps,
             scales_inputs=rule.scales_inputs,
+            device=support_x.device,
             form=loop.weight_form,
         )
         self.weights: list[LayerWeights] = made_weights(
@@ -117,12 +115,14 @@ class Adaptation:
             if not self.loop.recompute:
                 self._steps.append(step)
 
+    @torch.no_grad()
     def logits(self, query_x: Tensor) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]."""
-        known = self._query_rows is not None and query_x is self._query_x
-        rows = self._query_rows if known else self._rows(query_x)
+        rows = self._query_rows
+        if rows is None or query_x is not self._query_x:
+            rows = self._rows(query_x)
         own = self._rows_of_statistics()
-        logits, self._query_trace = self.learner(self.weights, self.inner_steps, rows, own=own)
+        logits, self._query_trace = self.learner.forward(self.weights, self.inner_steps, rows, own=own)
         return logits if own is None else logits[:, own:]
 
     def _rows(self, query_x: Tensor) -> Tensor:
@@ -150,36 +150,36 @@ class Adaptation:
 
     def _first_state(self, layer: int, delta: Tensor, h: Tensor) -> Recorded:
         return record(
-            lambda given: _prefixed(self.rule.initial_state(layer, given["delta"], given["h"])),
+            self.rule,
+            partial(_initial_state, self.rule, layer),
             {"delta": delta, "h": h},
             self.rule.parameters_of(layer) if self._reversible else None,
             constants=frozenset({"delta", "h"}),
         )
 
-    def _call(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool
-    ) -> Recorded:
-        def scaled(given: dict[str, Tensor]) -> dict[str, Tensor]:
-            delta_hat, h_hat, after = self.rule.scaled(
-                layer, given["delta"], given["h"], given["losses"], _state(given)
-            )
-            return {"delta_hat": delta_hat, "h_hat": h_hat, **_prefixed(after)}
-
+    def _call(self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool) -> Recorded:
         constants = {"h"} if layer == 0 else set()
         if self.loop.first_order:
             constants = {"delta", "h", "losses"}
-        inputs = {"delta": delta, "h": h, "losses": losses, **_prefixed(state)}
-        parameters = self.rule.parameters_of(layer) if recorded else None
-        return record(scaled, inputs, parameters, constants=frozenset(constants))
+        return record(
+            self.rule,
+            partial(_scaled, self.rule, layer),
+            {"delta": delta, "h": h, "losses": losses, **_prefixed(state)},
+            self.rule.parameters_of(layer) if recorded else None,
+            constants=frozenset(constants),
+        )
 
     # ----------------------------------------------------------------------------------------------------- backwards
 
-    def reverse(self, logits_bar: Tensor) -> dict[nn.Parameter, Tensor]:
-        """Derivatives by the parameters of learner and rule from those by the query logits [E, M, N], once."""
+    def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
+
+        Parameters without influence are left out.
+        """
         for layer_weights in self.weights:
             layer_weights.begin_reverse()
         self._gradients = [Gradients() for _ in self.learner.shifts]
-        self._rule_bars: dict[nn.Parameter, Tensor] = {}
+        self._rule_bars: dict[str, Tensor] = {}
         self._query_reverse(logits_bar)
         state_bars: list[State] = [{} for _ in self.weights]
         for t in reversed(range(self.inner_steps)):
@@ -188,7 +188,7 @@ class Adaptation:
         if self._initial:  # none without inner steps
             for call, bars in zip(self._initial, state_bars, strict=True):
                 self._pulled_back(call, _prefixed(bars))
-        return {**self._learner_gradients(), **self._rule_bars}
+        return self._learner_gradients(), self._rule_bars
 
     def _query_reverse(self, logits_bar: Tensor) -> None:
         own = self._rows_of_statistics()
@@ -222,7 +222,7 @@ class Adaptation:
         ]
         losses_bars = [given["losses"] for given in bars if "losses" in given]
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
-            self.weights, t, step.forward, step.backward, delta_bars, self._gradients
+            self.weights, t, step.forward, step.backward, delta_bars=delta_bars, gradients=self._gradients
         )
         losses_bar = torch.stack(losses_bars).sum(dim=0) if losses_bars else None
         self.learner.forward_adjoint(
@@ -237,22 +237,61 @@ class Adaptation:
 
     def _pulled_back(self, call: Recorded, output_bars: State) -> dict[str, Tensor]:
         bars, parameter_bars = call.pull_back(output_bars)
-        for parameter, bar in parameter_bars:
-            held = self._rule_bars.get(parameter)
-            self._rule_bars[parameter] = bar if held is None else held + bar
+        for name, bar in parameter_bars.items():
+            held = self._rule_bars.get(name)
+            self._rule_bars[name] = bar if held is None else held + bar
         return bars
 
-    def _learner_gradients(self) -> dict[nn.Parameter, Tensor]:
-        learner = self.learner
-        found: dict[nn.Parameter, Tensor] = {}
-        for layer_weights, weight, bias in zip(self.weights, learner.weights, learner.biases, strict=True):
-            found[weight], found[bias] = layer_weights.initial_gradients()
+    def _learner_gradients(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for layer, layer_weights in enumerate(self.weights):
+            found[f"weights.{layer}"], found[f"biases.{layer}"] = layer_weights.initial_gradients()
         for layer, gradients in enumerate(self._gradients):
             if gradients.shift is not None:
-                found[learner.shifts[layer]] = gradients.shift.sum(dim=(0, 1))
-            if gradients.scale is not None and learner.scales is not None:
-                found[learner.scales[layer]] = gradients.scale.sum(dim=(0, 1))
+                found[f"shifts.{layer}"] = gradients.shift.sum(dim=(0, 1))
+            if gradients.scale is not None and self.learner.scales is not None:
+                found[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
         return found
+
+
+def adapt(
+    learner: Learner,
+    rule: UpdateRule,
+    loop: InnerLoop,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    inner_steps: int,
+    query_x: Tensor | None = None,
+    reversible: bool = False,
+) -> Adaptation:
+    """Adapt E learners to their support sets: support_x [E, S, D], support_y [E, S] int64 in 0..N-1.
+
+    query_x [E, M, D]: the queries, where they are known already; with `reversible`, they must be. Builds no tape.
+    Raises ValueError if the leading axes differ.
+    """
+    adaptation = Adaptation(
+        learner,
+        rule,
+        loop,
+        support_x,
+        support_y,
+        inner_steps=inner_steps,
+        query_x=query_x,
+        reversible=reversible,
+    )
+    with torch.no_grad():
+        adaptation.run()
+    return adaptation
+
+
+def _initial_state(rule: UpdateRule, layer: int, given: Named) -> Named:
+    return _prefixed(rule.initial_state(layer, given["delta"], given["h"]))
+
+
+def _scaled(rule: UpdateRule, layer: int, given: Named) -> Named:
+    delta_hat, h_hat, after = rule.scaled(layer, given["delta"], given["h"], given["losses"], _state(given))
+    return {"delta_hat": delta_hat, "h_hat": h_hat, **_prefixed(after)}
 
 
 _STATE = "state "

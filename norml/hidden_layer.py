@@ -28,7 +28,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """delta = scale * unscaled; masked = what passes the ReLU, its mean and its mean along n. [E, B, O] or [E, 1, O]."""
+    """delta = scale * unscaled; masked = what passes the ReLU [E, B, O], its mean and its mean along n [E, 1, O]."""
 
     delta: Tensor
     unscaled: Tensor

@@ -115,6 +115,7 @@ class Learner(nn.Module):
         t: int,
         trace: ForwardTrace,
         passed: BackwardTrace,
+        *,
         delta_bars: list[Tensor],
         gradients: Sequence[hidden_layer.Gradients],
     ) -> tuple[Tensor, list[hidden_layer.BackwardBar]]:

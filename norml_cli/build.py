@@ -4,8 +4,9 @@ import hashlib
 
 import torch
 
+from norml.adaptation import InnerLoop
 from norml.learner import Learner
-from norml.meta_training import InnerLoop, MetaLearner
+from norml.meta_training import MetaLearner
 from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.nodal_lstm import NodalLstm

@@ -1,10 +1,12 @@
 """Update rules: how a layer's update signals become the signals of a step. One file a rule."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 
+Result = TypeVar("Result")
 State = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
 
 
@@ -36,9 +38,13 @@ class UpdateRule(nn.Module, ABC):
         Episodes and examples may not be mixed across E.
         """
 
-    def parameters_of(self, layer: int) -> Sequence[nn.Parameter]:  # noqa: ARG002 - for rules with parameters a layer
-        """Those parameters that the calls for `layer` use. Default: all."""
-        return list(self.parameters())
+    def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:  # noqa: ARG002 - for parameters of a layer
+        """Those parameters, by their names here, that the calls for `layer` use. Default: all."""
+        return dict(self.named_parameters())
+
+    def forward(self, call: Callable[[], Result]) -> Result:
+        """Make a call that uses this rule: where other parameters can be put in its place from outside."""
+        return call()
 
 
 __all__ = ["State", "UpdateRule"]

@@ -76,12 +76,12 @@ class NodalLstm(UpdateRule):
         }[input_normalisation]
 
     @override
-    def parameters_of(self, layer: int) -> Sequence[nn.Parameter]:
-        return list(self.cells[layer].parameters())
+    def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
+        return {f"cells.{layer}.{name}": parameter for name, parameter in self.cells[layer].named_parameters()}
 
     @override
     def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:
-        """No cell and no hidden state, which are zero; at the first layer, what its constant input gives to the gates."""
+        """Cell and hidden state are zero, so not there; at the first layer, what its constant input gives to gates."""
         return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
 
     @override
@@ -91,7 +91,7 @@ class NodalLstm(UpdateRule):
         cell = self._cell(layer)
         h_product = state["h_product"] if "h_product" in state else cell.h_product(self._h_features(h))
         gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_product, state)
-        delta_gate, h_gate = gates.split((delta.shape[-1], h.shape[-1]), dim=-1)
+        delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
         if "h_product" in state:
             after["h_product"] = h_product
         return delta * delta_gate, h * h_gate, after
@@ -114,7 +114,7 @@ class NodalLstm(UpdateRule):
         return self._normalise(self._gathered(h))
 
     def _gathered(self, x: Tensor) -> Tensor:
-        """[E, S, F] -> [E, S, F] for each example; of the whole support set [E, 1, F] (mean) or [E, 1, S * F] (flat)."""
+        """[E, S, F] -> itself, a row an example; or one for the support set: mean [E, 1, F] or flat [E, 1, S * F]."""
         if self.gates == "batch-shared":
             return x.mean(dim=1, keepdim=True)
         return x.flatten(1).unsqueeze(1) if self.gates == "flattened" else x
@@ -140,13 +140,13 @@ class NodalCell(nn.Module):
         forget_bias: float,
         generator: torch.Generator | None,
     ) -> None:
-        """`n_features`: of loss, delta and h. `forgets`: there is a previous cell state; `feeds_hidden`: a hidden one."""
+        """`n_features`: of loss, delta, h. `forgets`, `feeds_hidden`: there is a previous cell, a previous hidden state."""
         super().__init__()
         self.cell_size = cell_size
         self.forgets, self.feeds_hidden = forgets, feeds_hidden
         self.gate_scale = gate_scale
         n_packed = (2 + forgets + feeds_hidden) * cell_size
-        weights = _lecun_normal(n_packed, sum(n_features), generator).split(n_features, dim=1)
+        weights = torch.split(_lecun_normal(n_packed, sum(n_features), generator), list(n_features), dim=1)
         self.loss_weight, self.delta_weight, self.h_weight = (nn.Parameter(weight.contiguous()) for weight in weights)
         self.bias = nn.Parameter(torch.zeros(n_packed))
         if forgets:
@@ -166,7 +166,7 @@ class NodalCell(nn.Module):
         if self.hidden_weight is not None and "hidden" in state:
             packed = packed + functional.linear(state["hidden"], self.hidden_weight)
         n_sigmoid = packed.shape[-1] - self.cell_size
-        gates = list(packed[..., :n_sigmoid].sigmoid().split(self.cell_size, dim=-1))
+        gates = torch.split(packed[..., :n_sigmoid].sigmoid(), self.cell_size, dim=-1)
         cell = gates[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
         if self.forgets and "cell" in state:
             cell = cell + gates[1] * state["cell"]  # eqs 14, 17

@@ -1,76 +1,129 @@
-"""A call of an update rule that can be gone through backwards once: rules are written forwards, autograd does the rest."""
+"""A call of an update rule that can be gone through backwards: rules are written forwards, autograd does the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vjp
 
-Tensors = Mapping[str, Tensor]
+from norml.update_rules import UpdateRule
+
+Named = dict[str, Tensor]
+PullBack = Callable[[Named], tuple[Named, Named]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recorded:
-    """The named outputs of a call, cut off from what came before, and how they depend on the call's inputs."""
+    """A call's outputs by name: those that are inputs handed through (with the input's name), and those it made."""
 
-    inputs: dict[str, Tensor]
-    parameters: Sequence[nn.Parameter]
-    outputs: dict[str, Tensor] = field(default_factory=dict)
-    _graph: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Named
+    handed_through: dict[str, str]
+    pull_back_made: PullBack | None = None
 
-    def pull_back(self, output_bars: Tensors) -> tuple[dict[str, Tensor], list[tuple[nn.Parameter, Tensor]]]:
-        """Derivatives by the inputs and the parameters from those by the outputs; what got none is left out.
+    def pull_back(self, output_bars: Named) -> tuple[Named, Named]:
+        """Derivatives by the inputs and by the parameters, by name, from those by the outputs.
 
-        An output that is an input handed through passes its derivative straight on.
+        What got none is left out. An output handed through passes its derivative straight on.
         """
-        bars: dict[str, Tensor] = {}
-        handed_through = {id(tensor): name for name, tensor in self.inputs.items()}
-        made: list[tuple[Tensor, Tensor]] = []
-        for name, bar in output_bars.items():
-            tensor = self._graph[name]
-            source = handed_through.get(id(tensor))
-            if source is not None:
-                bars[source] = bars[source] + bar if source in bars else bar
-            elif tensor.requires_grad:
-                made.append((tensor, bar))
-        if not made:
-            return bars, []
-        names = [name for name, tensor in self.inputs.items() if tensor.requires_grad]
-        found = torch.autograd.grad(
-            [tensor for tensor, _ in made],
-            [*(self.inputs[name] for name in names), *self.parameters],
-            [bar for _, bar in made],
-            allow_unused=True,
-        )
-        for name, bar in zip(names, found[: len(names)], strict=True):
-            if bar is not None:
-                bars[name] = bars[name] + bar if name in bars else bar
-        parameter_bars = zip(self.parameters, found[len(names) :], strict=True)
-        return bars, [(parameter, bar) for parameter, bar in parameter_bars if bar is not None]
+        bars: Named = {}
+        parameter_bars: Named = {}
+        made = {name: bar for name, bar in output_bars.items() if name not in self.handed_through}
+        if made and self.pull_back_made is not None:
+            bars, parameter_bars = self.pull_back_made(made)
+        for name, source in self.handed_through.items():
+            if name in output_bars:
+                bars[source] = bars[source] + output_bars[name] if source in bars else output_bars[name]
+        return bars, parameter_bars
 
 
 def record(
-    call: Callable[[dict[str, Tensor]], Tensors],
-    inputs: Tensors,
-    parameters: Sequence[nn.Parameter] | None,
+    rule: UpdateRule,
+    call: Callable[[Named], Named],
+    inputs: Named,
+    parameters: Mapping[str, nn.Parameter] | None,
     *,
-    constants: frozenset[str] = frozenset(),
+    constants: frozenset[str],
 ) -> Recorded:
-    """Make `call` on its named `inputs`, of which those in `constants` get no derivatives.
+    """Make `call`, which uses `rule`, on its named `inputs`, of which those in `constants` get no derivatives.
 
-    `parameters`: those that the call uses; None makes the call without a way back.
+    `parameters`: those of the rule that the call uses, by name; None makes the call without a way back.
     """
     if parameters is None:
-        return Recorded(dict(inputs), (), dict(call(dict(inputs))))
+        return Recorded(call(inputs), {})
+    # While torch.compile traces, the functional form is the one that it can follow; outside, the tape is the faster.
+    make = _by_function if torch.compiler.is_compiling() else _by_tape
+    return make(rule, call, inputs, dict(parameters), constants)
+
+
+def _by_tape(
+    _rule: UpdateRule, call: Callable[[Named], Named], inputs: Named, parameters: Named, constants: frozenset[str]
+) -> Recorded:
     leaves = {
         name: tensor if name in constants else tensor.detach().requires_grad_() for name, tensor in inputs.items()
     }
-    recorded = Recorded(leaves, parameters)
     with torch.enable_grad():
-        recorded._graph = dict(call(leaves))  # noqa: SLF001 - its own maker
-    originals = {id(leaf): inputs[name] for name, leaf in leaves.items()}
-    recorded.outputs = {
-        name: originals[id(tensor)] if id(tensor) in originals else tensor.detach()
-        for name, tensor in recorded._graph.items()  # noqa: SLF001 - as above
+        graph = call(leaves)
+    handed_through = _handed_through(graph, leaves)
+    outputs = {
+        name: inputs[handed_through[name]] if name in handed_through else tensor.detach()
+        for name, tensor in graph.items()
     }
-    return recorded
+    wanted = {**{name: leaf for name, leaf in leaves.items() if name not in constants}, **parameters}
+    return Recorded(outputs, handed_through, partial(_tape_pulled_back, graph, wanted, parameters))
+
+
+def _tape_pulled_back(graph: Named, wanted: Named, parameters: Named, bars: Named) -> tuple[Named, Named]:
+    used = [name for name in bars if graph[name].requires_grad]
+    if not used:
+        return {}, {}
+    found = torch.autograd.grad(
+        [graph[name] for name in used], list(wanted.values()), [bars[name] for name in used], allow_unused=True
+    )
+    return _parted({name: bar for name, bar in zip(wanted, found, strict=True) if bar is not None}, parameters)
+
+
+def _by_function(
+    rule: UpdateRule, call: Callable[[Named], Named], inputs: Named, parameters: Named, constants: frozenset[str]
+) -> Recorded:
+    plain = call(inputs)  # tells which outputs are made; the rest of it is dead code to the compiler
+    handed_through = _handed_through(plain, inputs)
+    if len(handed_through) == len(plain):
+        return Recorded(plain, handed_through)
+    variables = {**{name: tensor for name, tensor in inputs.items() if name not in constants}, **parameters}
+    made, pull_back, *_ = vjp(partial(_made, rule, call, inputs, tuple(handed_through)), variables)
+    outputs = {**{name: inputs[source] for name, source in handed_through.items()}, **made}
+    return Recorded(outputs, handed_through, partial(_function_pulled_back, pull_back, made, parameters))
+
+
+def _made(
+    rule: UpdateRule,
+    call: Callable[[Named], Named],
+    inputs: Named,
+    handed_through: tuple[str, ...],
+    variables: Named,
+) -> Named:
+    """The outputs that the call makes, from `variables` where it would use inputs and parameters of these names."""
+    given = {name: variables.get(name, tensor) for name, tensor in inputs.items()}
+    put_in = {name: tensor for name, tensor in variables.items() if name not in inputs}
+    result: Named = functional_call(rule, put_in, (partial(call, given),))
+    return {name: tensor for name, tensor in result.items() if name not in handed_through}
+
+
+def _function_pulled_back(
+    pull_back: Callable[[Named], tuple[Named]], made: Named, parameters: Named, bars: Named
+) -> tuple[Named, Named]:
+    # Zeros where nothing came: the functional form wants a derivative for every output.
+    full = {name: bars[name] if name in bars else torch.zeros_like(tensor) for name, tensor in made.items()}
+    return _parted(pull_back(full)[0], parameters)
+
+
+def _handed_through(outputs: Named, inputs: Named) -> dict[str, str]:
+    """Which outputs are inputs, by identity."""
+    return {name: source for name, tensor in outputs.items() for source, given in inputs.items() if given is tensor}
+
+
+def _parted(bars: Named, parameters: Named) -> tuple[Named, Named]:
+    of_inputs = {name: bar for name, bar in bars.items() if name not in parameters}
+    return of_inputs, {name: bar for name, bar in bars.items() if name in parameters}

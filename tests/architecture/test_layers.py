@@ -18,8 +18,13 @@ ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 # other. A new module must be placed here.
 LAYERS: list[set[str]] = [
     {"norml", "norml_cli", "norml_cli.errors"},
-    {"norml.episodes", "norml.fast_weights", "norml.update_rules", "norml.statistics"},
-    {"norml.learner", "norml.update_rules.gradient_descent", "norml.update_rules.nodal_lstm"},
+    {"norml.episodes", "norml.fast_weights", "norml.hidden_layer", "norml.update_rules", "norml.statistics"},
+    {
+        "norml.learner",
+        "norml.update_rules.gradient_descent",
+        "norml.update_rules.nodal_lstm",
+        "norml.update_rules.recorded",
+    },
     {"norml.adaptation"},
     {"norml.meta_training"},
     {"norml.evaluation"},
