@@ -109,6 +109,10 @@ def run_command(
     set_: SetOption = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")] = False,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
+    ] = None,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
@@ -120,7 +124,16 @@ def run_command(
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
 
-    run(entries, resolved, seed=seed, device=device, force=force, results=results, console=Console())
+    run(
+        entries,
+        resolved,
+        seed=seed,
+        device=device,
+        force=force,
+        compiled=compile_,
+        results=results,
+        console=Console(),
+    )
 
 
 @app.command("report")

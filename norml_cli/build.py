@@ -37,7 +37,13 @@ def build_meta_learner(spec: RunSpec, dataset: DatasetEntry, generator: torch.Ge
         initial_weight_std=protocol.initial_weight_std,
         generator=generator,
     )
-    inner_loop = InnerLoop(protocol.inner_lr, protocol.first_order, protocol.query_statistics)
+    inner_loop = InnerLoop(
+        inner_lr=protocol.inner_lr,
+        first_order=protocol.first_order,
+        query_statistics=protocol.query_statistics,
+        weight_form=protocol.weight_form,
+        recompute=protocol.recompute,
+    )
     return MetaLearner(learner, _update_rule(spec, learner.sizes, generator), inner_loop)
 
 

@@ -81,6 +81,7 @@ class Cost(Model):
 
     wall_s: Duration = Field(description="from start to record, over all restarts")
     training_s: Duration = Field(description="in outer steps alone")
+    compile_s: Duration | None = Field(default=None, description="compiling the outer step; null: not compiled")
     evaluation_s: Duration = Field(description="in the meta-test")
     steps_per_s: Duration = Field(description="outer steps per second of training_s")
     peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")

@@ -291,14 +291,19 @@ def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
 def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and their sources, protocol and rule together; later layers win."""
     layers: list[Any] = [bench.protocol, bench.protocol_by_shots.get(shots), method.protocol.get(bench.id), method.rule]
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    values = _defaults()
+    sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
         for key in type(layer).model_fields if layer is not None else ():
             sourced = getattr(layer, key)
             if sourced is not None:
                 values[key], sources[key] = sourced.value, sourced.source
     return values, sources
+
+
+def _defaults() -> dict[str, Any]:
+    """Those values of a protocol that a benchmark need not declare."""
+    return {key: field.default for key, field in Protocol.model_fields.items() if not field.is_required()}
 
 
 def _override(
@@ -419,7 +424,7 @@ def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
     dataset = ids.registry.datasets.get(bench.dataset)
     told = set()
     for shots in bench.shots:
-        values = _values([bench.protocol, bench.protocol_by_shots.get(shots)])
+        values = _defaults() | _values([bench.protocol, bench.protocol_by_shots.get(shots)])
         for key in Protocol.model_fields:
             if key not in values:
                 yield f"protocol.{key}: is missing ({shots}-shot)"

@@ -88,6 +88,17 @@ class Protocol(Model):
     validation_episodes: Count = Field(description="fixed meta-validation episodes")
     test_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-test episodes, shared by all methods")
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+    # How it is computed. These have defaults, which a spec's hash leaves out: a run that takes them is the same run.
+    matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description="of matrix products, where the device has a faster one; published numbers: float32",
+    )
+    weight_form: Literal["auto", "materialised", "factored"] = Field(
+        default="auto", description="how adapted weights are held: 'auto' takes the cheaper form of each layer"
+    )
+    recompute: bool = Field(
+        default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"
+    )
 
 
 class GradientDescentRule(Model):
@@ -306,8 +317,8 @@ class RunSpec(Model):
         return model.model_validate(value) if model is not None else value
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of all values: equal hashes, equal protocols."""
-        return content_hash(self.model_dump(mode="json"))
+        """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
+        return content_hash(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def content_hash(value: Any) -> str:

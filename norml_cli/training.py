@@ -4,6 +4,7 @@ A run can be stopped anywhere (Ctrl-C, SIGTERM, kill) and started again. Everyth
 checkpoint or follows from spec and seed, so on the CPU a resumed run ends with the record of an uninterrupted one.
 """
 
+import logging
 import math
 import pickle
 import signal
@@ -22,7 +23,14 @@ from numpy.typing import NDArray
 
 from norml.episodes import EpisodeIndices, ImagePool, sample_indices
 from norml.evaluation import correct_counts
-from norml.meta_training import MetaLearner, outer_lr_at, outer_step
+from norml.meta_training import (
+    MetaGradient,
+    MetaLearner,
+    compiled_meta_gradient,
+    meta_gradient,
+    outer_lr_at,
+    outer_step,
+)
 from norml.statistics import interval_95
 from norml_cli.build import build_meta_learner, generator_for
 from norml_cli.cache import Cache, EpisodeArrays, episode_requests
@@ -36,6 +44,9 @@ CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, un
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
 EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
 EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
+STEPS_BETWEEN_LOOKS = 25  # outer steps between two looks at the loss: each look makes a GPU's queue run empty
+
+_TORCH_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -51,6 +62,9 @@ class Display(Protocol):
     def evaluating(self, split: str, done: int, episodes: int) -> None:
         """Called now and then during an evaluation."""
 
+    def say(self, line: str) -> None:
+        """Show one line that stays."""
+
 
 @dataclass
 class State:
@@ -64,6 +78,7 @@ class State:
     loss_sum: float = 0.0  # since the last meta-validation
     accuracy_sum: float = 0.0
     training_s: float = 0.0
+    compile_s: float = 0.0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
 
@@ -91,14 +106,21 @@ class Run:
         device: torch.device,
         checkpoint: Path,
         display: Display,
+        compiled: bool = False,
     ) -> None:
-        """Build the model and load the data; take up the checkpoint if there is one."""
+        """Build the model and load the data; take up the checkpoint if there is one.
+
+        `compiled`: torch.compile the outer step's meta-gradient.
+        """
         self.spec, self.seed, self.device, self.display = spec, seed, device, display
+        self.compiled = compiled
+        self._compiled_gradient = compiled_meta_gradient(device)
+        self._gradient: MetaGradient = self._compiling if compiled else meta_gradient
         self._checkpoint = checkpoint
         self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
         self.meta_learner: MetaLearner = build_meta_learner(spec, dataset, generator_for("initial weights", seed))
         self.meta_learner.to(device)
-        self._optimizer = torch.optim.Adam(self.meta_learner.parameters(), lr=spec.protocol.outer_lr)
+        self._optimizer = torch.optim.Adam(self.meta_learner.parameters(), lr=spec.protocol.outer_lr, fused=True)
         self._generator = generator_for("training episodes", seed, device)
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
         self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
@@ -112,6 +134,7 @@ class Run:
         self._stop_requested = False
         self.state = State()
         self._started_at = time.perf_counter()
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and accuracy since the last look
         if checkpoint.exists():
             self._load()
 
@@ -120,7 +143,7 @@ class Run:
 
         Raises Stopped after a stop request, with the checkpoint written.
         """
-        with self._stop_signals():
+        with self._stop_signals(), _matmul_precision(self.spec.protocol.matmul_precision):
             try:
                 self._train()
                 self.meta_learner.load_state_dict(self.state.best_weights)
@@ -137,21 +160,20 @@ class Run:
 
     def _train(self) -> None:
         """Outer steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
-        protocol, state = self.spec.protocol, self.state
+        state, outer_steps = self.state, self.spec.protocol.outer_steps
         saved_at = shown_at = time.perf_counter()
         while True:
             if self._validation_is_due():
                 self._validate()
-            if state.step == protocol.outer_steps:
+            if state.step == outer_steps:
                 self.save()
                 return
             if self._stop_requested:
                 raise Stopped
-            started_at = time.perf_counter()
-            loss, accuracy = self._outer_step()
-            state.loss_sum, state.accuracy_sum = state.loss_sum + loss, state.accuracy_sum + accuracy
+            if self._gradient == self._compiling:
+                self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
+            loss = self._outer_steps(self._steps_until_a_look())
             now = time.perf_counter()
-            state.training_s += now - started_at
             if now - shown_at > SHOW_EVERY_S:
                 self._show(loss)
                 shown_at = now
@@ -159,10 +181,45 @@ class Run:
                 self.save()
                 saved_at = time.perf_counter()
 
-    def _outer_step(self) -> tuple[float, float]:
-        protocol, state = self.spec.protocol, self.state
+    def _steps_until_a_look(self) -> int:
+        """On a CPU every step is looked at; elsewhere some run ahead, up to the next meta-validation or the end."""
+        protocol, step = self.spec.protocol, self.state.step
+        if self.device.type == "cpu":
+            return 1
+        until_validation = protocol.validate_every - step % protocol.validate_every
+        return min(STEPS_BETWEEN_LOOKS, until_validation, protocol.outer_steps - step)
+
+    def _outer_steps(self, count: int) -> float:
+        """Take outer steps without waiting for the device in between; returns their mean loss."""
+        state, started_at = self.state, time.perf_counter()
+        self._sums.zero_()
+        compiling = self._gradient == self._compiling
+        if compiling:
+            count = 1
+        for step in range(state.step, state.step + count):
+            loss, accuracy = self._outer_step(step)
+            self._sums += torch.stack([loss, accuracy])
+        loss_sum, accuracy_sum = self._sums.tolist()
+        if not math.isfinite(loss_sum):
+            raise UserError(
+                f"{self.spec.method}: the query loss is {loss_sum} by outer step {state.step + count}; nothing of this "
+                f"run is kept but its checkpoint before that step; lower inner_lr or outer_lr with --set, or set "
+                f"gradient_clip"
+            )
+        state.step += count
+        if compiling:
+            self._gradient = self._compiled_gradient
+            state.compile_s += time.perf_counter() - started_at
+            self.display.say(f"compiled in {state.compile_s:.0f} s")
+            started_at = time.perf_counter()
+        state.loss_sum, state.accuracy_sum = state.loss_sum + loss_sum, state.accuracy_sum + accuracy_sum
+        state.training_s += time.perf_counter() - started_at
+        return float(loss_sum / count)
+
+    def _outer_step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        protocol = self.spec.protocol
         for group in self._optimizer.param_groups:
-            group["lr"] = self._outer_lr(state.step)
+            group["lr"] = self._outer_lr(step)
         indices = sample_indices(
             n_classes=self._train_pool.n_classes,
             n_examples=self._train_pool.n_examples,
@@ -172,21 +229,25 @@ class Run:
             n_episodes=protocol.meta_batch_size,
             generator=self._generator,
         )
-        loss, accuracy = outer_step(
+        return outer_step(
             self.meta_learner,
             self._optimizer,
             self._train_pool.gather(indices, k_shot=self.spec.shots),
             inner_steps=protocol.inner_steps,
             gradient_clip=protocol.gradient_clip,
+            gradient=self._gradient,
         )
-        value = loss.item()
-        if not math.isfinite(value):
+
+    def _compiling(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The first call of the compiled meta-gradient. Raises UserError if it cannot be compiled here."""
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
+        try:
+            return self._compiled_gradient(*arguments)
+        except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{self.spec.method}: the query loss is {value} at outer step {state.step + 1}; nothing of this run is "
-                f"kept but its checkpoint before that step; lower inner_lr or outer_lr with --set, or set gradient_clip"
-            )
-        state.step += 1
-        return value, accuracy.item()
+                f"{self.spec.method}: the outer step cannot be compiled here ({reason}); run it with --no-compile"
+            ) from error
 
     def _outer_lr(self, step: int) -> float:
         protocol = self.spec.protocol
@@ -310,6 +371,17 @@ class Run:
     def _show(self, loss: float) -> None:
         last = self.state.curve[-1]["validation_accuracy"] if self.state.curve else None
         self.display.training(self.state.step, self.spec.protocol.outer_steps, loss, last)
+
+
+@contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    """Matrix products in this precision; torch knows one setting for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(_TORCH_PRECISION[name])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _indices(arrays: EpisodeArrays) -> EpisodeIndices:

@@ -140,7 +140,7 @@ class NodalCell(nn.Module):
         forget_bias: float,
         generator: torch.Generator | None,
     ) -> None:
-        """`n_features`: of loss, delta, h. `forgets`, `feeds_hidden`: there is a previous cell, a previous hidden state."""
+        """`n_features`: of loss, delta, h. `forgets`, `feeds_hidden`: there is a previous cell; hidden state."""
         super().__init__()
         self.cell_size = cell_size
         self.forgets, self.feeds_hidden = forgets, feeds_hidden

@@ -1,6 +1,8 @@
 """`norml run METHOD...`: each method's run to its record."""
 
+import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,18 +35,24 @@ from norml_cli.records import (
 )
 from norml_cli.registry import Registry, Resolved
 from norml_cli.report import render_runs
+from norml_cli.spec import Protocol
 from norml_cli.training import Outcome, Run, Stopped
 
+COMPILE_FROM_OUTER_STEPS = 1000  # an inner step, measured: compiling takes about 10-20 s an inner step on two cores
 STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the user asked for besides the protocol. `force`: drop what is begun and run again what is finished."""
+    """What the user asked for besides the protocol.
+
+    force: drop what is begun and run again what is finished. compiled: whether to compile; None: where it pays.
+    """
 
     seed: int
     device: torch.device
     force: bool
+    compiled: bool | None
 
 
 def run(
@@ -54,6 +62,7 @@ def run(
     seed: int,
     device: str,
     force: bool,
+    compiled: bool | None,
     results: Path,
     console: Console,
 ) -> None:
@@ -62,7 +71,7 @@ def run(
     Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
     user stopped it (its checkpoint is written, the same command goes on).
     """
-    settings = RunSettings(seed, _device(device), force)
+    settings = RunSettings(seed, _device(device), force, compiled)
     places = [(record_path(results, item.spec, seed), item) for item in resolved]
     if not force:
         for path, item in places:
@@ -104,6 +113,7 @@ def _run_one(
             device=settings.device,
             checkpoint=checkpoint,
             display=display,
+            compiled=_compile_pays(spec.protocol) if settings.compiled is None else settings.compiled,
         )
         begun = f"goes on from {started.state.step:,} of" if started.state.step else "begins"
         display.say(f"{begun} {spec.protocol.outer_steps:,} outer steps")
@@ -143,8 +153,9 @@ def _record(run: Run, outcome: Outcome, changed: tuple[str, ...], git: GitState)
         cost=Cost(
             wall_s=state.wall_s,
             training_s=state.training_s,
+            compile_s=state.compile_s if run.compiled else None,
             evaluation_s=outcome.evaluation_s,
-            steps_per_s=state.step / state.training_s,
+            steps_per_s=state.step / state.training_s if state.training_s else 0.0,
             peak_memory_bytes=state.peak_memory_bytes,
         ),
         device=device_name(run.device),
@@ -153,6 +164,13 @@ def _record(run: Run, outcome: Outcome, changed: tuple[str, ...], git: GitState)
         command=command_line(sys.argv[1:]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _compile_pays(protocol: Protocol) -> bool:
+    """Whether the time that compiling takes is won back: it takes longer with each inner step, and needs a compiler."""
+    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
+    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS * max(1, protocol.inner_steps)
+    return compiler and long_enough and not protocol.recompute
 
 
 def _refuse_other_protocol(path: Path, item: Resolved) -> None:
