@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from command_line import Shell
 
 from norml_cli import training
 from norml_cli.app import main
+from norml_cli.commands import run
 
 METHODS = [
     "maml-constant-lr",
@@ -189,9 +191,104 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(shell: Shell, monkey
     monkeypatch.setattr(training, "outer_step", diverges)
     code, _, err = shell.norml(*NORML)
     assert code == 2
-    assert "the query loss is nan at outer step 3" in err
+    assert "the query loss is nan by outer step 3" in err
     assert "inner_lr" in err
     assert not list(shell.results.rglob("*.json"))
+
+
+def test_steps_that_are_not_looked_at_one_by_one_give_the_same_record(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    """What a GPU run does: several outer steps between two looks at the loss, never past a meta-validation."""
+    assert shell.norml(*NORML)[0] == 0
+    expected = read(shell)
+    taken = []
+
+    def three_or_what_is_left(run: training.Run) -> int:
+        until_validation = 4 - run.state.step % 4
+        taken.append(min(3, until_validation, 9 - run.state.step))
+        return taken[-1]
+
+    monkeypatch.setattr(training.Run, "_steps_until_a_look", three_or_what_is_left)
+    assert shell.norml(*NORML, "--force")[0] == 0
+    assert taken == [3, 1, 3, 1, 1]
+    found = read(shell)
+    assert found["correct"] == expected["correct"]
+    for point, other in zip(found["curve"], expected["curve"], strict=True):
+        assert point == pytest.approx(other, rel=1e-12)
+
+
+def test_a_gpu_run_looks_at_its_loss_now_and_then_and_before_every_validation():
+    class Begun:
+        device = torch.device("cuda")
+        spec = SimpleNamespace(protocol=SimpleNamespace(validate_every=60, outer_steps=130))
+        state = training.State()
+
+    ahead = []
+    while Begun.state.step < 130:
+        ahead.append(training.Run._steps_until_a_look(Begun))
+        Begun.state.step += ahead[-1]
+    assert ahead == [25, 25, 10, 25, 25, 10, 10]
+
+
+@pytest.mark.parametrize("key", ["recompute=true", "weight_form=factored", "weight_form=materialised"])
+def test_how_the_inner_loop_is_computed_changes_no_answer(shell: Shell, key: str):
+    assert shell.norml(*NORML, "--results", "plain")[0] == 0
+    code, _, err = shell.norml(*NORML, "--results", "other", "--set", key)
+    assert code == 0, err
+    plain, other = read(shell, results="plain"), read(shell, results="other")
+    assert other["correct"] == plain["correct"]
+    assert other["changed"] == [key.partition("=")[0]]
+
+
+def test_matmul_precision_holds_during_the_run_only(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    seen = set()
+    original = training.outer_step
+
+    def watched(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.add(torch.get_float32_matmul_precision())
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(training, "outer_step", watched)
+    assert shell.norml(*NORML, "--set", "matmul_precision=tf32")[0] == 0
+    assert (seen, torch.get_float32_matmul_precision()) == ({"high"}, "highest")
+
+
+def test_a_compiled_run_says_so_in_its_record(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    """Compiling itself is proved on the engine; here its place is taken by what it would give."""
+    assert shell.norml(*NORML, "--results", "plain")[0] == 0
+    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: training.meta_gradient)
+    code, out, err = shell.norml(*NORML, "--compile", "--results", "compiled")
+    assert code == 0, err
+    assert "compiling the outer step" in out
+    plain, compiled = read(shell, results="plain"), read(shell, results="compiled")
+    assert compiled["correct"] == plain["correct"]
+    assert plain["cost"]["compile_s"] is None
+    assert compiled["cost"]["compile_s"] >= 0
+
+
+def test_what_cannot_be_compiled_is_told_in_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nwith details")
+
+    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: fails)
+    code, _, err = shell.norml(*NORML, "--compile")
+    assert code == 2
+    assert err == (
+        "error: norml: the outer step cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); "
+        "run it with --no-compile\n"
+    )
+
+
+def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    def protocol(outer_steps: int, inner_steps: int = 5, *, recompute: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(outer_steps=outer_steps, inner_steps=inner_steps, recompute=recompute)
+
+    monkeypatch.setattr(run.shutil, "which", lambda name: f"/bin/{name}")
+    assert run._compile_pays(protocol(60_000))
+    assert not run._compile_pays(protocol(600))
+    assert not run._compile_pays(protocol(60_000, inner_steps=200))
+    assert not run._compile_pays(protocol(60_000, recompute=True))
+    monkeypatch.setattr(run.shutil, "which", lambda _name: None)
+    assert not run._compile_pays(protocol(60_000))
 
 
 def test_a_results_folder_that_cannot_be_written_is_told_before_training(shell: Shell):

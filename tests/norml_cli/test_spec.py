@@ -71,6 +71,16 @@ def test_rule_of_another_algorithm_is_refused(registry):
 def test_hash_is_stable_under_key_order(spec):
     content = reversed_keys(spec.model_dump(mode="json"))
     assert RunSpec.model_validate(content).hash() == spec.hash()
+    assert content_hash(reversed_keys(spec.model_dump(mode="json", exclude_defaults=True))) == spec.hash()
+
+
+def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
+    content = spec.model_dump(mode="json")
+    defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
+    assert set(defaults) == {"matmul_precision", "weight_form", "recompute"}
+    for key in defaults:
+        del content["protocol"][key]
+    assert RunSpec.model_validate(content) == spec
     assert content_hash(content) == spec.hash()
 
 
