@@ -196,7 +196,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             "entry: row 'MAML | const' has a number for column '3-shot', which is not declared",
         ),
         ("datasets", "splits.meta_train", 11, "splits: 21 classes in all, but the data set has 20"),
-        ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded' or 'files' (got 'random')"),
+        ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded', 'files' or 'from-source' (got 'random')"),
         ("datasets", "splits.kind", ..., "splits.kind: is missing"),
         ("datasets", "rotations.value", "as-classes", "rotations: 'as-classes' needs split files"),
         ("datasets", "content_sha256", "abc", "content_sha256: must be 64 hexadecimal digits (got 'abc')"),
