@@ -279,7 +279,7 @@ def _by_place(place: PurePosixPath) -> tuple[SplitName, str] | None:
 
 def _index_by_folders(images: list[_File]) -> Index:
     index: Index = {split: {} for split in SPLITS}
-    for file in sorted(images, key=lambda file: file.place):
+    for file in sorted(images, key=lambda file: (file.place.name, file.place)):
         place = _by_place(file.place)
         if place is None:
             raise UserError(
