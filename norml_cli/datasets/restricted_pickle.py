@@ -13,7 +13,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     """The bytes that Python 3 writes as text in protocol 2."""
-    if encoding not in {"latin1", b"latin1"}:
+    if not isinstance(encoding, str | bytes) or encoding not in {"latin1", b"latin1"}:
         raise _Refused("it encodes a text by other than latin1")
     return bytes(text.encode("latin1"))
 
@@ -136,7 +136,47 @@ _STAND_INS = {
 }
 
 
+class _Mapping(dict[str | bytes | int, Any]):
+    """A mapping whose keys are texts and numbers: to hash a tuple nested deep enough would crash the interpreter."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str | bytes | int):
+            raise _Refused("it has a key that is neither text nor number")
+        super().__setitem__(key, value)
+
+
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
+    append: Callable[[Any], None]  # these four are the base class's, which its stubs leave out
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+    stack: list[Any]
+
+    def load_mapping(self) -> None:
+        self.append(_Mapping())
+
+    def load_old_mapping(self) -> None:
+        items = self.pop_mark()
+        self.append(_Mapping())
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][key] = value
+
+    def load_buffer(self) -> None:
+        """A bytearray's content as bytes, which are read once; a bytearray would be copied twice more."""
+        self.append(self.read(*struct.unpack("<Q", self.read(8))))
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{
+            opcode: load
+            for opcode, load in pickle._Unpickler.dispatch.items()  # noqa: SLF001 - see the top
+            if bytes([opcode]) not in {pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS}  # they hash, like mappings
+        },
+        pickle.EMPTY_DICT[0]: load_mapping,
+        pickle.DICT[0]: load_old_mapping,
+        pickle.BYTEARRAY8[0]: load_buffer,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name not in _STAND_INS:
