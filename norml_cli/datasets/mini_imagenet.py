@@ -310,8 +310,8 @@ def _index_by_csv(table: _File, split: SplitName, by_name: dict[str, _File]) -> 
         file = by_name.pop(name, None)
         if file is None:
             again = any(name in files for files in index.values())
-            fault = "a second time; remove the line" if again else "which the source does not hold; get the image"
-            raise UserError(f"{where}: names {name!r}, {fault}")
+            lacking = "which the source does not hold; get it, or name the folder of all archives"
+            raise UserError(f"{where}: names {name!r}, {'a second time; remove the line' if again else lacking}")
         _check_label(where, name, label)
         if _by_place(file.place) not in {None, (split, label)}:
             raise UserError(
