@@ -113,7 +113,7 @@ def _checked_name(path: Path, name: str, count: int) -> str:
 
 
 def _wanted(path: Path, name: str, size_bytes: int, limit_bytes: Limit) -> bool:
-    limit = limit_bytes(name)
+    limit = limit_bytes(name) if name.isprintable() else None  # as macOS's 'Icon\r'
     if limit is not None and size_bytes > limit:
         raise UserError(
             f"{path}: {name}: {size_bytes:,} bytes are too many (at most {limit:,} expected); fetch the archive again"

@@ -331,6 +331,8 @@ def _rows(table: _File) -> Iterator[tuple[str, str, str]]:
             where = f"{table.where}:{rows.line_num}"
             if not row["filename"] or not row["label"]:
                 raise UserError(f"{where}: lacks a file name or a label; get the original")
+            if not f"{row['filename']}{row['label']}".isprintable():  # it would break the lines of messages
+                raise UserError(f"{where}: its file name or label cannot be printed; get the original")
             yield where, row["filename"], row["label"]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{table.where}: not readable as csv ({reason(error)}); get the original") from None
@@ -439,6 +441,8 @@ def _places(entry: DatasetEntry, path: Path, split: SplitName, by_label: Any, n_
     places: dict[str, list[int]] = {}
     for key, value in by_label.items():
         label = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+        if not label.isprintable():
+            raise UserError(f"{path}: class_dict: the name {label!r:.60} cannot be printed; get the original")
         places[label] = _integers(path, label, value)
     _check_classes(entry, str(path), split, {label: len(indices) for label, indices in places.items()})
     used = sorted(index for indices in places.values() for index in indices)
