@@ -125,6 +125,7 @@ def with_rubbish(folder: Path) -> Path:
         "images/._x.jpg": b"x",
         "notes.txt": b"x" * 10_000_000,
         "SUMS.csv": b"x",
+        "x\ny.jpg": b"x",
     }
     write_zip(folder / "mini.zip", {**with_images(), **rubbish})
     return write_files(folder, {"README.md": b"x", "other.pkl": b"x"})
@@ -312,6 +313,7 @@ BAD_FILES = [
     pytest.param(
         "train.csv", b"filename,label\nx.jpg\n", ["train.csv:2", "lacks a file name or a label"], id="short row"
     ),
+    pytest.param("train.csv", b'filename,label\n"x\ny.jpg",x\n', ["train.csv:3", "cannot be printed"], id="two lines"),
     pytest.param("train.csv", b"filename,label\n\xff,x\n", ["train.csv", "not readable as csv"], id="not utf-8"),
     pytest.param("train.csv", b'filename,label\n"x', ["train.csv", "not readable as csv"], id="open quote"),
     pytest.param(
@@ -505,6 +507,7 @@ BAD_PICKLES = [
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2]})), ["has 3 images, but"], id="one index too few"),
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2, 4]})), ["once"], id="index twice"),
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2, -1]})), ["once"], id="index outside"),
+    pytest.param(spoilt(class_dict=places(**{"a\nb": [1]})), ["'a\\nb' cannot be printed"], id="label of two lines"),
     pytest.param(spoilt(class_dict=places(**{LABEL: "0123"})), ["is no list of indices"], id="text for indices"),
     pytest.param(spoilt(class_dict=places(**{LABEL: 7})), ["is no list of indices"], id="number for indices"),
     pytest.param(bytes(30_000_000), ["far larger than", "of pixels"], id="huge"),
