@@ -87,7 +87,7 @@ def validate_command(
 def prepare_command(
     dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.")],
     source: Annotated[
-        Path | None, typer.Option("--source", metavar="DIR", help="Take the raw data from here; no download.")
+        Path | None, typer.Option("--source", metavar="PATH", help="Take the raw data from here; no download.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,

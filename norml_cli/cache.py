@@ -1,10 +1,11 @@
 """One HDF5 file a data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
 
-    /images/<split>                                uint8 [C, P, height, width]
+    /images/<split>                                uint8 [C, P, height, width], or [C, P, height, width, 3] in colour
     /classes/<split>                               names of the C classes
     /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
 
-Every array carries the SHA-256 of its content. A cache is written beside its place and moved there when it is whole.
+Every array carries the SHA-256 of its content. A cache is written beside its place and moved there when it is whole,
+class by class, and verified in slabs, so that a data set may be larger than memory.
 Texts have a fixed length and the file is of HDF5 1.10's form: its structure is checksummed, and the heap that texts of
 any length lie in, where one flipped bit can send HDF5 into an endless loop, is not there.
 """
@@ -13,7 +14,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from norml_cli.datasets.splits import SPLITS, LoadedDataset, SplitName, identity
+from norml_cli.datasets.splits import SPLITS, ClassStream, LoadedDataset, SplitName, identity
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
 from norml_cli.spec import DatasetEntry, RunSpec, content_hash
 
 SCHEMA_VERSION = 1
 FILE_FORM = ("v110", "v110")  # see above
-LEFTOVER_S = 600  # chosen: a temporary file is written in seconds; one untouched for that long has lost its writer
+LEFTOVER_S = 600  # chosen: a writer adds to its file every second; one untouched for that long has lost its writer
+SLAB_BYTES = 1 << 24  # chosen: 16 MiB, what `verify` holds of an array at once
 
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py makes of a damaged file
 
@@ -106,8 +108,14 @@ class EpisodeArrays:
 
 def array_hash(array: NDArray[Any]) -> str:
     """SHA-256 over type, shape and content."""
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    return _hash_of_parts(array.dtype, array.shape, [array])
+
+
+def _hash_of_parts(dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[NDArray[Any]]) -> str:
+    """`array_hash` of an array of that type and shape whose rows come in `parts`."""
+    digest = hashlib.sha256(f"{dtype.str}{shape}".encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
@@ -161,9 +169,15 @@ class Cache:
             return cls(path, entry.id, _text(file, "fingerprint"), _text(file, "content_hash"))
 
     def images(self, split: SplitName) -> NDArray[np.uint8]:
-        """[C, P, height, width] uint8, ink = 255."""
+        """[C, P, height, width] uint8, ink = 255; or [C, P, height, width, 3] in colour. All in memory."""
         with self._file() as file:
             return self._array(file, f"images/{split}")
+
+    def size(self, split: SplitName) -> tuple[int, int]:
+        """C and P: the classes of a split and the examples of each."""
+        with self._file() as file:
+            n_classes, n_examples, *_ = file[f"images/{split}"].shape
+            return n_classes, n_examples
 
     def class_names(self, split: SplitName) -> list[str]:
         """The names of the C classes of a split."""
@@ -192,7 +206,7 @@ class Cache:
             names: list[str] = []
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             for name in names:
-                self._array(file, name)
+                self._check(file[name], _hash_of_parts(file[name].dtype, file[name].shape, _slabs(file[name])))
             if _content_hash(lambda name: _text(file[name], "sha256")) != self.content_hash:
                 raise UserError(f"{self.path}: its parts are not those it was made with; {_again(self.dataset)}")
             return len(names)
@@ -204,9 +218,20 @@ class Cache:
 
     def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
         array: NDArray[Any] = file[name][()]
-        if _text(file[name], "sha256") != array_hash(array):
-            raise UserError(f"{self.path}: {name} is damaged; {_again(self.dataset)}")
+        self._check(file[name], array_hash(array))
         return array
+
+    def _check(self, stored: h5py.Dataset, found: str) -> None:
+        if _text(stored, "sha256") != found:
+            raise UserError(f"{self.path}: {stored.name.lstrip('/')} is damaged; {_again(self.dataset)}")
+
+
+def _slabs(stored: h5py.Dataset) -> Iterator[NDArray[Any]]:
+    """The rows of a stored array in parts of at most SLAB_BYTES, or one row."""
+    row_bytes = max(1, stored.nbytes // max(1, len(stored)))
+    rows = max(1, SLAB_BYTES // row_bytes)
+    for start in range(0, len(stored), rows):
+        yield stored[start : start + rows]
 
 
 def status(entry: DatasetEntry, entry_file: Path) -> Status:
@@ -236,7 +261,7 @@ def _again(dataset: str) -> str:
 
 
 def _hint(entry: DatasetEntry) -> str:
-    return "" if entry.home == "embedded" else ", with --source DIR if you have its files"
+    return "" if entry.home == "embedded" else ", with --source PATH if you have its files"
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -248,18 +273,27 @@ def write_cache(
     loaded: LoadedDataset,
     episodes: Mapping[EpisodeRequest, EpisodeArrays],
 ) -> Cache:
-    """Make the cache of `entry` in one piece; an old one stays until the new one is whole."""
+    """Make the cache of `entry` in one piece; an old one stays until the new one is whole.
+
+    No more than a class of `loaded` and the one read after it are in memory. Raises UserError.
+    """
 
     def write(target: BinaryIO) -> None:
         with h5py.File(target, "w", libver=FILE_FORM) as file:
             for split in SPLITS:
-                _put(file, f"images/{split}", loaded.splits[split].images)
-                _put(file, f"classes/{split}", np.array([name.encode() for name in loaded.splits[split].names]))
+                names = _put_images(file, f"images/{split}", loaded.splits[split])
+                _put(file, f"classes/{split}", np.array([name.encode() for name in names]))
             _put_episodes(file, episodes)
             file.attrs["schema_version"] = SCHEMA_VERSION
             _put_text(file, "dataset", entry.id)
             _put_text(file, "fingerprint", fingerprint(entry, entry_file))
-            _put_text(file, "content_hash", _content_hash(lambda name: _text(file[name], "sha256")))
+            content = _content_hash(lambda name: _text(file[name], "sha256"))
+            if loaded.content_hash not in {None, content}:
+                raise UserError(
+                    f"{entry_file}: content_sha256: the source holds other pixels or names ({content}); declare that, "
+                    "or none"
+                )
+            _put_text(file, "content_hash", content)
             _put_text(file, "source", loaded.source)
 
     _write(cache_path(entry.id), write)
@@ -294,6 +328,21 @@ def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArra
         _put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
         _put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
         _put_text(file[group], "hash", arrays.hash())
+
+
+def _put_images(file: h5py.File, name: str, classes: ClassStream) -> list[str]:
+    """Write the images of all classes as one array, class by class; returns the names of the classes."""
+    stored = file.create_dataset(name, shape=classes.shape, dtype=np.uint8)
+    names: list[str] = []
+
+    def written() -> Iterator[NDArray[np.uint8]]:
+        for class_name, images in classes:
+            stored[len(names)] = images
+            names.append(class_name)
+            yield images
+
+    _put_text(stored, "sha256", _hash_of_parts(stored.dtype, stored.shape, written()))
+    return names
 
 
 def _put(file: h5py.File, name: str, array: NDArray[Any]) -> None:

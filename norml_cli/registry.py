@@ -24,12 +24,13 @@ from norml_cli.spec import (
     Model,
     Protocol,
     RunSpec,
-    SeededSplit,
+    SourceSplit,
     TableEntry,
     constrained,
 )
 
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
+SPLIT_AT_THE_SOURCE = {"mini-imagenet"}  # kinds of data set whose raw files say which class is in which split
 
 E = TypeVar("E", bound=Entry)
 
@@ -352,7 +353,7 @@ def _impossible(protocol: Protocol, shots: int, dataset: DatasetEntry) -> Iterat
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
         yield "queries_per_class", f"{fault} of '{dataset.id}' has"
-    if isinstance(dataset.splits, SeededSplit):
+    if not isinstance(dataset.splits, FileSplit):
         sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
         smallest = min(sizes, key=sizes.__getitem__)
         if protocol.n_way > sizes[smallest]:
@@ -402,13 +403,15 @@ def _cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Ite
 
 def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
     splits = dataset.splits
+    if isinstance(splits, SourceSplit) != (dataset.kind in SPLIT_AT_THE_SOURCE):
+        yield f"splits.kind: '{splits.kind}' is not for kind: {dataset.kind}; 'from-source' is for what comes split"
     if isinstance(splits, FileSplit):
         for key in ("meta_train", "meta_val", "meta_test"):
             if not (path.parent / getattr(splits, key)).is_file():
                 yield f"splits.{key}: no file '{getattr(splits, key)}' beside this entry"
         return
     total = splits.meta_train + splits.meta_val + splits.meta_test
-    if total > dataset.classes:
+    if total > dataset.classes or (isinstance(splits, SourceSplit) and total < dataset.classes):
         yield f"splits: {total:,} classes in all, but the data set has {dataset.classes:,}"
     if dataset.rotations.value == "as-classes":
         yield "rotations: 'as-classes' needs split files that list the rotated classes"

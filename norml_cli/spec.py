@@ -205,10 +205,20 @@ class FileSplit(Model):
     source: Text
 
 
+class SourceSplit(Model):
+    """Classes as the raw source itself splits them; declared are how many each split must hold."""
+
+    kind: Literal["from-source"]
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    source: Text
+
+
 class DatasetEntry(Entry):
     """Images by class: where they come from, how they are checked and what is done to them."""
 
-    kind: Literal["omniglot", "glyphs"] = Field(description="the code that reads or makes it")
+    kind: Literal["omniglot", "glyphs", "mini-imagenet"] = Field(description="the code that reads or makes it")
     home: Text = Field(description="public home, or 'embedded'")
     licence: Text
     classes: Count
@@ -219,7 +229,7 @@ class DatasetEntry(Entry):
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
         description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
     )
-    splits: Annotated[SeededSplit | FileSplit, Field(discriminator="kind")]
+    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")]
     content_sha256: Sha256 | None = Field(
         default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
     )

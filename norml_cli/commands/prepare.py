@@ -35,8 +35,9 @@ def prepare(
     entry = registry.dataset(dataset_id)
     entry_file = registry.files["datasets", dataset_id]
     if verify:
-        checked = Cache.open(entry, entry_file).verify()
-        console.print(f"{dataset_id}: verified, {checked} arrays as they were written", highlight=False)
+        cache = Cache.open(entry, entry_file)
+        checked = f"verified, {cache.verify()} arrays as they were written"
+        console.print(f"{dataset_id}: {checked}, content sha256 {cache.content_hash}", highlight=False, soft_wrap=True)
         return
     if source is not None and not datasets.needs_source(entry):
         raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
@@ -70,8 +71,7 @@ def _add_lacking(cache: Cache, requests: Iterable[EpisodeRequest]) -> int:
     """Draw those `requests` that the cache does not hold; returns how many."""
     lacking = [request for request in requests if not cache.has(request)]
     if lacking:
-        sizes = {split: cache.images(split).shape[:2] for split in SPLITS}
-        add_episodes(cache, {request: _draw(request, *sizes[request.split]) for request in lacking})
+        add_episodes(cache, {request: _draw(request, *cache.size(request.split)) for request in lacking})
     return len(lacking)
 
 
@@ -87,17 +87,18 @@ def _make(
     started_at = time.perf_counter()
     with _shown(console, entry.id) as progress:
         loaded = datasets.load(entry, entry_file, source, progress)
-    episodes = {request: _draw(request, *loaded.splits[request.split].images.shape[:2]) for request in requests}
-    cache = write_cache(entry, entry_file, loaded, episodes)
+        episodes = {request: _draw(request, *loaded.splits[request.split].shape[:2]) for request in requests}
+        cache = write_cache(entry, entry_file, loaded, episodes)  # reads the images, where there are many
     seconds = time.perf_counter() - started_at
     made = f"{_classes(loaded)} classes, {len(episodes)} sets of fixed episodes"
     size = f"{cache.path.stat().st_size / 1e6:.0f} MB in {seconds:.1f} s"
-    console.print(f"{entry.id}: {made}, {size} ({loaded.source})", highlight=False, soft_wrap=True)
+    for line in (f"{made}, {size} ({loaded.source})", *loaded.remarks(), f"content sha256 {cache.content_hash}"):
+        console.print(f"{entry.id}: {line}", highlight=False, soft_wrap=True)
     return cache
 
 
 def _classes(loaded: LoadedDataset) -> str:
-    return ", ".join(f"{len(loaded.splits[split].names):,} {split.replace('_', '-')}" for split in SPLITS)
+    return ", ".join(f"{loaded.splits[split].shape[0]:,} {split.replace('_', '-')}" for split in SPLITS)
 
 
 def _declared_requests(registry: Registry, dataset_id: str) -> list[EpisodeRequest]:

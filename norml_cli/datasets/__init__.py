@@ -1,4 +1,4 @@
-"""Raw sources -> arrays, checked and split: Omniglot from its two archives, glyphs from a seed."""
+"""Raw sources -> images by class, checked and split: Omniglot, mini-ImageNet, and glyphs from a seed."""
 
 from pathlib import Path
 
@@ -8,24 +8,28 @@ from norml_cli.spec import DatasetEntry
 
 
 def needs_source(entry: DatasetEntry) -> bool:
-    """Whether the raw data comes from outside: a folder named by --source, or a download."""
+    """Whether the raw data comes from outside: named by --source, or a download."""
     return entry.kind != "glyphs"
 
 
 def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: Progress) -> LoadedDataset:
     """Read or make the data set that `entry` (declared in `entry_file`) describes.
 
-    source: a folder with the raw data, or None to download it. `progress` is called with (done, total) images.
-    Raises UserError with one line for a source that is missing, damaged or not what the entry declares.
+    source: where the raw data lies, or None to download it. `progress` is called with (done, total) images.
+    Raises UserError with one line for a source that is missing, damaged or not what the entry declares; while its
+    classes are read, where that is done class by class.
     """
     if not needs_source(entry):
         if source is not None:
             raise UserError(f"--source: '{entry.id}' is embedded and reads no files; leave --source out")
         from norml_cli.datasets import glyphs  # noqa: PLC0415 - only the code of this kind is loaded
 
-        drawn, text = glyphs.draw(entry, progress), "embedded"
-    else:
-        from norml_cli.datasets import omniglot  # noqa: PLC0415 - as above: Pillow takes its time
+        return LoadedDataset(cut(entry, entry_file, glyphs.draw(entry, progress)), "embedded")
+    if entry.kind == "mini-imagenet":
+        from norml_cli.datasets import mini_imagenet  # noqa: PLC0415 - as above: Pillow takes its time
 
-        drawn, text = omniglot.read(entry, source, progress)
+        return mini_imagenet.read(entry, source, progress)
+    from norml_cli.datasets import omniglot  # noqa: PLC0415 - as above
+
+    drawn, text = omniglot.read(entry, source, progress)
     return LoadedDataset(cut(entry, entry_file, drawn), text)

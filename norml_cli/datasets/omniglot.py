@@ -8,25 +8,22 @@ import contextlib
 import hashlib
 import http.client
 import io
-import lzma
 import re
 import socket
-import struct
 import sys
 import tempfile
 import urllib.error
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from norml_cli.datasets import archives, pictures
 from norml_cli.datasets.splits import ImageClasses, Progress
-from norml_cli.errors import UserError
+from norml_cli.errors import UserError, reason
 from norml_cli.spec import DatasetEntry
 
 PARTS = ("images_background", "images_evaluation")
@@ -36,8 +33,6 @@ MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file;
 TIMEOUT_S = 60  # chosen: a server silent for that long is taken for gone
 
 _INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, OSError)
-_DAMAGED_PNG = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -73,10 +68,9 @@ def _check_declaration(entry: DatasetEntry) -> None:
 
 
 def _read_folder(entry: DatasetEntry, source: Path, progress: Progress) -> tuple[ImageClasses, str]:
-    with contextlib.ExitStack() as opened:
-        drawings, text = _find_drawings(entry, source, opened)
-        _check_complete(entry, source, drawings)
-        classes, digest = _decode_all(entry, drawings, progress)
+    drawings, text = _find_drawings(entry, source)
+    _check_complete(entry, source, drawings)
+    classes, digest = _decode_all(entry, drawings, progress)
     if entry.content_sha256 not in {None, digest}:
         raise UserError(
             f"{source}: complete, but its pixels are not those of '{entry.id}' (sha256 {digest[:12]}..., declared "
@@ -88,10 +82,8 @@ def _read_folder(entry: DatasetEntry, source: Path, progress: Progress) -> tuple
 # ------------------------------------------------------------------------------------------------ finding the drawings
 
 
-def _find_drawings(
-    entry: DatasetEntry, source: Path, opened: contextlib.ExitStack
-) -> tuple[dict[str, dict[int, _Drawing]], str]:
-    """Drawings by character and drawer, and the kind of source; the archives stay open as long as `opened`."""
+def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[int, _Drawing]], str]:
+    """Drawings by character and drawer, and the kind of source."""
     if not source.is_dir():
         what = "is a file" if source.exists() else "does not exist"
         raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
@@ -106,7 +98,7 @@ def _find_drawings(
         assert path is not None  # noqa: S101 - an internal impossibility: `missing` was empty
         kinds.append("folder" if path.is_dir() else "zip")
         count = 0
-        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path, part, opened):
+        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path, part):
             drawers = drawings.setdefault(drawing.character, {})
             if drawing.drawer in drawers:
                 raise UserError(f"{drawing.where}: a second drawing by drawer {drawing.drawer:02d}; remove one")
@@ -144,22 +136,14 @@ def _limited(path: Path) -> bytes:
         return file.read(MAX_IMAGE_BYTES)
 
 
-def _in_zip(path: Path, part: str, opened: contextlib.ExitStack) -> Iterator[_Drawing]:
-    try:
-        archive = opened.enter_context(zipfile.ZipFile(path))
-    except _DAMAGED_ZIP as error:
-        raise UserError(f"{path}: not a complete zip archive ({_reason(error)}); fetch it again") from None
-    for info in archive.infolist():
-        name = PurePosixPath(info.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in info.filename:
-            raise UserError(f"{path}: holds '{info.filename}', which leads out of the archive; do not trust this file")
-        match = _INSIDE_PART.match(info.filename.removeprefix(f"{part}/"))
-        if match is None or not info.filename.startswith(f"{part}/"):
-            continue
-        where = f"{path}: {info.filename}"
-        if info.file_size > MAX_IMAGE_BYTES:
-            raise UserError(f"{where}: {info.file_size:,} bytes are too many for a drawing; fetch the archive again")
-        yield _Drawing(match[1], int(match[2]), where, lambda info=info: archive.read(info))  # type: ignore[misc]
+def _in_zip(path: Path, part: str) -> Iterator[_Drawing]:
+    def found(name: str) -> re.Match[str] | None:
+        return _INSIDE_PART.match(name.removeprefix(f"{part}/")) if name.startswith(f"{part}/") else None
+
+    for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if found(name) else None):
+        match = found(name)
+        assert match is not None  # noqa: S101 - no other files are read
+        yield _Drawing(match[1], int(match[2]), f"{path}: {name}", lambda data=data: data)  # type: ignore[misc]
 
 
 def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[int, _Drawing]]) -> None:
@@ -206,17 +190,9 @@ def _decode(drawing: _Drawing) -> Image.Image:
     """The drawing as a 1-bit image, ink = 0."""
     try:
         data = drawing.read()
-    except _DAMAGED_ZIP as error:
-        raise UserError(f"{drawing.where}: cannot be read ({_reason(error)}); fetch it again") from None
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            fault = _fault(image)
-            if fault is None:
-                image.load()
-                return image.convert("1", dither=Image.Dither.NONE)
-    except _DAMAGED_PNG as error:
-        fault = f"not a complete PNG image ({_reason(error)})"
-    raise UserError(f"{drawing.where}: {fault}; get the original")
+    except OSError as error:
+        raise UserError(f"{drawing.where}: cannot be read ({reason(error)}); fetch it again") from None
+    return pictures.decoded(data, drawing.where, ("PNG",), _fault).convert("1", dither=Image.Dither.NONE)
 
 
 def _fault(image: Image.Image) -> str | None:
@@ -260,7 +236,7 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # the answer that it carries holds the connection open
         raise UserError(
-            f"cannot download {url} ({_reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
+            f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
             f"their folder: norml prepare {entry.id} --source FOLDER"
         ) from None
     finally:
@@ -269,9 +245,3 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
 
 def _bar_only_on_a_terminal() -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-
-
-def _reason(error: BaseException) -> str:
-    """The error's text on one line, or its kind where it has none."""
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(reason).split()) or type(error).__name__

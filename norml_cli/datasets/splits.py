@@ -1,18 +1,18 @@
-"""Which class belongs to meta-train, meta-val and meta-test: by a seeded shuffle, or by text files."""
+"""Which class belongs to meta-train, meta-val and meta-test: by a seeded shuffle, by text files, or by the source."""
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean
-from norml_cli.spec import DatasetEntry, FileSplit, SeededSplit
+from norml_cli.spec import DatasetEntry, FileSplit, SeededSplit, SourceSplit
 
 SplitName = Literal["meta_train", "meta_val", "meta_test"]
 SPLITS: tuple[SplitName, ...] = ("meta_train", "meta_val", "meta_test")
@@ -23,20 +23,46 @@ _LINE = re.compile(r"^(?P<name>.+?)(?:/rot(?P<degrees>[^/]*))?$")
 _TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clockwise, as norml.episodes
 
 
+class ClassStream(Protocol):
+    """C named classes with their images, one after the other: they need not lie in memory together."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[C, P, height, width] of grey images, [C, P, height, width, 3] of colour ones."""
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Each class's name and its images [P, ...]. Raises UserError where a class cannot be read."""
+
+
 @dataclass(frozen=True)
 class ImageClasses:
-    """Named classes and their images. names: C distinct texts; images: [C, P, height, width] uint8."""
+    """Named classes and their images in memory. names: C distinct texts; images: [C, P, height, width] uint8."""
 
     names: tuple[str, ...]
     images: NDArray[np.uint8]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[C, P, height, width]."""
+        return self.images.shape
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Each class's name and its images [P, height, width]."""
+        return zip(self.names, self.images, strict=True)
+
+
+def _nothing() -> list[str]:
+    return []
+
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A data set's classes by split, and what they were read from (never a path)."""
+    """A data set's classes by split, to be read through once, and what they are read from (never a path)."""
 
-    splits: dict[SplitName, ImageClasses]
+    splits: Mapping[SplitName, ClassStream]
     source: str
+    content_hash: str | None = None  # which the cache must turn out to have; None: any
+    remarks: Callable[[], list[str]] = _nothing  # one line each on what was seen, once all classes have been read
 
 
 def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[SplitName, ImageClasses]:
@@ -46,12 +72,13 @@ def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[Spli
     """
     if isinstance(entry.splits, SeededSplit):
         return _cut_by_seed(entry.splits, entry_file, drawn)
+    assert isinstance(entry.splits, FileSplit)  # noqa: S101 - the registry admits no other for data that comes unsplit
     return _cut_by_files(entry, entry.splits, entry_file, drawn)
 
 
 def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
-    """What decides the splits, as JSON values: the seed and sizes, or the lines of the split files."""
-    if isinstance(entry.splits, SeededSplit):
+    """What decides the splits, as JSON values: seed and sizes, the lines of the split files, or sizes alone."""
+    if isinstance(entry.splits, SeededSplit | SourceSplit):
         return entry.splits.model_dump(mode="json", exclude={"source"})
     values: dict[str, Any] = {"kind": entry.splits.kind}
     for split in SPLITS:

@@ -18,7 +18,7 @@ RUN = ("run", "norml", "--benchmark", "tiny-5way")
 def test_list_names_every_entry_of_every_kind(shell: Shell):
     code, out, _ = shell.norml("list")
     assert code == 0
-    for id_ in ("norml", "maml-layerwise-lr", "omniglot-20way", "tiny-5way", "glyphs", "table-2"):
+    for id_ in ("norml", "maml-layerwise-lr", "omniglot-20way", "tiny-5way", "glyphs", "mini-imagenet", "table-2"):
         assert id_ in out
     assert {"methods", "benchmarks", "datasets", "tables"} == set(json.loads(shell.norml("list", "--json")[1]))
 
@@ -35,7 +35,9 @@ def test_show_gives_each_value_its_source_and_counts_parameters(shell: Shell):
     )
 
 
-@pytest.mark.parametrize("id_", ["norml-zero-cell", "omniglot-20way", "omniglot", "glyphs", "table-2", "table-1"])
+@pytest.mark.parametrize(
+    "id_", ["norml-zero-cell", "omniglot-20way", "omniglot", "mini-imagenet", "glyphs", "table-2", "table-1"]
+)
 def test_show_prints_every_kind_of_entry(shell: Shell, id_: str):
     code, out, err = shell.norml("show", id_)
     assert code == 0, err
@@ -113,6 +115,12 @@ BAD = [
     (("show", "nothing"), ["unknown entry 'nothing'"]),
     (("prepare", "omniglott"), ["unknown data set", "'omniglot'"]),
     (("prepare", "omniglot", "--source", "nowhere"), ["nowhere"]),
+    (
+        ("prepare", "mini-imagenet"),
+        ["image-net.org", "--source PATH", "train.csv", "mini-imagenet-cache-{train,val,test}"],
+    ),
+    (("prepare", "mini-imagenet", "--source", "nowhere"), ["nowhere: does not exist"]),
+    (("prepare", "mini-imagenet", "--verify"), ["'mini-imagenet' is not prepared"]),
     (("report", "--table", "table-9"), ["unknown table 'table-9'", "table-2"]),
     (("report", "--format", "word"), ["word", "markdown"]),
     (("validate", "nowhere"), ["nowhere"]),

@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -135,6 +139,76 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cache_path("x") == tmp_path / "home" / "x.h5"
     monkeypatch.delenv("NORML_HOME")
     assert home().name == "norml"
+
+
+# ------------------------------------------------------------------------------------------------------ class by class
+
+
+class Made:
+    """Classes made when they are asked for: 48 of 1 MB each, or until `fails_at`."""
+
+    shape = (48, 10, 187, 187, 3)
+
+    def __init__(self, fails_at: int = 48) -> None:
+        self.fails_at = fails_at
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        for number in range(self.shape[0]):
+            if number == self.fails_at:
+                raise UserError("class cannot be read")
+            yield f"class{number}", np.full(self.shape[1:], number, np.uint8)
+
+
+CLASS_BYTES = int(np.prod(Made.shape[1:]))
+
+
+@contextmanager
+def peak_bytes_below(limit: int) -> Iterator[None]:
+    """What numpy and Python hold at most inside."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < limit
+
+
+def test_colour_images_are_written_and_verified_class_by_class(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cache_module, "SLAB_BYTES", 2 * CLASS_BYTES)
+    with peak_bytes_below(4 * CLASS_BYTES):  # of 144: a class, the next one, and what else there is
+        cache = write_cache(ENTRY, entry_file, LoadedDataset(dict.fromkeys(SPLITS, Made()), "made"), {})
+    with peak_bytes_below(6 * CLASS_BYTES):  # two slabs of two classes
+        assert cache.verify() == 2 * len(SPLITS)
+    images = cache.images("meta_val")
+    assert images.shape == Made.shape
+    assert (images == np.arange(48)[:, None, None, None, None]).all()
+    assert cache.class_names("meta_val")[-1] == "class47"
+    assert cache.size("meta_val") == (48, 10)
+
+
+@pytest.mark.parametrize("slab_bytes", [1, 28 * 28 * 3, 10_000, 1 << 24])
+def test_slabs_give_the_hash_of_the_whole(entry_file: Path, monkeypatch: pytest.MonkeyPatch, slab_bytes: int):
+    monkeypatch.setattr(cache_module, "SLAB_BYTES", slab_bytes)
+    cache = written(entry_file)
+    assert cache.verify() == 2 * len(SPLITS) + 3
+    with h5py.File(cache.path) as file:
+        stored = bytes(file["images/meta_val"].attrs["sha256"]).decode()
+    assert stored == cache_module.array_hash(loaded().splits["meta_val"].images)
+
+
+def test_a_class_that_cannot_be_read_leaves_the_old_cache(entry_file: Path):
+    before = written(entry_file).path.read_bytes()
+    broken = LoadedDataset({**loaded().splits, "meta_test": Made(fails_at=20)}, "made")
+    with pytest.raises(UserError, match="class cannot be read"):
+        write_cache(ENTRY, entry_file, broken, {})
+    assert cache_path(ENTRY.id).read_bytes() == before
+    assert files() == ["made-omniglot.h5"]
+
+
+def test_other_content_than_the_declared_is_refused(entry_file: Path):
+    content = written(entry_file).content_hash
+    assert write_cache(ENTRY, entry_file, replace(loaded(), content_hash=content), {}).content_hash == content
+    with pytest.raises(UserError, match=f"content_sha256: the source holds other pixels or names .{content}"):
+        write_cache(ENTRY, entry_file, replace(loaded(), content_hash="0" * 64), {})
 
 
 # ------------------------------------------------------------------------------------------------------------- requests

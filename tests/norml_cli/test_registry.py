@@ -196,7 +196,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             "entry: row 'MAML | const' has a number for column '3-shot', which is not declared",
         ),
         ("datasets", "splits.meta_train", 11, "splits: 21 classes in all, but the data set has 20"),
-        ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded' or 'files' (got 'random')"),
+        ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded', 'files' or 'from-source' (got 'random')"),
         ("datasets", "splits.kind", ..., "splits.kind: is missing"),
         ("datasets", "rotations.value", "as-classes", "rotations: 'as-classes' needs split files"),
         ("datasets", "content_sha256", "abc", "content_sha256: must be 64 hexadecimal digits (got 'abc')"),
@@ -251,6 +251,37 @@ def test_split_files_that_are_not_there(tmp_path):
         f"{path}: splits.meta_train: no file 'a.txt' beside this entry",
         f"{path}: splits.meta_test: no file 'c.txt' beside this entry",
     ]
+
+
+FROM_SOURCE = {"kind": "from-source", "meta_train": 10, "meta_val": 4, "meta_test": 6, "source": "chosen: for tests"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"splits": FROM_SOURCE}, "splits.kind: 'from-source' is not for kind: glyphs"),
+        ({"kind": "mini-imagenet"}, "splits.kind: 'seeded' is not for kind: mini-imagenet; 'from-source' is for"),
+        (
+            {"kind": "mini-imagenet", "splits": FROM_SOURCE | {"meta_val": 3}},
+            "splits: 19 classes in all, but the data set has 20",
+        ),
+    ],
+    ids=["unsplit data", "split data", "classes left over"],
+)
+def test_only_data_that_comes_split_is_declared_so(tmp_path, changes, fault):
+    path = write_entry(tmp_path, "datasets", DATASET | changes)
+    assert faults_of(tmp_path)[0].startswith(f"{path}: {fault}")
+
+
+def test_a_benchmark_asks_no_more_classes_than_a_split_at_the_source_has(tmp_path):
+    paths = put_all(tmp_path)
+    write_entry(tmp_path, "datasets", DATASET | {"kind": "mini-imagenet", "splits": FROM_SOURCE})
+    benchmark = with_value(ENTRIES["benchmarks"], "protocol.n_way.value", 5) | {"dataset": DATASET["id"]}
+    write_entry(tmp_path, "benchmarks", benchmark)
+    assert any(
+        fault.startswith(f"{paths['benchmarks']}: protocol.n_way: n_way = 5 is more than the 4 classes")
+        for fault in faults_of(tmp_path)
+    )
 
 
 # --------------------------------------------------------------------------------------------------- wrong files

@@ -1,0 +1,65 @@
+"""mini-ImageNet prepared by the installed command line, as a user types it, from a made copy in several forms."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import photos
+import pytest
+
+NORML = shutil.which("norml", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def norml(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`norml ARGUMENTS` in a folder of its own, with the made data set in the registry."""
+    registry = photos.write_registry(tmp_path / "registry")
+    environment = os.environ | {"NORML_HOME": "home", "NORML_REGISTRY": str(registry), "COLUMNS": "200"}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        assert NORML is not None, "install the project first"
+        return subprocess.run(
+            [NORML, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_a_user_prepares_verifies_and_mends(norml: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path):
+    photos.write_tar(tmp_path / "mini.tar.xz", photos.with_images())
+    done = norml("prepare", "made-mini", "--source", "mini.tar.xz")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(mini-imagenet, an archive of images with csv files)" in done.stdout
+    content = done.stdout.split("content sha256 ")[1].strip()
+    verified = norml("prepare", "made-mini", "--verify").stdout
+    assert verified == f"made-mini: verified, 6 arrays as they were written, content sha256 {content}\n"
+    assert norml("prepare", "made-mini").stdout == "made-mini: up to date (made-mini.h5)\n"
+
+    cache = tmp_path / "home" / "made-mini.h5"
+    before = cache.read_bytes()
+    evil = photos.write_files(tmp_path / "evil", photos.pickles())
+    (evil / photos.pickle_name("test")).write_bytes(pickle.dumps({"image_data": Calls(os.mkdir, "made")}))
+    done = norml("prepare", "made-mini", "--source", "evil", "--force")
+    assert (done.returncode, done.stdout) == (2, "")
+    named = "refused, and nothing in it was run: it names 'posix.mkdir', which no array needs; get the original"
+    assert done.stderr == f"error: evil/{photos.pickle_name('test')}: {named}\n"
+    assert not (tmp_path / "made").exists()
+    assert cache.read_bytes() == before
+
+    photos.write_files(tmp_path / "good", photos.pickles())
+    assert content in norml("prepare", "made-mini", "--source", "good", "--force").stdout
+    assert [path.name for path in cache.parent.iterdir()] == ["made-mini.h5"]
+
+
+class Calls:
+    """An object whose pickle calls `function`."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.call
