@@ -72,7 +72,7 @@ class Adaptation:
             raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
         self.learner, self.rule, self.loop = learner, rule, loop
         self.support_x, self.support_y, self.inner_steps = support_x, support_y, inner_steps
-        self._reversible = reversible
+        self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._states: list[list[State]] = []  # before each step, by layer
@@ -174,8 +174,11 @@ class Adaptation:
     def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
 
-        Parameters without influence are left out.
+        Parameters without influence are left out. Raises RuntimeError if called again: what it needs is used up.
         """
+        if self._reversed:
+            raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
+        self._reversed = True
         for layer_weights in self.weights:
             layer_weights.begin_reverse()
         self._gradients = [Gradients() for _ in self.learner.shifts]
