@@ -100,22 +100,14 @@ def _by_function(
     if len(handed_through) == len(plain):
         return Recorded(plain, handed_through)
     variables = {name: tensor for name, tensor in inputs.items() if name not in constants}
-    made, pull_back, *_ = vjp(partial(_made, rule, call, inputs, tuple(handed_through)), variables, parameters)
+
+    def only_made(variables: Named, parameters: Named) -> Named:
+        result: Named = functional_call(rule, parameters, (partial(call, {**inputs, **variables}),))
+        return {name: tensor for name, tensor in result.items() if name not in handed_through}
+
+    made, pull_back, *_ = vjp(only_made, variables, parameters)
     outputs = {**{name: inputs[source] for name, source in handed_through.items()}, **made}
     return Recorded(outputs, handed_through, partial(_function_pulled_back, pull_back, made))
-
-
-def _made(
-    rule: UpdateRule,
-    call: Callable[[Named], Named],
-    inputs: Named,
-    handed_through: tuple[str, ...],
-    variables: Named,
-    parameters: Named,
-) -> Named:
-    """The outputs that the call makes, with `variables` and `parameters` in place of those of the same names."""
-    result: Named = functional_call(rule, parameters, (partial(call, {**inputs, **variables}),))
-    return {name: tensor for name, tensor in result.items() if name not in handed_through}
 
 
 def _function_pulled_back(

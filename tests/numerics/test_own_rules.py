@@ -69,7 +69,7 @@ class RemembersTheStart(UpdateRule):
         self.pull, self.gain = parameter(0.5), parameter(0.3)
 
     def initial_state(self, layer, delta, h):
-        return {"first_delta": delta, "size": self.gain * h.square().mean(dim=-1, keepdim=True).sqrt()}
+        return {"first_delta": delta, "size": self.gain * h.abs().mean(dim=-1, keepdim=True)}
 
     def scaled(self, layer, delta, h, losses, state):
         return delta + self.pull * state["first_delta"], h * (1 + state["size"]), state
