@@ -10,7 +10,6 @@ from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_ste
 
 CPU = torch.device("cpu")
 TRACED = {
-    "MAML": ("maml-constant-lr", {"weight_form": "materialised"}),
     "MAML, every setting": (
         "maml-layerwise-lr",
         {"recompute": True, "query_statistics": "support", "weight_form": "factored", "batch_norm_scale": False},

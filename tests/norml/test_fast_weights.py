@@ -185,7 +185,7 @@ def test_a_first_layers_operations_in_every_form_are_the_formula_and_its_gradien
 
 @pytest.mark.parametrize("seed", range(N_SHAPES))
 def test_in_single_precision_all_forms_agree_to_rounding(seed):
-    case = with_a_constant_input(drawn_case(500 + seed, torch.float32), lambda u: seed % 2 == 0)
+    case = with_a_constant_input(drawn_case(500 + seed, torch.float32), lambda _: seed % 2 == 0)
     leaves = [case["weight"], case["bias"], *case["delta_hats"]]
     expected = outcome(Materialised, case, pulls=False)
     for form in (Factored, FactoredInput):
@@ -379,6 +379,6 @@ def test_what_merges_is_never_held_in_the_dearer_form_because_of_more_steps(devi
 
 
 def test_a_single_layer_of_640_features_with_five_ways_is_materialised(device):
-    """NORML's published shape: 25 support and 75 query examples, ten steps: 3200 weights are few beside the products."""
+    """25 support and 75 query examples, ten steps of NORML: 3200 weights are few beside the products."""
     settings = {"n_support": 25, "n_query": 75, "inner_steps": 10, "is_first": True, "scales_inputs": True}
     assert form_of(640, 5, **settings, device=device) == "materialised"

@@ -1,5 +1,7 @@
 """Calls of update rules gone back through: what is handed through, what gets derivatives, and both ways back."""
 
+# ruff: noqa: ARG002 - a rule's signature is given, whichever of it a rule uses
+
 import pytest
 import torch
 from torch import nn
