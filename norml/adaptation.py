@@ -72,7 +72,7 @@ class Adaptation:
             raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
         self.learner, self.rule, self.loop = learner, rule, loop
         self.support_x, self.support_y, self.inner_steps = support_x, support_y, inner_steps
-        self._reversible = reversible
+        self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._states: list[list[State]] = []  # before each step, by layer
@@ -154,28 +154,34 @@ class Adaptation:
             partial(_initial_state, self.rule, layer),
             {"delta": delta, "h": h},
             self.rule.parameters_of(layer) if self._reversible else None,
-            constants=frozenset({"delta", "h"}),
+            constants=self._constants(layer),
         )
 
     def _call(self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool) -> Recorded:
-        constants = {"h"} if layer == 0 else set()
-        if self.loop.first_order:
-            constants = {"delta", "h", "losses"}
         return record(
             self.rule,
             partial(_scaled, self.rule, layer),
             {"delta": delta, "h": h, "losses": losses, **_prefixed(state)},
             self.rule.parameters_of(layer) if recorded else None,
-            constants=frozenset(constants),
+            constants=self._constants(layer),
         )
+
+    def _constants(self, layer: int) -> frozenset[str]:
+        """Which of a layer's signals do not depend on what is learned, or are taken not to."""
+        if self.loop.first_order:
+            return frozenset({"delta", "h", "losses"})
+        return frozenset({"h"}) if layer == 0 else frozenset()
 
     # ----------------------------------------------------------------------------------------------------- backwards
 
     def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
 
-        Parameters without influence are left out.
+        Parameters without influence are left out. Raises RuntimeError if called again: what it needs is used up.
         """
+        if self._reversed:
+            raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
+        self._reversed = True
         for layer_weights in self.weights:
             layer_weights.begin_reverse()
         self._gradients = [Gradients() for _ in self.learner.shifts]
@@ -185,9 +191,6 @@ class Adaptation:
         for t in reversed(range(self.inner_steps)):
             step = self._step(t, recorded=True) if self.loop.recompute else self._steps.pop()
             state_bars = self._step_reverse(t, step, state_bars)
-        if self._initial:  # none without inner steps
-            for call, bars in zip(self._initial, state_bars, strict=True):
-                self._pulled_back(call, _prefixed(bars))
         return self._learner_gradients(), self._rule_bars
 
     def _query_reverse(self, logits_bar: Tensor) -> None:
@@ -210,6 +213,9 @@ class Adaptation:
             if h_hat_bar is not None:
                 output_bars["h_hat"] = h_hat_bar
             input_bars.append(self._pulled_back(call, output_bars))
+        if t == 0:  # whose signals the first states are made of, too
+            for call, bars in zip(self._initial, input_bars, strict=True):
+                _add(bars, self._pulled_back(call, _prefixed(_state(bars))))
         if not self.loop.first_order:
             self._signals_reverse(t, step, input_bars)
         return [_state(bars) for bars in input_bars]
@@ -237,9 +243,7 @@ class Adaptation:
 
     def _pulled_back(self, call: Recorded, output_bars: State) -> dict[str, Tensor]:
         bars, parameter_bars = call.pull_back(output_bars)
-        for name, bar in parameter_bars.items():
-            held = self._rule_bars.get(name)
-            self._rule_bars[name] = bar if held is None else held + bar
+        _add(self._rule_bars, parameter_bars)
         return bars
 
     def _learner_gradients(self) -> dict[str, Tensor]:
@@ -292,6 +296,11 @@ def _initial_state(rule: UpdateRule, layer: int, given: Named) -> Named:
 def _scaled(rule: UpdateRule, layer: int, given: Named) -> Named:
     delta_hat, h_hat, after = rule.scaled(layer, given["delta"], given["h"], given["losses"], _state(given))
     return {"delta_hat": delta_hat, "h_hat": h_hat, **_prefixed(after)}
+
+
+def _add(bars: Named, more: Named) -> None:
+    for name, bar in more.items():
+        bars[name] = bars[name] + bar if name in bars else bar
 
 
 _STATE = "state "

@@ -248,7 +248,7 @@ class FactoredInput(LayerWeights):
         self._query_base = base[:, support.shape[1] :]
         self._a: list[Tensor] = [base[:, : support.shape[1]] + bias]  # a_t, or the newest alone unless kept
         self._gram: Tensor | None = None  # x x^T
-        self._k: list[Tensor] = []
+        self._k: list[Tensor] = []  # K_u of every step, if kept
         self._delta_hats: list[Tensor] = []
         self._h_hats: list[Tensor] = []
 
@@ -270,10 +270,13 @@ class FactoredInput(LayerWeights):
 
     @override
     def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
-        newest = torch.baddbmm(self._a[-1], self._product(h_hat), delta_hat, alpha=-self.eta)
+        k = self._product(h_hat)
+        newest = torch.baddbmm(self._a[-1], k, delta_hat, alpha=-self.eta)
         self._step_bias(delta_hat)
         newest += self._biases[-1] - self._biases[-2]
         self._a = [*self._a, newest] if self.keep else [newest]
+        if self.keep:
+            self._k.append(k)
         self._delta_hats.append(delta_hat)
         self._h_hats.append(h_hat)
 
@@ -303,7 +306,7 @@ class FactoredInput(LayerWeights):
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        delta_hat_bar = torch.baddbmm(self._bias_sum(), self._product(h_hat, t).mT, self._support_bar)
+        delta_hat_bar = torch.baddbmm(self._bias_sum(), self._k[t].mT, self._support_bar)
         if self._merged_bar is not None:
             return delta_hat_bar.add_(self._merged_bar).mul_(-self.eta), None
         h_hat_bar = (delta_hat @ self._support_bar.mT) @ self._support
@@ -326,17 +329,13 @@ class FactoredInput(LayerWeights):
             return [(self._support, torch.stack(self._delta_hats).sum(dim=0))]
         return list(zip(self._h_hats, self._delta_hats, strict=True))
 
-    def _product(self, h_hat: Tensor, u: int | None = None) -> Tensor:
-        """K_u = x h_hat_u^T [E, S, S], of a step taken before or of a new one."""
-        if h_hat is self._support:
-            if self._gram is None:
-                self._gram = self._support @ self._support.mT
-            return self._gram
-        if u is None:
-            k = self._support @ h_hat.mT
-            self._k = [*self._k, k] if self.keep else [k]
-            return k
-        return self._k[u]
+    def _product(self, h_hat: Tensor) -> Tensor:
+        """K = x h_hat^T [E, S, S]; of h_hat = x the same one for all steps."""
+        if h_hat is not self._support:
+            return self._support @ h_hat.mT
+        if self._gram is None:
+            self._gram = self._support @ self._support.mT
+        return self._gram
 
 
 def layer_forms(

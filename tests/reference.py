@@ -197,13 +197,14 @@ def cell_step(
     }
     forgets = rule.get("previous_cell", True)
     feeds_hidden = rule.get("previous_hidden", True) and rule.get("hidden_state", "output-gate") == "output-gate"
-    packed = ["input", "update"] + ["forget"] * forgets + ["output"] * feeds_hidden
+    packed = ["input"] + ["forget"] * forgets + ["output"] * feeds_hidden + ["update"]
     size = len(cell_parameters["bias"]) // len(packed)
+    input_weight = torch.cat([cell_parameters[f"{source}_weight"] for source in ("loss", "delta", "h")], dim=1)
     cell, hidden = state or (x.new_zeros(size), x.new_zeros(size))
 
     def pre_activation(gate: str) -> Tensor:
         rows = slice(packed.index(gate) * size, (packed.index(gate) + 1) * size)
-        total = cell_parameters["input_weight"][rows] @ x + cell_parameters["bias"][rows]
+        total = input_weight[rows] @ x + cell_parameters["bias"][rows]
         return total + cell_parameters["hidden_weight"][rows] @ hidden if feeds_hidden else total
 
     new_cell = sigmoid(pre_activation("input")) * torch.tanh(pre_activation("update"))  # eqs 15-17
@@ -211,9 +212,9 @@ def cell_step(
         new_cell = new_cell + sigmoid(pre_activation("forget")) * cell  # eqs 14, 17
     new_hidden = sigmoid(pre_activation("output")) * torch.tanh(new_cell) if feeds_hidden else hidden
     scale = rule.get("gate_scale", 2.0)
-    delta_gate = scale * sigmoid(cell_parameters["delta_gate_weight"] @ new_cell + cell_parameters["delta_gate_bias"])
-    h_gate = scale * sigmoid(cell_parameters["h_gate_weight"] @ new_cell + cell_parameters["h_gate_bias"])
-    return delta_gate, h_gate, (new_cell, new_hidden)
+    gates = scale * sigmoid(cell_parameters["gate_weight"] @ new_cell + cell_parameters["gate_bias"])
+    n_out = len(p[f"learner.biases.{layer}"])
+    return gates[:n_out], gates[n_out:], (new_cell, new_hidden)
 
 
 def sigmoid(v: Tensor) -> Tensor:

@@ -70,18 +70,26 @@ def _by_tape(
         name: inputs[handed_through[name]] if name in handed_through else tensor.detach()
         for name, tensor in graph.items()
     }
-    wanted = {**{name: leaf for name, leaf in leaves.items() if name not in constants}, **parameters}
-    return Recorded(outputs, handed_through, partial(_tape_pulled_back, graph, wanted, parameters))
+    variables = {name: leaf for name, leaf in leaves.items() if name not in constants}
+    return Recorded(outputs, handed_through, partial(_tape_pulled_back, graph, variables, parameters))
 
 
-def _tape_pulled_back(graph: Named, wanted: Named, parameters: Named, bars: Named) -> tuple[Named, Named]:
+def _tape_pulled_back(graph: Named, variables: Named, parameters: Named, bars: Named) -> tuple[Named, Named]:
     used = [name for name in bars if graph[name].requires_grad]
     if not used:
         return {}, {}
     found = torch.autograd.grad(
-        [graph[name] for name in used], list(wanted.values()), [bars[name] for name in used], allow_unused=True
+        [graph[name] for name in used],
+        [*variables.values(), *parameters.values()],
+        [bars[name] for name in used],
+        allow_unused=True,
     )
-    return _parted({name: bar for name, bar in zip(wanted, found, strict=True) if bar is not None}, parameters)
+    n_variables = len(variables)
+    return _there(variables, found[:n_variables]), _there(parameters, found[n_variables:])
+
+
+def _there(names: Named, bars: tuple[Tensor | None, ...]) -> Named:
+    return {name: bar for name, bar in zip(names, bars, strict=True) if bar is not None}
 
 
 def _by_function(
@@ -91,39 +99,24 @@ def _by_function(
     handed_through = _handed_through(plain, inputs)
     if len(handed_through) == len(plain):
         return Recorded(plain, handed_through)
-    variables = {**{name: tensor for name, tensor in inputs.items() if name not in constants}, **parameters}
-    made, pull_back, *_ = vjp(partial(_made, rule, call, inputs, tuple(handed_through)), variables)
+    variables = {name: tensor for name, tensor in inputs.items() if name not in constants}
+
+    def only_made(variables: Named, parameters: Named) -> Named:
+        result: Named = functional_call(rule, parameters, (partial(call, {**inputs, **variables}),))
+        return {name: tensor for name, tensor in result.items() if name not in handed_through}
+
+    made, pull_back, *_ = vjp(only_made, variables, parameters)
     outputs = {**{name: inputs[source] for name, source in handed_through.items()}, **made}
-    return Recorded(outputs, handed_through, partial(_function_pulled_back, pull_back, made, parameters))
-
-
-def _made(
-    rule: UpdateRule,
-    call: Callable[[Named], Named],
-    inputs: Named,
-    handed_through: tuple[str, ...],
-    variables: Named,
-) -> Named:
-    """The outputs that the call makes, from `variables` where it would use inputs and parameters of these names."""
-    given = {name: variables.get(name, tensor) for name, tensor in inputs.items()}
-    put_in = {name: tensor for name, tensor in variables.items() if name not in inputs}
-    result: Named = functional_call(rule, put_in, (partial(call, given),))
-    return {name: tensor for name, tensor in result.items() if name not in handed_through}
+    return Recorded(outputs, handed_through, partial(_function_pulled_back, pull_back, made))
 
 
 def _function_pulled_back(
-    pull_back: Callable[[Named], tuple[Named]], made: Named, parameters: Named, bars: Named
+    pull_back: Callable[[Named], tuple[Named, Named]], made: Named, bars: Named
 ) -> tuple[Named, Named]:
     # Zeros where nothing came: the functional form wants a derivative for every output.
-    full = {name: bars[name] if name in bars else torch.zeros_like(tensor) for name, tensor in made.items()}
-    return _parted(pull_back(full)[0], parameters)
+    return pull_back({name: bars[name] if name in bars else torch.zeros_like(tensor) for name, tensor in made.items()})
 
 
 def _handed_through(outputs: Named, inputs: Named) -> dict[str, str]:
     """Which outputs are inputs, by identity."""
     return {name: source for name, tensor in outputs.items() for source, given in inputs.items() if given is tensor}
-
-
-def _parted(bars: Named, parameters: Named) -> tuple[Named, Named]:
-    of_inputs = {name: bar for name, bar in bars.items() if name not in parameters}
-    return of_inputs, {name: bar for name, bar in bars.items() if name in parameters}

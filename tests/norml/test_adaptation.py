@@ -1,38 +1,40 @@
 """The inner loop: what it returns, what it leaves alone, and who sees whom."""
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import pytest
 import torch
 from reference import RULES, Settings, adapted, loss_and_meta_gradient
 
 from norml.adaptation import adapt
+from norml.meta_training import meta_gradient
 
 FORMS = ["materialised", "factored"]
 
 
 def adapted_weights(meta_learner, batch, *, form="materialised", inner_steps=3, **settings):
-    forms = [form] * meta_learner.learner.n_layers
-    inner_lr = meta_learner.inner_loop.inner_lr
     return adapt(
         meta_learner.learner,
         meta_learner.rule,
+        dataclasses.replace(meta_learner.inner_loop, weight_form=form),
         batch.support_x,
         batch.support_y,
-        inner_lr=inner_lr,
         inner_steps=inner_steps,
-        forms=forms,
         **settings,
     )
 
 
-def as_matrices(meta_learner, weights: Sequence, n_episodes):
-    """Any form's (W [E, O, I], b [E, O]) of every layer: W columns and b from what `linear` does to unit vectors."""
+def as_matrices(meta_learner, adaptation, n_episodes, t=None):
+    """Any form's (W_t [E, O, I], b_t [E, O]) of every layer: W columns and b from what `linear` does to unit vectors.
+
+    t: of the adapted weights unless given.
+    """
+    t = adaptation.inner_steps if t is None else t
     matrices = []
     for layer, n_in in enumerate(meta_learner.learner.sizes[:-1]):
         probes = torch.cat([torch.zeros(1, n_in), torch.eye(n_in)]).double().expand(n_episodes, -1, -1)
-        a = weights[layer].linear(probes)
+        a = adaptation.weights[layer].linear(t, probes)[0].detach()
         matrices.append(((a[:, 1:] - a[:, :1]).mT, a[:, 0]))
     return matrices
 
@@ -56,21 +58,178 @@ def test_adapted_weights_are_the_references(rule, form, make_meta_learner, make_
 @pytest.mark.parametrize("rule", RULES)
 def test_no_inner_step_leaves_the_initial_weights(rule, form, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule), make_episodes()
-    for weights, w, b in zip(
-        adapted_weights(meta_learner, batch, form=form, inner_steps=0),
-        meta_learner.learner.weights,
-        meta_learner.learner.biases,
-        strict=True,
+    adaptation = adapted_weights(meta_learner, batch, form=form, inner_steps=0)
+    parameters = zip(meta_learner.learner.weights, meta_learner.learner.biases, strict=True)
+    for layer_weights, (w, b) in zip(adaptation.weights, parameters, strict=True):
+        assert layer_weights.weight is w
+        assert layer_weights.bias is b
+    for (w, b), initial_w, initial_b in zip(
+        as_matrices(meta_learner, adaptation, 3), meta_learner.learner.weights, meta_learner.learner.biases, strict=True
     ):
-        assert weights.weight is w
-        assert weights.bias is b
+        torch.testing.assert_close(w, initial_w.detach().expand_as(w), rtol=0, atol=1e-15)
+        assert torch.equal(b, initial_b.detach().expand_as(b))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_newest_alone(
+    rule, form, make_meta_learner, make_episodes
+):
+    meta_learner, batch = make_meta_learner(rule), make_episodes()
+    kept = adapted_weights(meta_learner, batch, form=form, reversible=True, query_x=batch.query_x)
+    for t in range(4):
+        newest = adapted_weights(meta_learner, batch, form=form, inner_steps=t)
+        expected = as_matrices(meta_learner, newest, 3)
+        for layer, ((w, b), (expected_w, expected_b)) in enumerate(
+            zip(as_matrices(meta_learner, kept, 3, t), expected, strict=True)
+        ):
+            if form == "factored" and layer == 0 and t < 3:
+                continue  # of a factored first layer, an earlier step answers for the support set alone: see below
+            torch.testing.assert_close(w, expected_w, rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(b, expected_b, rtol=1e-12, atol=1e-13)
+        with torch.no_grad():
+            found = kept.weights[0].linear(t, batch.support_x)[0]
+            torch.testing.assert_close(found, newest.weights[0].linear(t, batch.support_x)[0], rtol=1e-12, atol=1e-13)
+
+
+def held_numbers(adaptation):
+    """How many numbers the adaptation holds apart from its inputs and parameters."""
+    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_x), id(adaptation._query_rows)}
+    given |= {id(parameter) for part in (adaptation.learner, adaptation.rule) for parameter in part.parameters()}
+    seen, count = set(given), 0
+    todo = [vars(adaptation)[name] for name in vars(adaptation) if name not in {"learner", "rule", "loop"}]
+    while todo:
+        held = todo.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        if isinstance(held, torch.Tensor):
+            count += held.numel()
+        elif isinstance(held, dict):
+            todo += held.values()
+        elif isinstance(held, (list, tuple)):
+            todo += held
+        elif hasattr(held, "__dict__"):
+            todo += vars(held).values()
+    return count
+
+
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+def test_evaluation_holds_the_newest_weights_and_states_alone(rule, make_meta_learner, make_episodes):
+    """Of many steps it holds what it holds of one, but for the small biases; training holds more with each step."""
+    meta_learner, batch = make_meta_learner(rule), make_episodes()
+
+    def held(inner_steps, **settings):
+        return held_numbers(adapted_weights(meta_learner, batch, inner_steps=inner_steps, **settings))
+
+    biases = 3 * sum(meta_learner.learner.sizes[1:])
+    assert held(9) - held(1) == 8 * biases
+    assert held(9, reversible=True, query_x=batch.query_x) - held(1, reversible=True, query_x=batch.query_x) > 800
+    adaptation = adapted_weights(meta_learner, batch, inner_steps=9)
+    assert [len(layer._weights) for layer in adaptation.weights] == [1, 1, 1]
+    assert len(adaptation._states) == 1
+    assert adaptation._steps == adaptation._signals == []
+    factored = adapted_weights(meta_learner, batch, form="factored", inner_steps=9).weights[0]
+    assert len(factored._a) == 1
+    assert len(factored._k) <= 1
+
+
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+def test_recomputing_holds_less_than_keeping(rule, make_meta_learner, make_episodes):
+    batch = make_episodes()
+    kept, again = (
+        held_numbers(
+            adapted_weights(
+                make_meta_learner(rule, recompute=recompute),
+                batch,
+                form="factored",
+                inner_steps=9,
+                reversible=True,
+                query_x=batch.query_x,
+            )
+        )
+        for recompute in (False, True)
+    )
+    assert again < 0.7 * kept
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("query_statistics", ["query", "support"])
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+def test_queries_known_beforehand_have_the_logits_of_queries_that_come_later(
+    rule, query_statistics, form, make_meta_learner, make_episodes
+):
+    meta_learner, batch = make_meta_learner(rule, query_statistics=query_statistics), make_episodes()
+    known = adapted_weights(meta_learner, batch, form=form, query_x=batch.query_x)
+    later = adapted_weights(meta_learner, batch, form=form)
+    expected = later.logits(batch.query_x)
+    torch.testing.assert_close(known.logits(batch.query_x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(known.logits(batch.query_x.clone()), expected, rtol=1e-12, atol=1e-12)
+    assert not expected.requires_grad
+
+
+def test_queries_that_a_factored_first_layer_was_not_made_with_cannot_be_gone_back_through(
+    make_meta_learner, make_episodes
+):
+    meta_learner, batch = make_meta_learner("norml"), make_episodes()
+    adaptation = adapted_weights(meta_learner, batch, form="factored", reversible=True, query_x=batch.query_x)
+    logits = adaptation.logits(batch.query_x.clone())
+    with pytest.raises(ValueError, match="only the queries it was made with"):
+        adaptation.reverse(torch.ones_like(logits))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("rule", ["maml-constant-lr", "maml-layerwise-lr", "norml"])
+def test_going_back_twice_is_refused_in_words(rule, recompute, make_meta_learner, make_episodes):
+    meta_learner, batch = make_meta_learner(rule, recompute=recompute), make_episodes()
+    loss = meta_learner(batch, 2).square().sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
+def test_the_meta_gradient_cannot_be_differentiated_again(make_meta_learner, make_episodes):
+    meta_learner = make_meta_learner("maml-layerwise-lr")
+    loss = meta_learner(make_episodes(), 2).square().sum()
+    first = torch.autograd.grad(loss, meta_learner.rule.log_alpha, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rule", ["maml-constant-lr", "maml-layerwise-lr", "norml"])
+def test_going_back_leaves_the_episodes_the_parameters_and_the_logits_derivative_as_they_were(
+    rule, form, make_meta_learner, make_episodes
+):
+    meta_learner, batch = make_meta_learner(rule, weight_form=form), make_episodes()
+    parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y, *meta_learner.parameters())
+    before = [part.detach().clone() for part in parts]
+    adaptation, logits = meta_learner.adapted(batch, 3, reversible=True)
+    logits_before, logits_bar = logits.clone(), torch.ones_like(logits)
+    adaptation.reverse(logits_bar)
+    assert all(torch.equal(a, b) for a, b in zip(before, parts, strict=True))
+    assert torch.equal(logits, logits_before)
+    assert torch.equal(logits_bar, torch.ones_like(logits))
+    assert all(p.grad is None for p in meta_learner.parameters())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_going_back_needs_no_grad_mode_and_leaves_it_as_it_was(rule, make_meta_learner, make_episodes):
+    batch = make_episodes()
+    outside = meta_gradient(make_meta_learner(rule), batch, 2)[2]
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        inside = meta_gradient(make_meta_learner(rule), batch, 2)[2]
+        assert not torch.is_grad_enabled()
+    assert all(torch.equal(inside[name], outside[name]) for name in outside)
+    assert not any(gradient.requires_grad for gradient in outside.values())
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_closed_gates_leave_the_weights(form, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner("norml"), make_episodes()
-    for cell in meta_learner.rule.cells:
-        cell.delta_gate_bias.data.fill_(-float("inf"))
+    for cell, bias in zip(meta_learner.rule.cells, meta_learner.learner.biases, strict=True):
+        cell.gate_bias.data[: len(bias)] = -float("inf")  # the gates of delta
     found = as_matrices(meta_learner, adapted_weights(meta_learner, batch, form=form), 3)
     for (w, b), initial_w, initial_b in zip(
         found, meta_learner.learner.weights, meta_learner.learner.biases, strict=True
@@ -125,8 +284,7 @@ def test_small_steps_lower_the_support_loss_of_every_episode(rule, make_meta_lea
     meta_learner, batch = make_meta_learner(rule, perturbed=False, inner_lr=0.05), make_episodes()
     losses = []
     for inner_steps in range(6):
-        weights = adapted_weights(meta_learner, batch, inner_steps=inner_steps)
-        logits = meta_learner.learner(weights, batch.support_x)[0]
+        logits = adapted_weights(meta_learner, batch, inner_steps=inner_steps).logits(batch.support_x)
         losses.append(
             torch.stack([torch.nn.functional.cross_entropy(*e) for e in zip(logits, batch.support_y, strict=True)])
         )

@@ -26,25 +26,38 @@ def test_numbers_of_learned_rates():
 def test_an_untrained_step_is_the_gradient_step_exactly(rates, signals):
     rule = GradientDescent(3, learned_rates=rates).double()
     for layer in range(3):
-        delta_hat, h_hat, state = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        delta_hat, h_hat, state = rule.scaled(layer, *signals, rule.initial_state(layer, *signals[:2]))
         assert torch.equal(delta_hat, signals[0])
         assert h_hat is signals[1]
-        assert state == ()
+        assert state == {}
 
 
 def test_a_global_rate_scales_every_layer_alike(signals):
     rule = GradientDescent(3, learned_rates="global").double()
     rule.log_alpha.data.fill_(math.log(3))
     for layer in range(3):
-        torch.testing.assert_close(rule.scaled(layer, *signals, ())[0], 3 * signals[0], rtol=1e-15, atol=0)
+        torch.testing.assert_close(rule.scaled(layer, *signals, {})[0], 3 * signals[0], rtol=1e-15, atol=0)
 
 
 def test_layer_wise_rates_scale_each_layer_by_its_own(signals):
     rule = GradientDescent(3, learned_rates="layer-wise").double()
     rule.log_alpha.data.copy_(torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64).log())
     for layer, alpha in enumerate((2.0, 3.0, 0.5)):
-        torch.testing.assert_close(rule.scaled(layer, *signals, ())[0], alpha * signals[0], rtol=1e-15, atol=0)
+        torch.testing.assert_close(rule.scaled(layer, *signals, {})[0], alpha * signals[0], rtol=1e-15, atol=0)
 
 
 def test_inputs_are_said_to_be_unscaled():
     assert not GradientDescent(2).scales_inputs
+
+
+def test_what_a_rule_does_not_change_it_hands_through_as_the_very_same_object(signals):
+    """The engine recognises it, and saves the product with the first layer's inputs for every step."""
+    constant = GradientDescent(3).double()
+    delta_hat, h_hat, _ = constant.scaled(1, *signals, {})
+    assert delta_hat is signals[0]
+    assert h_hat is signals[1]
+
+
+def test_each_call_uses_all_learned_rates():
+    assert set(GradientDescent(3, learned_rates="layer-wise").parameters_of(1)) == {"log_alpha"}
+    assert GradientDescent(3).parameters_of(1) == {}

@@ -34,11 +34,36 @@ def drawn_signals(layer, seed=0):
     )
 
 
-def drawn_state(rule, layer, seed=0):
-    """A (cell, hidden) that is not zero."""
+def first_state(rule, layer, signals):
+    delta, h, _ = signals
+    return rule.initial_state(layer, delta, h)
+
+
+def drawn_state(rule, layer, seed=0, signals=None):
+    """A state with a cell and a hidden state that are not zero, whether the rule uses them or not."""
     generator = torch.Generator().manual_seed(900 + seed)
-    zero = rule.initial_state(layer, drawn_signals(layer)[0])
-    return tuple(torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in zero)
+    rows = S if rule.gates == "per-example" else 1
+    shape = (E, rows, rule.cells[layer].cell_size)
+    drawn = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name in ("cell", "hidden")}
+    return first_state(rule, layer, signals or drawn_signals(layer, seed)) | drawn
+
+
+def turned(state, name):
+    return state | {name: -state[name]}
+
+
+def assert_equal_states(one, other):
+    assert set(one) == set(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def features(rule, delta, h, losses):
+    """x_{l,t}: the three sources of a cell's input side by side."""
+    return torch.cat([rule._loss_features(losses), rule._delta_features(delta), rule._h_features(h)], dim=-1)
+
+
+def input_weight(cell):
+    return torch.cat([cell.loss_weight, cell.delta_weight, cell.h_weight], dim=1)
 
 
 def gates_of(rule, layer, signals, state):
@@ -65,7 +90,7 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
     start = NORML_RULES[name].get("gate_scale", 2.0) / 2
     for layer in range(2):
         delta, h, losses = drawn_signals(layer)
-        state = rule.initial_state(layer, delta)
+        state = rule.initial_state(layer, delta, h)
         for _ in range(3):
             delta_hat, h_hat, state = rule.scaled(layer, delta, h, losses, state)
             assert torch.equal(delta_hat, start * delta)
@@ -74,11 +99,11 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
 
 def test_closed_gates_stop_the_signals():
     rule = moved_rule()
-    for cell in rule.cells:
-        cell.delta_gate_bias.data.fill_(-math.inf)
+    for cell, n_out in zip(rule.cells, SIZES[1:], strict=True):
+        cell.gate_bias.data[:n_out] = -math.inf
     for layer in range(2):
         signals = drawn_signals(layer)
-        delta_hat, h_hat, _ = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        delta_hat, h_hat, _ = rule.scaled(layer, *signals, first_state(rule, layer, signals))
         assert not delta_hat.any()
         assert h_hat.any()
 
@@ -86,82 +111,146 @@ def test_closed_gates_stop_the_signals():
 def test_gates_of_one_neuron_do_not_touch_another():
     """A gate bias scales its own neuron's signal: sigmoid(ln 3) * 2 = 3/2 against 1."""
     rule = NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(0)).double()
-    rule.cells[0].delta_gate_bias.data[2] = math.log(3)
-    rule.cells[0].h_gate_bias.data[4] = -math.log(3)
+    rule.cells[0].gate_bias.data[2] = math.log(3)
+    rule.cells[0].gate_bias.data[5 + 4] = -math.log(3)  # above it lie the gates of 5 neurons' delta
     signals = drawn_signals(0)
-    delta_gate, h_gate = gates_of(rule, 0, signals, rule.initial_state(0, signals[0]))
+    delta_gate, h_gate = gates_of(rule, 0, signals, first_state(rule, 0, signals))
     torch.testing.assert_close(delta_gate[0, 0], torch.tensor([1, 1, 1.5, 1, 1]).double(), rtol=1e-15, atol=0)
     torch.testing.assert_close(h_gate[1, 3], torch.tensor([1, 1, 1, 1, 0.5, 1]).double(), rtol=1e-15, atol=0)
 
 
-def test_the_first_state_is_zero_with_a_row_for_each_cell():
-    delta = drawn_signals(0)[0]
+def test_the_first_state_is_as_good_as_a_cell_and_a_hidden_state_of_zeros():
     for name, settings in NORML_RULES.items():
         rule = moved_rule(**settings)
+        for layer in range(2):
+            signals = drawn_signals(layer)
+            first = first_state(rule, layer, signals)
+            zeros = first | {
+                key: torch.zeros_like(part)
+                for key, part in drawn_state(rule, layer).items()
+                if key in {"cell", "hidden"}
+            }
+            one, other = rule.scaled(layer, *signals, first), rule.scaled(layer, *signals, zeros)
+            torch.testing.assert_close(one[:2], other[:2], rtol=1e-14, atol=1e-15, msg=name)
+            for key, part in one[2].items():
+                torch.testing.assert_close(part, other[2][key], rtol=1e-14, atol=1e-15, msg=name)
+
+
+def test_states_are_those_that_the_rule_feeds_back_with_a_row_for_each_cell():
+    for name, settings in NORML_RULES.items():
+        rule = moved_rule(**settings)
+        fed = set()
+        if settings.get("previous_cell", True):
+            fed.add("cell")
+        if settings.get("previous_hidden", True) and settings.get("hidden_state", "output-gate") == "output-gate":
+            fed.add("hidden")
         rows = S if settings.get("gates", "per-example") == "per-example" else 1
-        for part in rule.initial_state(0, delta):
-            assert part.shape == (E, rows, settings.get("cell_size", 5)), name
-            assert not part.any(), name
+        for layer in range(2):
+            signals = drawn_signals(layer)
+            after = rule.scaled(layer, *signals, first_state(rule, layer, signals))[2]
+            assert set(after) - {"h_product"} == fed, name
+            for key in fed:
+                assert after[key].shape == (E, rows, settings.get("cell_size", SIZES[layer + 1])), name
+
+
+@pytest.mark.parametrize("name", NORML_RULES)
+def test_what_the_first_layers_constant_input_gives_to_the_gates_is_computed_once_and_handed_on(name):
+    rule = moved_rule(**NORML_RULES[name])
+    signals = drawn_signals(0)
+    state = first_state(rule, 0, signals)
+    assert set(state) == {"h_product"}
+    assert first_state(rule, 1, drawn_signals(1)) == {}
+    *with_it, after = rule.scaled(0, *signals, state)
+    *without, other = rule.scaled(0, *signals, {})
+    assert after["h_product"] is state["h_product"]
+    assert "h_product" not in other
+    assert all(torch.equal(a, b) for a, b in zip(with_it, without, strict=True))
+
+
+@pytest.mark.parametrize("name", NORML_RULES)
+def test_a_call_for_a_layer_uses_the_parameters_of_its_cell_and_no_others(name):
+    rule = moved_rule(**NORML_RULES[name])
+    parameters = dict(rule.named_parameters())
+    assert {key for layer in range(2) for key in rule.parameters_of(layer)} == set(parameters)
+    for layer in range(2):
+        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        delta_hat, h_hat, after = rule.scaled(layer, *signals, state)
+        scalar = sum(part.sum() for part in (delta_hat, h_hat, *after.values()))
+        gradients = torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True)
+        used = {key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+        found = rule.parameters_of(layer)
+        assert used == set(found)
+        assert all(parameters[key] is parameter for key, parameter in found.items())
 
 
 @pytest.mark.parametrize("gates", ["per-example", "batch-shared", "flattened"])
 def test_the_cell_is_torchs_lstm_cell(gates):
-    """torch.nn.LSTMCell packs input, forget, update, output; the rule packs input, update, forget, output."""
+    """torch.nn.LSTMCell packs input, forget, update, output; the rule packs input, forget, output, update."""
     rule = moved_rule(gates=gates)
     for layer, cell in enumerate(rule.cells):
         size = cell.cell_size
-        torchs = nn.LSTMCell(cell.input_weight.shape[1], size).double()
-        order = torch.cat([torch.arange(size) + size * block for block in (0, 2, 1, 3)])
+        torchs = nn.LSTMCell(input_weight(cell).shape[1], size).double()
+        order = torch.cat([torch.arange(size) + size * block for block in (0, 1, 3, 2)])
         with torch.no_grad():
-            torchs.weight_ih.copy_(cell.input_weight[order])
+            torchs.weight_ih.copy_(input_weight(cell)[order])
             torchs.weight_hh.copy_(cell.hidden_weight[order])
             torchs.bias_ih.copy_(cell.bias[order])
             torchs.bias_hh.zero_()
-        state = rule.initial_state(layer, drawn_signals(layer)[0])
+        constant = drawn_signals(0)[1]  # the first layer sees the same input in every step
+        state, before = None, None
         for step in range(3):
-            signals = drawn_signals(layer, step)
-            inputs = rule._inputs(*signals)
-            hidden, new = torchs(inputs.flatten(0, 1), (state[1].flatten(0, 1), state[0].flatten(0, 1)))
-            _, _, state = rule.scaled(layer, *signals, state)
-            torch.testing.assert_close(state[0].flatten(0, 1), new, rtol=1e-12, atol=1e-14)
-            torch.testing.assert_close(state[1].flatten(0, 1), hidden, rtol=1e-12, atol=1e-14)
+            delta, h, losses = drawn_signals(layer, step)
+            h = constant if layer == 0 else h
+            state = rule.initial_state(layer, delta, h) if state is None else state
+            hidden, new = before = torchs(features(rule, delta, h, losses).flatten(0, 1), before)
+            _, _, state = rule.scaled(layer, delta, h, losses, state)
+            torch.testing.assert_close(state["cell"].flatten(0, 1), new, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(state["hidden"].flatten(0, 1), hidden, rtol=1e-12, atol=1e-14)
 
 
-def test_with_a_zeroed_previous_cell_the_new_cell_depends_on_the_hidden_state_only():
+def outcome(rule, layer, signals, state):
+    """The step's signals side by side: a function of the new cell, one to one but for rounding."""
+    delta_hat, h_hat, _ = rule.scaled(layer, *signals, state)
+    return torch.cat([delta_hat, h_hat], dim=-1)
+
+
+def test_with_a_zeroed_previous_cell_the_step_depends_on_the_hidden_state_only():
     rule = moved_rule(previous_cell=False)
     for layer in range(2):
-        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
-        new = rule.scaled(layer, *signals, (cell, hidden))[2]
-        assert all(
-            torch.equal(a, b) for a, b in zip(new, rule.scaled(layer, *signals, (-cell, hidden))[2], strict=True)
-        )
-        assert not torch.equal(new[0], rule.scaled(layer, *signals, (cell, -hidden))[2][0])
+        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, state)[2]
+        assert_equal_states(new, rule.scaled(layer, *signals, turned(state, "cell"))[2])
+        step = outcome(rule, layer, signals, state)
+        assert torch.equal(step, outcome(rule, layer, signals, turned(state, "cell")))
+        assert not torch.equal(step, outcome(rule, layer, signals, turned(state, "hidden")))
 
 
 @pytest.mark.parametrize("settings", [{"previous_hidden": False}, {"hidden_state": "none"}])
 def test_with_a_zeroed_previous_hidden_state_the_new_cell_depends_on_the_cell_only(settings):
     rule = moved_rule(**settings)
     for layer in range(2):
-        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
-        new = rule.scaled(layer, *signals, (cell, hidden))[2][0]
-        assert torch.equal(new, rule.scaled(layer, *signals, (cell, -hidden))[2][0])
-        assert not torch.equal(new, rule.scaled(layer, *signals, (-cell, hidden))[2][0])
+        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, state)[2]["cell"]
+        assert torch.equal(new, rule.scaled(layer, *signals, turned(state, "hidden"))[2]["cell"])
+        assert not torch.equal(new, rule.scaled(layer, *signals, turned(state, "cell"))[2]["cell"])
+        step = outcome(rule, layer, signals, state)
+        assert torch.equal(step, outcome(rule, layer, signals, turned(state, "hidden")))
 
 
 def test_the_full_rule_depends_on_both_states():
     rule = moved_rule()
     for layer in range(2):
-        signals, (cell, hidden) = drawn_signals(layer), drawn_state(rule, layer)
-        new = rule.scaled(layer, *signals, (cell, hidden))[2][0]
-        assert not torch.equal(new, rule.scaled(layer, *signals, (-cell, hidden))[2][0])
-        assert not torch.equal(new, rule.scaled(layer, *signals, (cell, -hidden))[2][0])
+        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        new = rule.scaled(layer, *signals, state)[2]["cell"]
+        for name in ("cell", "hidden"):
+            assert not torch.equal(new, rule.scaled(layer, *signals, turned(state, name))[2]["cell"])
 
 
 def test_with_both_states_zeroed_the_signals_are_a_function_of_the_present_ones():
     rule = moved_rule(previous_cell=False, previous_hidden=False)
     for layer in range(2):
         signals = drawn_signals(layer)
-        first = rule.scaled(layer, *signals, rule.initial_state(layer, signals[0]))
+        first = rule.scaled(layer, *signals, first_state(rule, layer, signals))
         later = rule.scaled(layer, *signals, drawn_state(rule, layer))
         assert torch.equal(first[0], later[0])
         assert torch.equal(first[1], later[1])
@@ -170,12 +259,14 @@ def test_with_both_states_zeroed_the_signals_are_a_function_of_the_present_ones(
 def test_an_example_with_its_own_gates_does_not_see_its_neighbours():
     rule = moved_rule()
     for layer in range(2):
-        signals, state = drawn_signals(layer), drawn_state(rule, layer)
+        signals = drawn_signals(layer)
         others = [x.clone() for x in signals]
         for x in others:
             x[:, 1:] *= -3
-        one, other = rule.scaled(layer, *signals, state), rule.scaled(layer, *others, state)
-        for a, b in zip((one[0], one[1], *one[2]), (other[0], other[1], *other[2]), strict=True):
+        one, other = (rule.scaled(layer, *seen, drawn_state(rule, layer, signals=seen)) for seen in (signals, others))
+        assert set(one[2]) == set(other[2])
+        pairs = [(one[0], other[0]), (one[1], other[1]), *((one[2][name], other[2][name]) for name in one[2])]
+        for a, b in pairs:
             torch.testing.assert_close(a[:, 0], b[:, 0], rtol=1e-13, atol=1e-14)
 
 
@@ -192,7 +283,7 @@ def test_per_example_inputs_are_the_loss_and_both_signals_standardised():
     rule = moved_rule()
     for layer in range(2):
         delta, h, losses = drawn_signals(layer)
-        inputs = rule._inputs(delta, h, losses)
+        inputs = features(rule, delta, h, losses)
         assert torch.equal(inputs[..., 0], losses)
         width = delta.shape[-1]
         for found, signal in ((inputs[..., 1 : 1 + width], delta), (inputs[..., 1 + width :], h)):
@@ -203,7 +294,7 @@ def test_per_example_inputs_are_the_loss_and_both_signals_standardised():
 def test_raw_layer_gradients_enter_as_those_of_an_examples_own_loss():
     rule = moved_rule(input_normalisation="none")
     delta, h, losses = drawn_signals(0)
-    inputs = rule._inputs(delta, h, losses)
+    inputs = features(rule, delta, h, losses)
     assert torch.equal(inputs, torch.cat([losses[..., None], S * delta, h], dim=-1))
 
 
@@ -336,7 +427,7 @@ def test_forget_biases_start_at_the_given_value_and_all_others_at_zero():
         rule = NodalLstm(SIZES, n_support=S, forget_bias=4.0, generator=torch.Generator().manual_seed(0), **settings)
         for cell in rule.cells:
             blocks = cell.bias.detach().split(cell.cell_size)
-            assert [block.unique().tolist() for block in blocks] == [[0.0], [0.0], [4.0], [0.0]][: len(blocks)]
+            assert [block.unique().tolist() for block in blocks] == [[0.0], [4.0], [0.0], [0.0]][: len(blocks)]
     rule = NodalLstm(SIZES, n_support=S, previous_cell=False, generator=torch.Generator().manual_seed(0))
     assert not any(cell.bias.any() for cell in rule.cells)
 
@@ -344,7 +435,7 @@ def test_forget_biases_start_at_the_given_value_and_all_others_at_zero():
 def test_flattened_gates_take_inputs_for_every_support_example_and_others_do_not_depend_on_their_number():
     def inputs(n_support, **settings):
         rule = NodalLstm(SIZES, n_support=n_support, generator=torch.Generator().manual_seed(0), **settings)
-        return [cell.input_weight.shape[1] for cell in rule.cells]
+        return [input_weight(cell).shape[1] for cell in rule.cells]
 
     assert inputs(4) == inputs(9) == inputs(9, gates="batch-shared") == [12, 9]
     assert inputs(4, gates="flattened") == [48, 36]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from reference import METHODS, NORML_RULES, RULES
+from reference import METHODS, NORML_RULES, RULES, forward, initial_weights
 
 from norml.adaptation import adapt
 from norml.episodes import EpisodeBatch
@@ -42,10 +42,10 @@ def open_gates(meta_learner, alphas=None):
     with torch.no_grad():
         for layer, cell in enumerate(meta_learner.rule.cells):
             alpha = 1.0 if alphas is None else alphas[layer]
-            cell.delta_gate_weight.zero_()
-            cell.h_gate_weight.zero_()
-            cell.h_gate_bias.zero_()
-            cell.delta_gate_bias.fill_(math.log(alpha / (2 - alpha)))  # 2 sigma(ln(a / (2 - a))) = a
+            cell.gate_weight.zero_()
+            cell.gate_bias.zero_()
+            n_out = len(meta_learner.learner.biases[layer])
+            cell.gate_bias[:n_out] = math.log(alpha / (2 - alpha))  # 2 sigma(ln(a / (2 - a))) = a
     return meta_learner
 
 
@@ -91,12 +91,15 @@ def test_without_inner_steps_every_method_is_its_initial_weights(
     batch = make_episodes()
     for form in FORMS:
         meta_learner = make_meta_learner(rule, weight_form=form, query_statistics=query_statistics)
-        learner = meta_learner.learner
-        statistics = None
-        if query_statistics == "support":
-            statistics = learner(learner.initial(), batch.support_x)[1].statistics
-        expected = learner(learner.initial(), batch.query_x, statistics)[0]
-        torch.testing.assert_close(meta_learner(batch, 0), expected, rtol=1e-13, atol=1e-13)
+        p = dict(meta_learner.named_parameters())
+        weights = initial_weights(p)
+        logits = meta_learner(batch, 0)
+        for episode in range(len(batch.query_x)):
+            statistics = None
+            if query_statistics == "support":
+                statistics = forward(p, weights, batch.support_x[episode])[2]
+            expected = forward(p, weights, batch.query_x[episode], statistics)[0][-1]
+            torch.testing.assert_close(logits[episode], expected, rtol=1e-12, atol=1e-12)
 
 
 def restarted(meta_learner, batch, inner_steps):
@@ -104,12 +107,15 @@ def restarted(meta_learner, batch, inner_steps):
     state = {name: p.clone() for name, p in meta_learner.learner.state_dict().items()}
     learner = meta_learner.learner
     for _ in range(inner_steps):
-        weights = adapt(learner, meta_learner.rule, batch.support_x, batch.support_y, inner_lr=0.4, inner_steps=1)
+        episodes = (batch.support_x, batch.support_y)
+        adaptation = adapt(learner, meta_learner.rule, meta_learner.inner_loop, *episodes, inner_steps=1)
         with torch.no_grad():
-            for layer, adapted in enumerate(weights):
-                learner.weights[layer].copy_(adapted.weight[0])
-                learner.biases[layer].copy_(adapted.bias[0, 0])
-    logits = learner(learner.initial(), batch.query_x)[0].detach()
+            for layer, adapted in enumerate(adaptation.weights):
+                n_in = learner.sizes[layer]
+                a, _ = adapted.linear(1, torch.cat([torch.zeros(1, n_in), torch.eye(n_in)]).double().unsqueeze(0))
+                learner.weights[layer].copy_((a[0, 1:] - a[0, 0]).T)
+                learner.biases[layer].copy_(a[0, 0])
+    logits = meta_learner(batch, 0).detach()
     learner.load_state_dict(state)
     return logits
 
@@ -131,14 +137,15 @@ def test_zero_hidden_zero_cell_and_maml_ignore_history_and_the_others_do_not(
 
 @pytest.mark.parametrize("rule", METHODS)
 def test_one_step_has_no_history_to_tell_the_ablations_apart(rule, make_meta_learner, make_episodes):
-    """The parameters of previous states have zero gradient after one step, and non-zero ones after two."""
+    """The parameters of previous states have no gradient after one step, and non-zero ones after two."""
     batch = make_episodes()
     for inner_steps in (1, 2):
         meta_learner = make_meta_learner(rule)
         meta_learner(batch, inner_steps).square().sum().backward()
         for name, parameter in meta_learner.named_parameters():
             if name.endswith("hidden_weight"):
-                assert bool(parameter.grad.any()) == (inner_steps > 1), name
+                moves = parameter.grad is not None and bool(parameter.grad.any())
+                assert moves == (inner_steps > 1), name
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -192,7 +199,7 @@ def test_a_full_rule_that_forgets_is_the_rule_with_that_state_zeroed(previous, m
     state = full.state_dict()
     for layer, cell in enumerate(full.rule.cells):
         size, prefix = cell.cell_size, f"rule.cells.{layer}."
-        forget, output = slice(2 * size, 3 * size), slice(3 * size, 4 * size)
+        forget, output = slice(size, 2 * size), slice(2 * size, 3 * size)
         dropped = forget if previous == "previous_cell" else output
         kept = torch.tensor([i for i in range(4 * size) if not dropped.start <= i < dropped.stop])
         with torch.no_grad():
@@ -200,7 +207,7 @@ def test_a_full_rule_that_forgets_is_the_rule_with_that_state_zeroed(previous, m
                 cell.bias[forget] = -math.inf
             else:
                 cell.hidden_weight.zero_()
-        for name in ("input_weight", "bias", "hidden_weight"):
+        for name in ("loss_weight", "delta_weight", "h_weight", "bias", "hidden_weight"):
             state[prefix + name] = state[prefix + name][kept]
         if previous == "previous_hidden":
             del state[prefix + "hidden_weight"]

@@ -133,8 +133,7 @@ def test_hand_derived_meta_gradient_of_the_gates_after_one_step(form, make_linea
     meta_learner = make_linear("norml", weight_form=form)
     loss_of(meta_learner, episode, 1).backward()
     cell = meta_learner.rule.cells[0]
-    assert_values(cell.delta_gate_bias.grad, [-LAMBDA / 16, -LAMBDA / 16])
-    assert_values(cell.h_gate_bias.grad, [-LAMBDA / 8, 0])
+    assert_values(cell.gate_bias.grad, [-LAMBDA / 16, -LAMBDA / 16, -LAMBDA / 8, 0])  # of delta, then of h
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,14 +148,15 @@ def test_hand_derived_meta_gradient_of_a_gate_layer_with_a_known_cell_after_two_
     """
     meta_learner = make_linear("norml-zero-hidden", weight_form=form)
     cell = meta_learner.rule.cells[0]
-    cell.input_weight.data.zero_()
-    cell.bias.data.copy_(tensor([0, 0, math.atanh(0.5), math.atanh(0.5), 0, 0]))
+    for weight in (cell.loss_weight, cell.delta_weight, cell.h_weight):
+        weight.data.zero_()
+    cell.bias.data.copy_(tensor([0, 0, 0, 0, math.atanh(0.5), math.atanh(0.5)]))  # input, forget, update
     loss_of(meta_learner, episode, 2).backward()
     at_one, at_two = LAMBDA / 4 * (1 - 3 / 8 * LAMBDA), LAMBDA / 8
     by_bias = -WRONG[2] * (at_one + at_two)
     by_weight = -WRONG[2] * (at_one / 4 + at_two * 3 / 8)
-    assert_values(cell.delta_gate_bias.grad, [by_bias, by_bias])
-    assert_values(cell.delta_gate_weight.grad, [[by_weight, by_weight], [by_weight, by_weight]])
+    assert_values(cell.gate_bias.grad[:2], [by_bias, by_bias])
+    assert_values(cell.gate_weight.grad[:2], [[by_weight, by_weight], [by_weight, by_weight]])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -169,8 +169,7 @@ def test_hand_derived_weights_with_gates_away_from_one(form, make_linear, episod
     """
     meta_learner = make_linear("norml", inner_lr=4.0, weight_form=form)
     cell = meta_learner.rule.cells[0]
-    cell.delta_gate_bias.data.copy_(tensor([LAMBDA, -LAMBDA]))
-    cell.h_gate_bias.data.copy_(tensor([math.log(7), 0]))
+    cell.gate_bias.data.copy_(tensor([LAMBDA, -LAMBDA, math.log(7), 0]))
     assert_values(meta_learner(episode, 1).detach(), [[[21 / 8, -7 / 8]]])
 
 

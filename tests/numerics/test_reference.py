@@ -2,18 +2,29 @@
 
 import pytest
 import torch
-from reference import METHODS, RULES, Settings, loss_and_meta_gradient
+from reference import RULES, Settings, loss_and_meta_gradient
 from torch.nn import functional
+
+from norml.meta_training import meta_gradient
 
 FORMS = ("materialised", "factored", "auto")
 
 
-def engine_loss_and_meta_gradient(meta_learner, batch, inner_steps):
+def through_autograd(meta_learner, batch, inner_steps):
+    """Loss and gradients when autograd differentiates the query logits."""
     logits = meta_learner(batch, inner_steps)
     loss = functional.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten())
     names, parameters = zip(*meta_learner.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return loss.detach(), dict(zip(names, gradients, strict=True))
+
+
+def by_the_engine(meta_learner, batch, inner_steps):
+    """Loss and gradients of `meta_gradient`; parameters that it leaves out have none, which is zero."""
+    loss, _, found = meta_gradient(meta_learner, batch, inner_steps)
+    parameters = dict(meta_learner.named_parameters())
+    assert set(found) <= set(parameters)
+    return loss, {name: found.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
 
 
 def is_hidden_bias(name, meta_learner):
@@ -23,7 +34,7 @@ def is_hidden_bias(name, meta_learner):
 
 def assert_same(meta_learner, settings, batch, expected):
     expected_loss, expected_gradient = expected
-    loss, gradient = engine_loss_and_meta_gradient(meta_learner, batch, settings.inner_steps)
+    loss, gradient = by_the_engine(meta_learner, batch, settings.inner_steps)
     assert abs(loss - expected_loss) <= 1e-12 * expected_loss
     largest = max(g.abs().max() for g in expected_gradient.values())
     for name, reference in expected_gradient.items():
@@ -34,7 +45,18 @@ def assert_same(meta_learner, settings, batch, expected):
             assert error <= 1e-10 * reference.abs().max(), name
 
 
-@pytest.mark.parametrize("inner_steps", [1, 2, 5])
+def assert_recomputing_changes_no_bit(make_meta_learner, rule, batch, inner_steps, **settings):
+    kept, again = (
+        meta_gradient(make_meta_learner(rule, recompute=recompute, **settings), batch, inner_steps)
+        for recompute in (False, True)
+    )
+    assert torch.equal(again[0], kept[0])
+    assert list(again[2]) == list(kept[2])
+    for name, gradient in kept[2].items():
+        assert torch.equal(again[2][name], gradient), name
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("rule", RULES)
 def test_loss_and_meta_gradient_of_every_rule_and_form_are_the_references(
     rule, inner_steps, make_meta_learner, make_episodes
@@ -45,10 +67,11 @@ def test_loss_and_meta_gradient_of_every_rule_and_form_are_the_references(
     expected = loss_and_meta_gradient(parameters, settings, batch)
     for form in FORMS:
         assert_same(make_meta_learner(rule, weight_form=form), settings, batch, expected)
+        assert_recomputing_changes_no_bit(make_meta_learner, rule, batch, inner_steps, weight_form=form)
 
 
 @pytest.mark.parametrize(("first_order", "query_statistics"), [(True, "query"), (False, "support"), (True, "support")])
-@pytest.mark.parametrize("rule", METHODS)
+@pytest.mark.parametrize("rule", RULES)
 def test_first_order_and_support_statistics_are_the_references(
     rule, first_order, query_statistics, make_meta_learner, make_episodes
 ):
@@ -58,6 +81,7 @@ def test_first_order_and_support_statistics_are_the_references(
     expected = loss_and_meta_gradient(dict(make_meta_learner(rule).named_parameters()), settings, batch)
     for form in FORMS:
         assert_same(make_meta_learner(rule, weight_form=form, **options), settings, batch, expected)
+        assert_recomputing_changes_no_bit(make_meta_learner, rule, batch, 3, weight_form=form, **options)
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (5, 4, 3), (5, 6, 5, 4, 4, 3)])
@@ -71,6 +95,24 @@ def test_learners_of_every_depth_without_a_learned_scale_are_the_references(
     expected = loss_and_meta_gradient(dict(make_meta_learner(rule, **options).named_parameters()), settings, batch)
     for form in FORMS:
         assert_same(make_meta_learner(rule, weight_form=form, **options), settings, batch, expected)
+        assert_recomputing_changes_no_bit(make_meta_learner, rule, batch, 2, weight_form=form, **options)
+
+
+@pytest.mark.parametrize("inner_steps", [0, 2])
+@pytest.mark.parametrize("query_statistics", ["query", "support"])
+@pytest.mark.parametrize("rule", RULES)
+def test_autograd_through_the_query_logits_finds_the_same_meta_gradient(
+    rule, query_statistics, inner_steps, make_meta_learner, make_episodes
+):
+    batch = make_episodes()
+    meta_learner = make_meta_learner(rule, query_statistics=query_statistics)
+    loss, gradient = by_the_engine(meta_learner, batch, inner_steps)
+    expected_loss, expected = through_autograd(meta_learner, batch, inner_steps)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-13, atol=0)
+    largest = max(g.abs().max() for g in expected.values())
+    for name, reference in expected.items():
+        size = largest if is_hidden_bias(name, meta_learner) else reference.abs().max()
+        assert (gradient[name] - reference).abs().max() <= 1e-12 * size, name
 
 
 def test_the_comparison_notices_a_wrong_rate_in_one_layer(make_meta_learner, make_episodes):

@@ -1,0 +1,77 @@
+"""The compiled meta-gradient: one unbroken graph, and the numbers of the plain one."""
+
+import shutil
+
+import pytest
+import torch
+
+from norml.episodes import EpisodeBatch
+from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
+
+CPU = torch.device("cpu")
+TRACED = {
+    "MAML, every setting": (
+        "maml-layerwise-lr",
+        {"recompute": True, "query_statistics": "support", "weight_form": "factored", "batch_norm_scale": False},
+    ),
+    "NORML": ("norml", {"weight_form": "factored"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_graphs():
+    """Each test compiles its own: nothing is kept for the next, which would count as compiling one function anew."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def in_single_precision(batch):
+    return EpisodeBatch(batch.support_x.float(), batch.support_y, batch.query_x.float(), batch.query_y)
+
+
+def assert_same(found, expected, tolerance):
+    """Hidden biases' gradients are rounding alone: the size of errors is that of the largest gradient."""
+    (loss, accuracy, gradients), (expected_loss, expected_accuracy, expected_gradients) = found, expected
+    torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=0)
+    assert accuracy == expected_accuracy
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values())
+    for name in set(gradients) | set(expected_gradients):
+        if name not in expected_gradients:  # the functional way back gives zeros where the tape gives none
+            assert not gradients[name].any(), name
+        else:
+            assert (gradients[name] - expected_gradients[name]).abs().max() <= tolerance * largest, name
+
+
+@pytest.mark.parametrize(("rule", "settings"), TRACED.values(), ids=TRACED)
+def test_the_whole_meta_gradient_is_traced_as_one_graph_with_the_same_numbers(
+    rule, settings, make_meta_learner, make_episodes
+):
+    """`fullgraph` raises where anything breaks the graph; `aot_eager` runs it without a C++ compiler."""
+    batch = make_episodes(n_episodes=2)
+    meta_learner = make_meta_learner(rule, sizes=(5, 4, 3), **settings)
+    traced = torch.compile(meta_gradient, fullgraph=True, dynamic=False, backend="aot_eager")
+    assert_same(traced(meta_learner, batch, 2), meta_gradient(meta_learner, batch, 2), 1e-12)
+    with torch.no_grad():  # parameters are not burnt into the graph
+        for parameter in meta_learner.parameters():
+            parameter.mul_(1.1)
+    assert_same(traced(meta_learner, batch, 2), meta_gradient(meta_learner, batch, 2), 1e-12)
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="compiling needs a C++ compiler (g++)"
+)
+def test_the_compiled_meta_gradient_trains_to_the_numbers_of_the_plain_one(
+    make_meta_learner, make_episodes, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # compiles here and now, whatever was cached before
+    batch = in_single_precision(make_episodes(n_episodes=2))
+    plain, compiled = (make_meta_learner("maml-constant-lr", sizes=(5, 4, 3)).float() for _ in range(2))
+    gradient = compiled_meta_gradient(CPU)
+    assert_same(gradient(compiled, batch, 1), meta_gradient(plain, batch, 1), 1e-4)
+    for meta_learner, of in ((plain, meta_gradient), (compiled, gradient)):
+        optimizer = torch.optim.SGD(meta_learner.parameters(), lr=0.1)
+        for _ in range(3):
+            outer_step(meta_learner, optimizer, batch, inner_steps=1, gradient=of)
+    for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
