@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import RULES, Settings, loss_and_meta_gradient
+from reference import METHODS, RULES, Settings, loss_and_meta_gradient
 from torch.nn import functional
 
 from norml.meta_training import meta_gradient
@@ -79,7 +79,7 @@ def test_first_order_and_support_statistics_are_the_references(
     options = {"first_order": first_order, "query_statistics": query_statistics}
     settings = Settings(inner_lr=0.4, inner_steps=3, rule=RULES[rule], **options)
     expected = loss_and_meta_gradient(dict(make_meta_learner(rule).named_parameters()), settings, batch)
-    for form in FORMS:
+    for form in FORMS if rule in METHODS else ["auto"]:
         assert_same(make_meta_learner(rule, weight_form=form, **options), settings, batch, expected)
         assert_recomputing_changes_no_bit(make_meta_learner, rule, batch, 3, weight_form=form, **options)
 
@@ -100,7 +100,7 @@ def test_learners_of_every_depth_without_a_learned_scale_are_the_references(
 
 @pytest.mark.parametrize("inner_steps", [0, 2])
 @pytest.mark.parametrize("query_statistics", ["query", "support"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", METHODS)
 def test_autograd_through_the_query_logits_finds_the_same_meta_gradient(
     rule, query_statistics, inner_steps, make_meta_learner, make_episodes
 ):
