@@ -102,8 +102,10 @@ def compiled_meta_gradient(device: torch.device) -> MetaGradient:
     """`meta_gradient` as one compiled graph (on a GPU, captured as a CUDA graph).
 
     Compiling takes a minute or more, once for each set of shapes; torch keeps the result on disk. The numbers are
-    those of `meta_gradient` to float32 rounding.
+    those of `meta_gradient` to float32 rounding. Graphs compiled earlier are forgotten: torch keeps but a few of one
+    function, and a run needs its own alone.
     """
+    torch.compiler.reset()
     mode = "reduce-overhead" if device.type == "cuda" else None
     compiled: MetaGradient = torch.compile(meta_gradient, fullgraph=True, dynamic=False, mode=mode)
     return compiled
