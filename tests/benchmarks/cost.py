@@ -34,7 +34,9 @@ def methods(bench: Bench) -> Section:
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
         calls = {MAML: step_of(bench, MAML, workload)}
         calls |= {name: step_of(bench, NORML, workload, cell_size=cell) for name, cell in named.items()}
-        seconds = bench.interleaved(f"methods, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=3)
+        seconds = bench.interleaved(
+            f"methods, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
+        )
         base = median(seconds[MAML])
         rows += [
             measured({"shots/queries": workload.title, "method": name}, spent, times_maml=median(spent) / base)

@@ -20,29 +20,29 @@ class Progress:
         self._said_at = 0.0
         self._what = ""
 
-    def at(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` turns of `what`."""
+    def at(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        """`what` is under way, with `done` of `total` done where that can be said."""
         now = time.monotonic()
-        line = f"{what}: {done}/{total}"
+        line = what if done is None else f"{what}: {done}/{total}"
         if self._live:
-            print(f"\r\x1b[K{line}", end="", file=self._file, flush=True)  # noqa: T201 - rich would start a thread
+            print(f"\r\x1b[K{line}", end="", file=self._file, flush=True)
         elif what != self._what or now - self._said_at >= PLAIN_EVERY_S:
             self._said_at, self._what = now, what
-            print(line, file=self._file, flush=True)  # noqa: T201
+            print(line, file=self._file, flush=True)
 
     def clear(self) -> None:
         """Leave the line to what is printed next."""
         if self._live:
-            print("\r\x1b[K", end="", file=self._file, flush=True)  # noqa: T201
+            print("\r\x1b[K", end="", file=self._file, flush=True)
 
 
 def show(console: Console, section: Section) -> None:
     """The section's medians as a table, under its settings."""
-    first = section.measurements
-    labels = list(dict.fromkeys(label for row in first for label in row.labels))
-    derived = list(dict.fromkeys(name for row in first for name in row.derived))
-    notes = any(row.note for row in first)
-    table = Table(title=f"{section.name}: {section.title}", title_justify="left")
+    rows = section.measurements
+    labels = list(dict.fromkeys(label for row in rows for label in row.labels))
+    derived = list(dict.fromkeys(name for row in rows for name in row.derived))
+    notes = any(row.note for row in rows)
+    table = Table()
     for label in labels:
         table.add_column(label)
     for heading in ["median", "repeats", *derived]:
@@ -50,7 +50,7 @@ def show(console: Console, section: Section) -> None:
     if notes:
         table.add_column("note")
     group = None
-    for row in section.measurements:
+    for row in rows:
         if group is not None and row.labels.get(labels[0]) != group:
             table.add_section()
         group = row.labels.get(labels[0])
@@ -58,9 +58,10 @@ def show(console: Console, section: Section) -> None:
         cells += [_median(row), str(len(row.repeats))]
         cells += [_derived(name, row.derived.get(name)) for name in derived]
         table.add_row(*cells, *([row.note or ""] if notes else []))
+    console.print(f"{section.name}: {section.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     for name, value in section.settings.items():
-        console.print(f"  {name}: {_setting(value)}", highlight=False, markup=False)
+        console.print(f"  {name}: {_setting(value)}", highlight=False, markup=False, soft_wrap=True)
     console.print()
 
 
@@ -83,4 +84,6 @@ def _setting(value: object) -> str:
         return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -148,7 +148,7 @@ class Higher(Engine):
 
     def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # `is` with a literal, in code nobody maintains
+            warnings.simplefilter("ignore")  # older than today's Python, and no longer maintained
             import higher  # noqa: PLC0415 - a peer need not be installed unless it is timed
         self._innerloop = higher.innerloop_ctx
         self._network, self._inner_steps = Network(learner), inner_steps

@@ -8,6 +8,7 @@ from workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, m
 
 from norml.episodes import ImagePool, sample_indices
 from norml.evaluation import correct_counts
+from norml.meta_training import MetaLearner
 from norml_cli.build import generator_for
 
 POOL = {"n_classes": 1100, "n_examples": 20, "size_px": 28}  # Omniglot's meta-train classes
@@ -17,7 +18,7 @@ BETWEEN_LOOKS = 320  # episodes, as `norml run` looks at its display
 
 def sampling(bench: Bench) -> Section:
     """Drawing and gathering a meta-batch, beside the outer step that it feeds."""
-    bench.progress.at("sampling, pool of random images", 0, 1)
+    bench.progress.at("sampling, making a pool of random images")
     pool = made_pool(**POOL, device=bench.device)
     generator = generator_for("training episodes", 0, bench.device)
     rows = []
@@ -36,7 +37,9 @@ def sampling(bench: Bench) -> Section:
             return pool.gather(indices, k_shot=workload.k_shot)
 
         calls = {"sampling": drawn} | {method: step_of(bench, method, workload) for method in (MAML, NORML)}
-        seconds = bench.interleaved(f"sampling, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=3)
+        seconds = bench.interleaved(
+            f"sampling, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
+        )
         sampling_s = median(seconds["sampling"])
         for part, spent in seconds.items():
             labels = {"shots/queries": workload.title, "part": part}
@@ -56,7 +59,7 @@ def sampling(bench: Bench) -> Section:
 def evaluation(bench: Bench) -> Section:
     """The meta-test of one trained meta-learner."""
     workload, n_episodes = Workload(1, 1), bench.choose(QUICK_TEST_EPISODES, TEST_EPISODES)
-    bench.progress.at("evaluation, episodes", 0, n_episodes)
+    bench.progress.at("evaluation, making a pool of random images")
     pool = made_pool(**POOL, device=bench.device)
     meta_learner = from_registry(MAML, workload, device=bench.device)
     spent = [_evaluation_s(bench, meta_learner, pool, workload, n_episodes) for _ in range(bench.choose(1, 3))]
@@ -69,7 +72,9 @@ def evaluation(bench: Bench) -> Section:
     )
 
 
-def _evaluation_s(bench: Bench, meta_learner, pool: ImagePool, workload: Workload, n_episodes: int) -> float:
+def _evaluation_s(
+    bench: Bench, meta_learner: MetaLearner, pool: ImagePool, workload: Workload, n_episodes: int
+) -> float:
     episodes = sample_indices(
         n_classes=pool.n_classes,
         n_examples=pool.n_examples,

@@ -1,6 +1,7 @@
 """How much memory an outer step of NORML needs against inner steps, plain and recomputing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,18 @@ from bench import Bench
 from record import Measurement, Section, measured, not_measured
 from workloads import CAN_RECOMPUTE
 
+from norml_cli.errors import UserError
+
 INNER_STEPS = (1, 5, 20, 50, 100, 200)
 QUICK_INNER_STEPS = (1, 5)
 AVAILABLE_SHARE = 0.75  # of the memory that is free: the machine stays usable
 
+METHODS = {
+    "cpu": "resident memory's high-water mark in a fresh process, reset before the step, less what was resident then",
+    "cuda": "the allocator's high-water mark in a fresh process, reset before the step, less what was allocated then",
+}
+
+EXCEEDED = 3  # exit code of the probe
 _PROBE = Path(__file__).with_name("memory_probe.py")
 
 
@@ -35,19 +44,10 @@ def memory(bench: Bench) -> Section:
             rows.append(not_measured(labels, why, unit="bytes") if peak is None else _row(labels, peak, rows))
     return Section(
         name="memory",
-        title="peak memory of one outer step of NORML above the level before it (20-way, 1 shot, 1 query, meta-batch 16)",
-        settings={
-            "method": _METHOD["cuda" if bench.device.type == "cuda" else "cpu"],
-            "limit_bytes": limit,
-        },
+        title="peak memory of one outer step of NORML (20-way, 1 shot, 1 query, meta-batch 16)",
+        settings={"method": METHODS["cuda" if bench.device.type == "cuda" else "cpu"], "limit_gib": limit / 2**30},
         measurements=rows,
     )
-
-
-_METHOD = {
-    "cpu": "resident memory's high-water mark in a fresh process, reset before the step, less what was resident then",
-    "cuda": "the allocator's high-water mark in a fresh process, reset before the step, less what was allocated then",
-}
 
 
 def _row(labels: dict[str, Any], peak: int, before: list[Measurement]) -> Measurement:
@@ -62,19 +62,16 @@ def _peak_bytes(bench: Bench, inner_steps: int, limit: int, *, recompute: bool) 
     if done.returncode in {EXCEEDED, -9}:  # -9: the system took it for the machine's sake
         return None
     if done.returncode != 0:
-        raise RuntimeError(f"the memory probe failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"the memory probe failed:\n{done.stderr}")
     return int(done.stdout)
 
 
-EXCEEDED = 3  # the probe's exit code
-
-
 def _available_bytes(bench: Bench) -> int:
+    """What the step may take of the memory that is free. Raises UserError where no peak can be read."""
     if bench.device.type == "cuda":
         return int(AVAILABLE_SHARE * torch.cuda.mem_get_info(bench.device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return sys.maxsize
-    available_kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
-    return sys.maxsize if available_kib is None else int(AVAILABLE_SHARE * 1024 * available_kib)
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        raise UserError("the memory section needs Linux's /proc/self/clear_refs; name other sections with --only")
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return int(AVAILABLE_SHARE * 1024 * free_kib)

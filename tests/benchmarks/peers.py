@@ -19,7 +19,8 @@ def peers(bench: Bench) -> Section:
     Raises UserError if a peer cannot run here and DisagreementError if one computes something else.
     """
     engines = usable_engines(compiled=bench.compiled)
-    bench.progress.at("checking that all engines compute the same meta-gradient", 0, 1)
+    compiles = ", which compiles one for minutes" if bench.compiled else ""
+    bench.progress.at(f"peers, checking that all compute the same meta-gradient{compiles}")
     errors = _checked(bench, engines)
     workloads = SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES
     rows = [row for workload in workloads for row in _timed(bench, engines, workload)]

@@ -52,7 +52,7 @@ class Section(Model):
 
     name: Text
     title: Text
-    settings: dict[Text, Value | list[Value] | dict[str, Value]] = {}
+    settings: dict[Text, Value | list[Value] | dict[str, Value]] = Field(default={})
     measurements: list[Measurement] = Field(min_length=1)
 
 
