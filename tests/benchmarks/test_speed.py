@@ -25,14 +25,13 @@ def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_script_writes_what_it_measured(tmp_path: Path):
-    done = script("--quick", "--only", "methods", "--results", str(tmp_path))
+    done = script("--quick", "--only", "evaluation", "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["cpu-quick-methods.json"]
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["cpu-quick-evaluation.json"]
     record = SpeedRecord.model_validate_json(next(tmp_path.rglob("*.json")).read_bytes())
-    assert [section.name for section in record.sections] == ["methods"]
-    assert {len(row.repeats) for row in record.sections[0].measurements} == {3}
-    assert "times maml" in done.stdout
-    assert "methods, 1/1, turns" in done.stderr
+    assert [section.name for section in record.sections] == ["evaluation"]
+    assert "320 test episodes" in done.stdout
+    assert "evaluation, episodes: 320/320" in done.stderr
 
 
 BAD = [
