@@ -18,7 +18,7 @@ class Bench:
     memory_limit_bytes: int
     progress: Progress = field(default_factory=Progress)
 
-    def choose(self, quick: object, full: object) -> object:
+    def choose(self, quick: int, full: int) -> int:
         """The first if this is a quick run."""
         return quick if self.quick else full
 

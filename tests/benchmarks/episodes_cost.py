@@ -1,8 +1,9 @@
 """What episodes cost: drawing them beside an outer step, and evaluating the test episodes."""
 
+from statistics import median
+
 from bench import Bench
 from cost import step_of
-from measure import median
 from record import Section, measured
 from workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
 

@@ -1,6 +1,5 @@
 """Time: candidates in turn, round after round, so that a busy minute of the machine falls on all of them alike."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,7 +57,3 @@ def matrix_product(device: torch.device) -> Call:
     a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, generator=generator).to(device) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)

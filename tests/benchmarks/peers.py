@@ -1,11 +1,12 @@
 """Our outer step against the same MAML in other libraries."""
 
-import torch
+from statistics import median
+
 from agreement import TOLERANCE, errors_against_ours, require_agreement
 from bench import Bench
 from engines import CompiledTorchFunc, Engine, Ours, usable_engines
 from floor import outer_step_multiplications
-from measure import PEAK_FLOP, PEAK_SIZE, matrix_product, median
+from measure import PEAK_FLOP, PEAK_SIZE, matrix_product
 from record import Measurement, Section, measured
 from workloads import MAML, SHOTS_AND_QUERIES, Workload, from_registry, made_episodes
 
@@ -23,15 +24,19 @@ def peers(bench: Bench) -> Section:
     bench.progress.at(f"peers, checking that all compute the same meta-gradient{compiles}")
     errors = _checked(bench, engines)
     workloads = SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES
+    sizes = from_registry(MAML, CHECKED).learner.sizes
     rows = [row for workload in workloads for row in _timed(bench, engines, workload)]
     return Section(
         name="peers",
         title="one outer step of MAML, 20-way, meta-batch 16, 5 inner steps, float32",
         settings={
+            "learner": "-".join(map(str, sizes)),
+            "outer optimiser": "torch.optim.Adam, fused, for every engine",
+            "compile s": "the compiled engine's first step, nothing cached",
             "relative error of the meta-gradient against norml's (float64)": errors,
             "tolerated error": TOLERANCE,
             "share of peak": f"2 x multiplications (floor.py) / time / speed of a {PEAK_SIZE}^3 float32 product",
-            "multiplications": {w.title: outer_step_multiplications(_sizes(), w) for w in workloads},
+            "multiplications": {w.title: outer_step_multiplications(sizes, w) for w in workloads},
         },
         measurements=rows,
     )
@@ -73,8 +78,3 @@ def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> lis
         rows.append(measured(labels, spent, **derived, **compile_s))
     labels = {"shots/queries": workload.title, "engine": f"({PEAK})"}
     return [*rows, measured(labels, seconds[PEAK], GFLOP_per_s=flop_per_s / 1e9)]
-
-
-def _sizes() -> tuple[int, ...]:
-    with torch.device("meta"):
-        return from_registry(MAML, CHECKED, device="meta").learner.sizes

@@ -53,7 +53,7 @@ def main() -> None:
 
 def _bench(arguments: list[str]) -> None:
     options = _options(arguments)
-    names = options.only or list(SECTIONS)
+    names = [name for name in SECTIONS if not options.only or name in options.only]
     progress = Progress()
     bench = Bench(
         device=_device(options.device),
@@ -72,7 +72,7 @@ def _bench(arguments: list[str]) -> None:
             show(console, sections[-1])
     settings = {"quick": options.quick, "compiled": bench.compiled, "sections": names, "device": options.device}
     record = speed_record(sections, device=bench.device, settings=settings, arguments=arguments)
-    path = write_speed_record(options.results, options.name or _name(options), record)
+    path = write_speed_record(options.results, options.name or _name(options, names), record)
     console.print(f"kept every repeat in {path}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -88,10 +88,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _name(options: argparse.Namespace) -> str:
+def _name(options: argparse.Namespace, names: list[str]) -> str:
     """A name that says what the record holds, so that a part never replaces the whole."""
     device = torch.device(options.device).type
-    return "-".join([device, *(["quick"] if options.quick else []), *(options.only or [])])
+    return "-".join([device, *(["quick"] if options.quick else []), *(names if options.only else [])])
 
 
 def _device(name: str) -> torch.device:
@@ -104,7 +104,7 @@ def _device(name: str) -> torch.device:
         raise UserError(f"--device {name}: unknown; take cpu or cuda")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"--device {name}: torch sees no such CUDA device here; take cpu")
-    return device
+    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)
 
 
 def _positive(text: str) -> float:
