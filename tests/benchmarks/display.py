@@ -51,7 +51,7 @@ def show(console: Console, section: Section) -> None:
         table.add_column("note")
     group = None
     for row in rows:
-        if group is not None and row.labels.get(labels[0]) != group:
+        if len(labels) > 1 and group is not None and row.labels.get(labels[0]) != group:
             table.add_section()
         group = row.labels.get(labels[0])
         cells = [str(row.labels.get(label, "")) for label in labels]
