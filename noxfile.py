@@ -26,3 +26,10 @@ def tests(session: nox.Session) -> None:
     """Run the tests (arguments after -- go to pytest)."""
     session.install("-e", ".[dev]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
+    session.install("--upgrade", "-e", ".[bench]")
+    session.run("python", "tests/benchmarks/speed.py", *session.posargs)

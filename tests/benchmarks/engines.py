@@ -1,0 +1,233 @@
+"""MAML's outer step in five engines behind one interface: ours, and the same written with other libraries.
+
+Each starts from a copy of one learner's initial weights and names its parameters as the learner does, so that their
+meta-gradients can be compared one by one. Batch norm's scale and shift are learned by the outer loop only. Each library
+is used as its own MAML example uses it, an optimiser of one kind (`workloads.adam`) takes every outer step.
+"""
+
+import copy
+import importlib.util
+import shutil
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from workloads import adam
+
+from norml.episodes import EpisodeBatch
+from norml.learner import Learner, cross_entropy
+from norml.meta_training import InnerLoop, MetaLearner, outer_step
+from norml.update_rules.gradient_descent import GradientDescent
+from norml_cli.errors import UserError
+
+Tensors = dict[str, Tensor]
+
+
+class Engine(ABC):
+    """One way to compute MAML's meta-gradient."""
+
+    title: ClassVar[str]
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        """`parameters`: what the outer loop learns, under the learner's names (weights.0, biases.0, shifts.0, ...)."""
+        self.parameters = parameters
+        self.optimizer = adam(list(parameters.values()))
+
+    @abstractmethod
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        """Set every parameter's gradient of the query loss, a mean over episodes and queries."""
+
+    def step(self, batch: EpisodeBatch) -> None:
+        """One outer step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.differentiate(batch)
+        self.optimizer.step()
+
+    def meta_gradient(self, batch: EpisodeBatch) -> Tensors:
+        """The gradient of every parameter."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.differentiate(batch)
+        return {name: p.grad.clone() for name, p in self.parameters.items() if p.grad is not None}
+
+
+class Ours(Engine):
+    """This project's engine, by the function that `norml run` calls."""
+
+    title = "norml"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        rule = GradientDescent(learner.n_layers)
+        self._meta_learner = MetaLearner(copy.deepcopy(learner), rule, InnerLoop(inner_lr))
+        self._inner_steps = inner_steps
+        super().__init__(dict(self._meta_learner.learner.named_parameters()))
+
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        logits = self._meta_learner(batch, self._inner_steps)
+        cross_entropy(logits, batch.query_y)[0].mean().backward()
+
+    def step(self, batch: EpisodeBatch) -> None:
+        outer_step(self._meta_learner, self.optimizer, batch, inner_steps=self._inner_steps)
+
+
+class TorchFunc(Engine):
+    """Written by hand with torch.func: a gradient of a vmapped loss that itself takes gradients."""
+
+    title = "torch.func"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        super().__init__({name: nn.Parameter(p.detach().clone()) for name, p in learner.named_parameters()})
+        n_layers, epsilon = learner.n_layers, learner.batch_norm_epsilon
+
+        def loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
+            return functional.cross_entropy(_logits(parameters, x, n_layers=n_layers, epsilon=epsilon), y)
+
+        def query_loss(parameters: Tensors, *episode: Tensor) -> Tensor:
+            support_x, support_y, query_x, query_y = episode
+            fast = {name: p for name, p in parameters.items() if name.startswith(("weights", "biases"))}
+            for _ in range(inner_steps):
+                gradient = torch.func.grad(lambda fast: loss({**parameters, **fast}, support_x, support_y))(fast)
+                fast = {name: p - inner_lr * gradient[name] for name, p in fast.items()}
+            return loss({**parameters, **fast}, query_x, query_y)
+
+        over_episodes = torch.func.vmap(query_loss, in_dims=(None, 0, 0, 0, 0))
+        self._gradient: Callable[..., Tensors] = torch.func.grad(lambda *given: over_episodes(*given).mean())
+
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        values = {name: p.detach() for name, p in self.parameters.items()}  # autograd would follow what torch.func does
+        gradient = self._gradient(values, batch.support_x, batch.support_y, batch.query_x, batch.query_y)
+        for name, p in self.parameters.items():
+            p.grad = gradient[name]
+
+
+class CompiledTorchFunc(TorchFunc):
+    """The same under torch.compile, for one fixed shape; its first step compiles."""
+
+    title = "torch.func, compiled"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        super().__init__(learner, inner_lr=inner_lr, inner_steps=inner_steps)
+        torch.compiler.reset()  # nothing is left of another shape's compilation
+        self._gradient = torch.compile(self._gradient, dynamic=False)
+
+
+class Network(nn.Module):
+    """The learner as the libraries expect it: an ordinary module of one network."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        pairs = zip(learner.weights, learner.biases, strict=True)
+        self.linears = nn.ModuleList(_linear(weight, bias) for weight, bias in pairs)
+        self.norms = nn.ModuleList(
+            _batch_norm(scale, shift, learner.batch_norm_epsilon)
+            for scale, shift in zip(learner.scales, learner.shifts, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for linear, norm in zip(self.linears, self.norms, strict=False):
+            x = functional.relu(norm(linear(x)))
+        return self.linears[-1](x)
+
+    def learner_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters under the learner's names."""
+        kinds = {"weights": self.linears, "biases": self.linears, "shifts": self.norms, "scales": self.norms}
+        return {
+            f"{kind}.{layer}": module.weight if kind in {"weights", "scales"} else module.bias
+            for kind, modules in kinds.items()
+            for layer, module in enumerate(modules)
+        }
+
+
+class Higher(Engine):
+    """higher 0.2.1, one episode after another (its examples/maml-omniglot.py)."""
+
+    title = "higher"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # older than today's Python, and no longer maintained
+            import higher  # noqa: PLC0415 - a peer need not be installed unless it is timed
+        self._innerloop = higher.innerloop_ctx
+        self._network, self._inner_steps = Network(learner), inner_steps
+        self._inner_optimizer = torch.optim.SGD(self._network.linears.parameters(), lr=inner_lr)
+        super().__init__(self._network.learner_parameters())
+
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        for support_x, support_y, query_x, query_y in _one_by_one(batch):
+            context = self._innerloop(self._network, self._inner_optimizer, copy_initial_weights=False)
+            with context as (adapted, inner_optimizer):
+                for _ in range(self._inner_steps):
+                    inner_optimizer.step(functional.cross_entropy(adapted(support_x), support_y))
+                loss = functional.cross_entropy(adapted(query_x), query_y)
+                (loss / len(batch.support_x)).backward()
+
+
+class TorchOptMetaSgd(Engine):
+    """TorchOpt's MetaSGD, one episode after another (its examples/few-shot/maml_omniglot.py)."""
+
+    title = "TorchOpt MetaSGD"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        import torchopt  # noqa: PLC0415 - a peer need not be installed unless it is timed
+
+        self._torchopt = torchopt
+        self._network, self._inner_steps = Network(learner), inner_steps
+        super().__init__(self._network.learner_parameters())
+        self._inner_optimizer = torchopt.MetaSGD(self._network.linears, lr=inner_lr)
+
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        stateful = (self._network, self._inner_optimizer)
+        initial = [self._torchopt.extract_state_dict(part, by="reference") for part in stateful]
+        losses = []
+        for support_x, support_y, query_x, query_y in _one_by_one(batch):
+            for _ in range(self._inner_steps):
+                self._inner_optimizer.step(functional.cross_entropy(self._network(support_x), support_y))
+            losses.append(functional.cross_entropy(self._network(query_x), query_y))
+            for part, state in zip(stateful, initial, strict=True):
+                self._torchopt.recover_state_dict(part, state)
+        torch.stack(losses).mean().backward()
+
+
+ENGINES: tuple[type[Engine], ...] = (Ours, CompiledTorchFunc, TorchFunc, TorchOptMetaSgd, Higher)
+
+
+def usable_engines(*, compiled: bool) -> list[type[Engine]]:
+    """All engines, or all but the compiled one. Raises UserError if one of them cannot run here."""
+    missing = [name for name in ("higher", "torchopt") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not installed; call `nox -s bench`, which installs the peers")
+    if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise UserError("torch.compile finds no C++ compiler; install one or add --no-compile")
+    return [engine for engine in ENGINES if compiled or engine is not CompiledTorchFunc]
+
+
+def _one_by_one(batch: EpisodeBatch) -> zip:
+    return zip(batch.support_x, batch.support_y, batch.query_x, batch.query_y, strict=True)
+
+
+def _logits(parameters: Tensors, x: Tensor, *, n_layers: int, epsilon: float) -> Tensor:
+    for layer in range(n_layers - 1):
+        a = functional.linear(x, parameters[f"weights.{layer}"], parameters[f"biases.{layer}"])
+        scale, shift = parameters[f"scales.{layer}"], parameters[f"shifts.{layer}"]
+        x = functional.relu(functional.batch_norm(a, None, None, scale, shift, training=True, eps=epsilon))
+    return functional.linear(x, parameters[f"weights.{n_layers - 1}"], parameters[f"biases.{n_layers - 1}"])
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    return _filled(made, weight, bias)
+
+
+def _batch_norm(scale: Tensor, shift: Tensor, epsilon: float) -> nn.BatchNorm1d:
+    options = {"track_running_stats": False, "device": scale.device, "dtype": scale.dtype}
+    return _filled(nn.BatchNorm1d(len(scale), eps=epsilon, **options), scale, shift)
+
+
+def _filled(module: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+    with torch.no_grad():
+        module.weight.copy_(weight)
+        module.bias.copy_(bias)
+    return module

@@ -1,0 +1,80 @@
+"""Our outer step against the same MAML in other libraries."""
+
+from statistics import median
+
+from agreement import TOLERANCE, errors_against_ours, require_agreement
+from bench import Bench
+from engines import CompiledTorchFunc, Engine, Ours, usable_engines
+from floor import outer_step_multiplications
+from measure import PEAK_FLOP, PEAK_SIZE, matrix_product
+from record import Measurement, Section, measured
+from workloads import MAML, SHOTS_AND_QUERIES, Workload, from_registry, made_episodes
+
+CHECKED = Workload(1, 1, meta_batch_size=3)
+PEAK = "matrix product"
+
+
+def peers(bench: Bench) -> Section:
+    """Check that the engines agree, then time them.
+
+    Raises UserError if a peer cannot run here and DisagreementError if one computes something else.
+    """
+    engines = usable_engines(compiled=bench.compiled)
+    compiles = ", which compiles one for minutes" if bench.compiled else ""
+    bench.progress.at(f"peers, checking that all compute the same meta-gradient{compiles}")
+    errors = _checked(bench, engines)
+    workloads = SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES
+    sizes = from_registry(MAML, CHECKED).learner.sizes
+    rows = [row for workload in workloads for row in _timed(bench, engines, workload)]
+    return Section(
+        name="peers",
+        title="one outer step of MAML, 20-way, meta-batch 16, 5 inner steps, float32",
+        settings={
+            "learner": "-".join(map(str, sizes)),
+            "outer optimiser": "torch.optim.Adam, fused, for every engine",
+            "compile s": "the compiled engine's first step, nothing cached",
+            "relative error of the meta-gradient against norml's (float64)": errors,
+            "tolerated error": TOLERANCE,
+            "share of peak": f"2 x multiplications (floor.py) / time / speed of a {PEAK_SIZE}^3 float32 product",
+            "multiplications": {w.title: outer_step_multiplications(sizes, w) for w in workloads},
+        },
+        measurements=rows,
+    )
+
+
+def _checked(bench: Bench, engines: list[type[Engine]]) -> dict[str, float]:
+    meta_learner = from_registry(MAML, CHECKED, device=bench.device).double()
+    errors = errors_against_ours(engines, meta_learner.learner, CHECKED, inner_lr=meta_learner.inner_loop.inner_lr)
+    require_agreement(errors)
+    return errors
+
+
+def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> list[Measurement]:
+    meta_learner = from_registry(MAML, workload, device=bench.device)
+    settings = {"inner_lr": meta_learner.inner_loop.inner_lr, "inner_steps": workload.inner_steps}
+    batch = made_episodes(workload, device=bench.device)
+    made = [engine(meta_learner.learner, **settings) for engine in engines]
+    first_s = {}
+    for place, engine in enumerate(made):
+        what = "compiling, which takes minutes" if isinstance(engine, CompiledTorchFunc) else "first steps"
+        bench.progress.at(f"peers, {workload.title}, {what}", place, len(made))
+        first_s[engine.title] = bench.once(lambda engine=engine: engine.step(batch))
+    calls = {engine.title: (lambda engine=engine: engine.step(batch)) for engine in made}
+    seconds = bench.interleaved(
+        f"peers, {workload.title}, turns",
+        calls | {PEAK: matrix_product(bench.device)},
+        rounds=bench.choose(3, 9),
+        measured=2,
+    )
+    flop_per_s = PEAK_FLOP / median(seconds[PEAK])
+    flop = 2 * outer_step_multiplications(meta_learner.learner.sizes, workload)
+    ours_s = median(seconds[Ours.title])
+    rows = []
+    for engine in made:
+        spent = seconds[engine.title]
+        derived = {"times_norml": median(spent) / ours_s, "share_of_peak": flop / median(spent) / flop_per_s}
+        compile_s = {"compile_s": first_s[engine.title]} if isinstance(engine, CompiledTorchFunc) else {}
+        labels = {"shots/queries": workload.title, "engine": engine.title}
+        rows.append(measured(labels, spent, **derived, **compile_s))
+    labels = {"shots/queries": workload.title, "engine": f"({PEAK})"}
+    return [*rows, measured(labels, seconds[PEAK], GFLOP_per_s=flop_per_s / 1e9)]

@@ -1,0 +1,124 @@
+"""Speed and memory of norml, beside the same MAML in other libraries: `nox -s bench`, or this script.
+
+Prints a table a section and keeps every repeat in <results>/speed/<name>.json. Exit codes: 0 done, 1 engines disagree,
+2 the call cannot be done, 130 interrupted; nothing is written unless every section is done.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from agreement import DisagreementError
+from bench import Bench
+from commands import commands
+from cost import growth, methods
+from display import Progress, show
+from episodes_cost import evaluation, sampling
+from memory import memory
+from peers import peers
+from record import ROOT, Section, speed_record, write_speed_record
+from rich.console import Console
+from typing_extensions import override
+
+from norml_cli.errors import UserError
+
+SECTIONS: dict[str, Callable[[Bench], Section]] = {
+    section.__name__: section for section in (peers, methods, growth, memory, sampling, evaluation, commands)
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad options are one line."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the options")
+
+
+def main() -> None:
+    try:
+        _bench(sys.argv[1:])
+    except (UserError, DisagreementError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _bench(arguments: list[str]) -> None:
+    options = _options(arguments)
+    names = [name for name in SECTIONS if not options.only or name in options.only]
+    progress = Progress()
+    bench = Bench(
+        device=_device(options.device),
+        quick=options.quick,
+        compiled=not (options.quick or options.no_compile),
+        memory_limit_bytes=int(options.memory_limit * 2**30),
+        progress=progress,
+    )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    sections = []
+    with tempfile.TemporaryDirectory() as compiled:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled  # compile times are those of a first time
+        for name in names:
+            sections.append(SECTIONS[name](bench))
+            progress.clear()
+            show(console, sections[-1])
+    settings = {"quick": options.quick, "compiled": bench.compiled, "sections": names, "device": options.device}
+    record = speed_record(sections, device=bench.device, settings=settings, arguments=arguments)
+    path = write_speed_record(options.results, options.name or _name(options, names), record)
+    console.print(f"kept every repeat in {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="speed.py", description="Speed and memory of norml, beside the same MAML in other libraries.")
+    parser.add_argument("--quick", action="store_true", help="few repeats, small sizes only, no compiled peer")
+    parser.add_argument("--only", action="append", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS))
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument("--memory-limit", type=_positive, default=12.0, metavar="GIB", help="of the memory section")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
+    parser.add_argument("--name", type=_file_name, help="of the record (default: device, quick, sections)")
+    return parser.parse_args(arguments)
+
+
+def _name(options: argparse.Namespace, names: list[str]) -> str:
+    """A name that says what the record holds, so that a part never replaces the whole."""
+    device = torch.device(options.device).type
+    return "-".join([device, *(["quick"] if options.quick else []), *(names if options.only else [])])
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name. Raises UserError if there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise UserError(f"--device {name}: unknown; take cpu or cuda")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(f"--device {name}: torch sees no such CUDA device here; take cpu")
+    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _file_name(text: str) -> Any:
+    if not text or Path(text).name != text or text.startswith("."):
+        raise argparse.ArgumentTypeError("must be a plain file name")
+    return text
+
+
+if __name__ == "__main__":
+    main()

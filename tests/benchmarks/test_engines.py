@@ -1,0 +1,66 @@
+"""The engines compute the same thing, and one that does not is found out."""
+
+import importlib.util
+
+import pytest
+import torch
+from agreement import TOLERANCE, DisagreementError, errors_against_ours, relative_error, require_agreement
+from engines import Engine, Higher, Ours, TorchFunc, TorchOptMetaSgd
+from tiny_problem import TINY, tiny_learner
+from workloads import made_episodes
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """A peer that only `nox -s bench` installs."""
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        TorchFunc,
+        pytest.param(Higher, marks=needs("higher")),
+        pytest.param(TorchOptMetaSgd, marks=needs("torchopt")),
+    ],
+)
+def test_peers_compute_our_meta_gradient(engine: type[Engine]):
+    errors = errors_against_ours([Ours, engine], tiny_learner(), TINY, inner_lr=0.4)
+    assert set(errors) == {engine.title}
+    assert errors[engine.title] < 1e-11
+
+
+def test_every_engine_names_every_parameter_of_the_learner():
+    learner = tiny_learner()
+    batch = made_episodes(TINY, dtype=torch.float64)
+    for engine in (Ours, TorchFunc):
+        gradient = engine(learner, inner_lr=0.4, inner_steps=2).meta_gradient(batch)
+        assert set(gradient) == {name for name, _ in learner.named_parameters()}
+
+
+def test_a_wrong_gradient_is_an_error_of_its_own_parameter():
+    whole = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.5])}
+    assert relative_error(whole, whole) == 0
+    assert relative_error({**whole, "small": torch.tensor([0.25])}, whole) == pytest.approx(0.5)
+    with pytest.raises(DisagreementError, match="small"):
+        relative_error({"large": whole["large"]}, whole)
+
+
+@pytest.mark.parametrize("error", [2 * TOLERANCE, float("nan")])
+def test_engines_that_disagree_are_named(error: float):
+    require_agreement({"fine": TOLERANCE})
+    with pytest.raises(DisagreementError, match=r"^meta-gradients differ .* wrong \(") as raised:
+        require_agreement({"fine": 0.0, "wrong": error})
+    assert "fine" not in str(raised.value)
+
+
+def test_engines_take_the_same_outer_step():
+    batch = made_episodes(TINY, dtype=torch.float64)
+    steps = {}
+    for engine in (Ours, TorchFunc):
+        made = engine(tiny_learner(), inner_lr=0.4, inner_steps=2)
+        made.optimizer.param_groups[0]["lr"] = 0.1
+        made.step(batch)
+        steps[engine] = made.parameters
+    for name, parameter in steps[Ours].items():
+        if not name.startswith("biases") or name == "biases.2":  # a bias before batch norm has no gradient to follow
+            torch.testing.assert_close(parameter, steps[TorchFunc][name], atol=1e-9, rtol=0)

@@ -1,0 +1,89 @@
+"""What is timed: problems of the paper's shapes, their episodes, and the meta-learners of the registry."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from norml.episodes import EpisodeBatch, ImagePool
+from norml.meta_training import InnerLoop, MetaLearner
+from norml_cli.build import build_meta_learner, generator_for
+from norml_cli.registry import Registry, builtin_registry, read_registry
+
+BENCHMARK = "omniglot-20way"
+MAML, NORML = "maml-constant-lr", "norml"
+INKED = 0.2  # share of pixels that are 1: chosen, no engine's time depends on the images
+
+CAN_RECOMPUTE = any(field.name == "recompute" for field in dataclasses.fields(InnerLoop))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One outer step's size: K shots, Q queries per class, E episodes, T inner steps of an N-way problem."""
+
+    k_shot: int
+    n_query: int
+    meta_batch_size: int = 16
+    inner_steps: int = 5
+    n_way: int = 20
+    n_features: int = 784
+
+    @property
+    def title(self) -> str:
+        return f"{self.k_shot}/{self.n_query}"
+
+
+SHOTS_AND_QUERIES = (Workload(1, 1), Workload(1, 15), Workload(5, 5))
+
+
+def made_episodes(
+    workload: Workload, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> EpisodeBatch:
+    """Episodes of random ink on paper; the same ones at every call."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        shape = (workload.meta_batch_size, workload.n_way * count, workload.n_features)
+        x = (torch.rand(shape, generator=generator) < INKED).to(device, dtype)
+        labels = torch.arange(workload.n_way, device=device).repeat_interleave(count)
+        return x, labels.expand(workload.meta_batch_size, -1)
+
+    return EpisodeBatch(*drawn(workload.k_shot), *drawn(workload.n_query))
+
+
+def made_pool(*, n_classes: int, n_examples: int, size_px: int, device: torch.device) -> ImagePool:
+    """A pool of random images in four turns."""
+    shape = (n_classes, n_examples, size_px, size_px)
+    ink = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < INKED
+    return ImagePool(ink.to(torch.uint8).mul_(255).to(device), turned=True)
+
+
+@cache
+def registry() -> Registry:
+    """The built-in entries, whatever the user's environment adds."""
+    return read_registry([builtin_registry()])
+
+
+def from_registry(
+    method: str, workload: Workload, *, device: torch.device | str = "cpu", recompute: bool = False, **overrides: Any
+) -> MetaLearner:
+    """The untrained meta-learner that `norml run METHOD` would build for this workload (`overrides`: as --set)."""
+    overrides |= {"queries_per_class": workload.n_query, "inner_steps": workload.inner_steps}
+    spec = registry().resolve(method, BENCHMARK, workload.k_shot, overrides).spec
+    dataset = registry().dataset(spec.dataset)
+    meta_learner = build_meta_learner(spec, dataset, generator_for("initial weights", 0)).to(device)
+    if recompute:
+        meta_learner.inner_loop = dataclasses.replace(meta_learner.inner_loop, recompute=True)
+    return meta_learner
+
+
+def adam(parameters: Any) -> torch.optim.Adam:
+    """The optimiser that every engine is timed with.
+
+    Its rate is next to nothing: hundreds of steps on one batch of random images would end in weights that nobody
+    trains, and a step costs the same at any rate.
+    """
+    return torch.optim.Adam(parameters, lr=1e-8, fused=True)
