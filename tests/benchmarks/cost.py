@@ -9,7 +9,7 @@ from bench import Bench
 from record import Section, measured
 from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
-from norml.meta_training import outer_step
+from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
 
 CELL_SIZES = (16, 32, 64)
 META_BATCH_SIZES = (4, 8, 16, 32, 64, 128)
@@ -17,12 +17,16 @@ INNER_STEPS = (1, 2, 5, 10, 20, 50)
 WIDTHS = (1, 2, 4, 8)
 
 
-def step_of(bench: Bench, method: str, workload: Workload, **overrides: Any) -> Callable[[], object]:
+def step_of(
+    bench: Bench, method: str, workload: Workload, *, compiled: bool = False, **overrides: Any
+) -> Callable[[], object]:
     """One outer step of the registry's method, ready to be called."""
+    gradient = compiled_meta_gradient(bench.device) if compiled else meta_gradient
     meta_learner = from_registry(method, workload, device=bench.device, **overrides)
     optimizer = adam(meta_learner.parameters())
     batch = made_episodes(workload, device=bench.device)
-    return lambda: outer_step(meta_learner, optimizer, batch, inner_steps=workload.inner_steps)
+    settings = {"inner_steps": workload.inner_steps, "gradient": gradient}
+    return lambda: outer_step(meta_learner, optimizer, batch, **settings)
 
 
 def methods(bench: Bench) -> Section:
@@ -34,14 +38,16 @@ def methods(bench: Bench) -> Section:
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
         calls = {MAML: step_of(bench, MAML, workload)}
         calls |= {name: step_of(bench, NORML, workload, cell_size=cell) for name, cell in named.items()}
+        if bench.compiled:
+            calls |= {f"{m}, compiled": step_of(bench, m, workload, compiled=True) for m in (MAML, NORML)}
+            bench.progress.at(f"methods, {workload.title}, compiling, which takes minutes")
         seconds = bench.interleaved(
             f"methods, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
         )
-        base = median(seconds[MAML])
-        rows += [
-            measured({"shots/queries": workload.title, "method": name}, spent, times_maml=median(spent) / base)
-            for name, spent in seconds.items()
-        ]
+        for name, spent in seconds.items():
+            base = median(seconds[f"{MAML}, compiled" if name.endswith("compiled") else MAML])
+            labels = {"shots/queries": workload.title, "method": name}
+            rows.append(measured(labels, spent, times_maml=median(spent) / base))
     return Section(name="methods", title="one outer step of NORML against MAML, meta-batch 16", measurements=rows)
 
 

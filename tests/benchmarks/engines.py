@@ -1,4 +1,4 @@
-"""MAML's outer step in five engines behind one interface: ours, and the same written with other libraries.
+"""MAML's outer step in six engines behind one interface: ours, plain and compiled, and the same in other libraries.
 
 Each starts from a copy of one learner's initial weights and names its parameters as the learner does, so that their
 meta-gradients can be compared one by one. Batch norm's scale and shift are learned by the outer loop only. Each library
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from workloads import adam
 
+from norml.adaptation import InnerLoop
 from norml.episodes import EpisodeBatch
-from norml.learner import Learner, cross_entropy
-from norml.meta_training import InnerLoop, MetaLearner, outer_step
+from norml.learner import Learner
+from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
 from norml.update_rules.gradient_descent import GradientDescent
 from norml_cli.errors import UserError
 
@@ -63,14 +64,27 @@ class Ours(Engine):
         rule = GradientDescent(learner.n_layers)
         self._meta_learner = MetaLearner(copy.deepcopy(learner), rule, InnerLoop(inner_lr))
         self._inner_steps = inner_steps
+        self._gradient = meta_gradient
         super().__init__(dict(self._meta_learner.learner.named_parameters()))
 
     def differentiate(self, batch: EpisodeBatch) -> None:
-        logits = self._meta_learner(batch, self._inner_steps)
-        cross_entropy(logits, batch.query_y)[0].mean().backward()
+        gradients = self._gradient(self._meta_learner, batch, self._inner_steps)[2]
+        for name, p in self.parameters.items():
+            p.grad = gradients[f"learner.{name}"]
 
     def step(self, batch: EpisodeBatch) -> None:
-        outer_step(self._meta_learner, self.optimizer, batch, inner_steps=self._inner_steps)
+        settings = {"inner_steps": self._inner_steps, "gradient": self._gradient}
+        outer_step(self._meta_learner, self.optimizer, batch, **settings)
+
+
+class OursCompiled(Ours):
+    """The same compiled, as long runs are; its first step compiles."""
+
+    title = "norml, compiled"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        super().__init__(learner, inner_lr=inner_lr, inner_steps=inner_steps)
+        self._gradient = compiled_meta_gradient(learner.weights[0].device)
 
 
 class TorchFunc(Engine):
@@ -191,17 +205,19 @@ class TorchOptMetaSgd(Engine):
         torch.stack(losses).mean().backward()
 
 
-ENGINES: tuple[type[Engine], ...] = (Ours, CompiledTorchFunc, TorchFunc, TorchOptMetaSgd, Higher)
+ENGINES: tuple[type[Engine], ...] = (Ours, OursCompiled, CompiledTorchFunc, TorchFunc, TorchOptMetaSgd, Higher)
+
+COMPILED = (OursCompiled, CompiledTorchFunc)
 
 
 def usable_engines(*, compiled: bool) -> list[type[Engine]]:
-    """All engines, or all but the compiled one. Raises UserError if one of them cannot run here."""
+    """All engines, or all but the compiled ones. Raises UserError if one of them cannot run here."""
     missing = [name for name in ("higher", "torchopt") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{' and '.join(missing)} not installed; call `nox -s bench`, which installs the peers")
     if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise UserError("torch.compile finds no C++ compiler; install one or add --no-compile")
-    return [engine for engine in ENGINES if compiled or engine is not CompiledTorchFunc]
+    return [engine for engine in ENGINES if compiled or engine not in COMPILED]
 
 
 def _one_by_one(batch: EpisodeBatch) -> zip:

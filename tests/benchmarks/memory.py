@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from bench import Bench
 from record import Measurement, Section, measured, not_measured
-from workloads import CAN_RECOMPUTE
 
 from norml_cli.errors import UserError
 
@@ -31,7 +30,7 @@ def memory(bench: Bench) -> Section:
     """Peak memory of one outer step above the level before it, each in a process of its own."""
     limit = min(bench.memory_limit_bytes, _available_bytes(bench))
     inner_steps = QUICK_INNER_STEPS if bench.quick else INNER_STEPS
-    ways = [("plain", False)] + ([("recompute", True)] if CAN_RECOMPUTE else [])
+    ways = [("plain", False), ("recompute", True)]
     rows: list[Measurement] = []
     for way, recompute in ways:
         stopped = False

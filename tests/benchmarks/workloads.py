@@ -1,6 +1,5 @@
 """What is timed: problems of the paper's shapes, their episodes, and the meta-learners of the registry."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,15 +8,13 @@ import torch
 from torch import Tensor
 
 from norml.episodes import EpisodeBatch, ImagePool
-from norml.meta_training import InnerLoop, MetaLearner
+from norml.meta_training import MetaLearner
 from norml_cli.build import build_meta_learner, generator_for
 from norml_cli.registry import Registry, builtin_registry, read_registry
 
 BENCHMARK = "omniglot-20way"
 MAML, NORML = "maml-constant-lr", "norml"
 INKED = 0.2  # share of pixels that are 1: chosen, no engine's time depends on the images
-
-CAN_RECOMPUTE = any(field.name == "recompute" for field in dataclasses.fields(InnerLoop))
 
 
 @dataclass(frozen=True)
@@ -68,16 +65,13 @@ def registry() -> Registry:
 
 
 def from_registry(
-    method: str, workload: Workload, *, device: torch.device | str = "cpu", recompute: bool = False, **overrides: Any
+    method: str, workload: Workload, *, device: torch.device | str = "cpu", **overrides: Any
 ) -> MetaLearner:
     """The untrained meta-learner that `norml run METHOD` would build for this workload (`overrides`: as --set)."""
     overrides |= {"queries_per_class": workload.n_query, "inner_steps": workload.inner_steps}
     spec = registry().resolve(method, BENCHMARK, workload.k_shot, overrides).spec
     dataset = registry().dataset(spec.dataset)
-    meta_learner = build_meta_learner(spec, dataset, generator_for("initial weights", 0)).to(device)
-    if recompute:
-        meta_learner.inner_loop = dataclasses.replace(meta_learner.inner_loop, recompute=True)
-    return meta_learner
+    return build_meta_learner(spec, dataset, generator_for("initial weights", 0)).to(device)
 
 
 def adam(parameters: Any) -> torch.optim.Adam:
