@@ -7,7 +7,7 @@ are left to autograd (`update_rules.recorded`).
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -66,7 +66,10 @@ class Adaptation:
         query_x: Tensor | None = None,
         reversible: bool = False,
     ) -> None:
-        """See `adapt`."""
+        """support_x [E, S, D]; support_y [E, S] int64 in 0..N-1; query_x [E, M, D], if already known.
+
+        `reversible`: it can be gone back through, which needs `query_x`. Raises ValueError if the leading axes differ.
+        """
         if support_x.shape[:2] != support_y.shape:
             shapes = f"support_x {tuple(support_x.shape)} and support_y {tuple(support_y.shape)}"
             raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
@@ -99,7 +102,8 @@ class Adaptation:
 
     # ------------------------------------------------------------------------------------------------------ forwards
 
-    def run(self) -> None:
+    @torch.no_grad()
+    def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
         for t in range(self.inner_steps):
             step = self._step(t, recorded=self._reversible and not self.loop.recompute)
@@ -114,6 +118,7 @@ class Adaptation:
             self._states.append(states)
             if not self.loop.recompute:
                 self._steps.append(step)
+        return self
 
     @torch.no_grad()
     def logits(self, query_x: Tensor) -> Tensor:
@@ -256,37 +261,6 @@ class Adaptation:
             if gradients.scale is not None and self.learner.scales is not None:
                 found[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
         return found
-
-
-def adapt(
-    learner: Learner,
-    rule: UpdateRule,
-    loop: InnerLoop,
-    support_x: Tensor,
-    support_y: Tensor,
-    *,
-    inner_steps: int,
-    query_x: Tensor | None = None,
-    reversible: bool = False,
-) -> Adaptation:
-    """Adapt E learners to their support sets: support_x [E, S, D], support_y [E, S] int64 in 0..N-1.
-
-    query_x [E, M, D]: the queries, where they are known already; with `reversible`, they must be. Builds no tape.
-    Raises ValueError if the leading axes differ.
-    """
-    adaptation = Adaptation(
-        learner,
-        rule,
-        loop,
-        support_x,
-        support_y,
-        inner_steps=inner_steps,
-        query_x=query_x,
-        reversible=reversible,
-    )
-    with torch.no_grad():
-        adaptation.run()
-    return adaptation
 
 
 def _initial_state(rule: UpdateRule, layer: int, given: Named) -> Named:

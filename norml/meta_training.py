@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from norml.adaptation import Adaptation, InnerLoop, adapt
+from norml.adaptation import Adaptation, InnerLoop
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner, cross_entropy
 from norml.update_rules import UpdateRule
@@ -43,7 +43,7 @@ class MetaLearner(nn.Module):
 
     def adapted(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adaptation, Tensor]:
         """The adaptation to the support sets, and the query logits [E, M, N]."""
-        adaptation = adapt(
+        adaptation = Adaptation(
             self.learner,
             self.rule,
             self.inner_loop,
@@ -52,7 +52,7 @@ class MetaLearner(nn.Module):
             inner_steps=inner_steps,
             query_x=batch.query_x,
             reversible=reversible,
-        )
+        ).run()
         return adaptation, adaptation.logits(batch.query_x)
 
     def named(self, learner: dict[str, Tensor], rule: dict[str, Tensor]) -> dict[str, Tensor]:

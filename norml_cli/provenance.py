@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def git_state() -> GitState:
-    """Commit of the code that runs and whether it was changed since; unknown outside a checkout."""
+def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitState:
+    """The checkout's commit and whether `parts` of it were changed since; unknown outside a checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return GitState(commit=None, dirty=None)
@@ -29,5 +30,5 @@ def git_state() -> GitState:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "norml", "norml_cli", "registry")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *parts)
     return GitState(commit=commit, dirty=None if changes is None else changes != "")

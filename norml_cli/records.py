@@ -220,12 +220,12 @@ def find_records(results: Path) -> list[tuple[Path, RunRecord]]:
     return found
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) -> str:
     """The command that was run, fit to be published: folders are named by their last part only.
 
     `arguments` are those after the program's name, as in sys.argv[1:].
     """
-    words = ["norml"]
+    words = [*program]
     previous = ""
     for argument in arguments:
         option, equals, value = argument.partition("=")

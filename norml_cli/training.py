@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from norml.episodes import EpisodeIndices, ImagePool, sample_indices
+from norml.episodes import EpisodeBatch, EpisodeIndices, ImagePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import (
     MetaGradient,
@@ -114,8 +114,7 @@ class Run:
         """
         self.spec, self.seed, self.device, self.display = spec, seed, device, display
         self.compiled = compiled
-        self._compiled_gradient = compiled_meta_gradient(device)
-        self._gradient: MetaGradient = self._compiling if compiled else meta_gradient
+        self._gradient: MetaGradient = meta_gradient
         self._checkpoint = checkpoint
         self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
         self.meta_learner: MetaLearner = build_meta_learner(spec, dataset, generator_for("initial weights", seed))
@@ -161,6 +160,8 @@ class Run:
     def _train(self) -> None:
         """Outer steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
         state, outer_steps = self.state, self.spec.protocol.outer_steps
+        if self.compiled and state.step < outer_steps:
+            self._compile()
         saved_at = shown_at = time.perf_counter()
         while True:
             if self._validation_is_due():
@@ -170,8 +171,6 @@ class Run:
                 return
             if self._stop_requested:
                 raise Stopped
-            if self._gradient == self._compiling:
-                self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
             loss = self._outer_steps(self._steps_until_a_look())
             now = time.perf_counter()
             if now - shown_at > SHOW_EVERY_S:
@@ -193,9 +192,6 @@ class Run:
         """Take outer steps without waiting for the device in between; returns their mean loss."""
         state, started_at = self.state, time.perf_counter()
         self._sums.zero_()
-        compiling = self._gradient == self._compiling
-        if compiling:
-            count = 1
         for step in range(state.step, state.step + count):
             loss, accuracy = self._outer_step(step)
             self._sums += torch.stack([loss, accuracy])
@@ -207,11 +203,6 @@ class Run:
                 f"gradient_clip"
             )
         state.step += count
-        if compiling:
-            self._gradient = self._compiled_gradient
-            state.compile_s += time.perf_counter() - started_at
-            self.display.say(f"compiled in {state.compile_s:.0f} s")
-            started_at = time.perf_counter()
         state.loss_sum, state.accuracy_sum = state.loss_sum + loss_sum, state.accuracy_sum + accuracy_sum
         state.training_s += time.perf_counter() - started_at
         return float(loss_sum / count)
@@ -220,6 +211,18 @@ class Run:
         protocol = self.spec.protocol
         for group in self._optimizer.param_groups:
             group["lr"] = self._outer_lr(step)
+        return outer_step(
+            self.meta_learner,
+            self._optimizer,
+            self._meta_batch(self._generator),
+            inner_steps=protocol.inner_steps,
+            gradient_clip=protocol.gradient_clip,
+            gradient=self._gradient,
+        )
+
+    def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
+        """E training episodes."""
+        protocol = self.spec.protocol
         indices = sample_indices(
             n_classes=self._train_pool.n_classes,
             n_examples=self._train_pool.n_examples,
@@ -227,27 +230,26 @@ class Run:
             examples_per_class=self.spec.shots + protocol.queries_per_class,
             turned=self._train_pool.turned,
             n_episodes=protocol.meta_batch_size,
-            generator=self._generator,
+            generator=generator,
         )
-        return outer_step(
-            self.meta_learner,
-            self._optimizer,
-            self._train_pool.gather(indices, k_shot=self.spec.shots),
-            inner_steps=protocol.inner_steps,
-            gradient_clip=protocol.gradient_clip,
-            gradient=self._gradient,
-        )
+        return self._train_pool.gather(indices, k_shot=self.spec.shots)
 
-    def _compiling(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The first call of the compiled meta-gradient. Raises UserError if it cannot be compiled here."""
+    def _compile(self) -> None:
+        """Compile the meta-gradient, on episodes of its own. Raises UserError if it cannot be compiled here."""
+        self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
+        started_at = time.perf_counter()
+        batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
         try:
-            return self._compiled_gradient(*arguments)
+            self._gradient = compiled_meta_gradient(self.device)
+            self._gradient(self.meta_learner, batch, self.spec.protocol.inner_steps)
         except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"{self.spec.method}: the outer step cannot be compiled here ({reason}); run it with --no-compile"
             ) from error
+        self.state.compile_s += time.perf_counter() - started_at
+        self.display.say(f"compiled in {self.state.compile_s:.0f} s")
 
     def _outer_lr(self, step: int) -> float:
         protocol = self.spec.protocol

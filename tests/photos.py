@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from tiny import write_entry
+from tiny import with_changes, write_entry
 
 from norml_cli.registry import builtin_registry
 from norml_cli.spec import DatasetEntry
@@ -156,13 +156,7 @@ def entry_values(**changes: object) -> dict[str, object]:
     values.update(id="made-mini", classes=sum(CLASSES.values()), examples_per_class=PER_CLASS)
     values["image_size_px"]["value"] = SIZE_PX
     values["splits"].update({f"meta_{name}": count for name, count in CLASSES.items()})
-    for key, value in changes.items():
-        outer, _, inner = key.partition("__")
-        if inner:
-            values[outer][inner] = value
-        else:
-            values[outer] = value
-    return values
+    return with_changes(values, changes)
 
 
 def entry(**changes: object) -> DatasetEntry:

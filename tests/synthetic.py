@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from PIL import Image, ImageDraw
-from tiny import write_entry
+from tiny import with_changes, write_entry
 
 from norml_cli.datasets.omniglot import PARTS, RAW_SIZE_PX
 from norml_cli.registry import Registry, builtin_registry, read_registry
@@ -75,13 +75,7 @@ def entry_values(**changes: object) -> dict[str, object]:
     values = yaml.safe_load((builtin_registry() / "datasets/omniglot.yaml").read_text())
     values.update(id="made-omniglot", classes=CLASSES, examples_per_class=DRAWERS, content_sha256=None)
     values["splits"].update(meta_train=6, meta_val=3, meta_test=3)
-    for key, value in changes.items():
-        outer, _, inner = key.partition("__")
-        if inner:
-            values[outer][inner] = value
-        else:
-            values[outer] = value
-    return values
+    return with_changes(values, changes)
 
 
 def entry(**changes: object) -> DatasetEntry:

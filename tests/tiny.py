@@ -1,6 +1,7 @@
 """A registry folder whose runs take a second: the embedded glyphs, cut down, with a learner of a few neurons."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,3 +43,14 @@ def write_entry(folder: Path, kind: str, entry: dict[str, object]) -> Path:
 
 def _read(name: str) -> dict[str, object]:
     return yaml.safe_load((builtin_registry() / name).read_text())
+
+
+def with_changes(values: dict[str, Any], changes: dict[str, object]) -> dict[str, Any]:
+    """An entry's values with `changes` by key, `a__b` for key b under a."""
+    for key, value in changes.items():
+        outer, _, inner = key.partition("__")
+        if inner:
+            values[outer][inner] = value
+        else:
+            values[outer] = value
+    return values

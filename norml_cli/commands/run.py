@@ -155,7 +155,7 @@ def _record(run: Run, outcome: Outcome, changed: tuple[str, ...], git: GitState)
             training_s=state.training_s,
             compile_s=state.compile_s if run.compiled else None,
             evaluation_s=outcome.evaluation_s,
-            steps_per_s=state.step / state.training_s if state.training_s else 0.0,
+            steps_per_s=state.step / state.training_s,
             peak_memory_bytes=state.peak_memory_bytes,
         ),
         device=device_name(run.device),

@@ -2,12 +2,13 @@
 
 from statistics import median
 
+import torch
 from bench import Bench
 from cost import step_of
 from record import Section, measured
 from workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
 
-from norml.episodes import ImagePool, sample_indices
+from norml.episodes import EpisodeIndices, ImagePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner
 from norml_cli.build import generator_for
@@ -26,15 +27,7 @@ def sampling(bench: Bench) -> Section:
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
 
         def drawn(workload: Workload = workload) -> object:
-            indices = sample_indices(
-                n_classes=pool.n_classes,
-                n_examples=pool.n_examples,
-                n_way=workload.n_way,
-                examples_per_class=workload.k_shot + workload.n_query,
-                turned=pool.turned,
-                n_episodes=workload.meta_batch_size,
-                generator=generator,
-            )
+            indices = _episodes(pool, workload, workload.meta_batch_size, generator)
             return pool.gather(indices, k_shot=workload.k_shot)
 
         calls = {"sampling": drawn} | {method: step_of(bench, method, workload) for method in (MAML, NORML)}
@@ -76,15 +69,7 @@ def evaluation(bench: Bench) -> Section:
 def _evaluation_s(
     bench: Bench, meta_learner: MetaLearner, pool: ImagePool, workload: Workload, n_episodes: int
 ) -> float:
-    episodes = sample_indices(
-        n_classes=pool.n_classes,
-        n_examples=pool.n_examples,
-        n_way=workload.n_way,
-        examples_per_class=workload.k_shot + workload.n_query,
-        turned=pool.turned,
-        n_episodes=n_episodes,
-        generator=generator_for("test episodes", 0, bench.device),
-    )
+    episodes = _episodes(pool, workload, n_episodes, generator_for("test episodes", 0, bench.device))
     spent = 0.0
     for start in range(0, n_episodes, BETWEEN_LOOKS):
         part = episodes[start : start + BETWEEN_LOOKS]
@@ -95,3 +80,15 @@ def _evaluation_s(
         )
         bench.progress.at("evaluation, episodes", min(start + BETWEEN_LOOKS, n_episodes), n_episodes)
     return spent
+
+
+def _episodes(pool: ImagePool, workload: Workload, n_episodes: int, generator: torch.Generator) -> EpisodeIndices:
+    return sample_indices(
+        n_classes=pool.n_classes,
+        n_examples=pool.n_examples,
+        n_way=workload.n_way,
+        examples_per_class=workload.k_shot + workload.n_query,
+        turned=pool.turned,
+        n_episodes=n_episodes,
+        generator=generator,
+    )

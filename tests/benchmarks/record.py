@@ -3,9 +3,7 @@
 import json
 import os
 import platform
-import shlex
 import statistics
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +14,8 @@ import torch
 from pydantic import Field, model_validator
 
 from norml_cli.files import write_atomically
-from norml_cli.records import GitState
+from norml_cli.provenance import git_state
+from norml_cli.records import GitState, command_line
 from norml_cli.spec import Model, Text
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +98,8 @@ def speed_record(
     """The record of these sections, made now and here."""
     return SpeedRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["python", "tests/benchmarks/speed.py", *_without_folders(arguments)]),
-        git=git_state(),
+        command=command_line(arguments, ("python", "tests/benchmarks/speed.py")),
+        git=git_state(TIMED),
         versions={"python": platform.python_version()} | _installed("norml", *PACKAGES),
         machine=machine(device),
         settings=settings,
@@ -126,22 +125,6 @@ def machine(device: torch.device) -> Machine:
     )
 
 
-def git_state() -> GitState:
-    """The checkout's commit, and whether anything that is timed was changed since."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607 - the user's own git
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if not (ROOT / ".git").exists():
-        return GitState(commit=None, dirty=None)
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *TIMED)
-    return GitState(commit=commit, dirty=None if changes is None else changes != "")
-
-
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -159,20 +142,6 @@ def _installed(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _without_folders(arguments: Sequence[str]) -> list[str]:
-    """The arguments fit to be published: --results by its last part only."""
-    words, previous = [], ""
-    for argument in arguments:
-        if previous == "--results":
-            words.append(Path(argument).name or ".")
-        elif argument.startswith("--results="):
-            words.append(f"--results={Path(argument).name or '.'}")
-        else:
-            words.append(argument)
-        previous = argument
-    return words
 
 
 def _spaced(derived: dict[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from norml_cli.records import find_records
 
 def made_record() -> SpeedRecord:
     section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [3.0, 1.0, 2.0])])
-    arguments = ["--quick", "--results", "/home/somebody/results", "--results=/home/somebody/else"]
+    arguments = ["--quick", "--results", "of/somebody/results", "--results=of/somebody/else"]
     return speed_record([section], device=torch.device("cpu"), settings={"quick": True}, arguments=arguments)
 
 

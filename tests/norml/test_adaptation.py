@@ -7,14 +7,14 @@ import pytest
 import torch
 from reference import RULES, Settings, adapted, loss_and_meta_gradient
 
-from norml.adaptation import adapt
+from norml.adaptation import Adaptation
 from norml.meta_training import meta_gradient
 
 FORMS = ["materialised", "factored"]
 
 
 def adapted_weights(meta_learner, batch, *, form="materialised", inner_steps=3, **settings):
-    return adapt(
+    return Adaptation(
         meta_learner.learner,
         meta_learner.rule,
         dataclasses.replace(meta_learner.inner_loop, weight_form=form),
@@ -22,7 +22,7 @@ def adapted_weights(meta_learner, batch, *, form="materialised", inner_steps=3, 
         batch.support_y,
         inner_steps=inner_steps,
         **settings,
-    )
+    ).run()
 
 
 def as_matrices(meta_learner, adaptation, n_episodes, t=None):

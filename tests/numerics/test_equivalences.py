@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import METHODS, NORML_RULES, RULES, forward, initial_weights
 
-from norml.adaptation import adapt
+from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
 
 STEPS = (1, 2, 5)
@@ -108,7 +108,8 @@ def restarted(meta_learner, batch, inner_steps):
     learner = meta_learner.learner
     for _ in range(inner_steps):
         episodes = (batch.support_x, batch.support_y)
-        adaptation = adapt(learner, meta_learner.rule, meta_learner.inner_loop, *episodes, inner_steps=1)
+        loop = meta_learner.inner_loop
+        adaptation = Adaptation(learner, meta_learner.rule, loop, *episodes, inner_steps=1).run()
         with torch.no_grad():
             for layer, adapted in enumerate(adaptation.weights):
                 n_in = learner.sizes[layer]
