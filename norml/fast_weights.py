@@ -14,7 +14,7 @@ operands. Adjoints are called in the reverse order of the operations and add up 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 Form = Literal["materialised", "factored"]
-Products = list[Tensor]  # what an operation leaves for its adjoint
+Product = Tensor | None  # what an operation leaves for its adjoint
 
 
 class LayerWeights(ABC):
@@ -34,11 +34,11 @@ class LayerWeights(ABC):
         self._biases: list[Tensor] = [bias]  # b_t, [E, 1, O] after a step
 
     @abstractmethod
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Products]:
+    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
         """Pre-activations a = W_t h + b_t (eq. 1): [E, B, I] -> [E, B, O]."""
 
     @abstractmethod
-    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Products]:
+    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
         """W_t^T delta, the linear part of eq. 4: [E, B, O] -> [E, B, I]."""
 
     @abstractmethod
@@ -51,11 +51,11 @@ class LayerWeights(ABC):
         self._bias_bar: Tensor | None = None  # [E, 1, O]
 
     @abstractmethod
-    def linear_adjoint(self, t: int, h: Tensor, products: Products, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
         """h_bar [E, B, I] from a_bar [E, B, O]; None unless `to_input`."""
 
     @abstractmethod
-    def pull_back_adjoint(self, t: int, delta: Tensor, products: Products, below_bar: Tensor) -> Tensor:
+    def pull_back_adjoint(self, t: int, delta: Tensor, product: Product, below_bar: Tensor) -> Tensor:
         """delta_bar [E, B, O] from below_bar [E, B, I]."""
 
     @abstractmethod
@@ -90,14 +90,14 @@ class Materialised(LayerWeights):
         self._weights: list[Tensor] = [weight]  # W_t, or the newest alone unless kept
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Products]:
+    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
         if t == 0:
-            return functional.linear(h, self.weight, self.bias), []
-        return torch.baddbmm(self._biases[t], h, self._at(t).mT), []
+            return functional.linear(h, self.weight, self.bias), None
+        return torch.baddbmm(self._biases[t], h, self._at(t).mT), None
 
     @override
-    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Products]:
-        return delta @ self._at(t), []
+    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
+        return delta @ self._at(t), None
 
     @override
     def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
@@ -112,13 +112,13 @@ class Materialised(LayerWeights):
         self._weights_bar: Tensor | None = None  # [E, O, I], by W_t of all steps passed
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, products: Products, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
         self._add_to_bias(a_bar)
         self._add_at(t, a_bar, h)
         return a_bar @ self._at(t) if to_input else None
 
     @override
-    def pull_back_adjoint(self, t: int, delta: Tensor, products: Products, below_bar: Tensor) -> Tensor:
+    def pull_back_adjoint(self, t: int, delta: Tensor, product: Product, below_bar: Tensor) -> Tensor:
         self._add_at(t, delta, below_bar)
         return below_bar @ self._at(t).mT
 
@@ -147,85 +147,97 @@ class Materialised(LayerWeights):
             self._weights_bar.baddbmm_(out.mT, into)
 
 
+class _Signals(NamedTuple):
+    """The signals of several steps, one after the other: [E, t * S, O] and [E, t * S, I]."""
+
+    delta_hats: Tensor
+    h_hats: Tensor
+
+    def rows(self, rows: slice) -> "_Signals":
+        return _Signals(self.delta_hats[:, rows], self.h_hats[:, rows])
+
+
 class Factored(LayerWeights):
-    """The signals of every step; W_t is never formed."""
+    """The signals of every step; W_t is never formed. Those of all steps meet an input in one product."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool) -> None:
         super().__init__(weight, bias, eta, keep=keep)
-        self._delta_hats: list[Tensor] = []
-        self._h_hats: list[Tensor] = []
+        self._signals: _Signals | None = None
+        self._n_support = 0
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Products]:
+    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
         base = functional.linear(h, self.weight).add_(self._biases[t])
-        return self._minus_steps(base, h, self._h_hats[:t], self._delta_hats[:t])
+        before = self._before(t)
+        return (base, None) if before is None else self._minus_steps(base, h, before.h_hats, before.delta_hats)
 
     @override
-    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Products]:
-        return self._minus_steps(delta @ self.weight, delta, self._delta_hats[:t], self._h_hats[:t])
+    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
+        base, before = delta @ self.weight, self._before(t)
+        return (base, None) if before is None else self._minus_steps(base, delta, before.delta_hats, before.h_hats)
 
     @override
     def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
         self._step_bias(delta_hat)
-        self._delta_hats.append(delta_hat)
-        self._h_hats.append(h_hat)
+        self._n_support = delta_hat.shape[1]
+        newest = _Signals(delta_hat, h_hat)
+        if self._signals is not None:
+            newest = _Signals(*(torch.cat(pair, dim=1) for pair in zip(self._signals, newest, strict=True)))
+        self._signals = newest
 
     @override
     def begin_reverse(self) -> None:
         super().begin_reverse()
-        self._delta_hat_bars = [torch.zeros_like(delta_hat) for delta_hat in self._delta_hats]
-        self._h_hat_bars = [torch.zeros_like(h_hat) for h_hat in self._h_hats]
+        self._bars: _Signals | None = None  # by the signals of the steps that are still to be gone back through
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, products: Products, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
         self._add_to_bias(a_bar)
         self._add_to_weight(a_bar, h)
         h_bar = a_bar @ self.weight if to_input else None
-        for u, product in enumerate(products):
-            self._minus_step_adjoint(h_bar, h, product, a_bar, self._of_linear(u))
-        return h_bar
+        before = self._before(t)
+        if before is None or product is None:
+            return h_bar
+        product_bar = a_bar @ before.delta_hats.mT
+        self._add_to_signals(t, (product, a_bar), (product_bar, h))
+        return None if h_bar is None else h_bar.baddbmm_(product_bar, before.h_hats, alpha=-self.eta)
 
     @override
-    def pull_back_adjoint(self, t: int, delta: Tensor, products: Products, below_bar: Tensor) -> Tensor:
+    def pull_back_adjoint(self, t: int, delta: Tensor, product: Product, below_bar: Tensor) -> Tensor:
         self._add_to_weight(delta, below_bar)
-        delta_bar = below_bar @ self.weight.T
-        for u, product in enumerate(products):
-            h_hat, delta_hat, h_hat_bar, delta_hat_bar = self._of_linear(u)
-            swapped = delta_hat, h_hat, delta_hat_bar, h_hat_bar
-            self._minus_step_adjoint(delta_bar, delta, product, below_bar, swapped)
-        return delta_bar
+        delta_bar, before = below_bar @ self.weight.T, self._before(t)
+        if before is None or product is None:
+            return delta_bar
+        product_bar = below_bar @ before.h_hats.mT
+        self._add_to_signals(t, (product_bar, delta), (product, below_bar))
+        return delta_bar.baddbmm_(product_bar, before.delta_hats, alpha=-self.eta)
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self._delta_hat_bars[t].sub_(self._bias_sum(), alpha=self.eta), self._h_hat_bars[t]
+        if self._bars is None:
+            raise RuntimeError("no adjoint has been called")
+        bars = self._bars.rows(slice(t * self._n_support, (t + 1) * self._n_support))
+        return bars.delta_hats - self.eta * self._bias_sum(), bars.h_hats
 
-    def _minus_steps(
-        self, base: Tensor, x: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
-    ) -> tuple[Tensor, Products]:
-        """The sum base - eta * sum_u (x key_u^T) value_u, and the products x key_u^T [E, B, S]."""
-        products = [x @ key.mT for key in keys]
-        for product, value in zip(products, values, strict=True):
-            base.baddbmm_(product, value, alpha=-self.eta)
-        return base, products
+    def _before(self, t: int) -> _Signals | None:
+        """The signals of the steps before t."""
+        return None if t == 0 or self._signals is None else self._signals.rows(slice(t * self._n_support))
 
-    def _minus_step_adjoint(
-        self,
-        x_bar: Tensor | None,
-        x: Tensor,
-        product: Tensor,
-        result_bar: Tensor,
-        step: tuple[Tensor, Tensor, Tensor, Tensor],
-    ) -> None:
-        """The adjoint of one term of `_minus_steps`; step: key, value and where their derivatives add up."""
-        key, value, key_bar, value_bar = step
-        product_bar = result_bar @ value.mT
-        if x_bar is not None:
-            x_bar.baddbmm_(product_bar, key, alpha=-self.eta)
-        key_bar.baddbmm_(product_bar.mT, x, alpha=-self.eta)
-        value_bar.baddbmm_(product.mT, result_bar, alpha=-self.eta)
+    def _minus_steps(self, base: Tensor, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Product]:
+        """The sum base - eta * (x keys^T) values over the rows of all steps; and x keys^T [E, B, t * S]."""
+        product = x @ keys.mT
+        return base.baddbmm_(product, values, alpha=-self.eta), product
 
-    def _of_linear(self, u: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self._h_hats[u], self._delta_hats[u], self._h_hat_bars[u], self._delta_hat_bars[u]
+    def _add_to_signals(self, t: int, to_delta_hats: tuple[Tensor, Tensor], to_h_hats: tuple[Tensor, Tensor]) -> None:
+        """Add to the bars of the signals before t: -eta * left^T right of each pair, left [E, B, t * S]."""
+        products = [(left.mT, right) for left, right in (to_delta_hats, to_h_hats)]
+        if self._bars is None:
+            self._bars = _Signals(*((left @ right).mul_(-self.eta) for left, right in products))
+            return
+        bars = self._bars.rows(slice(t * self._n_support))
+        self._bars = _Signals(
+            *(torch.baddbmm(bar, *pair, alpha=-self.eta) for bar, pair in zip(bars, products, strict=True))
+        )
 
 
 class FactoredInput(LayerWeights):
@@ -240,43 +252,41 @@ class FactoredInput(LayerWeights):
     def __init__(
         self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, support: Tensor, query: Tensor | None
     ) -> None:
-        """`support` [E, S, D] and, where they are known already, `query` [E, M, D]: both meet W_0 in one product."""
+        """`support` [E, S, D] and, where they are known already, `query` [E, M, D]: both go through each product."""
         super().__init__(weight, bias, eta, keep=keep)
         self._support, self._query = support, query
         self._inputs = support if query is None else torch.cat([support, query], dim=1)
         base = functional.linear(self._inputs, weight)
-        self._query_base = base[:, support.shape[1] :]
-        self._a: list[Tensor] = [base[:, : support.shape[1]] + bias]  # a_t, or the newest alone unless kept
-        self._gram: Tensor | None = None  # x x^T
-        self._k: list[Tensor] = []  # K_u of every step, if kept
+        self._query_base = self._of_query(base)
+        self._a: list[Tensor] = [self._of_support(base) + bias]  # a_t, or the newest alone unless kept
+        self._gram: Tensor | None = None
+        self._products: list[Tensor] = []  # of all inputs with h_hat_u: [E, S + M, S]
         self._delta_hats: list[Tensor] = []
         self._h_hats: list[Tensor] = []
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Products]:
+    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
         if h is self._support:
-            return self._a[t if self.keep else -1], []
+            return self._a[t if self.keep else -1], None
         base = self._query_base if h is self._query else functional.linear(h, self.weight)
-        a = base + self._biases[t]
-        products = []
-        for h_hat, delta_hat in self._query_terms():
-            products.append(h @ h_hat.mT)
-            a.baddbmm_(products[-1], delta_hat, alpha=-self.eta)
-        return a, products
+        base = base + self._biases[t]
+        if not self._h_hats:
+            return base, None
+        product = self._query_product() if h is self._query else torch.cat([h @ key.mT for key in self._keys()], dim=2)
+        return base.baddbmm_(product, self._values(), alpha=-self.eta), product
 
     @override
-    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Products]:
+    def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
         raise NotImplementedError("nothing lies below the first layer")
 
     @override
     def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
-        k = self._product(h_hat)
-        newest = torch.baddbmm(self._a[-1], k, delta_hat, alpha=-self.eta)
+        product = self._product(h_hat)
+        newest = torch.baddbmm(self._a[-1], self._of_support(product), delta_hat, alpha=-self.eta)
         self._step_bias(delta_hat)
         newest += self._biases[-1] - self._biases[-2]
         self._a = [*self._a, newest] if self.keep else [newest]
-        if self.keep:
-            self._k.append(k)
+        self._products.append(product)
         self._delta_hats.append(delta_hat)
         self._h_hats.append(h_hat)
 
@@ -285,34 +295,39 @@ class FactoredInput(LayerWeights):
         super().begin_reverse()
         self._support_bar = torch.zeros_like(self._a[0])  # by a_t, summed over the steps passed
         self._query_bar: Tensor | None = None
-        self._merged_bar: Tensor | None = None  # what the queries give to every delta_hat_u alike
+        self._from_query: _Signals | None = None
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, products: Products, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
         self._add_to_bias(a_bar)
         if h is self._support:
             self._support_bar += a_bar
             return None
         if h is not self._query:
             raise ValueError("of a factored first layer, only the queries it was made with can be gone back through")
-        self._query_bar, self._query_products = a_bar, products
-        if self._merges():
-            self._merged_bar = products[0].mT @ a_bar
+        self._query_bar = a_bar
+        if product is not None:
+            h_hats_bar = a_bar[:0] if self._merges() else (self._values() @ a_bar.mT) @ h
+            self._from_query = _Signals(product.mT @ a_bar, h_hats_bar)
         return None
 
     @override
-    def pull_back_adjoint(self, t: int, delta: Tensor, products: Products, below_bar: Tensor) -> Tensor:
+    def pull_back_adjoint(self, t: int, delta: Tensor, product: Product, below_bar: Tensor) -> Tensor:
         raise NotImplementedError("nothing lies below the first layer")
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        delta_hat_bar = torch.baddbmm(self._bias_sum(), self._k[t].mT, self._support_bar)
-        if self._merged_bar is not None:
-            return delta_hat_bar.add_(self._merged_bar).mul_(-self.eta), None
-        h_hat_bar = (delta_hat @ self._support_bar.mT) @ self._support
-        if self._query_bar is not None and self._query is not None:
-            delta_hat_bar.baddbmm_(self._query_products[t].mT, self._query_bar)
-            h_hat_bar.baddbmm_(delta_hat @ self._query_bar.mT, self._query)
+        delta_hat_bar = torch.baddbmm(self._bias_sum(), self._of_support(self._products[t]).mT, self._support_bar)
+        merges, n_support = self._merges(), delta_hat.shape[1]
+        rows = slice(None) if merges else slice(t * n_support, (t + 1) * n_support)
+        if self._from_query is not None:
+            delta_hat_bar += self._from_query.delta_hats[:, rows]
+        if merges:
+            return delta_hat_bar.mul_(-self.eta), None
+        product_bar = delta_hat @ self._support_bar.mT
+        if self._from_query is None:
+            return delta_hat_bar.mul_(-self.eta), (product_bar @ self._support).mul_(-self.eta)
+        h_hat_bar = torch.baddbmm(self._from_query.h_hats[:, rows], product_bar, self._support)
         return delta_hat_bar.mul_(-self.eta), h_hat_bar.mul_(-self.eta)
 
     @override
@@ -321,20 +336,33 @@ class FactoredInput(LayerWeights):
         self._add_to_weight(bars, self._inputs)
         return super().initial_gradients()
 
-    def _merges(self) -> bool:
-        return bool(self._h_hats) and all(h_hat is self._support for h_hat in self._h_hats)
+    def _of_support(self, rows: Tensor) -> Tensor:
+        return rows[:, : self._support.shape[1]]
 
-    def _query_terms(self) -> list[tuple[Tensor, Tensor]]:
-        if self._merges():
-            return [(self._support, torch.stack(self._delta_hats).sum(dim=0))]
-        return list(zip(self._h_hats, self._delta_hats, strict=True))
+    def _of_query(self, rows: Tensor) -> Tensor:
+        return rows[:, self._support.shape[1] :]
+
+    def _merges(self) -> bool:
+        return all(h_hat is self._support for h_hat in self._h_hats)
+
+    def _keys(self) -> list[Tensor]:
+        """What an input's products are made with: h_hat of every step, or the support set once for all."""
+        return [self._support] if self._merges() else self._h_hats
+
+    def _values(self) -> Tensor:
+        """What those products multiply: delta_hat of every step [E, T * S, O], or their sum [E, S, O]."""
+        return torch.stack(self._delta_hats).sum(dim=0) if self._merges() else torch.cat(self._delta_hats, dim=1)
+
+    def _query_product(self) -> Tensor:
+        products = self._products[:1] if self._merges() else self._products
+        return torch.cat([self._of_query(product) for product in products], dim=2)
 
     def _product(self, h_hat: Tensor) -> Tensor:
-        """K = x h_hat^T [E, S, S]; of h_hat = x the same one for all steps."""
+        """All inputs' products with h_hat [E, S + M, S]; of h_hat = x the same ones for all steps."""
         if h_hat is not self._support:
-            return self._support @ h_hat.mT
+            return self._inputs @ h_hat.mT
         if self._gram is None:
-            self._gram = self._support @ self._support.mT
+            self._gram = self._inputs @ self._support.mT
         return self._gram
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from norml import hidden_layer
-from norml.fast_weights import LayerWeights, Products
+from norml.fast_weights import LayerWeights, Product
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ForwardTrace:
     """
 
     inputs: list[Tensor]
-    products: list[Products]
+    products: list[Product]
     hidden: list[hidden_layer.Forward]
 
 
@@ -38,7 +38,7 @@ class BackwardTrace:
     """
 
     deltas: list[Tensor]
-    products: list[Products]
+    products: list[Product]
     hidden: list[hidden_layer.Backward]
 
 

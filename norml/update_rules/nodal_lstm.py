@@ -157,23 +157,26 @@ class NodalCell(nn.Module):
         self.gate_bias = nn.Parameter(torch.zeros(n_out + n_in))
 
     def h_product(self, h: Tensor) -> Tensor:
-        """What h [E, B, F] and the bias give to the packed gates: [E, B, G]."""
-        return functional.linear(h, self.h_weight, self.bias)
+        """What h [E, B, F] gives to the packed gates: [E, B, G]."""
+        return functional.linear(h, self.h_weight)
 
     def forward(self, losses: Tensor, delta: Tensor, h_product: Tensor, state: State) -> tuple[Tensor, State]:
         """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H]."""
-        packed = functional.linear(delta, self.delta_weight) + h_product + functional.linear(losses, self.loss_weight)
+        # Biases are added apart from the products: compiled, they become part of the passes that come next.
+        packed = functional.linear(delta, self.delta_weight) + h_product + self.bias
+        packed = packed + functional.linear(losses, self.loss_weight)
         if self.hidden_weight is not None and "hidden" in state:
             packed = packed + functional.linear(state["hidden"], self.hidden_weight)
         n_sigmoid = packed.shape[-1] - self.cell_size
-        gates = torch.split(packed[..., :n_sigmoid].sigmoid(), self.cell_size, dim=-1)
-        cell = gates[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
+        open_ = torch.split(packed[..., :n_sigmoid].sigmoid(), self.cell_size, dim=-1)
+        cell = open_[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
         if self.forgets and "cell" in state:
-            cell = cell + gates[1] * state["cell"]  # eqs 14, 17
+            cell = cell + open_[1] * state["cell"]  # eqs 14, 17
         after = {"cell": cell} if self.forgets else {}
         if self.feeds_hidden:
-            after["hidden"] = gates[-1] * cell.tanh()
-        return self.gate_scale * functional.linear(cell, self.gate_weight, self.gate_bias).sigmoid(), after  # 18, 19
+            after["hidden"] = open_[-1] * cell.tanh()
+        gates = self.gate_scale * (functional.linear(cell, self.gate_weight) + self.gate_bias).sigmoid()  # eqs 18, 19
+        return gates, after
 
 
 def standardise(x: Tensor) -> Tensor:
