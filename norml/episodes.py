@@ -74,7 +74,7 @@ class ImagePool:
     """The images of one split, resident on a device, from which episodes are gathered.
 
     images: [C, P, height, width] uint8 (C classes, P examples each). The four turns are kept side by side (4 bytes a
-    pixel where one would do) so that gathering an episode is one indexing operation.
+    pixel where one would do) as rows of one table, so that gathering is copying rows.
     """
 
     def __init__(self, images: Tensor, *, turned: bool) -> None:
@@ -82,32 +82,35 @@ class ImagePool:
             shape = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
         turns = range(TURNS if turned else 1)
-        self._turned_images = torch.stack([torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns])
+        turned_images = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
+        self._rows = torch.stack(turned_images).flatten(0, 2)  # [turns * C * P, D]
         self.turned = turned
         self.n_classes, self.n_examples = images.shape[:2]
 
     @property
     def n_features(self) -> int:
         """D: pixels of an image."""
-        return self._turned_images.shape[3]
+        return self._rows.shape[1]
 
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
         """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118)."""
         if not 0 < k_shot < indices.examples.shape[2]:
             raise ValueError(f"k_shot = {k_shot}, but {indices.examples.shape[2]} examples a class were drawn")
-        pixels = self._turned_images[
-            indices.turns[:, :, None], indices.classes[:, :, None], indices.examples
-        ]  # [E, N, K + Q, D]
-        x = pixels.to(dtype) / 255
-        n_episodes, n_way, n_drawn, _ = x.shape
-        label = torch.arange(n_way, device=x.device)
+        rows = (indices.turns * self.n_classes + indices.classes)[:, :, None] * self.n_examples + indices.examples
+        n_episodes, n_way, n_drawn = rows.shape
+        label = torch.arange(n_way, device=rows.device)
 
         def labels(count: int) -> Tensor:
             return label.repeat_interleave(count).expand(n_episodes, -1)
 
         return EpisodeBatch(
-            support_x=x[:, :, :k_shot].flatten(1, 2),
+            support_x=self._pixels(rows[:, :, :k_shot], dtype),
             support_y=labels(k_shot),
-            query_x=x[:, :, k_shot:].flatten(1, 2),
+            query_x=self._pixels(rows[:, :, k_shot:], dtype),
             query_y=labels(n_drawn - k_shot),
         )
+
+    def _pixels(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows [E, N, B] -> their pixels [E, N * B, D] in 0..1."""
+        pixels = self._rows.index_select(0, rows.flatten())
+        return pixels.to(dtype).div_(255).view(len(rows), -1, self.n_features)

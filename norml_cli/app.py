@@ -1,6 +1,8 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
+import itertools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,8 @@ from rich.console import Console
 
 from norml_cli import __version__
 from norml_cli.errors import UserError
-from norml_cli.registry import load_registry, parse_yaml
+from norml_cli.registry import Registry, Resolved, load_registry, parse_yaml
+from norml_cli.spec import ID_PATTERN
 
 app = typer.Typer(
     name="norml",
@@ -30,6 +33,15 @@ BenchmarkOption = Annotated[
 ]
 ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")]
+OuterStepsOption = Annotated[int | None, typer.Option("--outer-steps", min=1, help="A shorter or longer run.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
+]
+FormatOption = Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -104,22 +116,17 @@ def run_command(
     methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.")],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")] = 0,
-    outer_steps: Annotated[int | None, typer.Option("--outer-steps", min=1, help="A shorter or longer run.")] = None,
+    seed: SeedOption = 0,
+    outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")] = False,
-    compile_: Annotated[
-        bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
-    ] = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    compile_: CompileOption = None,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
     """Meta-train methods and test them; start again what was stopped and it goes on."""
-    overrides = _overrides(set_)
-    if outer_steps is not None:
-        overrides["outer_steps"] = outer_steps
+    overrides = _with_outer_steps(set_, outer_steps)
     entries = load_registry(registry)
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
@@ -136,10 +143,53 @@ def run_command(
     )
 
 
+@app.command("study")
+def study_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study: a folder under RESULTS/studies.")],
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD...", help="Method ids; none: print what the study holds.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=V1,V2", help="Values to try; given several times, all combinations."),
+    ] = None,
+    benchmark: BenchmarkOption = None,
+    shots: ShotsOption = None,
+    seed: SeedOption = 0,
+    outer_steps: OuterStepsOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    compile_: CompileOption = None,
+    format_: FormatOption = "rich",
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Try a grid of values, judged on meta-validation alone; start again what was stopped and it goes on."""
+    if not re.fullmatch(ID_PATTERN, name):
+        raise UserError(f"study {name!r}: must be made of a-z, 0-9 and single hyphens, such as inner-lr")
+    entries = load_registry(registry)
+    trials = _trials(entries, methods or [], benchmark, shots, _grid(grid), _with_outer_steps(set_, outer_steps))
+    from norml_cli.commands.study import study
+
+    study(
+        entries,
+        name,
+        trials,
+        seed=seed,
+        device=device,
+        force=force,
+        compiled=compile_,
+        format_=format_,
+        results=results,
+        console=Console(),
+    )
+
+
 @app.command("report")
 def report_command(
     table: Annotated[str | None, typer.Option("--table", metavar="ID", help="A table of the paper: table-2.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")] = "rich",
+    format_: FormatOption = "rich",
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
@@ -149,20 +199,55 @@ def report_command(
     report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
 
 
+def _with_outer_steps(items: list[str] | None, outer_steps: int | None) -> dict[str, Any]:
+    return _overrides(items) | ({} if outer_steps is None else {"outer_steps": outer_steps})
+
+
 def _overrides(items: list[str] | None) -> dict[str, Any]:
     """`--set KEY=VALUE` items as a mapping; values are read as YAML, as in the entries."""
-    values = {}
+    return _read_items("--set", items, "KEY=VALUE, such as --set inner_lr=0.2", "{}")
+
+
+def _grid(items: list[str] | None) -> dict[str, list[Any]]:
+    """`--grid KEY=V1,V2` items as a mapping to the values, read as YAML."""
+    return _read_items("--grid", items, "KEY=V1,V2, such as --grid inner_lr=0.1,0.2", "[{}]")
+
+
+def _read_items(option: str, items: list[str] | None, expected: str, form: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for item in items or []:
         key, equals, text = item.partition("=")
         if not key or not equals:
-            raise UserError(f"--set {item}: expected KEY=VALUE, such as --set inner_lr=0.2")
+            raise UserError(f"{option} {item}: expected {expected}")
         if key in values:
-            raise UserError(f"--set {key}: given twice; give it once")
+            raise UserError(f"{option} {key}: given twice; give it once")
         try:
-            values[key] = parse_yaml(text)
+            values[key] = parse_yaml(form.format(text))
         except ValueError as error:
-            raise UserError(f"--set {item}: {error}") from None
+            raise UserError(f"{option} {item}: {error}") from None
     return values
+
+
+def _trials(
+    registry: Registry,
+    methods: list[str],
+    benchmark: str | None,
+    shots: int | None,
+    grid: dict[str, list[Any]],
+    overrides: dict[str, Any],
+) -> list[Resolved]:
+    """Every method with every combination of the grid's values. Raises UserError, before anything runs."""
+    for key, values in grid.items():
+        if key in overrides:
+            raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
+        if not values:
+            raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
+    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    return [
+        registry.resolve(method, benchmark, shots, overrides | combination)
+        for method in methods
+        for combination in combinations
+    ]
 
 
 def main() -> None:

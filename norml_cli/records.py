@@ -1,4 +1,4 @@
-"""Run records: one JSON file a finished run, holding everything its numbers depend on. Torch-free.
+"""Records: one JSON file a finished run or trial, holding everything its numbers depend on. Torch-free.
 
 A record checks itself: its hash, its mean and its interval must follow from what it holds, so a file that was edited
 or cut off is refused instead of reported.
@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -30,6 +30,9 @@ _PATH_OPTIONS = frozenset({"--results", "--registry", "--source"})
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Duration = Annotated[float, Field(ge=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+
+
+R = TypeVar("R", bound="TrainingRecord")
 
 
 class DatasetIdentity(Model):
@@ -94,8 +97,8 @@ class GitState(Model):
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
-class RunRecord(Model):
-    """One finished run: one method, benchmark, number of shots and seed."""
+class TrainingRecord(Model):
+    """What every finished meta-training leaves: one method, benchmark, number of shots and seed."""
 
     schema_version: Literal[1]
     status: Literal["finished"]
@@ -104,11 +107,8 @@ class RunRecord(Model):
     changed: list[Text] = Field(description="keys that --set changed")
     seed: NonNegative = Field(description="of initial weights and training episodes")
     dataset: DatasetIdentity
-    episodes: EpisodesIdentity
-    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
-    accuracy: Accuracy
     curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
-    best_step: Count = Field(description="outer steps of the weights that were tested: the best on meta-validation")
+    best_step: Count = Field(description="outer steps of the best weights on meta-validation")
     parameters: Parameters
     cost: Cost
     device: Text
@@ -129,16 +129,42 @@ class RunRecord(Model):
         return text
 
     @model_validator(mode="after")
-    def _consistent(self) -> "RunRecord":
-        for check in (self._check_identity, self._check_counts, self._check_accuracy, self._check_curve):
-            check()
+    def _training_consistent(self) -> Self:
+        self._check_identity()
+        self._check_curve()
         return self
+
+    @property
+    def best(self) -> CurvePoint:
+        """The best meta-validation."""
+        return next(point for point in self.curve if point.step == self.best_step)
 
     def _check_identity(self) -> None:
         if self.spec_hash != self.spec.hash():
             raise ValueError("spec_hash is not the hash of spec")
         if self.dataset.id != self.spec.dataset:
             raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{self.spec.dataset}'")
+
+    def _check_curve(self) -> None:
+        steps = [point.step for point in self.curve]
+        if steps != sorted(set(steps)) or steps[-1] != self.spec.protocol.outer_steps:
+            raise ValueError("curve does not run up to the spec's outer_steps")
+        if self.best_step not in steps:
+            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+
+
+class RunRecord(TrainingRecord):
+    """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
+
+    episodes: EpisodesIdentity
+    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
+    accuracy: Accuracy
+
+    @model_validator(mode="after")
+    def _test_consistent(self) -> Self:
+        self._check_counts()
+        self._check_accuracy()
+        return self
 
     def _check_counts(self) -> None:
         episodes, protocol = self.episodes, self.spec.protocol
@@ -159,12 +185,12 @@ class RunRecord(Model):
         if abs(self.accuracy.half_width - interval.half_width) > _HALF_WIDTH_TOLERANCE:
             raise ValueError(f"accuracy.half_width is not {FORMULA}")
 
-    def _check_curve(self) -> None:
-        steps = [point.step for point in self.curve]
-        if steps != sorted(set(steps)) or steps[-1] != self.spec.protocol.outer_steps:
-            raise ValueError("curve does not run up to the spec's outer_steps")
-        if self.best_step not in steps:
-            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+
+class TrialRecord(TrainingRecord):
+    """One finished trial of a study: meta-trained and meta-validated, with meta-test left alone."""
+
+    study: Id
+    validation_hash: Text = Field(description="equal hashes: the same meta-validation episodes")
 
 
 def record_path(results: Path, spec: RunSpec, seed: int) -> Path:
@@ -172,7 +198,13 @@ def record_path(results: Path, spec: RunSpec, seed: int) -> Path:
     return results / spec.benchmark / f"{spec.shots}-shot" / spec.method / f"seed-{seed}.json"
 
 
-def write_record(path: Path, record: RunRecord) -> None:
+def trial_path(results: Path, study: str, spec: RunSpec, seed: int) -> Path:
+    """Where a trial's record lies: <results>/studies/<study>/<k>-shot/<method>/<hash of its values>-seed-<n>.json."""
+    folder = results / "studies" / study / f"{spec.shots}-shot" / spec.method
+    return folder / f"{spec.hash()[:12]}-seed-{seed}.json"
+
+
+def write_record(path: Path, record: TrainingRecord) -> None:
     """Write the whole record or nothing. Raises UserError if the place cannot be written."""
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     content = f"{_number_lists_on_one_line(text)}\n".encode()
@@ -180,7 +212,21 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    """The run's record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    return _read(path, RunRecord)
+
+
+def read_trial(path: Path) -> TrialRecord:
+    """The trial's record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    return _read(path, TrialRecord)
+
+
+def find_trials(results: Path, study: str) -> list[TrialRecord]:
+    """Every trial of `study`, in order of path; none if it has none. Raises UserError for what is damaged."""
+    return [read_trial(path) for path in sorted((results / "studies" / study).rglob("*-seed-*.json"))]
+
+
+def _read(path: Path, kind: type[R]) -> R:
     data = _read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is None:
@@ -191,7 +237,7 @@ def read_record(path: Path) -> RunRecord:
             f"report it with that version or run it again"
         )
     try:
-        return RunRecord.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
 

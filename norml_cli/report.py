@@ -16,7 +16,7 @@ from norml.statistics import FORMULA
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean
 from norml_cli.grids import Grid, Page, to_latex, to_markdown, to_rich
-from norml_cli.records import RunRecord
+from norml_cli.records import RunRecord, TrialRecord
 from norml_cli.registry import Registry
 from norml_cli.spec import Column, Row, RunSpec
 from norml_cli.tables import Cell, Ours, Table, protocol_differences, steps_of
@@ -60,6 +60,21 @@ RUN_KEYS = {
     "notes": "how the run differs from the declared protocol",
 }
 
+TRIAL_KEYS = {
+    "method": "registry id",
+    "benchmark": "registry id",
+    "shots": "K",
+    "seed": "of initial weights and training episodes",
+    "values": "what was varied in this study, KEY=VALUE",
+    "outer_steps": "outer steps of this trial",
+    "best_step": "outer steps of its best meta-validation",
+    "validation_accuracy": "mean over the meta-validation episodes at best_step",
+    "validation_half_width": "half the 95% interval over those episodes",
+    "steps_per_s": "outer steps per second",
+    "device": "where it ran",
+    "spec_hash": "equal for trials of one protocol",
+}
+
 
 def require_format(format_: str) -> None:
     """Raises UserError for a format that is not one of FORMATS."""
@@ -98,6 +113,19 @@ def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], form
     if not runs and format_ == "rich":
         return "no finished runs; `norml run METHOD` makes one\n"
     return _page_text(_runs_page(values), format_, width)
+
+
+def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
+    """A study's trials, the best on meta-validation first in each method and number of shots, as `render_runs`."""
+    require_format(format_)
+    varied = sorted({key for trial in trials for key in trial.changed})
+    values = [_trial_values(trial, varied) for trial in trials]
+    values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
+    if format_ == "csv":
+        return _csv(TRIAL_KEYS, values)
+    if format_ == "json":
+        return _json({"half_width_formula": FORMULA, "trials": values})
+    return _page_text(_trials_page(values), format_, width)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -310,6 +338,40 @@ def _result(run: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
 
 def _joined_notes(run: Mapping[str, Any]) -> list[str]:
     return ["; ".join(run["notes"])] if run["notes"] else []
+
+
+# ------------------------------------------------------------------------------------------------------------ trials
+
+
+def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
+    said = trial.spec.protocol.model_dump() | trial.spec.rule.model_dump()
+    best = trial.best
+    return {
+        "method": trial.spec.method,
+        "benchmark": trial.spec.benchmark,
+        "shots": trial.spec.shots,
+        "seed": trial.seed,
+        "values": [f"{key}={said[key]}" for key in varied if key in said and key != "outer_steps"],
+        "outer_steps": trial.spec.protocol.outer_steps,
+        "best_step": best.step,
+        "validation_accuracy": best.validation_accuracy,
+        "validation_half_width": best.validation_half_width,
+        "steps_per_s": trial.cost.steps_per_s,
+        "device": trial.device,
+        "spec_hash": trial.spec_hash,
+    }
+
+
+def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
+    def row(trial: Mapping[str, Any]) -> list[str]:
+        accuracy = _percent(trial["validation_accuracy"], trial["validation_half_width"])
+        steps = f"{trial['best_step']:,} of {trial['outer_steps']:,}"
+        values = " ".join(trial["values"])
+        return [trial["method"], str(trial["shots"]), values, str(trial["seed"]), accuracy, steps]
+
+    headers = ["method", "shots", "values", "seed", "meta-validation", "at step"]
+    grid = Grid(headers, [row(trial) for trial in trials], n_left=3)
+    return Page(grid, footer=["meta-validation: percent ± 95% interval over its episodes, at the best step"])
 
 
 # ------------------------------------------------------------------------------------------------------------- texts

@@ -10,12 +10,12 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -85,12 +85,13 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run found."""
+    """What a test found."""
 
     correct: list[int]
-    state: State
     evaluation_s: float
-    parameters: dict[str, int]
+
+
+Compile = Literal["never", "try", "must"]
 
 
 class Run:
@@ -106,14 +107,17 @@ class Run:
         device: torch.device,
         checkpoint: Path,
         display: Display,
-        compiled: bool = False,
+        compile_: Compile = "never",
+        splits: Sequence[SplitName] = ("meta_val", "meta_test"),
     ) -> None:
         """Build the model and load the data; take up the checkpoint if there is one.
 
-        `compiled`: torch.compile the outer step's meta-gradient.
+        `compile_`: whether to torch.compile the outer step's meta-gradient. `splits`: those to evaluate on, meta_val
+        among them; the others are not touched.
         """
         self.spec, self.seed, self.device, self.display = spec, seed, device, display
-        self.compiled = compiled
+        self.compiled = False
+        self._compile_wanted = compile_
         self._gradient: MetaGradient = meta_gradient
         self._checkpoint = checkpoint
         self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
@@ -123,7 +127,8 @@ class Run:
         self._generator = generator_for("training episodes", seed, device)
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
         self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
-        fixed = {request.split: (request, cache.episodes(request)) for request in episode_requests(spec)}
+        requests = [request for request in episode_requests(spec) if request.split in splits]
+        fixed = {request.split: (request, cache.episodes(request)) for request in requests}
         self._fixed = {
             split: (self._pool(cache, split, turned=request.turned), _indices(arrays).to(device))
             for split, (request, arrays) in fixed.items()
@@ -137,30 +142,40 @@ class Run:
         if checkpoint.exists():
             self._load()
 
-    def finish(self) -> Outcome:
-        """Train to the end, put the best weights of meta-validation in place and test them.
+    def train(self) -> None:
+        """Train to the end and put the best weights of meta-validation in place.
 
         Raises Stopped after a stop request, with the checkpoint written.
         """
+        with self._stoppable():
+            self._train()
+        self.meta_learner.load_state_dict(self.state.best_weights)
+        self._account()
+
+    def test(self) -> Outcome:
+        """Test the weights of `train` on the meta-test episodes. Raises Stopped as it does."""
+        started_at = time.perf_counter()
+        with self._stoppable():
+            correct = self._evaluate("meta_test")
+        self._account()
+        evaluation_s = time.perf_counter() - started_at
+        return Outcome(correct.tolist(), evaluation_s)
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
         with self._stop_signals(), _matmul_precision(self.spec.protocol.matmul_precision):
             try:
-                self._train()
-                self.meta_learner.load_state_dict(self.state.best_weights)
-                test_started_at = time.perf_counter()
-                correct = self._evaluate("meta_test")
+                yield
             except Stopped:
                 self.save()
                 raise
-        self._account()
-        evaluation_s = time.perf_counter() - test_started_at
-        return Outcome(correct.tolist(), self.state, evaluation_s, self.meta_learner.parameter_counts())
 
     # ------------------------------------------------------------------------------------------------- training
 
     def _train(self) -> None:
         """Outer steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
         state, outer_steps = self.state, self.spec.protocol.outer_steps
-        if self.compiled and state.step < outer_steps:
+        if self._compile_wanted != "never" and state.step < outer_steps:
             self._compile()
         saved_at = shown_at = time.perf_counter()
         while True:
@@ -235,21 +250,24 @@ class Run:
         return self._train_pool.gather(indices, k_shot=self.spec.shots)
 
     def _compile(self) -> None:
-        """Compile the meta-gradient, on episodes of its own. Raises UserError if it cannot be compiled here."""
+        """Compile the meta-gradient, on episodes of its own. Raises UserError if it must be and cannot."""
         self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
         batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
+        gradient = compiled_meta_gradient(self.device)
         try:
-            self._gradient = compiled_meta_gradient(self.device)
-            self._gradient(self.meta_learner, batch, self.spec.protocol.inner_steps)
+            gradient(self.meta_learner, batch, self.spec.protocol.inner_steps)
         except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"{self.spec.method}: the outer step cannot be compiled here ({reason}); run it with --no-compile"
-            ) from error
+            fault = f"the outer step cannot be compiled here ({reason})"
+            if self._compile_wanted == "must":
+                raise UserError(f"{self.spec.method}: {fault}; run it with --no-compile") from error
+            self.display.say(f"{fault}; going on without, slower; --no-compile does not try")
+            return
+        self._gradient, self.compiled = gradient, True
         self.state.compile_s += time.perf_counter() - started_at
-        self.display.say(f"compiled in {self.state.compile_s:.0f} s")
+        self.display.say(f"compiled in {time.perf_counter() - started_at:.0f} s")
 
     def _outer_lr(self, step: int) -> float:
         protocol = self.spec.protocol

@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build"},
     {"norml_cli.tables", "norml_cli.cache"},
     {"norml_cli.report", "norml_cli.training", "norml_cli.provenance"},
+    {"norml_cli.launch"},
     {"norml_cli.commands.*"},
     {"norml_cli.app"},
     {"norml_cli.__main__"},

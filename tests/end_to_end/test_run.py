@@ -12,9 +12,8 @@ import pytest
 import torch
 from command_line import Shell
 
-from norml_cli import training
+from norml_cli import launch, training
 from norml_cli.app import main
-from norml_cli.commands import run
 
 METHODS = [
     "maml-constant-lr",
@@ -278,17 +277,34 @@ def test_what_cannot_be_compiled_is_told_in_one_line(shell: Shell, monkeypatch: 
     )
 
 
+def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    """Nobody asked for it to be compiled, so that it cannot be is no error."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nwith details")
+
+    assert shell.norml(*NORML, "--results", "plain")[0] == 0
+    monkeypatch.setattr(launch, "_compile_pays", lambda _protocol: True)
+    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: fails)
+    code, out, err = shell.norml(*NORML, "--results", "tried")
+    assert code == 0, err
+    assert "cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); going on without" in out
+    tried = read(shell, results="tried")
+    assert tried["correct"] == read(shell, results="plain")["correct"]
+    assert tried["cost"]["compile_s"] is None
+
+
 def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch):
     def protocol(outer_steps: int, inner_steps: int = 5, *, recompute: bool = False) -> SimpleNamespace:
         return SimpleNamespace(outer_steps=outer_steps, inner_steps=inner_steps, recompute=recompute)
 
-    monkeypatch.setattr(run.shutil, "which", lambda name: f"/bin/{name}")
-    assert run._compile_pays(protocol(60_000))
-    assert not run._compile_pays(protocol(600))
-    assert not run._compile_pays(protocol(60_000, inner_steps=200))
-    assert not run._compile_pays(protocol(60_000, recompute=True))
-    monkeypatch.setattr(run.shutil, "which", lambda _name: None)
-    assert not run._compile_pays(protocol(60_000))
+    monkeypatch.setattr(launch.shutil, "which", lambda name: f"/bin/{name}")
+    assert launch._compile_pays(protocol(60_000))
+    assert not launch._compile_pays(protocol(600))
+    assert not launch._compile_pays(protocol(60_000, inner_steps=200))
+    assert not launch._compile_pays(protocol(60_000, recompute=True))
+    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
+    assert not launch._compile_pays(protocol(60_000))
 
 
 def test_a_results_folder_that_cannot_be_written_is_told_before_training(shell: Shell):

@@ -1,0 +1,60 @@
+"""`norml study`: the same meta-training over a grid of values, judged on meta-validation alone."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from norml_cli.cache import episode_requests
+from norml_cli.commands.prepare import ensure_ready
+from norml_cli.commands.report import print_text
+from norml_cli.errors import UserError
+from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.records import TrialRecord, find_trials, trial_path, write_record
+from norml_cli.registry import Registry, Resolved
+from norml_cli.report import render_trials, require_format
+
+
+def study(
+    registry: Registry,
+    name: str,
+    trials: list[Resolved],
+    *,
+    seed: int,
+    device: str,
+    force: bool,
+    compiled: bool | None,
+    format_: str,
+    results: Path,
+    console: Console,
+) -> None:
+    """Run each trial that has no record in the study yet, then print all of the study's trials, the best first.
+
+    Meta-test is left alone: neither its images nor its episodes are read. Raises UserError; exits with 130 when the
+    user stopped it (its checkpoint is written, the same command goes on).
+    """
+    require_format(format_)
+    launch = Launch(seed, device_of(device), force, compiled)
+    if trials:
+        require_writable(results)
+    for item in trials:
+        path = trial_path(results, name, item.spec, seed)
+        if force or not path.exists():
+            _run_one(registry, name, item, launch, path, console=console)
+    found = find_trials(results, name)
+    if not found:
+        raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")
+    print_text(render_trials(found, format_, width=console.width), console)
+
+
+def _run_one(registry: Registry, name: str, item: Resolved, launch: Launch, path: Path, *, console: Console) -> None:
+    requests = [request for request in episode_requests(item.spec) if request.split == "meta_val"]
+    cache = ensure_ready(registry, item.spec.dataset, requests, console)
+    checkpoint = path.with_suffix(".checkpoint")
+    with launched(registry, item, cache, launch, checkpoint=checkpoint, console=console, splits=["meta_val"]) as (
+        run,
+        known,
+    ):
+        run.train()
+        found = found_fields(run, evaluation_s=0.0)
+        validation_hash = run.episode_hashes["meta_val"]
+        write_record(path, TrialRecord(**known, **found, study=name, validation_hash=validation_hash))

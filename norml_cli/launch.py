@@ -1,0 +1,154 @@
+"""A meta-training as the commands start it: where, compiled or not, what is said, and what its record tells of it."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from norml_cli import __version__
+from norml_cli.cache import Cache
+from norml_cli.datasets.splits import SplitName
+from norml_cli.display import RunDisplay
+from norml_cli.errors import UserError
+from norml_cli.provenance import device_name, git_state
+from norml_cli.records import SCHEMA_VERSION, Cost, CurvePoint, Parameters, command_line
+from norml_cli.registry import Registry, Resolved
+from norml_cli.spec import Protocol
+from norml_cli.training import Compile, Run, Stopped
+
+COMPILE_FROM_OUTER_STEPS = 1000  # an inner step, measured: compiling takes about 10-20 s an inner step on two cores
+STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the user asked for besides the protocol.
+
+    force: drop what is begun and run again what is finished. compiled: whether to compile; None: where it pays.
+    """
+
+    seed: int
+    device: torch.device
+    force: bool
+    compiled: bool | None
+
+
+@contextmanager
+def launched(
+    registry: Registry,
+    item: Resolved,
+    cache: Cache,
+    launch: Launch,
+    *,
+    checkpoint: Path,
+    console: Console,
+    splits: Sequence[SplitName],
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """A run, begun or taken up again at `checkpoint`, and the fields of its record that are known from the start.
+
+    On leaving, the checkpoint goes. Exits with 130 when the user stopped it: the same command goes on from there.
+    """
+    spec = item.spec
+    if launch.force:
+        checkpoint.unlink(missing_ok=True)
+    known = {
+        "schema_version": SCHEMA_VERSION,
+        "status": "finished",
+        "spec": spec,
+        "spec_hash": spec.hash(),
+        "changed": list(item.changed),
+        "seed": launch.seed,
+        "device": device_name(launch.device),
+        "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        "git": git_state(),  # of the code that is about to run, not of what stands there hours later
+        "command": command_line(sys.argv[1:]),
+    }
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {launch.seed}") as display:
+        run = Run(
+            spec,
+            registry.datasets[spec.dataset],
+            cache,
+            seed=launch.seed,
+            device=launch.device,
+            checkpoint=checkpoint,
+            display=display,
+            compile_=_compile(launch, spec.protocol),
+            splits=splits,
+        )
+        begun = f"goes on from {run.state.step:,} of" if run.state.step else "begins"
+        display.say(f"{begun} {spec.protocol.outer_steps:,} outer steps")
+        try:
+            yield run, known
+        except Stopped:
+            display.say(f"stopped after outer step {run.state.step:,}; the same command goes on from there")
+            raise SystemExit(STOPPED_EXIT_CODE) from None
+        checkpoint.unlink(missing_ok=True)
+        display.say("finished")
+
+
+def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
+    """The fields of a record that a trained run gives."""
+    state = run.state
+    return {
+        "dataset": run.dataset,
+        "curve": [CurvePoint(**point) for point in state.curve],
+        "best_step": state.best_step,
+        "parameters": Parameters(**run.meta_learner.parameter_counts()),
+        "cost": Cost(
+            wall_s=state.wall_s,
+            training_s=state.training_s,
+            compile_s=state.compile_s or None,
+            evaluation_s=evaluation_s,
+            steps_per_s=state.step / state.training_s,
+            peak_memory_bytes=state.peak_memory_bytes,
+        ),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def require_writable(results: Path) -> None:
+    """Found out before hours of training, not after. Raises UserError."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--results {results}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def device_of(name: str) -> torch.device:
+    """The device that --device names; 'auto' is the first GPU, or the CPU. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise UserError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def _compile(launch: Launch, protocol: Protocol) -> Compile:
+    if launch.compiled is not None:
+        return "must" if launch.compiled else "never"
+    return "try" if _compile_pays(protocol) else "never"
+
+
+def _compile_pays(protocol: Protocol) -> bool:
+    """Whether the time that compiling takes is won back: it takes longer with each inner step, and needs a compiler."""
+    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
+    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS * max(1, protocol.inner_steps)
+    return compiler and long_enough and not protocol.recompute

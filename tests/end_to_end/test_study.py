@@ -1,0 +1,116 @@
+"""`norml study` from the command line: a grid of trials, judged on meta-validation alone."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Shell
+
+from norml_cli import training
+
+STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
+
+
+def trials(shell: Shell) -> list[Path]:
+    return sorted((shell.folder / "results" / "studies").rglob("*.json"))
+
+
+def test_every_combination_is_tried_and_told_best_first(shell: Shell):
+    code, out, err = shell.norml(*STUDY, "--grid", "outer_lr=0.001,0.002", "--format", "csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out[out.index("method,benchmark") :])))
+    assert {row["values"] for row in rows} == {
+        f"inner_lr={inner} | outer_lr={outer}" for inner in (0.1, 0.4) for outer in (0.001, 0.002)
+    }
+    accuracies = [float(row["validation_accuracy"]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert len(trials(shell)) == 4
+
+
+def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
+    assert shell.norml(*STUDY)[0] == 0
+    code, _, err = shell.norml("run", "maml-constant-lr", "--benchmark", "tiny-5way", "--set", "inner_lr=0.1")
+    assert code == 0, err
+    run = json.loads((shell.folder / "results/tiny-5way/1-shot/maml-constant-lr/seed-0.json").read_text())
+    (same,) = [t for t in map(json.loads, map(Path.read_text, trials(shell))) if t["spec_hash"] == run["spec_hash"]]
+    assert same["curve"] == run["curve"]
+    assert same["best_step"] == run["best_step"]
+    assert same["validation_hash"] == run["episodes"]["validation_hash"]
+    assert "correct" not in same
+
+
+def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    evaluated, pooled = [], []
+    evaluate, pool = training.Run._evaluate, training.Run._pool
+    monkeypatch.setattr(training.Run, "_evaluate", lambda run, split: evaluated.append(split) or evaluate(run, split))
+    monkeypatch.setattr(
+        training.Run, "_pool", lambda run, cache, split, **how: pooled.append(split) or pool(run, cache, split, **how)
+    )
+    assert shell.norml(*STUDY)[0] == 0
+    assert set(evaluated) == {"meta_val"}
+    assert set(pooled) == {"meta_train", "meta_val"}
+
+
+def test_finished_trials_are_kept_and_told_again_without_methods(shell: Shell):
+    assert shell.norml(*STUDY)[0] == 0
+    before = [path.stat().st_mtime_ns for path in trials(shell)]
+    assert shell.norml(*STUDY)[0] == 0
+    assert [path.stat().st_mtime_ns for path in trials(shell)] == before
+    code, out, err = shell.norml("study", "rates")
+    assert code == 0, err
+    assert "inner_lr=0.1" in out
+    assert "inner_lr=0.4" in out
+    assert shell.norml("report")[1] == "no finished runs; `norml run METHOD` makes one\n"
+
+
+def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    assert shell.norml(*STUDY)[0] == 0
+    whole = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
+    for path in trials(shell):
+        path.unlink()
+    taken = training.Run._outer_steps
+
+    def stopping(run: training.Run, count: int) -> float:
+        run._stop_requested = run.state.step == 5
+        return taken(run, count)
+
+    monkeypatch.setattr(training.Run, "_outer_steps", stopping)
+    assert shell.norml(*STUDY)[0] == 130
+    monkeypatch.setattr(training.Run, "_outer_steps", taken)
+    code, out, _ = shell.norml(*STUDY)
+    assert code == 0
+    assert "goes on from 6 of" in out
+    assert {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)} == whole
+    assert not list((shell.folder / "results").rglob("*.checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("study", "No Name"), "study 'No Name': must be made of a-z, 0-9 and single hyphens"),
+        (("study", "none"), "holds no trials; name methods"),
+        ((*STUDY, "--grid", "inner_lr=0.3"), "--grid inner_lr: given twice"),
+        ((*STUDY, "--set", "inner_lr=0.3"), "--grid inner_lr: is also given by --set"),
+        ((*STUDY, "--grid", "outer_lr="), "--grid outer_lr: names no values"),
+        ((*STUDY, "--grid", "outer_lr=fast"), "outer_lr=fast"),
+        ((*STUDY, "--grid", "outer"), "--grid outer: expected KEY=V1,V2"),
+        ((*STUDY, "--format", "html"), "--format html: unknown format"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple[str, ...], expected: str):
+    code, _, err = shell.norml(*arguments)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert trials(shell) == []
+
+
+def test_a_damaged_trial_is_named(shell: Shell):
+    assert shell.norml(*STUDY)[0] == 0
+    path = trials(shell)[0]
+    path.write_text(path.read_text().replace('"best_step"', '"worst_step"'))
+    code, _, err = shell.norml("study", "rates")
+    assert code == 2
+    assert str(path.relative_to(shell.folder)) in err
