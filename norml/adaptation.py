@@ -12,7 +12,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from norml.fast_weights import Form, LayerWeights, layer_forms, made_weights
+from norml.fast_weights import Form, Inputs, LayerWeights, layer_forms, made_weights
 from norml.hidden_layer import Gradients
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import State, UpdateRule
@@ -59,44 +59,44 @@ class Adaptation:
         learner: Learner,
         rule: UpdateRule,
         loop: InnerLoop,
-        support_x: Tensor,
+        x: Tensor,
         support_y: Tensor,
         *,
         inner_steps: int,
-        query_x: Tensor | None = None,
         reversible: bool = False,
     ) -> None:
-        """support_x [E, S, D]; support_y [E, S] int64 in 0..N-1; query_x [E, M, D], if already known.
+        """Of x [E, S + M, D] the support sets come first, then the queries, if known; support_y [E, S] int64 in 0..N-1.
 
-        `reversible`: it can be gone back through, which needs `query_x`. Raises ValueError if the leading axes differ.
+        `reversible`: it can be gone back through, which needs the queries. Raises ValueError for shapes that disagree.
         """
-        if support_x.shape[:2] != support_y.shape:
-            shapes = f"support_x {tuple(support_x.shape)} and support_y {tuple(support_y.shape)}"
-            raise ValueError(f"{shapes} do not go together; expected [E, S, D] and [E, S]")
+        n_support = support_y.shape[-1]
+        if x.shape[:1] != support_y.shape[:-1] or x.shape[1] < n_support:
+            shapes = f"x {tuple(x.shape)} and support_y {tuple(support_y.shape)}"
+            raise ValueError(f"{shapes} do not go together; expected [E, S + M, D] and [E, S]")
         self.learner, self.rule, self.loop = learner, rule, loop
-        self.support_x, self.support_y, self.inner_steps = support_x, support_y, inner_steps
+        self.support_x, self.support_y, self.inner_steps = x[:, :n_support], support_y, inner_steps
         self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._states: list[list[State]] = []  # before each step, by layer
         self._initial: list[Recorded] = []  # the rule's first states, by layer
-        self._query_x = query_x
-        self._query_rows = None if query_x is None else self._rows(query_x)
+        n_query = x.shape[1] - n_support
+        # Whose rows a query pass takes: the support set's too, where they make batch norm's statistics.
+        self._query_rows = None if not n_query else x[:, n_support:] if self._rows_of_statistics() is None else x
         forms = layer_forms(
             learner.sizes,
-            n_support=support_x.shape[1],
-            n_query=0 if query_x is None else query_x.shape[1],
+            n_support=n_support,
+            n_query=n_query,
             inner_steps=inner_steps,
             scales_inputs=rule.scales_inputs,
-            device=support_x.device,
+            device=x.device,
             form=loop.weight_form,
         )
         self.weights: list[LayerWeights] = made_weights(
             forms,
             list(zip(learner.weights, learner.biases, strict=True)),
             eta=loop.inner_lr,
-            support=support_x,
-            query=self._query_rows,
+            inputs=Inputs(x, self.support_x, self._query_rows),
             keep=reversible,
         )
 
@@ -121,18 +121,20 @@ class Adaptation:
         return self
 
     @torch.no_grad()
-    def logits(self, query_x: Tensor) -> Tensor:
-        """Logits [E, M, N] of the adapted learners for query_x [E, M, D]."""
-        rows = self._query_rows
-        if rows is None or query_x is not self._query_x:
-            rows = self._rows(query_x)
-        own = self._rows_of_statistics()
-        logits, self._query_trace = self.learner.forward(self.weights, self.inner_steps, rows, own=own)
-        return logits if own is None else logits[:, own:]
+    def logits(self, query_x: Tensor | None = None) -> Tensor:
+        """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
-    def _rows(self, query_x: Tensor) -> Tensor:
-        """The examples of a query pass: the support set goes first where it makes batch norm's statistics."""
-        return query_x if self._rows_of_statistics() is None else torch.cat([self.support_x, query_x], dim=1)
+        Raises ValueError if there are none.
+        """
+        own = self._rows_of_statistics()
+        rows = self._query_rows
+        if query_x is not None:
+            rows = query_x if own is None else torch.cat([self.support_x, query_x], dim=1)
+        if rows is None:
+            raise ValueError("no queries are known; give query_x")
+        logits: Tensor
+        logits, self._query_trace = self.learner(self.weights, self.inner_steps, rows, own=own)
+        return logits if own is None else logits[:, own:]
 
     def _rows_of_statistics(self) -> int | None:
         return self.support_x.shape[1] if self.loop.query_statistics == "support" else None

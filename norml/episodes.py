@@ -33,12 +33,40 @@ class EpisodeIndices:
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """E episodes. support_x [E, S, D], support_y [E, S] int64 in 0..N-1, query_x [E, M, D], query_y [E, M]."""
+    """E episodes: x [E, S + M, D] and y [E, S + M] int64 in 0..N-1, the `n_support` = S support examples first.
 
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
-    query_y: Tensor
+    They are kept side by side since the first layer meets all of them in one product.
+    """
+
+    x: Tensor
+    y: Tensor
+    n_support: int
+
+    @classmethod
+    def joined(cls, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> "EpisodeBatch":
+        """From support [E, S, D] and [E, S], and queries [E, M, D] and [E, M]."""
+        x, y = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
+        return cls(x, y, support_y.shape[1])
+
+    @property
+    def support_x(self) -> Tensor:
+        """[E, S, D]."""
+        return self.x[:, : self.n_support]
+
+    @property
+    def support_y(self) -> Tensor:
+        """[E, S]."""
+        return self.y[:, : self.n_support]
+
+    @property
+    def query_x(self) -> Tensor:
+        """[E, M, D]."""
+        return self.x[:, self.n_support :]
+
+    @property
+    def query_y(self) -> Tensor:
+        """[E, M]."""
+        return self.y[:, self.n_support :]
 
 
 def sample_indices(
@@ -98,19 +126,8 @@ class ImagePool:
             raise ValueError(f"k_shot = {k_shot}, but {indices.examples.shape[2]} examples a class were drawn")
         rows = (indices.turns * self.n_classes + indices.classes)[:, :, None] * self.n_examples + indices.examples
         n_episodes, n_way, n_drawn = rows.shape
+        rows = torch.cat([rows[:, :, :k_shot].flatten(1), rows[:, :, k_shot:].flatten(1)], dim=1)  # [E, S + M]
+        pixels = self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1)
         label = torch.arange(n_way, device=rows.device)
-
-        def labels(count: int) -> Tensor:
-            return label.repeat_interleave(count).expand(n_episodes, -1)
-
-        return EpisodeBatch(
-            support_x=self._pixels(rows[:, :, :k_shot], dtype),
-            support_y=labels(k_shot),
-            query_x=self._pixels(rows[:, :, k_shot:], dtype),
-            query_y=labels(n_drawn - k_shot),
-        )
-
-    def _pixels(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows [E, N, B] -> their pixels [E, N * B, D] in 0..1."""
-        pixels = self._rows.index_select(0, rows.flatten())
-        return pixels.to(dtype).div_(255).view(len(rows), -1, self.n_features)
+        labels = torch.cat([label.repeat_interleave(count) for count in (k_shot, n_drawn - k_shot)])
+        return EpisodeBatch(pixels.to(dtype).div_(255), labels.expand(n_episodes, -1), n_way * k_shot)

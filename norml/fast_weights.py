@@ -240,6 +240,17 @@ class Factored(LayerWeights):
         )
 
 
+class Inputs(NamedTuple):
+    """What goes into the first layer: all rows [E, S + M, D], and of them the support set [E, S, D], which comes first.
+
+    query: the rows of a query pass: the queries [E, M, D], or all rows, or None where they are not known yet.
+    """
+
+    rows: Tensor
+    support: Tensor
+    query: Tensor | None
+
+
 class FactoredInput(LayerWeights):
     """The factored form of the first layer: its support set is the same in every step, its queries are known.
 
@@ -249,14 +260,11 @@ class FactoredInput(LayerWeights):
     all delta_hat_u at once. Inputs are told apart by identity.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, support: Tensor, query: Tensor | None
-    ) -> None:
-        """`support` [E, S, D] and, where they are known already, `query` [E, M, D]: both go through each product."""
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, inputs: Inputs) -> None:
+        """All of `inputs` go through each product."""
         super().__init__(weight, bias, eta, keep=keep)
-        self._support, self._query = support, query
-        self._inputs = support if query is None else torch.cat([support, query], dim=1)
-        base = functional.linear(self._inputs, weight)
+        self._inputs = inputs
+        base = functional.linear(inputs.rows, weight)
         self._query_base = self._of_query(base)
         self._a: list[Tensor] = [self._of_support(base) + bias]  # a_t, or the newest alone unless kept
         self._gram: Tensor | None = None
@@ -266,13 +274,15 @@ class FactoredInput(LayerWeights):
 
     @override
     def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
-        if h is self._support:
+        if h is self._inputs.support:
             return self._a[t if self.keep else -1], None
-        base = self._query_base if h is self._query else functional.linear(h, self.weight)
+        base = self._query_base if h is self._inputs.query else functional.linear(h, self.weight)
         base = base + self._biases[t]
         if not self._h_hats:
             return base, None
-        product = self._query_product() if h is self._query else torch.cat([h @ key.mT for key in self._keys()], dim=2)
+        product = (
+            self._query_product() if h is self._inputs.query else torch.cat([h @ key.mT for key in self._keys()], dim=2)
+        )
         return base.baddbmm_(product, self._values(), alpha=-self.eta), product
 
     @override
@@ -300,10 +310,10 @@ class FactoredInput(LayerWeights):
     @override
     def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
         self._add_to_bias(a_bar)
-        if h is self._support:
+        if h is self._inputs.support:
             self._support_bar += a_bar
             return None
-        if h is not self._query:
+        if h is not self._inputs.query:
             raise ValueError("of a factored first layer, only the queries it was made with can be gone back through")
         self._query_bar = a_bar
         if product is not None:
@@ -326,28 +336,36 @@ class FactoredInput(LayerWeights):
             return delta_hat_bar.mul_(-self.eta), None
         product_bar = delta_hat @ self._support_bar.mT
         if self._from_query is None:
-            return delta_hat_bar.mul_(-self.eta), (product_bar @ self._support).mul_(-self.eta)
-        h_hat_bar = torch.baddbmm(self._from_query.h_hats[:, rows], product_bar, self._support)
+            return delta_hat_bar.mul_(-self.eta), (product_bar @ self._inputs.support).mul_(-self.eta)
+        h_hat_bar = torch.baddbmm(self._from_query.h_hats[:, rows], product_bar, self._inputs.support)
         return delta_hat_bar.mul_(-self.eta), h_hat_bar.mul_(-self.eta)
 
     @override
     def initial_gradients(self) -> tuple[Tensor, Tensor]:
-        bars = self._support_bar if self._query_bar is None else torch.cat([self._support_bar, self._query_bar], dim=1)
-        self._add_to_weight(bars, self._inputs)
+        self._add_to_weight(self._rows_bar(), self._inputs.rows)
         return super().initial_gradients()
 
+    def _rows_bar(self) -> Tensor:
+        if self._query_bar is None:
+            return self._support_bar
+        if self._inputs.query is not self._inputs.rows:
+            return torch.cat([self._support_bar, self._query_bar], dim=1)
+        bar = self._query_bar.clone()
+        bar[:, : self._inputs.support.shape[1]] += self._support_bar
+        return bar
+
     def _of_support(self, rows: Tensor) -> Tensor:
-        return rows[:, : self._support.shape[1]]
+        return rows[:, : self._inputs.support.shape[1]]
 
     def _of_query(self, rows: Tensor) -> Tensor:
-        return rows[:, self._support.shape[1] :]
+        return rows if self._inputs.query is self._inputs.rows else rows[:, self._inputs.support.shape[1] :]
 
     def _merges(self) -> bool:
-        return all(h_hat is self._support for h_hat in self._h_hats)
+        return all(h_hat is self._inputs.support for h_hat in self._h_hats)
 
     def _keys(self) -> list[Tensor]:
         """What an input's products are made with: h_hat of every step, or the support set once for all."""
-        return [self._support] if self._merges() else self._h_hats
+        return [self._inputs.support] if self._merges() else self._h_hats
 
     def _values(self) -> Tensor:
         """What those products multiply: delta_hat of every step [E, T * S, O], or their sum [E, S, O]."""
@@ -359,10 +377,10 @@ class FactoredInput(LayerWeights):
 
     def _product(self, h_hat: Tensor) -> Tensor:
         """All inputs' products with h_hat [E, S + M, S]; of h_hat = x the same ones for all steps."""
-        if h_hat is not self._support:
-            return self._inputs @ h_hat.mT
+        if h_hat is not self._inputs.support:
+            return self._inputs.rows @ h_hat.mT
         if self._gram is None:
-            self._gram = self._inputs @ self._support.mT
+            self._gram = self._inputs.rows @ self._inputs.support.mT
         return self._gram
 
 
@@ -399,8 +417,7 @@ def made_weights(
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
-    support: Tensor,
-    query: Tensor | None,
+    inputs: Inputs,
     keep: bool,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each."""
@@ -409,7 +426,7 @@ def made_weights(
         if form == "materialised":
             made.append(Materialised(weight, bias, eta, keep=keep))
         elif layer == 0:
-            made.append(FactoredInput(weight, bias, eta, keep=keep, support=support, query=query))
+            made.append(FactoredInput(weight, bias, eta, keep=keep, inputs=inputs))
         else:
             made.append(Factored(weight, bias, eta, keep=keep))
     return made

@@ -47,13 +47,12 @@ class MetaLearner(nn.Module):
             self.learner,
             self.rule,
             self.inner_loop,
-            batch.support_x,
+            batch.x,
             batch.support_y,
             inner_steps=inner_steps,
-            query_x=batch.query_x,
             reversible=reversible,
         ).run()
-        return adaptation, adaptation.logits(batch.query_x)
+        return adaptation, adaptation.logits()
 
     def named(self, learner: dict[str, Tensor], rule: dict[str, Tensor]) -> dict[str, Tensor]:
         """Values of the learner's and the rule's parameters under the names that they have here."""

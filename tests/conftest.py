@@ -41,7 +41,7 @@ def make_episodes() -> Callable[..., EpisodeBatch]:
             x = centres[:, labels] + torch.randn(n_episodes, n_way * count, n_features, **options)
             return x, labels.expand(n_episodes, -1)
 
-        return EpisodeBatch(*drawn(k_shot), *drawn(n_query))
+        return EpisodeBatch.joined(*drawn(k_shot), *drawn(n_query))
 
     return made
 

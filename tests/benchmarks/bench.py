@@ -36,6 +36,9 @@ class Bench:
     @property
     def synchronise(self) -> Callable[[], None]:
         """Wait until the device has done what it was asked."""
-        if self.device.type != "cuda":
-            return lambda: None
-        return lambda: torch.cuda.synchronize(self.device)
+        return synchroniser(self.device)
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """What waits until `device` has done what it was asked."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)

@@ -1,5 +1,6 @@
 """Our outer step against the same MAML in other libraries."""
 
+from contextlib import ExitStack
 from statistics import median
 
 from agreement import TOLERANCE, errors_against_ours, require_agreement
@@ -7,8 +8,9 @@ from bench import Bench
 from engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
 from floor import outer_step_multiplications
 from measure import PEAK_FLOP, PEAK_SIZE, matrix_product
+from own_process import OwnProcess
 from record import Measurement, Section, measured
-from workloads import MAML, SHOTS_AND_QUERIES, Workload, from_registry, made_episodes
+from workloads import MAML, SHOTS_AND_QUERIES, Workload, from_registry
 
 CHECKED = Workload(1, 1, meta_batch_size=3)
 PEAK = "matrix product"
@@ -32,6 +34,7 @@ def peers(bench: Bench) -> Section:
         settings={
             "learner": "-".join(map(str, sizes)),
             "outer optimiser": "torch.optim.Adam, fused, for every engine",
+            "processes": "one an engine, in turn; a turn is one step unmeasured and two measured",
             "compile s": "a compiled engine's first step, nothing cached",
             "times norml": "against norml compiled, where compiled engines are timed",
             "relative error of the meta-gradient against norml's (float64)": errors,
@@ -51,30 +54,28 @@ def _checked(bench: Bench, engines: list[type[Engine]]) -> dict[str, float]:
 
 
 def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> list[Measurement]:
-    meta_learner = from_registry(MAML, workload, device=bench.device)
-    settings = {"inner_lr": meta_learner.inner_loop.inner_lr, "inner_steps": workload.inner_steps}
-    batch = made_episodes(workload, device=bench.device)
-    made = [engine(meta_learner.learner, **settings) for engine in engines]
-    first_s = {}
-    for place, engine in enumerate(made):
-        what = "compiling, which takes minutes" if isinstance(engine, COMPILED) else "first steps"
-        bench.progress.at(f"peers, {workload.title}, {what}", place, len(made))
-        first_s[engine.title] = bench.once(lambda engine=engine: engine.step(batch))
-    calls = {engine.title: (lambda engine=engine: engine.step(batch)) for engine in made}
-    seconds = bench.interleaved(
-        f"peers, {workload.title}, turns",
-        calls | {PEAK: matrix_product(bench.device)},
-        rounds=bench.choose(3, 9),
-        measured=2,
-    )
+    with ExitStack() as stack:
+        made = {e: stack.enter_context(OwnProcess(e, workload, bench.device)) for e in engines}
+        first_s = {}
+        for place, (engine, process) in enumerate(made.items()):
+            what = "compiling, which takes minutes" if engine in COMPILED else "first steps"
+            bench.progress.at(f"peers, {workload.title}, {what}", place, len(made))
+            first_s[engine.title] = bench.once(process.step)
+        seconds = bench.interleaved(
+            f"peers, {workload.title}, turns",
+            {engine.title: process.step for engine, process in made.items()} | {PEAK: matrix_product(bench.device)},
+            rounds=bench.choose(3, 9),
+            measured=2,
+        )
+    sizes = from_registry(MAML, workload).learner.sizes
     flop_per_s = PEAK_FLOP / median(seconds[PEAK])
-    flop = 2 * outer_step_multiplications(meta_learner.learner.sizes, workload)
+    flop = 2 * outer_step_multiplications(sizes, workload)
     ours_s = median(seconds[(OursCompiled if bench.compiled else Ours).title])
     rows = []
-    for engine in made:
+    for engine in engines:
         spent = seconds[engine.title]
         derived = {"times_norml": median(spent) / ours_s, "share_of_peak": flop / median(spent) / flop_per_s}
-        compile_s = {"compile_s": first_s[engine.title]} if isinstance(engine, COMPILED) else {}
+        compile_s = {"compile_s": first_s[engine.title]} if engine in COMPILED else {}
         labels = {"shots/queries": workload.title, "engine": engine.title}
         rows.append(measured(labels, spent, **derived, **compile_s))
     labels = {"shots/queries": workload.title, "engine": f"({PEAK})"}

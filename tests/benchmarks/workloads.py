@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,7 +49,13 @@ def made_episodes(
         labels = torch.arange(workload.n_way, device=device).repeat_interleave(count)
         return x, labels.expand(workload.meta_batch_size, -1)
 
-    return EpisodeBatch(*drawn(workload.k_shot), *drawn(workload.n_query))
+    return EpisodeBatch.joined(*drawn(workload.k_shot), *drawn(workload.n_query))
+
+
+def apart(batch: EpisodeBatch) -> SimpleNamespace:
+    """The same episodes in four tensors of their own, as other libraries' users hold them."""
+    names = ("support_x", "support_y", "query_x", "query_y")
+    return SimpleNamespace(**{name: getattr(batch, name).contiguous() for name in names})
 
 
 def made_pool(*, n_classes: int, n_examples: int, size_px: int, device: torch.device) -> ImagePool:

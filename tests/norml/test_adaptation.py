@@ -13,12 +13,12 @@ from norml.meta_training import meta_gradient
 FORMS = ["materialised", "factored"]
 
 
-def adapted_weights(meta_learner, batch, *, form="materialised", inner_steps=3, **settings):
+def adapted_weights(meta_learner, batch, *, form="materialised", inner_steps=3, queries_known=False, **settings):
     return Adaptation(
         meta_learner.learner,
         meta_learner.rule,
         dataclasses.replace(meta_learner.inner_loop, weight_form=form),
-        batch.support_x,
+        batch.x if queries_known else batch.support_x,
         batch.support_y,
         inner_steps=inner_steps,
         **settings,
@@ -76,7 +76,7 @@ def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_
     rule, form, make_meta_learner, make_episodes
 ):
     meta_learner, batch = make_meta_learner(rule), make_episodes()
-    kept = adapted_weights(meta_learner, batch, form=form, reversible=True, query_x=batch.query_x)
+    kept = adapted_weights(meta_learner, batch, form=form, reversible=True, queries_known=True)
     for t in range(4):
         newest = adapted_weights(meta_learner, batch, form=form, inner_steps=t)
         expected = as_matrices(meta_learner, newest, 3)
@@ -88,13 +88,14 @@ def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_
             torch.testing.assert_close(w, expected_w, rtol=1e-12, atol=1e-13)
             torch.testing.assert_close(b, expected_b, rtol=1e-12, atol=1e-13)
         with torch.no_grad():
-            found = kept.weights[0].linear(t, batch.support_x)[0]
-            torch.testing.assert_close(found, newest.weights[0].linear(t, batch.support_x)[0], rtol=1e-12, atol=1e-13)
+            found = kept.weights[0].linear(t, kept.support_x)[0]
+            torch.testing.assert_close(found, newest.weights[0].linear(t, newest.support_x)[0], rtol=1e-12, atol=1e-13)
 
 
 def held_numbers(adaptation):
     """How many numbers the adaptation holds apart from its inputs and parameters."""
-    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_x), id(adaptation._query_rows)}
+    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_rows)}
+    given |= {id(part) for layer in adaptation.weights for part in getattr(layer, "_inputs", [])}
     given |= {id(parameter) for part in (adaptation.learner, adaptation.rule) for parameter in part.parameters()}
     seen, count = set(given), 0
     todo = [vars(adaptation)[name] for name in vars(adaptation) if name not in {"learner", "rule", "loop"}]
@@ -124,7 +125,7 @@ def test_evaluation_holds_the_newest_weights_and_states_alone(rule, make_meta_le
 
     biases = 3 * sum(meta_learner.learner.sizes[1:])
     assert held(9) - held(1) == 8 * biases
-    assert held(9, reversible=True, query_x=batch.query_x) - held(1, reversible=True, query_x=batch.query_x) > 800
+    assert held(9, reversible=True, queries_known=True) - held(1, reversible=True, queries_known=True) > 800
     adaptation = adapted_weights(meta_learner, batch, inner_steps=9)
     assert [len(layer._weights) for layer in adaptation.weights] == [1, 1, 1]
     assert len(adaptation._states) == 1
@@ -144,7 +145,7 @@ def test_recomputing_holds_less_than_keeping(rule, make_meta_learner, make_episo
                 form="factored",
                 inner_steps=9,
                 reversible=True,
-                query_x=batch.query_x,
+                queries_known=True,
             )
         )
         for recompute in (False, True)
@@ -159,11 +160,11 @@ def test_queries_known_beforehand_have_the_logits_of_queries_that_come_later(
     rule, query_statistics, form, make_meta_learner, make_episodes
 ):
     meta_learner, batch = make_meta_learner(rule, query_statistics=query_statistics), make_episodes()
-    known = adapted_weights(meta_learner, batch, form=form, query_x=batch.query_x)
+    known = adapted_weights(meta_learner, batch, form=form, queries_known=True)
     later = adapted_weights(meta_learner, batch, form=form)
     expected = later.logits(batch.query_x)
+    torch.testing.assert_close(known.logits(), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(known.logits(batch.query_x), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(known.logits(batch.query_x.clone()), expected, rtol=1e-12, atol=1e-12)
     assert not expected.requires_grad
 
 
@@ -171,8 +172,8 @@ def test_queries_that_a_factored_first_layer_was_not_made_with_cannot_be_gone_ba
     make_meta_learner, make_episodes
 ):
     meta_learner, batch = make_meta_learner("norml"), make_episodes()
-    adaptation = adapted_weights(meta_learner, batch, form="factored", reversible=True, query_x=batch.query_x)
-    logits = adaptation.logits(batch.query_x.clone())
+    adaptation = adapted_weights(meta_learner, batch, form="factored", reversible=True, queries_known=True)
+    logits = adaptation.logits(batch.query_x)
     with pytest.raises(ValueError, match="only the queries it was made with"):
         adaptation.reverse(torch.ones_like(logits))
 
@@ -257,7 +258,9 @@ def test_an_episodes_weights_do_not_depend_on_its_neighbours_nor_on_how_many_the
 def test_a_support_set_given_twice_adapts_as_once_because_its_loss_is_a_mean(rule, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule), make_episodes()
     once = as_matrices(meta_learner, adapted_weights(meta_learner, batch), 3)
-    twice = type(batch)(batch.support_x.repeat(1, 2, 1), batch.support_y.repeat(1, 2), batch.query_x, batch.query_y)
+    twice = type(batch).joined(
+        batch.support_x.repeat(1, 2, 1), batch.support_y.repeat(1, 2), batch.query_x, batch.query_y
+    )
     for (w, b), (expected_w, expected_b) in zip(
         as_matrices(meta_learner, adapted_weights(meta_learner, twice), 3), once, strict=True
     ):
@@ -269,7 +272,7 @@ def test_a_support_set_given_twice_adapts_as_once_because_its_loss_is_a_mean(rul
 def test_the_order_of_the_support_set_does_not_matter(rule, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule), make_episodes()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
-    turned = type(batch)(batch.support_x[:, order], batch.support_y[:, order], batch.query_x, batch.query_y)
+    turned = type(batch).joined(batch.support_x[:, order], batch.support_y[:, order], batch.query_x, batch.query_y)
     for pair, expected in zip(
         as_matrices(meta_learner, adapted_weights(meta_learner, turned), 3),
         as_matrices(meta_learner, adapted_weights(meta_learner, batch), 3),
@@ -327,9 +330,13 @@ def test_adapting_changes_no_parameter(form, make_meta_learner, make_episodes):
 
 def test_labels_that_do_not_go_with_the_inputs_are_refused_with_both_shapes(make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner("norml"), make_episodes()
-    for labels in (batch.support_y[:2], batch.support_y[:, :4], batch.support_y[0]):
-        wrong = type(batch)(batch.support_x, labels, batch.query_x, batch.query_y)
-        with pytest.raises(
-            ValueError, match=r"support_x \(3, 6, 5\) and support_y .* expected \[E, S, D\] and \[E, S\]"
-        ):
-            adapted_weights(meta_learner, wrong)
+    for labels in (batch.support_y[:2], batch.support_y.repeat(1, 2), batch.support_y[0]):
+        with pytest.raises(ValueError, match=r"x \(3, 6, 5\) and support_y .* expected \[E, S \+ M, D\] and \[E, S\]"):
+            Adaptation(
+                meta_learner.learner, meta_learner.rule, meta_learner.inner_loop, batch.support_x, labels, inner_steps=1
+            )
+
+
+def test_logits_without_queries_are_refused(make_meta_learner, make_episodes):
+    with pytest.raises(ValueError, match="no queries are known"):
+        adapted_weights(make_meta_learner("norml"), make_episodes()).logits()

@@ -27,7 +27,7 @@ def forget_compiled_graphs():
 
 
 def in_single_precision(batch):
-    return EpisodeBatch(batch.support_x.float(), batch.support_y, batch.query_x.float(), batch.query_y)
+    return EpisodeBatch.joined(batch.support_x.float(), batch.support_y, batch.query_x.float(), batch.query_y)
 
 
 def assert_same(found, expected, tolerance):

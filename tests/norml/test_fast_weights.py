@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from norml.fast_weights import Factored, FactoredInput, Materialised, cheaper_form, layer_forms, made_weights
+from norml.fast_weights import Factored, FactoredInput, Inputs, Materialised, cheaper_form, layer_forms, made_weights
 
 N_SHAPES = 12
 ETA = 0.3
@@ -88,8 +88,9 @@ def made(form, case, *, keep=True, query_known=True):
     plain = {name: case[name].detach() for name in ("weight", "bias")}
     if form is not FactoredInput:
         return form(**plain, eta=ETA, keep=keep)
-    query = case["query"] if query_known else None
-    return form(**plain, eta=ETA, keep=keep, support=case["inputs"][0], query=query)
+    support, query = case["inputs"][0], case["query"] if query_known else None
+    rows = support if query is None else torch.cat([support, query], dim=1)
+    return form(**plain, eta=ETA, keep=keep, inputs=Inputs(rows, support, query))
 
 
 @torch.no_grad()
@@ -307,7 +308,7 @@ def test_made_weights_take_the_given_forms_with_the_first_layers_own():
     parameters = [(torch.zeros(5, 4), torch.zeros(5)), (torch.zeros(6, 5), torch.zeros(6))]
 
     def types(*forms):
-        made = made_weights(forms, parameters, eta=0.1, support=x, query=None, keep=True)
+        made = made_weights(forms, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True)
         return [type(layer) for layer in made]
 
     assert types("materialised", "materialised") == [Materialised, Materialised]

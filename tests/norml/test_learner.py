@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.fast_weights import made_weights
+from norml.fast_weights import Inputs, made_weights
 from norml.hidden_layer import Gradients
 from norml.learner import Learner, cross_entropy, cross_entropy_adjoint
 from norml.meta_training import InnerLoop, MetaLearner
@@ -18,7 +18,7 @@ HIDDEN = [[], [6], [7, 6, 5, 4]]
 def initial(learner, x, form="materialised"):
     """The learner's weights before any step, as the engine makes them."""
     parameters = list(zip(learner.weights, learner.biases, strict=True))
-    weights = made_weights([form] * learner.n_layers, parameters, eta=0.1, support=x, query=None, keep=True)
+    weights = made_weights([form] * learner.n_layers, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True)
     for layer_weights in weights:
         layer_weights.begin_reverse()
     return weights

@@ -33,8 +33,8 @@ def test_with_support_statistics_a_query_does_not_see_the_others_and_with_its_ow
     batch = make_episodes()
     others = batch.query_x.clone()
     others[:, 1:] *= -2
-    changed = EpisodeBatch(batch.support_x, batch.support_y, others, batch.query_y)
-    alone = EpisodeBatch(batch.support_x, batch.support_y, batch.query_x[:, :1], batch.query_y[:, :1])
+    changed = EpisodeBatch.joined(batch.support_x, batch.support_y, others, batch.query_y)
+    alone = EpisodeBatch.joined(batch.support_x, batch.support_y, batch.query_x[:, :1], batch.query_y[:, :1])
     inductive = make_meta_learner(rule, query_statistics="support")
     first = inductive(batch, 2)[:, 0]
     for other in (changed, alone):
@@ -48,7 +48,9 @@ def test_an_episodes_logits_do_not_depend_on_its_neighbours(rule, make_meta_lear
     meta_learner, batch = make_meta_learner(rule), make_episodes(n_episodes=4)
     together = meta_learner(batch, 2)
     for e in range(4):
-        part = EpisodeBatch(*(t[e : e + 1] for t in (batch.support_x, batch.support_y, batch.query_x, batch.query_y)))
+        part = EpisodeBatch.joined(
+            *(t[e : e + 1] for t in (batch.support_x, batch.support_y, batch.query_x, batch.query_y))
+        )
         torch.testing.assert_close(meta_learner(part, 2)[0], together[e], rtol=0, atol=1e-12)
 
 

@@ -158,7 +158,7 @@ def test_an_episodes_result_does_not_depend_on_its_neighbours_nor_on_their_numbe
     expected = meta_learner(batch, 3)
     parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y)
     for chosen in ([0], [3, 1], [2, 2, 0], [3, 2, 1, 0, 1]):
-        logits = meta_learner(EpisodeBatch(*(part[chosen] for part in parts)), 3)
+        logits = meta_learner(EpisodeBatch.joined(*(part[chosen] for part in parts)), 3)
         torch.testing.assert_close(logits, expected[chosen], rtol=0, atol=1e-12)
 
 
@@ -168,7 +168,7 @@ def test_a_batchs_meta_gradient_is_the_mean_of_its_episodes(rule, make_meta_lear
     whole = logits_and_learner_gradient(meta_learner, batch, 2)[1]
     parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y)
     single = [
-        logits_and_learner_gradient(meta_learner, EpisodeBatch(*(part[e : e + 1] for part in parts)), 2)[1]
+        logits_and_learner_gradient(meta_learner, EpisodeBatch.joined(*(part[e : e + 1] for part in parts)), 2)[1]
         for e in range(4)
     ]
     for found, expected in zip(whole, zip(*single, strict=True), strict=True):
@@ -178,7 +178,7 @@ def test_a_batchs_meta_gradient_is_the_mean_of_its_episodes(rule, make_meta_lear
 def test_flattened_gates_of_one_example_are_its_own_gates(make_meta_learner, make_episodes):
     """With S = 1 the flattened support set is the example. (Batch norm needs more: the learner has no hidden layer.)"""
     batch = make_episodes(n_way=3, k_shot=1)
-    one = EpisodeBatch(batch.support_x[:, :1], batch.support_y[:, :1], batch.query_x, batch.query_y)
+    one = EpisodeBatch.joined(batch.support_x[:, :1], batch.support_y[:, :1], batch.query_x, batch.query_y)
     settings = {"sizes": (5, 3), "n_support": 1}
     flattened = make_meta_learner("norml-flattened", **settings)
     per_example = make_meta_learner("norml", **settings)

@@ -55,7 +55,9 @@ def tensor(values):
 
 @pytest.fixture
 def episode():
-    return EpisodeBatch(tensor([[[1, 0], [0, 1]]]), torch.tensor([[0, 1]]), tensor([[[1, 0]]]), torch.tensor([[0]]))
+    return EpisodeBatch.joined(
+        tensor([[[1, 0], [0, 1]]]), torch.tensor([[0, 1]]), tensor([[[1, 0]]]), torch.tensor([[0]])
+    )
 
 
 @pytest.fixture
