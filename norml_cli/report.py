@@ -6,6 +6,7 @@ CELL_KEYS and RUN_KEYS describe.
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -65,7 +66,7 @@ TRIAL_KEYS = {
     "benchmark": "registry id",
     "shots": "K",
     "seed": "of initial weights and training episodes",
-    "values": "what was varied in this study, KEY=VALUE",
+    "values": "what was varied in this study, by key",
     "outer_steps": "outer steps of this trial",
     "best_step": "outer steps of its best meta-validation",
     "validation_accuracy": "mean over the meta-validation episodes at best_step",
@@ -351,7 +352,7 @@ def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
         "benchmark": trial.spec.benchmark,
         "shots": trial.spec.shots,
         "seed": trial.seed,
-        "values": [f"{key}={said[key]}" for key in varied if key in said and key != "outer_steps"],
+        "values": {key: said[key] for key in varied if key in said and key != "outer_steps"},
         "outer_steps": trial.spec.protocol.outer_steps,
         "best_step": best.step,
         "validation_accuracy": best.validation_accuracy,
@@ -363,15 +364,23 @@ def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
-    def row(trial: Mapping[str, Any]) -> list[str]:
-        accuracy = _percent(trial["validation_accuracy"], trial["validation_half_width"])
-        steps = f"{trial['best_step']:,} of {trial['outer_steps']:,}"
-        values = " ".join(trial["values"])
-        return [trial["method"], str(trial["shots"]), values, str(trial["seed"]), accuracy, steps]
+    keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
+    headers = ["method", "shots", *keys, "seed", "meta-validation", "at step"]
+    rows = [[trial["method"], str(trial["shots"]), *_trial_figures(trial, keys)] for trial in trials]
+    pieces = []
+    for (method, shots), group in itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"])):
+        own = list(group)
+        named = list(own[0]["values"])
+        figures = [_trial_figures(trial, named) for trial in own]
+        pieces.append(Grid([*named, *headers[-3:]], figures, title=f"{method}, {shots}-shot"))
+    footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
+    return Page(Grid(headers, rows), pieces, footer)
 
-    headers = ["method", "shots", "values", "seed", "meta-validation", "at step"]
-    grid = Grid(headers, [row(trial) for trial in trials], n_left=3)
-    return Page(grid, footer=["meta-validation: percent ± 95% interval over its episodes, at the best step"])
+
+def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    values = [str(trial["values"].get(key, "")) for key in keys]
+    accuracy = _percent(trial["validation_accuracy"], trial["validation_half_width"])
+    return [*values, str(trial["seed"]), accuracy, f"{trial['best_step']:,} of {trial['outer_steps']:,}"]
 
 
 # ------------------------------------------------------------------------------------------------------------- texts
@@ -410,7 +419,7 @@ def _notes(marks: Mapping[str, str]) -> list[str]:
 
 
 def _csv(keys: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Lists are joined: numbers by spaces, texts by ' | '."""
+    """Lists and mappings are joined: numbers by spaces, texts and KEY=VALUE by ' | '."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(keys), lineterminator="\n")
     writer.writeheader()
@@ -422,6 +431,8 @@ def _csv(keys: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
 def _csv_value(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return " | ".join(f"{key}={item}" for key, item in value.items())
     if isinstance(value, list):
         return (" " if value and isinstance(value[0], int) else " | ").join(map(str, value))
     return value
