@@ -58,10 +58,12 @@ def test_finished_trials_are_kept_and_told_again_without_methods(shell: Shell):
     before = [path.stat().st_mtime_ns for path in trials(shell)]
     assert shell.norml(*STUDY)[0] == 0
     assert [path.stat().st_mtime_ns for path in trials(shell)] == before
-    code, out, err = shell.norml("study", "rates")
+    code, out, err = shell.norml("study", "rates", "--format", "json")
     assert code == 0, err
-    assert "inner_lr=0.1" in out
-    assert "inner_lr=0.4" in out
+    assert {trial["values"]["inner_lr"] for trial in json.loads(out)["trials"]} == {0.1, 0.4}
+    narrow = shell.norml("study", "rates")[1]
+    assert "maml-constant-lr, 1-shot" in narrow
+    assert "meta-validation: percent" in narrow
     assert shell.norml("report")[1] == "no finished runs; `norml run METHOD` makes one\n"
 
 
