@@ -69,6 +69,48 @@ def paired_difference(a: Iterable[float], b: Iterable[float]) -> Interval:
     return interval_95(map(operator.sub, left, right))
 
 
+def p_value(interval: Interval) -> float:
+    """Two-sided p-value of Student's t-test that the mean is zero, from a mean with its 95% interval.
+
+    Where nothing scatters it is 0, or 1 for a mean of zero.
+    """
+    if interval.half_width == 0:
+        return 0.0 if interval.mean else 1.0
+    t = abs(interval.mean) / interval.half_width * t_975(interval.n - 1)
+    return max(0.0, 1 - _central_probability(t, interval.n - 1))
+
+
+def effect_size(interval: Interval) -> float:
+    """Cohen's d_z (Cohen 1988, sec. 2.3.5): the mean of paired differences in their standard deviations.
+
+    Infinite, with the mean's sign, where nothing scatters; 0 for a mean of zero.
+    """
+    if interval.half_width == 0:
+        return math.copysign(math.inf, interval.mean) if interval.mean else 0.0
+    sd = interval.half_width / t_975(interval.n - 1) * math.sqrt(interval.n)
+    return interval.mean / sd
+
+
+def values_to_settle(interval: Interval) -> int | None:
+    """How many values of the same scatter and mean would give an interval that just excludes zero; None: no number.
+
+    The half-width falls with the square root of n (the small change of t's quantile is left out).
+    """
+    if interval.mean == 0:
+        return None
+    return max(2, math.ceil(interval.n * (interval.half_width / interval.mean) ** 2))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979): each at most 0.05 holds for all such together, at 5%."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def episode_means(matrix: Sequence[Sequence[float]]) -> list[float]:
     """Mean over seeds of each episode: [seeds, episodes] -> [episodes].
 

@@ -186,6 +186,33 @@ def study_command(
     )
 
 
+@app.command("compare")
+def compare_command(
+    methods: Annotated[list[str] | None, typer.Argument(metavar="METHOD...", help="Two or more method ids.")] = None,
+    all_: Annotated[
+        str | None, typer.Option("--all", metavar="TABLE", help="Every pair of a table's methods: table-2.")
+    ] = None,
+    benchmark: BenchmarkOption = None,
+    shots: ShotsOption = None,
+    format_: FormatOption = "rich",
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Compare methods on the same test episodes: paired differences, intervals and verdicts."""
+    from norml_cli.commands.compare import compare_methods
+
+    compare_methods(
+        load_registry(registry),
+        methods or [],
+        table=all_,
+        benchmark=benchmark,
+        shots=shots,
+        format_=format_,
+        results=results,
+        console=Console(),
+    )
+
+
 @app.command("report")
 def report_command(
     table: Annotated[str | None, typer.Option("--table", metavar="ID", help="A table of the paper: table-2.")] = None,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from norml.statistics import FORMULA
 from norml_cli.errors import UserError
@@ -107,13 +107,9 @@ def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], form
     """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
     require_format(format_)
     values = [_run_values(registry, record) for _, record in runs]
-    if format_ == "csv":
-        return _csv(RUN_KEYS, values)
-    if format_ == "json":
-        return _json({"half_width_formula": FORMULA, "runs": values})
     if not runs and format_ == "rich":
         return "no finished runs; `norml run METHOD` makes one\n"
-    return _page_text(_runs_page(values), format_, width)
+    return render_page(_runs_page(values), RUN_KEYS, values, "runs", format_, width=width)
 
 
 def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
@@ -122,11 +118,7 @@ def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) ->
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
     values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
-    if format_ == "csv":
-        return _csv(TRIAL_KEYS, values)
-    if format_ == "json":
-        return _json({"half_width_formula": FORMULA, "trials": values})
-    return _page_text(_trials_page(values), format_, width)
+    return render_page(_trials_page(values), TRIAL_KEYS, values, "trials", format_, width=width)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -185,7 +177,7 @@ def _figure(table: Table, row: Row, cell: Cell, header: str, marks: Mapping[str,
         return "-"
     if header == "ours":
         interval = ours.accuracy.interval
-        return _marked(_percent(interval.mean, interval.half_width), cell.notes, marks)
+        return _marked(percent(interval.mean, interval.half_width), cell.notes, marks)
     if header == "ours - paper":
         return "-" if ours.minus_published is None else f"{100 * ours.minus_published:+.2f}"
     if row.method == table.entry.reference:
@@ -332,7 +324,7 @@ def _place(run: Mapping[str, Any]) -> list[str]:
 
 
 def _result(run: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
-    accuracy = _marked(_percent(run["accuracy"], run["half_width"]), _joined_notes(run), marks)
+    accuracy = _marked(percent(run["accuracy"], run["half_width"]), _joined_notes(run), marks)
     steps = steps_of(run["outer_steps"], run["declared_outer_steps"])
     return [str(run["seed"]), accuracy, steps, run["created"][:10]]
 
@@ -379,11 +371,22 @@ def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
 
 def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     values = [str(trial["values"].get(key, "")) for key in keys]
-    accuracy = _percent(trial["validation_accuracy"], trial["validation_half_width"])
+    accuracy = percent(trial["validation_accuracy"], trial["validation_half_width"])
     return [*values, str(trial["seed"]), accuracy, f"{trial['best_step']:,} of {trial['outer_steps']:,}"]
 
 
 # ------------------------------------------------------------------------------------------------------------- texts
+
+
+def render_page(
+    page: Page, keys: Mapping[str, str], values: Sequence[Mapping[str, Any]], name: str, format_: str, *, width: int
+) -> str:
+    """`page`, or for CSV and JSON its `values` under `keys`; JSON says `name` and how half-widths are made."""
+    if format_ == "csv":
+        return _csv(keys, values)
+    if format_ == "json":
+        return _json({"half_width_formula": FORMULA, name: values})
+    return _page_text(page, format_, width)
 
 
 def _page_text(page: Page, format_: str, width: int) -> str:
@@ -392,8 +395,9 @@ def _page_text(page: Page, format_: str, width: int) -> str:
     return to_latex(page) if format_ == "latex" else to_rich(page, width)
 
 
-def _percent(mean: float, half_width: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
+def percent(mean: float, half_width: float, *, sign: Literal["", "+"] = "") -> str:
+    """Fractions as '80.45 ± 0.19', with `sign` '+' before a positive one, too."""
+    return f"{100 * mean:{sign}.2f} ± {100 * half_width:.2f}"
 
 
 def _marks(notes: Iterable[str]) -> dict[str, str]:

@@ -93,7 +93,7 @@ class Table:
 def build_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> Table:
     """Put the `records` that belong to `table` beside its published numbers."""
     title = registry.method(table.reference).title if table.reference is not None else None
-    references = [_choose(registry, table.reference, column, records)[0] for column in table.columns]
+    references = [_reference(registry, table, column, records) for column in table.columns]
     rows = []
     for row in table.rows:
         cells = [
@@ -124,6 +124,12 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
     return differences
 
 
+def _reference(registry: Registry, table: TableEntry, column: Column, records: Sequence[RunRecord]) -> Group | None:
+    if table.reference is None or column.benchmark is None:
+        return None
+    return choose_runs(registry, table.reference, column.benchmark, column.shots, records)[0]
+
+
 def _cell(
     registry: Registry,
     table: TableEntry,
@@ -136,7 +142,7 @@ def _cell(
     published = row.published.get(column.title)
     if row.method is None or column.benchmark is None:
         return Cell(published)
-    group, notes = _choose(registry, row.method, column, records)
+    group, notes = choose_runs(registry, row.method, column.benchmark, column.shots, records)
     if group is None:
         return Cell(published, missing=True)
     paired: Interval | None = None
@@ -149,16 +155,14 @@ def _cell(
     return Cell(published, ours, notes=tuple(notes))
 
 
-def _choose(
-    registry: Registry, method: str | None, column: Column, records: Sequence[RunRecord]
+def choose_runs(
+    registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
 ) -> tuple[Group | None, list[str]]:
-    """The runs that a cell takes, with notes on how they differ and on the runs it leaves out.
+    """The runs of one method at one place, with notes on how they differ and on the runs that are left out.
 
     The declared protocol comes first, then the most outer steps, then the most seeds.
     """
-    if method is None or column.benchmark is None:
-        return None, []
-    place = (method, column.benchmark, column.shots)
+    place = (method, benchmark, shots)
     groups = _groups([r for r in records if (r.spec.method, r.spec.benchmark, r.spec.shots) == place])
     if not groups:
         return None, []

@@ -1,54 +1,81 @@
 """What an outer step of MAML and NORML costs, and how that grows."""
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import torch
 from bench import Bench
+from floor import outer_step_multiplications
+from measure import Call
+from own_process import OwnProcess
 from record import Section, measured
 from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
 from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
 
-CELL_SIZES = (16, 32, 64)
+CELL_SIZES = (16, 64)
 META_BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 INNER_STEPS = (1, 2, 5, 10, 20, 50)
 WIDTHS = (1, 2, 4, 8)
 
 
-def step_of(
-    bench: Bench, method: str, workload: Workload, *, compiled: bool = False, **overrides: Any
-) -> Callable[[], object]:
+def step_of(device: torch.device, method: str, workload: Workload, *, compiled: bool = False, **overrides: Any) -> Call:
     """One outer step of the registry's method, ready to be called."""
-    gradient = compiled_meta_gradient(bench.device) if compiled else meta_gradient
-    meta_learner = from_registry(method, workload, device=bench.device, **overrides)
+    gradient = compiled_meta_gradient(device) if compiled else meta_gradient
+    meta_learner = from_registry(method, workload, device=device, **overrides)
     optimizer = adam(meta_learner.parameters())
-    batch = made_episodes(workload, device=bench.device)
+    batch = made_episodes(workload, device=device)
     settings = {"inner_steps": workload.inner_steps, "gradient": gradient}
     return lambda: outer_step(meta_learner, optimizer, batch, **settings)
 
 
 def methods(bench: Bench) -> Section:
-    """NORML against MAML at the three workloads."""
-    own = registry().resolve(NORML, BENCHMARK, 1).spec.rule.cell_size
-    cells = [*CELL_SIZES, *([own] if own not in CELL_SIZES else [])]
-    named = {f"{NORML}, cell size {cell}{' (registry)' if cell == own else ''}": cell for cell in cells}
+    """NORML against MAML at the three workloads, plain and compiled."""
+    spec = registry().resolve(NORML, BENCHMARK, 1).spec
+    own, sizes = spec.rule.cell_size, from_registry(MAML, SHOTS_AND_QUERIES[0]).learner.sizes
+    cells = {f"{NORML}, cell size {cell}{' (registry)' * (cell == own)}": cell for cell in sorted({*CELL_SIZES, own})}
+    plain = {MAML: None} | cells
+    candidates = {name: (cell, False) for name, cell in plain.items()}
+    if bench.compiled:
+        candidates |= {f"{name}, compiled": (cell, True) for name, cell in plain.items()}
     rows = []
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
-        calls = {MAML: step_of(bench, MAML, workload)}
-        calls |= {name: step_of(bench, NORML, workload, cell_size=cell) for name, cell in named.items()}
-        if bench.compiled:
-            calls |= {f"{m}, compiled": step_of(bench, m, workload, compiled=True) for m in (MAML, NORML)}
-            bench.progress.at(f"methods, {workload.title}, compiling, which takes minutes")
-        seconds = bench.interleaved(
-            f"methods, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
-        )
+        seconds = _side_by_side(bench, workload, candidates)
         for name, spent in seconds.items():
             base = median(seconds[f"{MAML}, compiled" if name.endswith("compiled") else MAML])
             labels = {"shots/queries": workload.title, "method": name}
-            rows.append(measured(labels, spent, times_maml=median(spent) / base))
-    return Section(name="methods", title="one outer step of NORML against MAML, meta-batch 16", measurements=rows)
+            needed = outer_step_multiplications(sizes, workload, cell_size=candidates[name][0])
+            floor = needed / outer_step_multiplications(sizes, workload)
+            rows.append(measured(labels, spent, times_maml=median(spent) / base, times_multiplications=floor))
+    return Section(
+        name="methods",
+        title="one outer step of NORML against MAML, meta-batch 16",
+        settings={"times multiplications": "NORML's counted multiplications against MAML's (floor.py)"},
+        measurements=rows,
+    )
+
+
+def _side_by_side(
+    bench: Bench, workload: Workload, candidates: dict[str, tuple[int | None, bool]]
+) -> dict[str, list[float]]:
+    """Seconds of an outer step by candidate: (cell size, or None for MAML; whether it is compiled)."""
+    with ExitStack() as stack:
+        steps = {}
+        for place, (name, (cell, compiled)) in enumerate(candidates.items()):
+            what = "compiling, which takes minutes" if compiled else "first steps"
+            bench.progress.at(f"methods, {workload.title}, {what}", place, len(candidates))
+            steps[name] = stack.enter_context(OwnProcess(name, _step_by_cell, bench.device, workload, cell, compiled))
+            steps[name]()
+        return bench.interleaved(
+            f"methods, {workload.title}, turns", steps, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
+        )
+
+
+def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, compiled: bool) -> Call:
+    overrides = {} if cell is None else {"cell_size": cell}
+    return step_of(device, MAML if cell is None else NORML, workload, compiled=compiled, **overrides)
 
 
 def growth(bench: Bench) -> Section:
@@ -64,7 +91,7 @@ def growth(bench: Bench) -> Section:
     rows = []
     for axis, points in axes.items():
         calls = {
-            f"{method} {value}": step_of(bench, method, workload, **overrides)
+            f"{method} {value}": step_of(bench.device, method, workload, **overrides)
             for method in (MAML, NORML)
             for value, (workload, overrides) in points.items()
         }

@@ -30,7 +30,7 @@ def sampling(bench: Bench) -> Section:
             indices = _episodes(pool, workload, workload.meta_batch_size, generator)
             return pool.gather(indices, k_shot=workload.k_shot)
 
-        calls = {"sampling": drawn} | {method: step_of(bench, method, workload) for method in (MAML, NORML)}
+        calls = {"sampling": drawn} | {method: step_of(bench.device, method, workload) for method in (MAML, NORML)}
         seconds = bench.interleaved(
             f"sampling, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
         )

@@ -1,44 +1,45 @@
-"""An engine in a process of its own, as its users run it.
+"""Something to be timed in a process of its own, as its users run it.
 
-In one process they would not be alone: what one of them leaves of the allocator's memory, and of compiled code, makes
-another faster or slower (torch.func compiled by a third, on the CPU).
+In one process engines would not be alone: what one leaves of the allocator's memory makes another faster or slower
+(torch.func compiled by a third, on the CPU).
 """
 
 import multiprocessing
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from bench import synchroniser
-from engines import Engine, Ours
-from workloads import MAML, Workload, apart, from_registry, made_episodes
+from measure import Call
 
 from norml_cli.errors import UserError
 
 
 class OwnProcess:
-    """Outer steps of one engine, taken when asked for."""
+    """Calls of what `make(device, *arguments)` returns, made when asked for."""
 
-    def __init__(self, engine: type[Engine], workload: Workload, device: torch.device) -> None:
+    def __init__(self, title: str, make: Callable[..., Call], device: torch.device, *arguments: Any) -> None:
+        """`make` is a function of a module, so that the process finds it. Raises UserError if it fails."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, engine, workload, device), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, make, device, arguments), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process ends a wait for it
-        self._engine = engine
+        self._title = title
         self._answer()
 
-    def step(self) -> None:
-        """One outer step, done on the device when this returns. Raises UserError if the engine failed."""
-        self._connection.send("step")
+    def __call__(self) -> None:
+        """One call, done on the device when this returns. Raises UserError if it failed."""
+        self._connection.send("call")
         self._answer()
 
     def _answer(self) -> None:
         try:
             self._connection.recv()
         except EOFError:
-            raise UserError(f"{self._engine.title}: failed in its process, as it says above") from None
+            raise UserError(f"{self._title}: failed in its process, as it says above") from None
 
     def __enter__(self) -> Self:
         return self
@@ -50,17 +51,14 @@ class OwnProcess:
         self._process.join()
 
 
-def _serve(connection: Connection, engine: type[Engine], workload: Workload, device: torch.device) -> None:
-    meta_learner, batch = from_registry(MAML, workload, device=device), made_episodes(workload, device=device)
-    given = batch if issubclass(engine, Ours) else apart(batch)
-    made = engine(meta_learner.learner, inner_lr=meta_learner.inner_loop.inner_lr, inner_steps=workload.inner_steps)
-    synchronise = synchroniser(device)
+def _serve(connection: Connection, make: Callable[..., Call], device: torch.device, arguments: tuple[Any, ...]) -> None:
+    call, synchronise = make(device, *arguments), synchroniser(device)
     connection.send("ready")
     while True:
         try:
             connection.recv()
         except EOFError:
             return
-        made.step(given)
+        call()
         synchronise()
         connection.send("done")

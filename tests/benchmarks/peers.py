@@ -3,14 +3,15 @@
 from contextlib import ExitStack
 from statistics import median
 
+import torch
 from agreement import TOLERANCE, errors_against_ours, require_agreement
 from bench import Bench
 from engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
 from floor import outer_step_multiplications
-from measure import PEAK_FLOP, PEAK_SIZE, matrix_product
+from measure import PEAK_FLOP, PEAK_SIZE, Call, matrix_product
 from own_process import OwnProcess
 from record import Measurement, Section, measured
-from workloads import MAML, SHOTS_AND_QUERIES, Workload, from_registry
+from workloads import MAML, SHOTS_AND_QUERIES, Workload, apart, from_registry, made_episodes
 
 CHECKED = Workload(1, 1, meta_batch_size=3)
 PEAK = "matrix product"
@@ -55,15 +56,15 @@ def _checked(bench: Bench, engines: list[type[Engine]]) -> dict[str, float]:
 
 def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> list[Measurement]:
     with ExitStack() as stack:
-        made = {e: stack.enter_context(OwnProcess(e, workload, bench.device)) for e in engines}
+        made = {e: stack.enter_context(OwnProcess(e.title, _step_of, bench.device, e, workload)) for e in engines}
         first_s = {}
         for place, (engine, process) in enumerate(made.items()):
             what = "compiling, which takes minutes" if engine in COMPILED else "first steps"
             bench.progress.at(f"peers, {workload.title}, {what}", place, len(made))
-            first_s[engine.title] = bench.once(process.step)
+            first_s[engine.title] = bench.once(process)
         seconds = bench.interleaved(
             f"peers, {workload.title}, turns",
-            {engine.title: process.step for engine, process in made.items()} | {PEAK: matrix_product(bench.device)},
+            {engine.title: process for engine, process in made.items()} | {PEAK: matrix_product(bench.device)},
             rounds=bench.choose(3, 9),
             measured=2,
         )
@@ -80,3 +81,10 @@ def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> lis
         rows.append(measured(labels, spent, **derived, **compile_s))
     labels = {"shots/queries": workload.title, "engine": f"({PEAK})"}
     return [*rows, measured(labels, seconds[PEAK], GFLOP_per_s=flop_per_s / 1e9)]
+
+
+def _step_of(device: torch.device, engine: type[Engine], workload: Workload) -> Call:
+    meta_learner, batch = from_registry(MAML, workload, device=device), made_episodes(workload, device=device)
+    given = batch if issubclass(engine, Ours) else apart(batch)
+    made = engine(meta_learner.learner, inner_lr=meta_learner.inner_loop.inner_lr, inner_steps=workload.inner_steps)
+    return lambda: made.step(given)

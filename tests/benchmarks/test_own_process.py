@@ -1,33 +1,33 @@
-"""Engines in processes of their own."""
+"""Calls in processes of their own."""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
-from engines import Engine, Ours
 from own_process import OwnProcess
-from workloads import Workload
 
 from norml_cli.errors import UserError
 
-SMALL = Workload(1, 1, meta_batch_size=2, inner_steps=1)
+CPU = torch.device("cpu")
 
 
-class Failing(Engine):
-    """An engine that cannot be made."""
-
-    title = "failing"
-
-    def __init__(self, *_: object, **__: object) -> None:
-        raise RuntimeError("no such library")
+def writing(_device: torch.device, path: Path):
+    return lambda: path.write_text(str(os.getpid()))
 
 
-def test_steps_are_taken_in_another_process_which_ends():
-    with OwnProcess(Ours, SMALL, torch.device("cpu")) as process:
-        process.step()
-        process.step()
+def failing(_device: torch.device):
+    raise RuntimeError("no such library")
+
+
+def test_calls_are_made_in_another_process_which_ends(tmp_path: Path):
+    with OwnProcess("writing", writing, CPU, tmp_path / "who") as process:
+        process()
+        assert int((tmp_path / "who").read_text()) == process._process.pid != os.getpid()
         assert process._process.is_alive()
     assert process._process.exitcode == 0
 
 
-def test_an_engine_that_fails_is_named():
+def test_what_fails_is_named():
     with pytest.raises(UserError, match="failing: failed in its process"):
-        OwnProcess(Failing, SMALL, torch.device("cpu"))
+        OwnProcess("failing", failing, CPU)

@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from norml.statistics import episode_means, interval_95, over_seeds, paired_difference, t_975
+from norml.statistics import (
+    Interval,
+    effect_size,
+    episode_means,
+    holm,
+    interval_95,
+    over_seeds,
+    p_value,
+    paired_difference,
+    t_975,
+    values_to_settle,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 30, 199, 200, 201, 202, 600, 10_000])
@@ -123,3 +134,38 @@ def test_one_seed_has_no_scatter_between_seeds():
 def test_seeds_with_other_episodes_are_refused(matrix, rows):
     with pytest.raises(ValueError, match=f"same episodes, got rows of {rows} values"):
         episode_means(matrix)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 11, 600])
+def test_p_values_agree_with_scipy(n):
+    rng = np.random.default_rng(n)
+    values = rng.normal(0.1, 1, n)
+    expected = stats.ttest_1samp(values, 0).pvalue
+    assert p_value(interval_95(values)) == pytest.approx(expected, rel=1e-8)
+
+
+def test_p_values_without_scatter():
+    assert p_value(Interval(0.0, 0.0, 4)) == 1
+    assert p_value(Interval(0.1, 0.0, 4)) == 0
+
+
+def test_effect_size_is_the_mean_in_standard_deviations():
+    values = [2, 1, 1, 1]
+    assert effect_size(interval_95(values)) == pytest.approx(1.25 / standard_library.stdev(values), rel=1e-10)
+    assert effect_size(Interval(-1.0, 0.0, 4)) == -math.inf
+
+
+def test_the_number_that_settles_it_just_excludes_zero():
+    interval = interval_95([1.0, -0.5] * 200)  # mean 0.25
+    number = values_to_settle(interval)
+    half_width = interval.half_width * math.sqrt(interval.n / number)
+    assert half_width <= abs(interval.mean) < interval.half_width * math.sqrt(interval.n / (number - 1))
+    assert values_to_settle(Interval(0.0, 0.1, 4)) is None
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.04, of which none may fall below the last."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.3]) == [0.3]
+    assert holm([]) == []
