@@ -18,7 +18,14 @@ ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 # other. A new module must be placed here.
 LAYERS: list[set[str]] = [
     {"norml", "norml_cli", "norml_cli.errors"},
-    {"norml.episodes", "norml.fast_weights", "norml.hidden_layer", "norml.update_rules", "norml.statistics"},
+    {
+        "norml.episodes",
+        "norml.fast_weights",
+        "norml.hidden_layer",
+        "norml.resnet12",
+        "norml.statistics",
+        "norml.update_rules",
+    },
     {
         "norml.learner",
         "norml.update_rules.gradient_descent",
