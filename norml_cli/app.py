@@ -62,7 +62,7 @@ def _options(
 
 @app.command("list")
 def list_command(registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """List methods, benchmarks, data sets and tables."""
+    """List methods, benchmarks, data sets, recipes and tables."""
     from norml_cli.commands.list_ import list_entries
 
     list_entries(load_registry(registry), Console(), as_json=json)
@@ -70,7 +70,7 @@ def list_command(registry: RegistryOption = None, json: JsonOption = False) -> N
 
 @app.command("show")
 def show_command(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="A method, benchmark, data set or table.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A method, benchmark, data set, recipe or table.")],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
     set_: SetOption = None,

@@ -1,5 +1,6 @@
-"""A resolved run spec -> the torch objects of `norml`."""
+"""A resolved run spec or recipe -> the torch objects of `norml`."""
 
+import dataclasses
 import hashlib
 
 import torch
@@ -7,10 +8,11 @@ import torch
 from norml.adaptation import InnerLoop
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
+from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.nodal_lstm import NodalLstm
-from norml_cli.spec import DatasetEntry, GradientDescentRule, RunSpec
+from norml_cli.spec import DatasetEntry, GradientDescentRule, Recipe, RunSpec
 
 
 def n_features(dataset: DatasetEntry) -> int:
@@ -51,6 +53,24 @@ def parameter_counts(spec: RunSpec, dataset: DatasetEntry) -> dict[str, int]:
     """Learned values of learner and meta-learner, from a build that holds no numbers."""
     with torch.device("meta"):
         return build_meta_learner(spec, dataset, generator=None).parameter_counts()
+
+
+def build_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:
+    """The untrained backbone of `recipe` with its layer to `n_classes`; initial weights come from `generator`."""
+    blocks = Blocks(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Blocks)})
+    backbone = ResNet12(recipe.widths, blocks, initial_weights=recipe.initial_weights, generator=generator)
+    return Classifier(backbone, n_classes, generator)
+
+
+def backbone_parameters(recipe: Recipe) -> int:
+    """Learned values of a recipe's backbone, from a build that holds no numbers.
+
+    Raises ValueError if the recipe's images are too small for what it drops.
+    """
+    with torch.device("meta"):
+        classifier = build_classifier(recipe, n_classes=2, generator=None)
+        classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
+    return parameter_count(classifier.backbone)
 
 
 def _update_rule(spec: RunSpec, sizes: tuple[int, ...], generator: torch.Generator | None) -> UpdateRule:

@@ -16,14 +16,15 @@ from rich.console import Console
 
 from norml_cli import __version__
 from norml_cli.cache import Cache
+from norml_cli.checkpoints import Stopped
 from norml_cli.datasets.splits import SplitName
 from norml_cli.display import RunDisplay
 from norml_cli.errors import UserError
 from norml_cli.provenance import device_name, git_state
 from norml_cli.records import SCHEMA_VERSION, Cost, CurvePoint, Parameters, command_line
 from norml_cli.registry import Registry, Resolved
-from norml_cli.spec import Protocol
-from norml_cli.training import Compile, Run, Stopped
+from norml_cli.spec import PretrainSpec, Protocol, RunSpec
+from norml_cli.training import Compile, Run
 
 COMPILE_FROM_OUTER_STEPS = 1000  # an inner step, measured: compiling takes about 10-20 s an inner step on two cores
 STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
@@ -60,18 +61,7 @@ def launched(
     spec = item.spec
     if launch.force:
         checkpoint.unlink(missing_ok=True)
-    known = {
-        "schema_version": SCHEMA_VERSION,
-        "status": "finished",
-        "spec": spec,
-        "spec_hash": spec.hash(),
-        "changed": list(item.changed),
-        "seed": launch.seed,
-        "device": device_name(launch.device),
-        "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        "git": git_state(),  # of the code that is about to run, not of what stands there hours later
-        "command": command_line(sys.argv[1:]),
-    }
+    known = known_fields(spec, item.changed, launch.seed, launch.device)
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {launch.seed}") as display:
         run = Run(
             spec,
@@ -95,6 +85,29 @@ def launched(
         display.say("finished")
 
 
+def known_fields(
+    spec: RunSpec | PretrainSpec, changed: Sequence[str], seed: int, device: torch.device
+) -> dict[str, Any]:
+    """The fields of any record that are known before its training starts."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "finished",
+        "spec": spec,
+        "spec_hash": spec.hash(),
+        "changed": list(changed),
+        "seed": seed,
+        "device": device_name(device),
+        "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        "git": git_state(),  # of the code that is about to run, not of what stands there hours later
+        "command": command_line(sys.argv[1:]),
+    }
+
+
+def now() -> str:
+    """UTC, as records write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
     """The fields of a record that a trained run gives."""
     state = run.state
@@ -111,7 +124,7 @@ def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
             steps_per_s=state.step / state.training_s,
             peak_memory_bytes=state.peak_memory_bytes,
         ),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
     }
 
 

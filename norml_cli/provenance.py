@@ -1,7 +1,8 @@
-"""Where a run's figures come from: the device that computed them and the commit of the code."""
+"""Where a run's figures come from: the device that computed them, its memory, and the commit of the code."""
 
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,3 +33,15 @@ def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitS
 
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *parts)
     return GitState(commit=commit, dirty=None if changes is None else changes != "")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the GPU's allocator, or of the whole process on a CPU; 0: unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0  # the standard library does not tell there; 0 reads as unknown
+    import resource  # noqa: PLC0415 - POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

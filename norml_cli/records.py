@@ -18,7 +18,7 @@ from norml.statistics import FORMULA, interval_95
 from norml_cli.errors import UserError
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
-from norml_cli.spec import Count, Id, Model, RunSpec, Sha256, Text
+from norml_cli.spec import Count, Id, Model, PretrainSpec, RunSpec, Sha256, Text
 
 SCHEMA_VERSION: Final = 1
 NOT_RUNS = frozenset({"studies", "speed"})  # folders under results/ that hold measurements of another kind
@@ -97,20 +97,16 @@ class GitState(Model):
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
-class TrainingRecord(Model):
-    """What every finished meta-training leaves: one method, benchmark, number of shots and seed."""
+class Record(Model):
+    """What every finished training leaves: where its figures come from."""
 
     schema_version: Literal[1]
     status: Literal["finished"]
-    spec: RunSpec
     spec_hash: Sha256
-    changed: list[Text] = Field(description="keys that --set changed")
-    seed: NonNegative = Field(description="of initial weights and training episodes")
+    changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
+    seed: NonNegative = Field(description="of initial weights and of what training draws")
     dataset: DatasetIdentity
-    curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
-    best_step: Count = Field(description="outer steps of the best weights on meta-validation")
-    parameters: Parameters
-    cost: Cost
+    best_step: Count = Field(description="steps of the best weights on meta-validation")
     device: Text
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
@@ -128,29 +124,37 @@ class TrainingRecord(Model):
             raise ValueError("must be a UTC time such as 2026-01-31T12:00:00+00:00")
         return text
 
+    def _check_spec(self, spec: RunSpec | PretrainSpec) -> None:
+        if self.spec_hash != spec.hash():
+            raise ValueError("spec_hash is not the hash of spec")
+        if self.dataset.id != spec.dataset:
+            raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{spec.dataset}'")
+
+    def _check_steps(self, steps: list[int], last: int, name: str) -> None:
+        if steps != sorted(set(steps)) or steps[-1] != last:
+            raise ValueError(f"curve does not run up to the spec's {name}")
+        if self.best_step not in steps:
+            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+
+
+class TrainingRecord(Record):
+    """What every finished meta-training leaves: one method, benchmark, number of shots and seed."""
+
+    spec: RunSpec
+    curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
+    parameters: Parameters
+    cost: Cost
+
     @model_validator(mode="after")
     def _training_consistent(self) -> Self:
-        self._check_identity()
-        self._check_curve()
+        self._check_spec(self.spec)
+        self._check_steps([point.step for point in self.curve], self.spec.protocol.outer_steps, "outer_steps")
         return self
 
     @property
     def best(self) -> CurvePoint:
         """The best meta-validation."""
         return next(point for point in self.curve if point.step == self.best_step)
-
-    def _check_identity(self) -> None:
-        if self.spec_hash != self.spec.hash():
-            raise ValueError("spec_hash is not the hash of spec")
-        if self.dataset.id != self.spec.dataset:
-            raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{self.spec.dataset}'")
-
-    def _check_curve(self) -> None:
-        steps = [point.step for point in self.curve]
-        if steps != sorted(set(steps)) or steps[-1] != self.spec.protocol.outer_steps:
-            raise ValueError("curve does not run up to the spec's outer_steps")
-        if self.best_step not in steps:
-            raise ValueError(f"best_step {self.best_step} is no step of the curve")
 
 
 class RunRecord(TrainingRecord):

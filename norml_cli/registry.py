@@ -23,6 +23,7 @@ from norml_cli.spec import (
     Method,
     Model,
     Protocol,
+    RecipeEntry,
     RunSpec,
     SourceSplit,
     TableEntry,
@@ -38,6 +39,7 @@ KINDS: dict[str, TypeAdapter[Any]] = {
     "datasets": TypeAdapter(DatasetEntry),
     "benchmarks": TypeAdapter(BenchmarkEntry),
     "methods": TypeAdapter(Annotated[Method, Field(discriminator="algorithm")]),
+    "recipes": TypeAdapter(RecipeEntry),
     "tables": TypeAdapter(TableEntry),
 }
 
@@ -128,6 +130,7 @@ class Registry:
     datasets: MappingProxyType[str, DatasetEntry]
     benchmarks: MappingProxyType[str, BenchmarkEntry]
     methods: MappingProxyType[str, Method]
+    recipes: MappingProxyType[str, RecipeEntry]
     tables: MappingProxyType[str, TableEntry]
     files: MappingProxyType[tuple[str, str], Path] = field(repr=False)
 
@@ -143,6 +146,10 @@ class Registry:
         """The method of that id; raises UserError with the nearest ids."""
         return _find(self.methods, "method", id_)
 
+    def recipe(self, id_: str) -> RecipeEntry:
+        """The pretraining recipe of that id; raises UserError with the nearest ids."""
+        return _find(self.recipes, "recipe", id_)
+
     def table(self, id_: str) -> TableEntry:
         """The table of that id; raises UserError with the nearest ids."""
         return _find(self.tables, "table", id_)
@@ -150,7 +157,7 @@ class Registry:
     def entry(self, id_: str) -> Entry:
         """The entry of that id, of any kind; raises UserError with the nearest ids."""
         everything: dict[str, Entry] = {}
-        for entries in (self.tables, self.datasets, self.benchmarks, self.methods):
+        for entries in (self.tables, self.datasets, self.benchmarks, self.recipes, self.methods):
             everything.update(entries)
         return _find(MappingProxyType(everything), "entry", id_)
 

@@ -1,4 +1,5 @@
-"""What a registry entry may say: pydantic models of datasets, benchmarks, methods and tables, and the resolved run.
+"""What a registry entry may say: pydantic models of datasets, benchmarks, methods, pretraining recipes and
+tables, and the resolved run and pretraining.
 
 Torch-free, so that `list`, `validate`'s reading half and `report` start at once. A value that decides a number is
 written in YAML as `{value: ..., source: "..."}`; the source names the paper's section or equation, another paper's
@@ -25,6 +26,8 @@ Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Shots = Annotated[int, Field(ge=1, le=1000)]
 Text = Annotated[str, Field(min_length=1)]
+Rgb = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
 class Model(BaseModel):
@@ -131,12 +134,62 @@ class NodalLstmRule(Model):
     forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
 
 
+class Recipe(Model):
+    """Every value of the pretraining of one ResNet-12 backbone."""
+
+    input_size_px: int = Field(
+        ge=16, le=1024, description="side of the network's input; images are averaged down to it"
+    )
+    pixel_mean: Rgb = Field(description="subtracted from pixels in 0..1, by colour")
+    pixel_std: PositiveRgb = Field(description="what the difference is divided by, by colour")
+    widths: list[Annotated[int, Field(ge=1, le=8192)]] = Field(
+        min_length=4, max_length=4, description="channels of the four blocks; the last is the number of features"
+    )
+    convolution_biases: bool = Field(description="whether the 3x3 convolutions have biases")
+    batch_norm_scale: bool = Field(description="whether batch norm learns a scale besides its shift")
+    batch_norm_epsilon: float = Field(gt=0, lt=1, description="added to the variance in batch norm")
+    skip_batch_norm: bool = Field(description="whether the 1x1 convolution of the skip is normalised")
+    activate_after_sum: bool = Field(
+        description="whether the sum of both branches is activated, or the third 3x3 alone"
+    )
+    initial_weights: Literal["he", "xavier"] = Field(description="'he': normal, by fan-out; 'xavier': uniform")
+    drop_rate: float = Field(ge=0, lt=1, description="share of a block's output that training drops")
+    drop_block_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        description="side of the squares that blocks 3 and 4 drop (DropBlock); null: single values in every block"
+    )
+    drop_ramp_steps: int = Field(ge=0, le=10_000_000, description="steps over which squares reach drop_rate from 0")
+    crop_padding_px: int = Field(ge=0, le=64, description="zeros around an image before it is cropped at random")
+    colour_jitter: float = Field(ge=0, le=1, description="random change of brightness, contrast and saturation")
+    flip: bool = Field(description="whether half of the images are mirrored left to right")
+    images_per_draw: int = Field(ge=1, le=4096, description="images of a batch that share one draw of augmentation")
+    batch_size: int = Field(ge=2, le=65_536, description="images per step")
+    steps: Count = Field(description="steps of the whole pretraining")
+    optimiser: Literal["adam", "sgd"]
+    learning_rate: float = Field(gt=0, le=10, description="of the first step")
+    momentum: float = Field(ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(ge=0, le=1, description="L2 penalty on all learned values")
+    schedule: Literal["drops", "cosine"] = Field(description="'drops': at lr_drops; 'cosine': falls to 0 at the end")
+    lr_drops: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        max_length=32, description="where, as fractions of all steps, the learning rate is multiplied by lr_factor"
+    )
+    lr_factor: float = Field(gt=0, le=1, description="of each drop of the learning rate")
+    validations: int = Field(
+        ge=1, le=10_000, description="meta-validations, evenly spaced; the best one's weights stay"
+    )
+    n_way: int = Field(ge=2, le=1000, description="N: classes of a meta-validation episode")
+    shots: list[Shots] = Field(min_length=1, description="K values whose nearest-centroid accuracies are averaged")
+    queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class of an episode")
+    validation_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-validation episodes of each K")
+    episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+
+
 Rule = GradientDescentRule | NodalLstmRule
 RULES: dict[str, type[Rule]] = {"gradient-descent": GradientDescentRule, "nodal-lstm": NodalLstmRule}
 
 ProtocolEntry = _with_sources(Protocol, "ProtocolEntry", partial=True)
 GradientDescentEntry = _with_sources(GradientDescentRule, "GradientDescentEntry", partial=False)
 NodalLstmEntry = _with_sources(NodalLstmRule, "NodalLstmEntry", partial=False)
+RecipeValuesEntry = _with_sources(Recipe, "RecipeValuesEntry", partial=False)
 
 
 class Entry(Model):
@@ -171,6 +224,17 @@ class NodalLstmMethod(MethodEntry):
 
 
 Method = GradientDescentMethod | NodalLstmMethod
+
+
+class RecipeEntry(Entry):
+    """A way to pretrain a backbone."""
+
+    recipe: RecipeValuesEntry  # type: ignore[valid-type]
+
+    @property
+    def values(self) -> Recipe:
+        """The recipe without its sources."""
+        return Recipe(**{key: getattr(self.recipe, key).value for key in Recipe.model_fields})
 
 
 class BenchmarkEntry(Entry):
@@ -329,6 +393,18 @@ class RunSpec(Model):
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
         return content_hash(self.model_dump(mode="json", exclude_defaults=True))
+
+
+class PretrainSpec(Model):
+    """Everything that decides one pretraining's numbers but the seed."""
+
+    dataset: Id
+    recipe: Id
+    values: Recipe
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of all values: equal hashes, equal pretrainings."""
+        return content_hash(self.model_dump(mode="json"))
 
 
 def content_hash(value: Any) -> str:

@@ -6,15 +6,11 @@ checkpoint or follows from spec and seed, so on the CPU a resumed run ends with 
 
 import logging
 import math
-import pickle
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -34,23 +30,19 @@ from norml.meta_training import (
 from norml.statistics import interval_95
 from norml_cli.build import build_meta_learner, generator_for
 from norml_cli.cache import Cache, EpisodeArrays, episode_requests
+from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
-from norml_cli.files import write_atomically
+from norml_cli.provenance import peak_memory_bytes
 from norml_cli.records import DatasetIdentity
 from norml_cli.spec import DatasetEntry, RunSpec
 
-CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
 EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
 EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
 STEPS_BETWEEN_LOOKS = 25  # outer steps between two looks at the loss: each look makes a GPU's queue run empty
 
 _TORCH_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The run was asked to stop, and its checkpoint is written."""
 
 
 class Display(Protocol):
@@ -135,7 +127,7 @@ class Run:
         }
         self.episode_hashes = {split: arrays.hash() for split, (_, arrays) in fixed.items()}
         self.dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
-        self._stop_requested = False
+        self._stop = StopRequest()
         self.state = State()
         self._started_at = time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and accuracy since the last look
@@ -163,7 +155,7 @@ class Run:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        with self._stop_signals(), _matmul_precision(self.spec.protocol.matmul_precision):
+        with self._stop.listening(), _matmul_precision(self.spec.protocol.matmul_precision):
             try:
                 yield
             except Stopped:
@@ -184,8 +176,7 @@ class Run:
             if state.step == outer_steps:
                 self.save()
                 return
-            if self._stop_requested:
-                raise Stopped
+            self._stop.obey()
             loss = self._outer_steps(self._steps_until_a_look())
             now = time.perf_counter()
             if now - shown_at > SHOW_EVERY_S:
@@ -313,8 +304,7 @@ class Run:
         pool, episodes = self._fixed[split]
         counts = []
         for start in range(0, len(episodes), EPISODES_BETWEEN_LOOKS):
-            if self._stop_requested:
-                raise Stopped
+            self._stop.obey()
             self.display.evaluating(split, start, len(episodes))
             counts.append(
                 correct_counts(
@@ -344,21 +334,15 @@ class Run:
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
         }
-        write_atomically(self._checkpoint, lambda file: torch.save(content, file))
+        write_checkpoint(self._checkpoint, content)
 
     def keep_weights(self, path: Path) -> None:
         """Leave the tested weights at `path`."""
         content = {**self._identity, "best_step": self.state.best_step, "meta_learner": self.state.best_weights}
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_checkpoint(path, content)
 
     def _load(self) -> None:
-        content = _read_checkpoint(self._checkpoint)
-        for key, expected in self._identity.items():
-            if content.get(key) != expected:
-                raise UserError(
-                    f"{self._checkpoint}: belongs to another run ({key} differs); start over with --force, "
-                    f"or keep it and use another --results folder"
-                )
+        content = read_checkpoint(self._checkpoint, self._identity)
         self.meta_learner.load_state_dict(content["meta_learner"])
         self._optimizer.load_state_dict(content["optimizer"])
         self._generator.set_state(content["generator"].cpu())
@@ -369,24 +353,7 @@ class Run:
         now = time.perf_counter()
         self.state.wall_s += now - self._started_at
         self._started_at = now
-        self.state.peak_memory_bytes = max(self.state.peak_memory_bytes, _peak_memory_bytes(self.device))
-
-    # -------------------------------------------------------------------------------------------------- signals
-
-    @contextmanager
-    def _stop_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop at the next step instead of breaking one off."""
-
-        def request_stop(_signal: int, _frame: FrameType | None) -> None:
-            self._stop_requested = True
-
-        names = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(name, request_stop) for name in names]
-        try:
-            yield
-        finally:
-            for name, handler in zip(names, previous, strict=True):
-                signal.signal(name, handler)
+        self.state.peak_memory_bytes = max(self.state.peak_memory_bytes, peak_memory_bytes(self.device))
 
     def _show(self, loss: float) -> None:
         last = self.state.curve[-1]["validation_accuracy"] if self.state.curve else None
@@ -408,28 +375,3 @@ def _indices(arrays: EpisodeArrays) -> EpisodeIndices:
     return EpisodeIndices(
         *(torch.from_numpy(a.astype(np.int64)) for a in (arrays.classes, arrays.examples, arrays.turns))
     )
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors and plain values only: nothing in the file is executed."""
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); start over with --force"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint of a run; start over with --force")
-    return content
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Of the GPU's allocator, or of the whole process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform == "win32":
-        return 0  # the standard library does not tell there; 0 reads as unknown
-    import resource  # noqa: PLC0415 - POSIX only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

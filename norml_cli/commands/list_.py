@@ -34,6 +34,16 @@ def _summary(registry: Registry) -> dict[str, list[dict[str, Any]]]:
         "datasets": [
             {"id": d.id, "title": d.title, "licence": d.licence, "home": d.home} for d in registry.datasets.values()
         ],
+        "recipes": [
+            {
+                "id": r.id,
+                "title": r.title,
+                "widths": r.values.widths,
+                "input": f"{r.values.input_size_px} px",
+                "steps": f"{r.values.steps:,}",
+            }
+            for r in registry.recipes.values()
+        ],
         "tables": [{"id": t.id, "title": t.title} for t in registry.tables.values()],
     }
 

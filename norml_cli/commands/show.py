@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from norml_cli.registry import Registry, Resolved
-from norml_cli.spec import RULES, Entry, Protocol, Published, Sourced
+from norml_cli.spec import RULES, Entry, Protocol, Published, RecipeEntry, Sourced
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
 
@@ -31,6 +31,8 @@ def show(
         rows = [*_method_rows(resolved), *_count_rows(registry, resolved)]
     else:
         rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows those
+    if isinstance(entry, RecipeEntry):
+        rows += _backbone_rows(entry)
     if as_json:
         values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
         console.print_json(data={"id": entry.id, "title": entry.title, "values": values})
@@ -66,6 +68,12 @@ def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
         ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),
         ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
     ]
+
+
+def _backbone_rows(entry: RecipeEntry) -> Rows:
+    from norml_cli.build import backbone_parameters  # noqa: PLC0415 - torch, which only counting needs
+
+    return [("backbone parameters", f"{backbone_parameters(entry.values):,}", "counted: without the layer to classes")]
 
 
 def _entry_rows(entry: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

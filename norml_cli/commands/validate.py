@@ -1,36 +1,45 @@
 """`norml validate [PATH]`: read every entry, resolve every run, and build every model without its numbers."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from norml_cli.errors import UserError
-from norml_cli.registry import Registry, RegistryError
+from norml_cli.registry import KINDS, Registry, RegistryError
 
 
 def validate(registry: Registry, console: Console) -> None:
-    """Dry-build each method on each benchmark and shots. Raises RegistryError with every fault found.
+    """Dry-build each method on each benchmark and shots, and each recipe. Raises RegistryError with every fault found.
 
     Reading and cross-checking the files happened when `registry` was loaded.
     """
-    from norml_cli.build import parameter_counts  # noqa: PLC0415 - torch, which the reading half does without
-
     faults, n_built = [], 0
+    for where, build in _builds(registry):
+        try:
+            build()
+            n_built += 1
+        except (RuntimeError, ValueError) as error:
+            faults.append(f"{where}: {str(error).splitlines()[0]}")
+    if faults:
+        raise RegistryError(faults)
+    counted = ", ".join(f"{len(getattr(registry, kind))} {kind}" for kind in KINDS)
+    console.print(f"valid: {counted}; {n_built} models built", highlight=False)
+
+
+def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Where each model is declared, and what builds it."""
+    from norml_cli.build import backbone_parameters, parameter_counts  # noqa: PLC0415 - torch; reading does without
+
     for method in registry.methods.values():
         for bench in registry.benchmarks.values():
             for shots in bench.shots:
                 spec = registry.resolve(method.id, bench.id, shots).spec
-                try:
-                    parameter_counts(spec, registry.datasets[spec.dataset])
-                    n_built += 1
-                except (RuntimeError, ValueError) as error:
-                    path = registry.files["methods", method.id]
-                    faults.append(f"{path}: on {bench.id}, {shots} shots: {str(error).splitlines()[0]}")
-    if faults:
-        raise RegistryError(faults)
-    kinds = {kind: len(getattr(registry, kind)) for kind in ("methods", "benchmarks", "datasets", "tables")}
-    counted = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    console.print(f"valid: {counted}; {n_built} models built", highlight=False)
+                where = f"{registry.files['methods', method.id]}: on {bench.id}, {shots} shots"
+                yield where, partial(parameter_counts, spec, registry.datasets[spec.dataset])
+    for recipe in registry.recipes.values():
+        yield f"{registry.files['recipes', recipe.id]}", partial(backbone_parameters, recipe.values)
 
 
 def folder_to_validate(path: Path | None) -> Path | None:

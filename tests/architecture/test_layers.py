@@ -18,7 +18,14 @@ ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 # other. A new module must be placed here.
 LAYERS: list[set[str]] = [
     {"norml", "norml_cli", "norml_cli.errors"},
-    {"norml.episodes", "norml.fast_weights", "norml.hidden_layer", "norml.update_rules", "norml.statistics"},
+    {
+        "norml.episodes",
+        "norml.fast_weights",
+        "norml.hidden_layer",
+        "norml.resnet12",
+        "norml.statistics",
+        "norml.update_rules",
+    },
     {
         "norml.learner",
         "norml.update_rules.gradient_descent",
@@ -32,8 +39,8 @@ LAYERS: list[set[str]] = [
     {"norml_cli.faults"},
     {"norml_cli.registry"},
     {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build"},
-    {"norml_cli.tables", "norml_cli.cache"},
-    {"norml_cli.report", "norml_cli.comparisons", "norml_cli.training", "norml_cli.provenance"},
+    {"norml_cli.tables", "norml_cli.cache", "norml_cli.checkpoints", "norml_cli.provenance"},
+    {"norml_cli.report", "norml_cli.comparisons", "norml_cli.training"},
     {"norml_cli.launch"},
     {"norml_cli.commands.*"},
     {"norml_cli.app"},

@@ -18,9 +18,20 @@ RUN = ("run", "norml", "--benchmark", "tiny-5way")
 def test_list_names_every_entry_of_every_kind(shell: Shell):
     code, out, _ = shell.norml("list")
     assert code == 0
-    for id_ in ("norml", "maml-layerwise-lr", "omniglot-20way", "tiny-5way", "glyphs", "mini-imagenet", "table-2"):
+    for id_ in (
+        "norml",
+        "maml-layerwise-lr",
+        "omniglot-20way",
+        "tiny-5way",
+        "glyphs",
+        "mini-imagenet",
+        "rfs-2020",
+        "table-2",
+    ):
         assert id_ in out
-    assert {"methods", "benchmarks", "datasets", "tables"} == set(json.loads(shell.norml("list", "--json")[1]))
+    assert {"methods", "benchmarks", "datasets", "recipes", "tables"} == set(
+        json.loads(shell.norml("list", "--json")[1])
+    )
 
 
 def test_show_gives_each_value_its_source_and_counts_parameters(shell: Shell):
@@ -36,7 +47,8 @@ def test_show_gives_each_value_its_source_and_counts_parameters(shell: Shell):
 
 
 @pytest.mark.parametrize(
-    "id_", ["norml-zero-cell", "omniglot-20way", "omniglot", "mini-imagenet", "glyphs", "table-2", "table-1"]
+    "id_",
+    ["norml-zero-cell", "omniglot-20way", "omniglot", "mini-imagenet", "glyphs", "mtl-2019", "table-2", "table-1"],
 )
 def test_show_prints_every_kind_of_entry(shell: Shell, id_: str):
     code, out, err = shell.norml("show", id_)
@@ -64,6 +76,21 @@ def test_validate_builds_every_model_and_finds_every_fault(shell: Shell):
         code, _, err = shell.norml("validate", str(target))
         assert code == 2
         assert "protocol.inner_rl: unknown key, did you mean 'inner_lr'?" in err
+
+
+def test_show_counts_the_parameters_of_a_recipe(shell: Shell):
+    values = {row["key"]: row for row in json.loads(shell.norml("show", "rfs-2020", "--json")[1])["values"]}
+    assert values["backbone parameters"]["value"] == "12,424,320"
+    assert values["recipe.learning_rate"]["source"] == "Tian et al. 2020, train_supervised.py learning_rate"
+
+
+def test_validate_builds_every_recipe(shell: Shell):
+    recipe = yaml.safe_load((builtin_registry() / "recipes/rfs-2020.yaml").read_text())
+    recipe["id"], recipe["recipe"]["input_size_px"]["value"] = "too-small", 42
+    path = write_entry(shell.registry, "recipes", recipe)
+    code, _, err = shell.norml("validate")
+    assert code == 2
+    assert err == (f"error: {path}: squares of 5 pixels do not fit a map of 2 x 2; lower drop_block_size\n")
 
 
 def test_a_method_variant_is_one_yaml_file(shell: Shell):

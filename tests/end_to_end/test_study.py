@@ -76,7 +76,7 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
     taken = training.Run._outer_steps
 
     def stopping(run: training.Run, count: int) -> float:
-        run._stop_requested = run.state.step == 5
+        run._stop.made = run.state.step == 5
         return taken(run, count)
 
     monkeypatch.setattr(training.Run, "_outer_steps", stopping)

@@ -49,6 +49,8 @@ DATASET = {
 }
 ENTRIES = {"methods": METHOD, "benchmarks": made_benchmark(), "tables": made_table(), "datasets": DATASET}
 
+READ_FROM = "entries are read from datasets, benchmarks, methods, recipes, tables/<id>.yaml; move or rename this file"
+
 
 def with_value(entry, key, value):
     """A deep copy of `entry` with `value` at the dotted key; ... removes the key."""
@@ -342,7 +344,7 @@ def test_file_that_would_not_be_read(tmp_path, place):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("id: mine\n")
     assert faults_of(tmp_path) == [
-        f"{path}: entries are read from datasets, benchmarks, methods, tables/<id>.yaml; move or rename this file",
+        f"{path}: {READ_FROM}",
     ]
 
 
@@ -359,7 +361,7 @@ def test_all_faults_are_told_at_once(tmp_path):
         tmp_path, "tables", with_value(with_value(made_table(), "reference", "mine"), "rows.2.method", "nobody")
     )
     assert faults_of(tmp_path) == [
-        f"{stray}: entries are read from datasets, benchmarks, methods, tables/<id>.yaml; move or rename this file",
+        f"{stray}: {READ_FROM}",
         f"{bench}: protocol.n_way.value: must be at least 2 (got 1)",
         f"{method}: title: must not be empty (got '')",
         f"{method}: rule.learned_rates.source: must not be empty (got '')",

@@ -106,7 +106,7 @@ def test_entry(path: Path):
     assert all(number.half_width is None or 0 <= number.half_width <= 1 for number in published_numbers(entry))
 
 
-@pytest.mark.parametrize("kind", ["methods", "benchmarks", "datasets"])
+@pytest.mark.parametrize("kind", ["methods", "benchmarks", "datasets", "recipes"])
 def test_values_that_decide_numbers_have_sources(kind):
     """The walk that `test_entry` relies on finds something to check."""
     for path in FILES:
@@ -129,6 +129,20 @@ def test_table_is_the_papers(registry, table_id, printed):
     }
     assert found == printed
     assert list(found) == list(printed)
+
+
+def test_the_recipes_of_both_papers_are_declared(registry):
+    """What research has on them: Sun et al. (2019) and Tian et al. (2020)."""
+    mtl, rfs = (registry.recipe(id_).values for id_ in ("mtl-2019", "rfs-2020"))
+    assert (mtl.widths, mtl.optimiser, mtl.learning_rate, mtl.batch_size) == ([64, 128, 256, 512], "adam", 0.001, 64)
+    assert (mtl.drop_rate, mtl.drop_block_size, mtl.skip_batch_norm, mtl.flip) == (0.1, None, False, False)
+    assert (mtl.steps, [drop * mtl.steps for drop in mtl.lr_drops], mtl.lr_factor) == (10_000, [5_000], 0.5)
+    assert (rfs.widths, rfs.optimiser, rfs.learning_rate, rfs.batch_size) == ([64, 160, 320, 640], "sgd", 0.05, 64)
+    assert (rfs.momentum, rfs.weight_decay, rfs.drop_rate, rfs.drop_block_size) == (0.9, 5e-4, 0.1, 5)
+    assert (rfs.steps / 600, [drop * rfs.steps / 600 for drop in rfs.lr_drops], rfs.lr_factor) == (100, [60, 80], 0.1)
+    assert (rfs.crop_padding_px, rfs.colour_jitter, rfs.flip) == (8, 0.4, True)
+    assert [round(255 * mean, 3) for mean in rfs.pixel_mean] == [120.396, 115.594, 104.540]
+    assert [round(255 * std, 3) for std in rfs.pixel_std] == [70.682, 68.276, 72.545]
 
 
 def test_ablation_tables_hold_every_method(registry):
