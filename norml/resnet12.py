@@ -168,6 +168,8 @@ def drop_squares(x: Tensor, rate: float, size: int, generator: torch.Generator |
 
 
 def _initialise(convolution: nn.Conv2d, kind: Literal["he", "xavier"], generator: torch.Generator | None) -> None:
+    if convolution.weight.is_meta:
+        return  # nothing to draw, and torch would take seconds to find that out for a normal distribution
     if kind == "he":
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     else:

@@ -111,6 +111,28 @@ def prepare_command(
     prepare(load_registry(registry), dataset, source=source, force=force, verify=verify, console=Console())
 
 
+@app.command("pretrain")
+def pretrain_command(
+    dataset: Annotated[str, typer.Argument(help="Data set id: mini-imagenet.")],
+    recipe: Annotated[str, typer.Option("--recipe", metavar="ID", help="How: a recipe of the registry.")],
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="A shorter or longer pretraining.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Channels of the first block.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Pretrain a backbone on the meta-training classes; start again what was stopped and it goes on."""
+    entries = load_registry(registry)
+    from norml_cli.recipes import resolve_recipe  # before torch: fails fast
+
+    resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
+    from norml_cli.commands.pretrain import pretrain
+
+    pretrain(entries, resolved, seed=seed, device=device, force=force, results=results, console=Console())
+
+
 @app.command("run")
 def run_command(
     methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.")],

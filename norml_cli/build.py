@@ -2,10 +2,14 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from norml.adaptation import InnerLoop
+from norml.episodes import EpisodeIndices
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
@@ -53,6 +57,11 @@ def parameter_counts(spec: RunSpec, dataset: DatasetEntry) -> dict[str, int]:
     """Learned values of learner and meta-learner, from a build that holds no numbers."""
     with torch.device("meta"):
         return build_meta_learner(spec, dataset, generator=None).parameter_counts()
+
+
+def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArray[Any]) -> EpisodeIndices:
+    """Stored episodes of any integer type as tensors."""
+    return EpisodeIndices(*(torch.from_numpy(array.astype(np.int64)) for array in (classes, examples, turns)))
 
 
 def build_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:

@@ -28,7 +28,7 @@ from platformdirs import user_cache_path
 from norml_cli.datasets.splits import SPLITS, ClassStream, LoadedDataset, SplitName, identity
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
-from norml_cli.spec import DatasetEntry, RunSpec, content_hash
+from norml_cli.spec import DatasetEntry, Recipe, RunSpec, content_hash
 
 SCHEMA_VERSION = 1
 FILE_FORM = ("v110", "v110")  # see above
@@ -88,6 +88,22 @@ def episode_requests(spec: RunSpec) -> tuple[EpisodeRequest, EpisodeRequest]:
         seed=protocol.episode_seed,
     )
     return validation, replace(validation, split="meta_test", episodes=protocol.test_episodes)
+
+
+def pretraining_requests(recipe: Recipe) -> dict[int, EpisodeRequest]:
+    """The meta-validation episodes of a pretraining, by shots."""
+    return {
+        shots: EpisodeRequest(
+            split="meta_val",
+            n_way=recipe.n_way,
+            shots=shots,
+            queries_per_class=recipe.queries_per_class,
+            turned=False,
+            episodes=recipe.validation_episodes,
+            seed=recipe.episode_seed,
+        )
+        for shots in recipe.shots
+    }
 
 
 @dataclass(frozen=True)

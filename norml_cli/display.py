@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 PLAIN_EVERY_S = 15.0  # chosen: a log that a person can follow and a file can hold
 
-_SPLITS = {"meta_val": "meta-validation", "meta_test": "meta-test"}
+_SPLITS = {"meta_train": "meta-training", "meta_val": "meta-validation", "meta_test": "meta-test"}
 
 
 class RunDisplay:
@@ -47,6 +47,18 @@ class RunDisplay:
         note = f"{rate:.1f} steps/s, loss {loss:.3f}"
         note += f", meta-val {100 * validation:.1f}%" if validation is not None else ""
         self._show(step, outer_steps, note, rate)
+
+    def pretraining(self, step: int, steps: int, batch_size: int, loss: float, validation: float | None) -> None:
+        """Show a backbone's pretraining at `step` of `steps`, each of `batch_size` images."""
+        rate = self._enter_phase("pretraining", step)
+        note = f"{rate * batch_size:.0f} images/s, loss {loss:.3f}"
+        note += f", meta-val {100 * validation:.1f}%" if validation is not None else ""
+        self._show(step, steps, note, rate)
+
+    def embedding(self, split: str, done: int, images: int) -> None:
+        """Show how many images of a split have been turned into features."""
+        rate = self._enter_phase(f"features of {_SPLITS[split]}", done)
+        self._show(done, images, f"{rate:.0f} images/s" if rate else "", rate)
 
     def evaluating(self, split: str, done: int, episodes: int) -> None:
         """Show an evaluation at `done` of `episodes` episodes."""

@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, flushed to disk, then moved into it."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _umask() -> int:

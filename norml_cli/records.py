@@ -21,7 +21,9 @@ from norml_cli.files import write_atomically
 from norml_cli.spec import Count, Id, Model, PretrainSpec, RunSpec, Sha256, Text
 
 SCHEMA_VERSION: Final = 1
-NOT_RUNS = frozenset({"studies", "speed"})  # folders under results/ that hold measurements of another kind
+NOT_RUNS = frozenset(
+    {"studies", "speed", "pretraining"}
+)  # folders under results/ that hold measurements of another kind
 
 _MEAN_TOLERANCE = 1e-12
 _HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit that is printed
@@ -32,7 +34,7 @@ Duration = Annotated[float, Field(ge=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
-R = TypeVar("R", bound="TrainingRecord")
+R = TypeVar("R", bound="Record")
 
 
 class DatasetIdentity(Model):
@@ -190,6 +192,56 @@ class RunRecord(TrainingRecord):
             raise ValueError(f"accuracy.half_width is not {FORMULA}")
 
 
+class PretrainingPoint(Model):
+    """One look at the backbone: training figures are means since the one before."""
+
+    step: Count = Field(description="steps done")
+    loss: Annotated[float, Field(ge=0)] = Field(description="cross-entropy over the training classes")
+    train_accuracy: Fraction = Field(description="over the training classes, on augmented images")
+    held_out_accuracy: Fraction = Field(description="over the training classes, on the images held out")
+    nearest_centroid: dict[str, Fraction] = Field(description="meta-validation accuracy by shots")
+    learning_rate: Annotated[float, Field(ge=0)]
+
+    @property
+    def selection(self) -> float:
+        """The figure that picks the weights: the mean over shots of the nearest-centroid accuracies."""
+        return sum(self.nearest_centroid.values()) / len(self.nearest_centroid)
+
+
+class PretrainingCost(Model):
+    """What the pretraining took."""
+
+    wall_s: Duration = Field(description="from start to record, over all restarts")
+    training_s: Duration = Field(description="in steps alone")
+    images_per_s: Duration = Field(description="training images per second of training_s")
+    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+
+
+class PretrainingRecord(Record):
+    """What every finished pretraining of a backbone leaves; meta-test is left alone."""
+
+    spec: PretrainSpec
+    curve: list[PretrainingPoint] = Field(min_length=1, description="in order")
+    nearest_centroid: dict[str, Accuracy] = Field(description="of the best weights on meta-validation, by shots")
+    validation_hashes: dict[str, Text] = Field(description="of the meta-validation episodes, by shots")
+    training_images: Count = Field(description="of the training classes, without those held out")
+    parameters: NonNegative = Field(description="of the backbone")
+    weights_sha256: Sha256 = Field(description="of the file with the backbone's weights")
+    cost: PretrainingCost
+
+    @model_validator(mode="after")
+    def _pretraining_consistent(self) -> Self:
+        self._check_spec(self.spec)
+        self._check_steps([point.step for point in self.curve], self.spec.values.steps, "steps")
+        best = next(point for point in self.curve if point.step == self.best_step)
+        if best.selection < max(point.selection for point in self.curve):
+            raise ValueError(f"best_step {self.best_step} is not the best on meta-validation")
+        found = {shots: accuracy.mean for shots, accuracy in self.nearest_centroid.items()}
+        if found != best.nearest_centroid:
+            raise ValueError("nearest_centroid is not that of best_step")
+        return self
+
+
 class TrialRecord(TrainingRecord):
     """One finished trial of a study: meta-trained and meta-validated, with meta-test left alone."""
 
@@ -208,7 +260,12 @@ def trial_path(results: Path, study: str, spec: RunSpec, seed: int) -> Path:
     return folder / f"{spec.hash()[:12]}-seed-{seed}.json"
 
 
-def write_record(path: Path, record: TrainingRecord) -> None:
+def pretraining_path(results: Path, spec: PretrainSpec, seed: int) -> Path:
+    """Where its record lies: <results>/pretraining/<data set>/<recipe>/<hash of its values>-seed-<n>.json."""
+    return results / "pretraining" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}.json"
+
+
+def write_record(path: Path, record: Record) -> None:
     """Write the whole record or nothing. Raises UserError if the place cannot be written."""
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     content = f"{_number_lists_on_one_line(text)}\n".encode()
@@ -223,6 +280,11 @@ def read_record(path: Path) -> RunRecord:
 def read_trial(path: Path) -> TrialRecord:
     """The trial's record at `path`. Raises UserError with `file: key: message` lines for anything else."""
     return _read(path, TrialRecord)
+
+
+def read_pretraining(path: Path) -> PretrainingRecord:
+    """The pretraining's record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    return _read(path, PretrainingRecord)
 
 
 def find_trials(results: Path, study: str) -> list[TrialRecord]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from norml.episodes import EpisodeBatch, EpisodeIndices, ImagePool, sample_indices
+from norml.episodes import EpisodeBatch, ImagePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import (
     MetaGradient,
@@ -28,8 +28,8 @@ from norml.meta_training import (
     outer_step,
 )
 from norml.statistics import interval_95
-from norml_cli.build import build_meta_learner, generator_for
-from norml_cli.cache import Cache, EpisodeArrays, episode_requests
+from norml_cli.build import build_meta_learner, episode_indices, generator_for
+from norml_cli.cache import Cache, episode_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
@@ -122,7 +122,10 @@ class Run:
         requests = [request for request in episode_requests(spec) if request.split in splits]
         fixed = {request.split: (request, cache.episodes(request)) for request in requests}
         self._fixed = {
-            split: (self._pool(cache, split, turned=request.turned), _indices(arrays).to(device))
+            split: (
+                self._pool(cache, split, turned=request.turned),
+                episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device),
+            )
             for split, (request, arrays) in fixed.items()
         }
         self.episode_hashes = {split: arrays.hash() for split, (_, arrays) in fixed.items()}
@@ -369,9 +372,3 @@ def _matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _indices(arrays: EpisodeArrays) -> EpisodeIndices:
-    return EpisodeIndices(
-        *(torch.from_numpy(a.astype(np.int64)) for a in (arrays.classes, arrays.examples, arrays.turns))
-    )

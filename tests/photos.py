@@ -164,6 +164,32 @@ def entry(**changes: object) -> DatasetEntry:
 
 
 def write_registry(folder: Path, **changes: object) -> Path:
-    """A registry folder with the made data set."""
+    """A registry folder with the made data set and recipe."""
     write_entry(folder, "datasets", entry_values(**changes))
+    write_entry(folder, "recipes", recipe_values())
     return folder
+
+
+def recipe_values(**changes: object) -> dict[str, object]:
+    """The built-in narrow recipe cut down to steps of milliseconds, as `made-recipe`; `changes` by key."""
+    values = yaml.safe_load((builtin_registry() / "recipes/resnet12-narrow.yaml").read_text())
+    values["id"] = "made-recipe"
+    small = {
+        "input_size_px": 16,
+        "widths": [4, 4, 4, 6],
+        "drop_rate": 0.1,
+        "crop_padding_px": 2,
+        "colour_jitter": 0.4,
+        "images_per_draw": 2,
+        "batch_size": 4,
+        "steps": 7,
+        "learning_rate": 0.01,
+        "validations": 3,
+        "n_way": 2,
+        "shots": [1, 2],
+        "queries_per_class": 2,
+        "validation_episodes": 20,
+    }
+    for key, value in (small | changes).items():
+        values["recipe"][key]["value"] = value
+    return values

@@ -1,0 +1,112 @@
+"""`norml pretrain`: pretrain a backbone and keep its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from norml.statistics import FORMULA
+from norml_cli.cache import Cache, pretraining_requests
+from norml_cli.checkpoints import Stopped
+from norml_cli.commands.prepare import ensure_ready
+from norml_cli.display import RunDisplay
+from norml_cli.files import file_sha256
+from norml_cli.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
+from norml_cli.pretraining import Pretraining
+from norml_cli.recipes import ResolvedRecipe, backbone_path
+from norml_cli.records import (
+    Accuracy,
+    PretrainingCost,
+    PretrainingPoint,
+    PretrainingRecord,
+    pretraining_path,
+    read_pretraining,
+    write_record,
+)
+from norml_cli.registry import Registry
+
+
+def pretrain(
+    registry: Registry,
+    resolved: ResolvedRecipe,
+    *,
+    seed: int,
+    device: str,
+    force: bool,
+    results: Path,
+    console: Console,
+) -> None:
+    """Pretrain a backbone unless it is there, and print what it reaches on meta-validation.
+
+    Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
+    """
+    spec = resolved.spec
+    target = device_of(device)
+    record_at, weights_at = pretraining_path(results, spec, seed), backbone_path(spec, seed, ".weights")
+    require_writable(results)
+    cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
+    if force or not (record_at.exists() and weights_at.exists()):
+        _train(resolved, cache, record_at, weights_at, seed=seed, device=target, force=force, console=console)
+    else:
+        console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
+    for shots, accuracy in read_pretraining(record_at).nearest_centroid.items():
+        reached = f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"
+        text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
+        console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
+
+
+def _train(
+    resolved: ResolvedRecipe,
+    cache: Cache,
+    record_at: Path,
+    weights_at: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    force: bool,
+    console: Console,
+) -> None:
+    """Begin or go on, and leave the weights and their record."""
+    spec = resolved.spec
+    checkpoint = weights_at.with_suffix(".checkpoint")
+    if force:
+        checkpoint.unlink(missing_ok=True)
+    known = known_fields(spec, resolved.changed, seed, device)
+    with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display:
+        pretraining = Pretraining(spec, cache, seed=seed, device=device, checkpoint=checkpoint, display=display)
+        begun = f"goes on from {pretraining.state.step:,} of" if pretraining.state.step else "begins"
+        display.say(f"{begun} {spec.values.steps:,} steps, {pretraining.training_images:,} training images")
+        try:
+            pretraining.train()
+        except Stopped:
+            display.say(f"stopped after step {pretraining.state.step:,}; the same command goes on from there")
+            raise SystemExit(STOPPED_EXIT_CODE) from None
+        pretraining.keep_weights(weights_at)  # first: a record without its weights could not be used
+        write_record(record_at, PretrainingRecord(**known, **_found_fields(pretraining, weights_at)))
+        checkpoint.unlink(missing_ok=True)
+        display.say("finished")
+
+
+def _found_fields(pretraining: Pretraining, weights_at: Path) -> dict[str, Any]:
+    """The fields of a record that a finished pretraining gives."""
+    state = pretraining.state
+    return {
+        "dataset": pretraining.dataset,
+        "curve": [PretrainingPoint(**point) for point in state.curve],
+        "best_step": state.best_step,
+        "nearest_centroid": {
+            shots: Accuracy(**interval, formula=FORMULA) for shots, interval in state.best_intervals.items()
+        },
+        "validation_hashes": pretraining.validation_hashes,
+        "training_images": pretraining.training_images,
+        "parameters": pretraining.parameters,
+        "weights_sha256": file_sha256(weights_at),
+        "cost": PretrainingCost(
+            wall_s=state.wall_s,
+            training_s=state.training_s,
+            images_per_s=state.step * pretraining.spec.values.batch_size / state.training_s,
+            peak_memory_bytes=state.peak_memory_bytes,
+        ),
+        "created": now(),
+    }

@@ -1,0 +1,229 @@
+"""`norml pretrain` from the command line: weights and records, resuming, refusing."""
+
+import json
+import signal
+from pathlib import Path
+
+import photos
+import pytest
+import torch
+import yaml
+from command_line import Shell
+from tiny import write_entry
+
+from norml_cli import pretraining
+from norml_cli.app import main
+
+PRETRAIN = ("pretrain", "made-mini", "--recipe", "made-recipe", "--device", "cpu")
+
+
+@pytest.fixture
+def shell(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell with the made photographs prepared, in caches of its own."""
+    home = tmp_path_factory.mktemp("home")
+    shell.monkeypatch.setenv("NORML_HOME", str(home))
+    photos.write_registry(shell.registry)
+    source = photos.write_files(shell.folder / "source", photos.with_images())
+    assert shell.norml("prepare", "made-mini", "--source", str(source))[0] == 0
+    shell.home = home
+    return shell
+
+
+def record_of(shell: Shell, results: str = "results") -> dict:
+    (path,) = (shell.folder / results / "pretraining" / "made-mini" / "made-recipe").glob("*-seed-0.json")
+    return json.loads(path.read_text())
+
+
+def weights_of(shell: Shell) -> bytes:
+    (path,) = shell.home.rglob("*-seed-0.weights")
+    return path.read_bytes()
+
+
+def figures(record: dict) -> dict:
+    """A record without what may differ between two equal pretrainings."""
+    return {key: value for key, value in record.items() if key not in {"cost", "created", "command", "git"}}
+
+
+def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
+    code, out, err = shell.norml(*PRETRAIN)
+    assert code == 0, err
+    assert "begins 7 steps, 9 training images" in out  # three classes of four, one of each held out
+    record = record_of(shell)
+    assert [point["step"] for point in record["curve"]] == [2, 5, 7]
+    assert record["nearest_centroid"].keys() == {"1", "2"}
+    assert f"{100 * record['nearest_centroid']['2']['mean']:.2f} +-" in out
+    content = torch.load(next(shell.home.rglob("*.weights")), weights_only=True)
+    assert content["classifier"]["head.weight"].shape == (3, 6)
+    assert not list(shell.home.rglob("*.checkpoint"))
+    private = json.dumps(record)
+    assert str(shell.folder) not in private
+    assert str(shell.home) not in private
+    assert "no finished runs" not in shell.norml("report")[2]
+
+
+def test_it_is_done_again_only_by_force_and_ends_alike(shell: Shell):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    first, weights = record_of(shell), weights_of(shell)
+    assert "pretrained already" in shell.norml(*PRETRAIN)[1]
+    assert record_of(shell) == first
+    assert shell.norml(*PRETRAIN, "--force")[0] == 0
+    assert figures(record_of(shell)) == figures(first)
+    assert weights_of(shell) == weights
+    assert shell.norml(*PRETRAIN, "--seed", "1")[0] == 0
+    assert len(list(shell.home.rglob("*.weights"))) == 2
+
+
+def test_epochs_and_width_change_the_recipe_and_are_told(shell: Shell):
+    assert shell.norml(*PRETRAIN, "--epochs", "3", "--width", "8")[0] == 0
+    record = record_of(shell)
+    assert record["spec"]["values"]["steps"] == 3 * (9 // 4)
+    assert record["spec"]["values"]["widths"] == [8, 8, 8, 12]
+    assert record["changed"] == ["widths", "steps"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may tidy up."""
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict:
+    """What `whole` found, for the tests after the first."""
+    return {}
+
+
+@pytest.fixture
+def whole(shell: Shell, kept: dict) -> dict:
+    """An uninterrupted pretraining's record and weights."""
+    if not kept:
+        assert shell.norml(*PRETRAIN)[0] == 0
+        kept.update(record=figures(record_of(shell)), weights=weights_of(shell))
+        for path in [*shell.home.rglob("*.weights"), *shell.results.rglob("*.json")]:
+            path.unlink()
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("where", "calls", "saves_every_step"),
+    [("_take_step", n, True) for n in range(0, 7, 2)] + [("_validate", 1, True), ("_take_step", 5, False)],
+)
+def test_a_killed_pretraining_ends_like_an_uninterrupted_one(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, whole: dict, where: str, calls: int, saves_every_step: bool
+):
+    original, left = getattr(pretraining.Pretraining, where), [calls]
+
+    def dies(self: pretraining.Pretraining, *arguments: object) -> object:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "CHECKPOINT_EVERY_S", 0.0 if saves_every_step else 3600.0)
+        patch.setattr(pretraining.Pretraining, where, dies)
+        patch.setattr("sys.argv", ["norml", *PRETRAIN])
+        with pytest.raises(Killed):
+            main()
+    assert not list(shell.results.rglob("*.json"))
+    code, out, err = shell.norml(*PRETRAIN)
+    assert code == 0, err
+    assert ("goes on from" in out) == (saves_every_step and (where, calls) != ("_take_step", 0))
+    assert figures(record_of(shell)) == whole["record"]
+    assert weights_of(shell) == whole["weights"]
+    assert not list(shell.home.rglob(".*.part"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("where", ["_take_step", "_held_out_accuracy"])
+def test_a_signal_stops_cleanly_and_the_command_goes_on(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, whole: dict, where: str, name: str
+):
+    original, calls = getattr(pretraining.Pretraining, where), []
+
+    def signalled(self: pretraining.Pretraining, *arguments: object) -> object:
+        calls.append(self.state.step)
+        if len(calls) == 2:
+            signal.raise_signal(getattr(signal, name))
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining.Pretraining, where, signalled)
+        code, out, _ = shell.norml(*PRETRAIN)
+    assert code == 130
+    stopped = {"_take_step": 2, "_held_out_accuracy": 5}[where]
+    assert f"stopped after step {stopped}; the same command goes on from there" in out
+    assert not list(shell.results.rglob("*.json"))
+    assert f"goes on from {stopped} of 7 steps" in shell.norml(*PRETRAIN)[1]
+    assert (figures(record_of(shell)), weights_of(shell)) == (whole["record"], whole["weights"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pretrain", "made-mini", "--recipe", "made"), ["unknown recipe 'made'", "did you mean 'made-recipe'"]),
+        (("pretrain", "made-min", "--recipe", "made-recipe"), ["unknown data set 'made-min'"]),
+        (("pretrain", "tiny-glyphs", "--recipe", "made-recipe"), ["its images are grey"]),
+        (("pretrain", "mini-imagenet", "--recipe", "made-recipe"), ["norml prepare mini-imagenet", "--source"]),
+        (("pretrain", "made-mini", "--recipe", "rfs-2020"), ["batch_size 64", "9 training images"]),
+        ((*PRETRAIN, "--epochs", "0"), ["--epochs"]),
+        ((*PRETRAIN[:-1], "tpu"), ["--device tpu"]),
+        ((*PRETRAIN, "--epochs", "9999999"), ["--epochs, --width: steps: must be at most 10,000,000"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(shell: Shell, arguments: tuple[str, ...], words: list[str]):
+    code, out, err = shell.norml(*arguments)
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert len([line for line in err.splitlines() if line.lower().startswith("error:")]) == 1
+    for word in words:
+        assert word in err
+    assert not list(shell.home.rglob("*.weights"))
+
+
+def test_a_checkpoint_that_is_none_is_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pretraining.Pretraining, "keep_weights", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr("sys.argv", ["norml", *PRETRAIN])
+    with pytest.raises(Killed):
+        main()
+    (checkpoint,) = shell.home.rglob("*.checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    code, _, err = shell.norml(*PRETRAIN)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "not a readable checkpoint" in err
+    assert "--force" in err
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(shell: Shell):
+    recipe = photos.recipe_values(learning_rate=10.0, optimiser="sgd", batch_norm_epsilon=1e-9)
+    write_entry(shell.registry, "recipes", recipe)
+    shell.monkeypatch.setattr(pretraining.functional, "cross_entropy", lambda x, _: x.sum() * float("nan"))
+    code, _, err = shell.norml(*PRETRAIN)
+    assert code == 2
+    assert err == "error: made-recipe: the loss is nan by step 1; declare a recipe with a lower learning_rate\n"
+
+
+def test_a_changed_recipe_is_another_pretraining(shell: Shell):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    path = Path(shell.registry) / "recipes/made-recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["recipe"]["learning_rate"]["value"] = 0.02
+    path.write_text(yaml.safe_dump(recipe))
+    assert "begins 7 steps" in shell.norml(*PRETRAIN)[1]
+    assert len(list(shell.home.rglob("*.weights"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("best_step", 3, "best_step 3 is no step of the curve"),
+        ("spec_hash", "0" * 64, "spec_hash is not the hash of spec"),
+        ("nearest_centroid", {}, "nearest_centroid is not that of best_step"),
+        ("curve", [], "curve: must have 1 or more items"),
+    ],
+)
+def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: object, fault: str):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    (path,) = (shell.results / "pretraining").rglob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    code, _, err = shell.norml(*PRETRAIN)
+    assert (code, err.count("\n")) == (2, 1)
+    assert fault in err
