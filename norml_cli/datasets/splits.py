@@ -24,14 +24,14 @@ _TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clock
 
 
 class ClassStream(Protocol):
-    """C named classes with their images, one after the other: they need not lie in memory together."""
+    """C named classes with their P examples each, one after the other: they need not lie in memory together."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[C, P, height, width] of grey images, [C, P, height, width, 3] of colour ones."""
+        """[C, P, height, width] of grey images, [C, P, height, width, 3] of colour ones, [C, P, F] of features."""
 
-    def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Each class's name and its images [P, ...]. Raises UserError where a class cannot be read."""
+    def __iter__(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Each class's name and its examples [P, ...]. Raises UserError where a class cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
     {"norml_cli.faults"},
     {"norml_cli.registry"},
     {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build", "norml_cli.image_batches"},
+    {"norml_cli.array_files"},
     {"norml_cli.tables", "norml_cli.cache", "norml_cli.checkpoints", "norml_cli.provenance"},
     {"norml_cli.report", "norml_cli.comparisons", "norml_cli.recipes", "norml_cli.training"},
     {"norml_cli.pretraining"},
@@ -51,6 +52,7 @@ LAYERS: list[set[str]] = [
 TORCH_FREE = [
     "norml.statistics",
     "norml_cli.app",
+    "norml_cli.array_files",
     "norml_cli.cache",
     "norml_cli.commands.compare",
     "norml_cli.commands.list_",

@@ -18,6 +18,7 @@ import yaml
 from synthetic import entry_values
 from tiny import write_entry
 
+from norml_cli import array_files
 from norml_cli import cache as cache_module
 from norml_cli.cache import (
     Cache,
@@ -173,7 +174,7 @@ def peak_bytes_below(limit: int) -> Iterator[None]:
 
 
 def test_colour_images_are_written_and_verified_class_by_class(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "SLAB_BYTES", 2 * CLASS_BYTES)
+    monkeypatch.setattr(array_files, "SLAB_BYTES", 2 * CLASS_BYTES)
     with peak_bytes_below(4 * CLASS_BYTES):  # of 144: a class, the next one, and what else there is
         cache = write_cache(ENTRY, entry_file, LoadedDataset(dict.fromkeys(SPLITS, Made()), "made"), {})
     with peak_bytes_below(6 * CLASS_BYTES):  # two slabs of two classes
@@ -187,12 +188,12 @@ def test_colour_images_are_written_and_verified_class_by_class(entry_file: Path,
 
 @pytest.mark.parametrize("slab_bytes", [1, 28 * 28 * 3, 10_000, 1 << 24])
 def test_slabs_give_the_hash_of_the_whole(entry_file: Path, monkeypatch: pytest.MonkeyPatch, slab_bytes: int):
-    monkeypatch.setattr(cache_module, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(array_files, "SLAB_BYTES", slab_bytes)
     cache = written(entry_file)
     assert cache.verify() == 2 * len(SPLITS) + 3
     with h5py.File(cache.path) as file:
         stored = bytes(file["images/meta_val"].attrs["sha256"]).decode()
-    assert stored == cache_module.array_hash(loaded().splits["meta_val"].images)
+    assert stored == array_files.array_hash(loaded().splits["meta_val"].images)
 
 
 def test_a_class_that_cannot_be_read_leaves_the_old_cache(entry_file: Path):
