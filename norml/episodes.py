@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 TURNS = 4  # 0, 90, 180, 270 degrees
 
@@ -98,26 +99,39 @@ def sample_indices(
     return EpisodeIndices(classes, examples, turns if turned else torch.zeros_like(turns))
 
 
-class ImagePool:
-    """The images of one split, resident on a device, from which episodes are gathered.
+class ExamplePool:
+    """The examples of one split, resident on a device, from which episodes are gathered.
 
-    images: [C, P, height, width] uint8 (C classes, P examples each). The four turns are kept side by side (4 bytes a
-    pixel where one would do) as rows of one table, so that gathering is copying rows.
+    They lie as rows of one table, one block of C * P rows for each turn, so that gathering is copying rows.
     """
 
-    def __init__(self, images: Tensor, *, turned: bool) -> None:
+    def __init__(self, rows: Tensor, n_classes: int, n_examples: int, *, turned: bool) -> None:
+        """rows: [turns * C * P, D], float, or uint8 for pixels, which become 0..1."""
+        self._rows = rows
+        self.turned = turned
+        self.n_classes, self.n_examples = n_classes, n_examples
+
+    @classmethod
+    def of_images(cls, images: Tensor, *, turned: bool) -> "ExamplePool":
+        """Square images [C, P, height, width] uint8; `turned`: in all four turns, side by side. Raises ValueError."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
             shape = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
         turns = range(TURNS if turned else 1)
         turned_images = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
-        self._rows = torch.stack(turned_images).flatten(0, 2)  # [turns * C * P, D]
-        self.turned = turned
-        self.n_classes, self.n_examples = images.shape[:2]
+        return cls(torch.stack(turned_images).flatten(0, 2), *images.shape[:2], turned=turned)
+
+    @classmethod
+    def of_features(cls, features: Tensor, *, unit_length: bool) -> "ExamplePool":
+        """Features [C, P, D], float; `unit_length`: each example's are scaled to length one. Raises ValueError."""
+        if not features.is_floating_point() or features.dim() != 3:  # noqa: PLR2004
+            raise ValueError(f"expected float features [C, P, D], got {features.dtype} {tuple(features.shape)}")
+        rows = functional.normalize(features, dim=-1) if unit_length else features
+        return cls(rows.flatten(0, 1), *features.shape[:2], turned=False)
 
     @property
     def n_features(self) -> int:
-        """D: pixels of an image."""
+        """D: values of an example."""
         return self._rows.shape[1]
 
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
@@ -127,7 +141,8 @@ class ImagePool:
         rows = (indices.turns * self.n_classes + indices.classes)[:, :, None] * self.n_examples + indices.examples
         n_episodes, n_way, n_drawn = rows.shape
         rows = torch.cat([rows[:, :, :k_shot].flatten(1), rows[:, :, k_shot:].flatten(1)], dim=1)  # [E, S + M]
-        pixels = self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        examples = self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        x = examples.to(dtype).div_(255) if examples.dtype == torch.uint8 else examples.to(dtype)
         label = torch.arange(n_way, device=rows.device)
         labels = torch.cat([label.repeat_interleave(count) for count in (k_shot, n_drawn - k_shot)])
-        return EpisodeBatch(pixels.to(dtype).div_(255), labels.expand(n_episodes, -1), n_way * k_shot)
+        return EpisodeBatch(x, labels.expand(n_episodes, -1), n_way * k_shot)

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from norml_cli import __version__
 from norml_cli.errors import UserError
-from norml_cli.registry import Registry, Resolved, load_registry, parse_yaml
+from norml_cli.registry import Registry, Resolved, load_registry
 from norml_cli.spec import ID_PATTERN
+from norml_cli.yaml_files import parse_yaml
 
 app = typer.Typer(
     name="norml",
@@ -34,7 +35,7 @@ BenchmarkOption = Annotated[
 ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")]
-OuterStepsOption = Annotated[int | None, typer.Option("--outer-steps", min=1, help="A shorter or longer run.")]
+OuterStepsOption = Annotated[int | None, typer.Option("--outer-steps", min=0, help="A shorter or longer run.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")]
 CompileOption = Annotated[
@@ -120,6 +121,7 @@ def pretrain_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the features.")] = False,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
@@ -130,7 +132,16 @@ def pretrain_command(
     resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
     from norml_cli.commands.pretrain import pretrain
 
-    pretrain(entries, resolved, seed=seed, device=device, force=force, results=results, console=Console())
+    pretrain(
+        entries,
+        resolved,
+        seed=seed,
+        device=device,
+        force=force,
+        verify=verify,
+        results=results,
+        console=Console(),
+    )
 
 
 @app.command("run")

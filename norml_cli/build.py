@@ -10,18 +10,29 @@ from numpy.typing import NDArray
 
 from norml.adaptation import InnerLoop
 from norml.episodes import EpisodeIndices
+from norml.frozen_classifiers import FrozenClassifier, LogisticRegression, NearestCentroid
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.nodal_lstm import NodalLstm
-from norml_cli.spec import DatasetEntry, GradientDescentRule, Recipe, RunSpec
+from norml_cli.registry import Registry
+from norml_cli.spec import (
+    GradientDescentRule,
+    LogisticRegressionRule,
+    NearestCentroidRule,
+    NodalLstmRule,
+    Recipe,
+    RunSpec,
+)
 
 
-def n_features(dataset: DatasetEntry) -> int:
-    """D: values of one flattened image."""
-    return dataset.image_size_px.value**2
+def n_features(registry: Registry, spec: RunSpec) -> int:
+    """D: values of one example, a flattened image or the features that the backbone makes of it."""
+    if spec.protocol.backbone is not None:
+        return registry.recipe(spec.protocol.backbone).values.widths[-1]
+    return registry.datasets[spec.dataset].image_size_px.value ** 2
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
@@ -31,11 +42,20 @@ def generator_for(purpose: str, seed: int, device: torch.device | None = None) -
     return generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def build_meta_learner(spec: RunSpec, dataset: DatasetEntry, generator: torch.Generator | None) -> MetaLearner:
+def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner | FrozenClassifier:
+    """What `spec` classifies with, on examples of D = `n_features` values: a meta-learner, or what learns nothing."""
+    if isinstance(spec.rule, NearestCentroidRule):
+        return NearestCentroid(spec.rule.similarity)
+    if isinstance(spec.rule, LogisticRegressionRule):
+        return LogisticRegression(spec.rule.inverse_penalty)
+    return build_meta_learner(spec, n_features, generator)
+
+
+def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner:
     """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
     protocol = spec.protocol
     learner = Learner(
-        n_features(dataset),
+        n_features,
         protocol.hidden_sizes,
         protocol.n_way,
         batch_norm_scale=protocol.batch_norm_scale,
@@ -53,10 +73,10 @@ def build_meta_learner(spec: RunSpec, dataset: DatasetEntry, generator: torch.Ge
     return MetaLearner(learner, _update_rule(spec, learner.sizes, generator), inner_loop)
 
 
-def parameter_counts(spec: RunSpec, dataset: DatasetEntry) -> dict[str, int]:
+def parameter_counts(registry: Registry, spec: RunSpec) -> dict[str, int]:
     """Learned values of learner and meta-learner, from a build that holds no numbers."""
     with torch.device("meta"):
-        return build_meta_learner(spec, dataset, generator=None).parameter_counts()
+        return build_method(spec, n_features(registry, spec), generator=None).parameter_counts()
 
 
 def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArray[Any]) -> EpisodeIndices:
@@ -64,7 +84,7 @@ def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArra
     return EpisodeIndices(*(torch.from_numpy(array.astype(np.int64)) for array in (classes, examples, turns)))
 
 
-def build_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:
+def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:
     """The untrained backbone of `recipe` with its layer to `n_classes`; initial weights come from `generator`."""
     blocks = Blocks(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Blocks)})
     backbone = ResNet12(recipe.widths, blocks, initial_weights=recipe.initial_weights, generator=generator)
@@ -77,7 +97,7 @@ def backbone_parameters(recipe: Recipe) -> int:
     Raises ValueError if the recipe's images are too small for what it drops.
     """
     with torch.device("meta"):
-        classifier = build_classifier(recipe, n_classes=2, generator=None)
+        classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)
         classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
     return parameter_count(classifier.backbone)
 
@@ -86,4 +106,6 @@ def _update_rule(spec: RunSpec, sizes: tuple[int, ...], generator: torch.Generat
     rule = spec.rule
     if isinstance(rule, GradientDescentRule):
         return GradientDescent(len(sizes) - 1, learned_rates=rule.learned_rates)
+    if not isinstance(rule, NodalLstmRule):
+        raise TypeError(f"{spec.algorithm} has no update rule")
     return NodalLstm(sizes, n_support=spec.protocol.n_way * spec.shots, generator=generator, **rule.model_dump())

@@ -15,14 +15,14 @@ import torch
 from rich.console import Console
 
 from norml_cli import __version__
-from norml_cli.cache import Cache
 from norml_cli.checkpoints import Stopped
 from norml_cli.datasets.splits import SplitName
 from norml_cli.display import RunDisplay
 from norml_cli.errors import UserError
+from norml_cli.examples import Examples
 from norml_cli.provenance import device_name, git_state
 from norml_cli.records import SCHEMA_VERSION, Cost, CurvePoint, Parameters, command_line
-from norml_cli.registry import Registry, Resolved
+from norml_cli.registry import Resolved
 from norml_cli.spec import PretrainSpec, Protocol, RunSpec
 from norml_cli.training import Compile, Run
 
@@ -45,9 +45,8 @@ class Launch:
 
 @contextmanager
 def launched(
-    registry: Registry,
     item: Resolved,
-    cache: Cache,
+    examples: Examples,
     launch: Launch,
     *,
     checkpoint: Path,
@@ -65,8 +64,7 @@ def launched(
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {launch.seed}") as display:
         run = Run(
             spec,
-            registry.datasets[spec.dataset],
-            cache,
+            examples,
             seed=launch.seed,
             device=launch.device,
             checkpoint=checkpoint,
@@ -74,8 +72,7 @@ def launched(
             compile_=_compile(launch, spec.protocol),
             splits=splits,
         )
-        begun = f"goes on from {run.state.step:,} of" if run.state.step else "begins"
-        display.say(f"{begun} {spec.protocol.outer_steps:,} outer steps")
+        display.say(_begun(run.state.step, spec.protocol.outer_steps))
         try:
             yield run, known
         except Stopped:
@@ -83,6 +80,12 @@ def launched(
             raise SystemExit(STOPPED_EXIT_CODE) from None
         checkpoint.unlink(missing_ok=True)
         display.say("finished")
+
+
+def _begun(step: int, outer_steps: int) -> str:
+    if not outer_steps:
+        return "begins; nothing is meta-trained"
+    return f"{f'goes on from {step:,} of' if step else 'begins'} {outer_steps:,} outer steps"
 
 
 def known_fields(
@@ -115,13 +118,13 @@ def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
         "dataset": run.dataset,
         "curve": [CurvePoint(**point) for point in state.curve],
         "best_step": state.best_step,
-        "parameters": Parameters(**run.meta_learner.parameter_counts()),
+        "parameters": Parameters(**run.method.parameter_counts()),
         "cost": Cost(
             wall_s=state.wall_s,
             training_s=state.training_s,
             compile_s=state.compile_s or None,
             evaluation_s=evaluation_s,
-            steps_per_s=state.step / state.training_s,
+            steps_per_s=state.step / state.training_s if state.step else 0.0,
             peak_memory_bytes=state.peak_memory_bytes,
         ),
         "created": now(),

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from norml.episodes import ExamplePool
+from norml.evaluation import correct_counts
+from norml.frozen_classifiers import NearestCentroid
 from norml.meta_training import outer_lr_at
-from norml.nearest_centroid import correct_counts
 from norml.resnet12 import parameter_count
 from norml.statistics import interval_95
-from norml_cli.build import build_classifier, episode_indices, generator_for
+from norml_cli.build import build_backbone_classifier, episode_indices, generator_for
 from norml_cli.cache import Cache, pretraining_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.errors import UserError
@@ -77,7 +79,7 @@ class Pretraining:
         self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
         self.dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
         self._load_images(cache)
-        classifier = build_classifier(recipe, self._n_classes, generator_for("initial weights", seed))
+        classifier = build_backbone_classifier(recipe, self._n_classes, generator_for("initial weights", seed))
         self.classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know no module with it
         self._optimizer = _optimizer(recipe, [p for p in self.classifier.parameters() if p.requires_grad])
         self._order: tuple[int, Tensor] | None = None  # of one epoch, with its number
@@ -242,9 +244,10 @@ class Pretraining:
         n_classes, per_class = self._val_size
         rows = torch.arange(n_classes * per_class)
         features = self._batches.outputs(self.classifier.backbone, self._val_images, rows, self._looking("meta_val"))
-        features = features.view(n_classes, per_class, -1)
+        pool = ExamplePool.of_features(features.view(n_classes, per_class, -1), unit_length=True)
+        nearest = NearestCentroid("euclidean")
         return {
-            str(shots): correct_counts(features, episodes, k_shot=shots).tolist()
+            str(shots): correct_counts(nearest, pool, episodes, k_shot=shots).tolist()
             for shots, episodes in self._episodes.items()
         }
 

@@ -53,7 +53,7 @@ def resolve_recipe(
 
 def training_images(dataset: DatasetEntry) -> int:
     """How many images of the training classes are not held out. Raises UserError for grey images."""
-    if dataset.kind != "mini-imagenet" or not isinstance(dataset.splits, SourceSplit):
+    if not dataset.in_colour or not isinstance(dataset.splits, SourceSplit):
         raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
     held_out = -(-dataset.examples_per_class // HELD_OUT_EVERY)
     return dataset.splits.meta_train * (dataset.examples_per_class - held_out)

@@ -43,6 +43,9 @@ class DatasetIdentity(Model):
     id: Id
     fingerprint: Text = Field(description="hash of how the cache was made: the entry's values and the code's version")
     content_hash: Text = Field(description="hash of the images and classes themselves")
+    features: Text | None = Field(
+        default=None, description="fingerprint of the backbone's features in their place; null: the images themselves"
+    )
 
 
 class EpisodesIdentity(Model):
@@ -66,9 +69,11 @@ class Accuracy(Model):
 class CurvePoint(Model):
     """One meta-validation: training figures are means since the one before."""
 
-    step: Count = Field(description="outer steps done")
-    loss: Annotated[float, Field(ge=0)] = Field(description="query loss, mean over episodes and queries")
-    train_accuracy: Fraction
+    step: NonNegative = Field(description="outer steps done")
+    loss: Annotated[float, Field(ge=0)] | None = Field(
+        description="query loss, mean over episodes and queries; null: before any step"
+    )
+    train_accuracy: Fraction | None = Field(description="null: before any step")
     validation_accuracy: Fraction
     validation_half_width: Annotated[float, Field(ge=0)]
     outer_lr: Annotated[float, Field(ge=0)]
@@ -88,7 +93,7 @@ class Cost(Model):
     training_s: Duration = Field(description="in outer steps alone")
     compile_s: Duration | None = Field(default=None, description="compiling the outer step; null: not compiled")
     evaluation_s: Duration = Field(description="in the meta-test")
-    steps_per_s: Duration = Field(description="outer steps per second of training_s")
+    steps_per_s: Duration = Field(description="outer steps per second of training_s; 0: there were none")
     peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
 
 
@@ -108,7 +113,7 @@ class Record(Model):
     changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
     seed: NonNegative = Field(description="of initial weights and of what training draws")
     dataset: DatasetIdentity
-    best_step: Count = Field(description="steps of the best weights on meta-validation")
+    best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
     device: Text
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState

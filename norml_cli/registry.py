@@ -2,19 +2,19 @@
 
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean, fault_lines, value_fault
 from norml_cli.spec import (
+    EVERYWHERE,
+    NOT_META_TRAINED,
     RULES,
     BenchmarkEntry,
     DatasetEntry,
@@ -29,8 +29,8 @@ from norml_cli.spec import (
     TableEntry,
     constrained,
 )
+from norml_cli.yaml_files import read_mapping
 
-MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 SPLIT_AT_THE_SOURCE = {"mini-imagenet"}  # kinds of data set whose raw files say which class is in which split
 
 E = TypeVar("E", bound=Entry)
@@ -53,59 +53,6 @@ class RegistryError(UserError):
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
-
-
-class _EntryLoader(yaml.SafeLoader):
-    """Safe YAML with YAML 1.2's floats and booleans, without duplicate keys, anchors and aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
-        if getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int):
-                raise yaml.MarkedYAMLError(problem="a key is not plain text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# PyYAML follows YAML 1.1: 1e-3 is text and `no` is false there. Researchers write 1.2.
-_REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp")}
-_EntryLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag not in _REPLACED_TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_EntryLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_EntryLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
-)
-_EntryLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse one YAML document.
-
-    Raises ValueError with one line (what and where) for anything that is not a plain document.
-    """
-    try:
-        return yaml.load(text, Loader=_EntryLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}{error.problem}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"not readable as YAML: {str(error).splitlines()[0]}") from None
 
 
 def builtin_registry() -> Path:
@@ -170,7 +117,8 @@ class Registry:
     ) -> Resolved:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
-        Later wins: benchmark, benchmark by shots, method, `overrides` (--set). Raises UserError.
+        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, `overrides` (--set).
+        Raises UserError.
         """
         method_entry = self.method(method)
         bench = self.benchmark(benchmark or method_entry.default_benchmark)
@@ -181,7 +129,7 @@ class Registry:
         values, sources = _layered(bench, k_shot, method_entry)
         changed = _override(values, sources, overrides or {}, method_entry.algorithm)
         spec = _run_spec(method_entry, bench, k_shot, values)
-        faults = [fault for _, fault in _impossible(spec.protocol, k_shot, self.datasets[bench.dataset])]
+        faults = [fault for _, fault in _impossible(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes)]
         if faults:
             raise UserError("\n".join(f"{method} on {bench.id}, {k_shot}-shot: {fault}" for fault in faults))
         return Resolved(spec, sources, changed)
@@ -253,7 +201,7 @@ def _strays(folder: Path) -> Iterator[str]:
 
 def _read_entry(kind: str, path: Path, faults: list[str]) -> Any:
     try:
-        data = _read_mapping(path)
+        data = read_mapping(path)
     except OSError as error:
         faults.append(f"{path}: cannot be read ({error.strerror})")
         return None
@@ -271,19 +219,6 @@ def _read_entry(kind: str, path: Path, faults: list[str]) -> Any:
     return entry
 
 
-def _read_mapping(path: Path) -> dict[Any, Any]:
-    """The file's mapping. Raises OSError, and ValueError with one line for what is no mapping in plain YAML."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes; not an entry")
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    if not isinstance(data, dict):
-        raise ValueError("holds no mapping; start with 'id: ...'")  # noqa: TRY004 - one error for all unusable content
-    return data
-
-
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
@@ -298,7 +233,13 @@ def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
 
 def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and their sources, protocol and rule together; later layers win."""
-    layers: list[Any] = [bench.protocol, bench.protocol_by_shots.get(shots), method.protocol.get(bench.id), method.rule]
+    layers: list[Any] = [
+        bench.protocol,
+        bench.protocol_by_shots.get(shots),
+        method.protocol.get(EVERYWHERE),
+        method.protocol.get(bench.id),
+        method.rule,
+    ]
     values = _defaults()
     sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
@@ -306,6 +247,8 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
             sourced = getattr(layer, key)
             if sourced is not None:
                 values[key], sources[key] = sourced.value, sourced.source
+    if method.algorithm in NOT_META_TRAINED:
+        values["outer_steps"], sources["outer_steps"] = 0, f"{method.algorithm} has no outer loop"
     return values, sources
 
 
@@ -320,6 +263,8 @@ def _override(
     """Put --set values in place; returns the keys whose value changed."""
     changed = []
     for key, value in overrides.items():
+        if key == "outer_steps" and algorithm in NOT_META_TRAINED:
+            continue  # of several methods run together, a shorter schedule leaves these as they are
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
             known = [*Protocol.model_fields, *RULES[algorithm].model_fields]
@@ -354,7 +299,9 @@ def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[st
     )
 
 
-def _impossible(protocol: Protocol, shots: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+def _impossible(
+    protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
+) -> Iterator[tuple[str, str]]:
     """Contradictions between values that are each allowed: the key to change, and what is wrong."""
     per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
     if per_class > available:
@@ -366,6 +313,14 @@ def _impossible(protocol: Protocol, shots: int, dataset: DatasetEntry) -> Iterat
         if protocol.n_way > sizes[smallest]:
             fault = f"n_way = {protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    if protocol.backbone is None and dataset.in_colour:
+        yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
+    if protocol.backbone is not None and not dataset.in_colour:
+        yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
+    if protocol.backbone is None and protocol.feature_scaling != "none":
+        yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
+    if protocol.backbone is not None and protocol.backbone not in recipes:
+        yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
     if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
         fault = f"rotations = {protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
         yield "rotations", fault
@@ -380,6 +335,10 @@ class _Ids:
 
     registry: Registry
     unread: frozenset[tuple[str, str]]
+
+    @property
+    def recipes(self) -> set[str]:
+        return {*self.registry.recipes, *(id_ for kind, id_ in self.unread if kind == "recipes")}
 
     def fault(self, kind: str, noun: str, id_: str) -> str | None:
         known = getattr(self.registry, kind)
@@ -440,7 +399,7 @@ def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
                 yield f"protocol.{key}: is missing ({shots}-shot)"
         if dataset is not None and set(values) == set(Protocol.model_fields):
             protocol = Protocol.model_validate(values)
-            faults = [f"protocol.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset)]
+            faults = [f"protocol.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset, ids.recipes)]
             yield from (fault for fault in faults if fault not in told)
             told.update(faults)
 
@@ -461,18 +420,21 @@ def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> It
     if unknown:
         yield f"default_benchmark: {unknown}"
     for id_ in method.protocol:
-        unknown = ids.fault("benchmarks", "benchmark", id_)
+        unknown = ids.fault("benchmarks", "benchmark", id_) if id_ != EVERYWHERE else None
         if unknown:
             yield f"protocol.{id_}: {unknown}"
     for bench in sound:
-        if bench.id not in method.protocol:
+        layer = next((id_ for id_ in (bench.id, EVERYWHERE) if id_ in method.protocol), None)
+        if layer is None:
             continue  # what the benchmark says alone has been checked
         told = set()
         for shots in bench.shots:
             values, _ = _layered(bench, shots, method)
             protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
             dataset = ids.registry.datasets[bench.dataset]
-            faults = [f"protocol.{bench.id}.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset)]
+            faults = [
+                f"protocol.{layer}.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset, ids.recipes)
+            ]
             yield from (fault for fault in faults if fault not in told)
             told.update(faults)
 
@@ -487,8 +449,22 @@ def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
             yield f"columns.{number}.benchmark: {unknown}"
         elif bench is not None and column.shots not in bench.shots:
             yield f"columns.{number}.shots: '{bench.id}' does not declare {column.shots} shots"
+    for number, row in enumerate(table.rows):
+        if row.benchmark is not None:
+            yield from (f"rows.{number}.benchmark: {fault}" for fault in _row_faults(ids, table, row.benchmark))
     named = [("reference", table.reference), *((f"rows.{n}.method", row.method) for n, row in enumerate(table.rows))]
     for key, method in named:
         unknown = ids.fault("methods", "method", method) if method is not None else None
         if unknown:
             yield f"{key}: {unknown}"
+
+
+def _row_faults(ids: _Ids, table: TableEntry, benchmark: str) -> Iterator[str]:
+    """What is wrong with a row's own benchmark, which takes the place of every column's."""
+    unknown = ids.fault("benchmarks", "benchmark", benchmark)
+    if unknown:
+        yield unknown
+    bench = ids.registry.benchmarks.get(benchmark)
+    shots = [str(column.shots) for column in table.columns if bench is not None and column.shots not in bench.shots]
+    if shots:
+        yield f"'{benchmark}' does not declare {' or '.join(shots)} shots"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from norml.statistics import FORMULA
+from norml.statistics import FORMULA, Interval, OverSeeds
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean
 from norml_cli.grids import Grid, Page, to_latex, to_markdown, to_rich
@@ -35,6 +35,8 @@ CELL_KEYS = {
     "accuracy": "ours: mean over test episodes and seeds",
     "half_width": "half the 95% interval over test episodes, conditional on the seeds",
     "n_episodes": "test episodes",
+    "accuracy_over_first": "the same over the table's first_episodes alone, as many as the paper's",
+    "half_width_over_first": "half its 95% interval",
     "seeds": "the seeds that were averaged",
     "seed_sd": "standard deviation between the seeds' means; empty for one seed",
     "outer_steps": "outer steps of our runs",
@@ -155,12 +157,13 @@ def _column_grid(table: Table, number: int, marks: Mapping[str, str]) -> Grid:
 
 def _headers(table: Table, number: int) -> list[str]:
     """Which figures a column has: none that no cell of it could hold."""
-    column = table.entry.columns[number]
     has_paper = any(row.cells[number].published for row in table.rows)
-    has_ours = column.benchmark is not None
+    has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
+    first = table.entry.first_episodes
     has_reference = has_ours and table.reference_title is not None
     wanted = {
         "paper": has_paper,
+        f"first {first:,}" if first else "": has_ours and first is not None,
         "ours": has_ours,
         "ours - paper": has_paper and has_ours,
         "vs reference": has_reference,
@@ -170,19 +173,24 @@ def _headers(table: Table, number: int) -> list[str]:
 
 def _figure(table: Table, row: Row, cell: Cell, header: str, marks: Mapping[str, str]) -> str:
     """One printed figure; '-' where there is none."""
-    ours = cell.ours
     if header == "paper":
         return cell.published.text.replace("+-", "±") if cell.published else "-"
-    if ours is None:
+    if cell.ours is None:
         return "-"
     if header == "ours":
-        interval = ours.accuracy.interval
-        return _marked(percent(interval.mean, interval.half_width), cell.notes, marks)
+        return _marked(_shown(cell.ours.accuracy), cell.notes, marks)
     if header == "ours - paper":
-        return "-" if ours.minus_published is None else f"{100 * ours.minus_published:+.2f}"
-    if row.method == table.entry.reference:
-        return "reference"
-    difference = ours.minus_reference
+        return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
+    if header != "vs reference":
+        return _shown(cell.ours.over_first)
+    return "reference" if row.method == table.entry.reference else _difference(cell.ours.minus_reference)
+
+
+def _shown(accuracy: OverSeeds | None) -> str:
+    return "-" if accuracy is None else percent(accuracy.interval.mean, accuracy.interval.half_width)
+
+
+def _difference(difference: Interval | None) -> str:
     return "-" if difference is None else f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}"
 
 
@@ -193,6 +201,10 @@ def _legend(table: Table) -> list[str]:
         return lines
     episodes = _range([result.accuracy.interval.n for result in ours], "test episode")
     seeds = _range([result.accuracy.n_seeds for result in ours], "seed")
+    if table.entry.first_episodes is not None:
+        lines.append(
+            f"first {table.entry.first_episodes:,}: ours over so many of the test episodes, as many as the paper's"
+        )
     lines.append(f"ours: accuracy in percent with its 95% interval over {episodes}, mean of {seeds}")
     scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
     if scatter:
@@ -216,14 +228,15 @@ def _range(numbers: Sequence[int], noun: str) -> str:
 
 
 def _missing(table: Table) -> list[str]:
-    """The command that fills a column's missing cells, one line a column."""
-    lines = []
-    for number, column in enumerate(table.entry.columns):
-        methods = [row.entry.method for row in table.rows if row.cells[number].missing and row.entry.method]
-        if methods:
-            names = " ".join(dict.fromkeys(methods))
-            lines.append(f"missing: norml run {names} --benchmark {column.benchmark} --shots {column.shots}")
-    return lines
+    """The commands that fill the missing cells, one line a benchmark and number of shots."""
+    methods: dict[tuple[str, int], dict[str, None]] = {}
+    for row, column, cell in table.cells():
+        if cell.missing and row.method and cell.benchmark:
+            methods.setdefault((cell.benchmark, column.shots), {})[row.method] = None
+    return [
+        f"missing: norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}"
+        for (benchmark, shots), names in methods.items()
+    ]
 
 
 def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
@@ -232,7 +245,7 @@ def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
         "row": row.title,
         "method": row.method,
         "column": column.title,
-        "benchmark": column.benchmark,
+        "benchmark": cell.benchmark,
         "shots": column.shots,
         "published": published.accuracy if published else None,
         "published_half_width": published.half_width if published else None,
@@ -244,11 +257,14 @@ def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
 
 def _ours_values(ours: Ours | None) -> dict[str, Any]:
     interval = ours.accuracy.interval if ours else None
+    first = ours.over_first.interval if ours and ours.over_first else None
     difference = ours.minus_reference if ours else None
     return {
         "accuracy": interval.mean if interval else None,
         "half_width": interval.half_width if interval else None,
         "n_episodes": interval.n if interval else None,
+        "accuracy_over_first": first.mean if first else None,
+        "half_width_over_first": first.half_width if first else None,
         "seeds": list(ours.seeds) if ours else None,
         "seed_sd": ours.accuracy.seed_sd if ours else None,
         "outer_steps": ours.outer_steps if ours else None,

@@ -81,7 +81,9 @@ class Protocol(Model):
     inner_steps_test: int = Field(ge=0, le=10_000, description="inner steps in meta-validation and meta-test")
     first_order: bool = Field(description="whether the meta-gradient ignores how signals depend on the weights")
     meta_batch_size: int = Field(ge=1, le=4096, description="E: episodes per outer step")
-    outer_steps: Count = Field(description="outer steps of meta-training")
+    outer_steps: int = Field(
+        ge=0, le=10_000_000, description="outer steps of meta-training; 0: the initial weights are tested as they are"
+    )
     outer_lr: float = Field(gt=0, le=10, description="learning rate of the outer Adam")
     outer_schedule: Literal["constant", "cosine"] = Field(description="outer learning rate over meta-training")
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
@@ -91,7 +93,15 @@ class Protocol(Model):
     validation_episodes: Count = Field(description="fixed meta-validation episodes")
     test_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-test episodes, shared by all methods")
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
-    # How it is computed. These have defaults, which a spec's hash leaves out: a run that takes them is the same run.
+    # What follows has defaults, which a spec's hash leaves out: a run that takes them is the same run.
+    backbone: Id | None = Field(
+        default=None, description="recipe whose pretrained, frozen features take the images' place; null: images"
+    )
+    backbone_seed: int = Field(default=0, ge=0, lt=2**31, description="seed of that pretraining")
+    feature_scaling: Literal["none", "unit-length"] = Field(
+        default="none", description="what is done to each example's features"
+    )
+    # How it is computed.
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
         description="of matrix products, where the device has a faster one; published numbers: float32",
@@ -132,6 +142,22 @@ class NodalLstmRule(Model):
     )
     gate_scale: float = Field(gt=0, le=100, description="factor on the sigmoid gates; 2 opens an untrained gate to 1")
     forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
+
+
+class NearestCentroidRule(Model):
+    """The class whose mean support example is nearest; nothing is learned in an outer loop."""
+
+    similarity: Literal["euclidean", "cosine"] = Field(
+        description="nearest by Euclidean distance, or by the angle between query and mean"
+    )
+
+
+class LogisticRegressionRule(Model):
+    """Logistic regression fitted to each support set; nothing is learned in an outer loop."""
+
+    inverse_penalty: float = Field(
+        gt=0, le=1000, description="C: the penalty on the weights is |W|^2 / (2 C), the loss a sum over the support set"
+    )
 
 
 class Recipe(Model):
@@ -183,12 +209,20 @@ class Recipe(Model):
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
 
 
-Rule = GradientDescentRule | NodalLstmRule
-RULES: dict[str, type[Rule]] = {"gradient-descent": GradientDescentRule, "nodal-lstm": NodalLstmRule}
+Rule = GradientDescentRule | NodalLstmRule | NearestCentroidRule | LogisticRegressionRule
+RULES: dict[str, type[Rule]] = {
+    "gradient-descent": GradientDescentRule,
+    "nodal-lstm": NodalLstmRule,
+    "nearest-centroid": NearestCentroidRule,
+    "logistic-regression": LogisticRegressionRule,
+}
+NOT_META_TRAINED = frozenset({"nearest-centroid", "logistic-regression"})  # algorithms without an outer loop
 
 ProtocolEntry = _with_sources(Protocol, "ProtocolEntry", partial=True)
 GradientDescentEntry = _with_sources(GradientDescentRule, "GradientDescentEntry", partial=False)
 NodalLstmEntry = _with_sources(NodalLstmRule, "NodalLstmEntry", partial=False)
+NearestCentroidEntry = _with_sources(NearestCentroidRule, "NearestCentroidEntry", partial=False)
+LogisticRegressionEntry = _with_sources(LogisticRegressionRule, "LogisticRegressionEntry", partial=False)
 RecipeValuesEntry = _with_sources(Recipe, "RecipeValuesEntry", partial=False)
 
 
@@ -200,12 +234,16 @@ class Entry(Model):
     citation: Text = Field(description="where it was published, or 'this project'")
 
 
+EVERYWHERE = "everywhere"  # in place of a benchmark's id
+
+
 class MethodEntry(Entry):
     """A meta-learning method: an algorithm and its switches."""
 
     default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
     protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
-        default={}, description="values that differ from a benchmark's, by benchmark id"
+        default={},
+        description=f"values that differ from a benchmark's, by benchmark id; under '{EVERYWHERE}': from every one's",
     )
 
 
@@ -223,7 +261,21 @@ class NodalLstmMethod(MethodEntry):
     rule: NodalLstmEntry  # type: ignore[valid-type]
 
 
-Method = GradientDescentMethod | NodalLstmMethod
+class NearestCentroidMethod(MethodEntry):
+    """Nearest centroids of frozen features."""
+
+    algorithm: Literal["nearest-centroid"]
+    rule: NearestCentroidEntry  # type: ignore[valid-type]
+
+
+class LogisticRegressionMethod(MethodEntry):
+    """Logistic regression on frozen features."""
+
+    algorithm: Literal["logistic-regression"]
+    rule: LogisticRegressionEntry  # type: ignore[valid-type]
+
+
+Method = GradientDescentMethod | NodalLstmMethod | NearestCentroidMethod | LogisticRegressionMethod
 
 
 class RecipeEntry(Entry):
@@ -299,6 +351,11 @@ class DatasetEntry(Entry):
     )
     generator_seed: int | None = Field(default=None, ge=0, description="seed of an embedded data set")
 
+    @property
+    def in_colour(self) -> bool:
+        """Whether an image has three values a pixel."""
+        return self.kind == "mini-imagenet"
+
 
 _PUBLISHED = re.compile(r"^(\d{1,2}(?:\.\d+)?)(?: \+- (\d{1,2}(?:\.\d+)?))?$")
 
@@ -351,6 +408,7 @@ class Row(Model):
 
     title: Text
     method: Id | None = Field(default=None, description="the registry's method; null: a published row only")
+    benchmark: Id | None = Field(default=None, description="the row's own, in place of the columns'")
     published: dict[str, Published] = Field(default={}, description="the paper's numbers, by column title")
     citation: Text
 
@@ -359,6 +417,10 @@ class TableEntry(Entry):
     """A table of the paper: its rows, columns and published numbers."""
 
     reference: Id | None = Field(default=None, description="the method that paired differences are taken against")
+    first_episodes: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="also give our accuracy over so many test episodes, the first ones: as many as a paper's",
+    )
     columns: list[Column] = Field(min_length=1)
     rows: list[Row] = Field(min_length=1)
 
@@ -379,7 +441,7 @@ class RunSpec(Model):
     benchmark: Id
     dataset: Id
     shots: Shots
-    algorithm: Literal["gradient-descent", "nodal-lstm"]
+    algorithm: Literal["gradient-descent", "nodal-lstm", "nearest-centroid", "logistic-regression"]
     protocol: Protocol
     rule: Rule
 

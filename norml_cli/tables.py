@@ -48,9 +48,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Ours:
-    """What our runs of one cell reached."""
+    """What our runs of one cell reached. `over_first`: over the table's `first_episodes` alone."""
 
     accuracy: OverSeeds
+    over_first: OverSeeds | None
     seeds: tuple[int, ...]
     outer_steps: int
     minus_published: float | None
@@ -59,9 +60,10 @@ class Ours:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method in one column. `missing`: it could be run, and was not."""
+    """One row in one column, which is about `benchmark`, if any. `missing`: it could be run, and was not."""
 
     published: Published | None
+    benchmark: str | None = None
     ours: Ours | None = None
     missing: bool = False
     notes: tuple[str, ...] = ()
@@ -93,14 +95,10 @@ class Table:
 def build_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> Table:
     """Put the `records` that belong to `table` beside its published numbers."""
     title = registry.method(table.reference).title if table.reference is not None else None
-    references = [_reference(registry, table, column, records) for column in table.columns]
-    rows = []
-    for row in table.rows:
-        cells = [
-            _cell(registry, table, row, column, reference=reference, records=records)
-            for column, reference in zip(table.columns, references, strict=True)
-        ]
-        rows.append(TableRow(row, tuple(cells)))
+    rows = [
+        TableRow(row, tuple(_cell(registry, table, row, column, records) for column in table.columns))
+        for row in table.rows
+    ]
     return Table(table, tuple(rows), title)
 
 
@@ -124,35 +122,32 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
     return differences
 
 
-def _reference(registry: Registry, table: TableEntry, column: Column, records: Sequence[RunRecord]) -> Group | None:
-    if table.reference is None or column.benchmark is None:
-        return None
-    return choose_runs(registry, table.reference, column.benchmark, column.shots, records)[0]
-
-
-def _cell(
-    registry: Registry,
-    table: TableEntry,
-    row: Row,
-    column: Column,
-    *,
-    reference: Group | None,
-    records: Sequence[RunRecord],
-) -> Cell:
-    published = row.published.get(column.title)
-    if row.method is None or column.benchmark is None:
-        return Cell(published)
-    group, notes = choose_runs(registry, row.method, column.benchmark, column.shots, records)
+def _cell(registry: Registry, table: TableEntry, row: Row, column: Column, records: Sequence[RunRecord]) -> Cell:
+    published, benchmark = row.published.get(column.title), row.benchmark or column.benchmark
+    if row.method is None or benchmark is None:
+        return Cell(published, benchmark)
+    group, notes = choose_runs(registry, row.method, benchmark, column.shots, records)
     if group is None:
-        return Cell(published, missing=True)
+        return Cell(published, benchmark, missing=True)
     paired: Interval | None = None
-    if table.reference is not None and row.method != table.reference and reference is not None:
-        paired, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
-        notes += pairing_notes
-    accuracy = over_seeds(group.counts(group.seeds)).divided_by(group.queries)
+    if table.reference is not None and row.method != table.reference:
+        reference, _ = choose_runs(registry, table.reference, benchmark, column.shots, records)
+        if reference is not None:
+            paired, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
+            notes += pairing_notes
+    counts = group.counts(group.seeds)
+    accuracy = over_seeds(counts).divided_by(group.queries)
     difference = accuracy.interval.mean - published.accuracy if published is not None else None
-    ours = Ours(accuracy, group.seeds, group.spec.protocol.outer_steps, difference, paired)
-    return Cell(published, ours, notes=tuple(notes))
+    over_first = _over_first(counts, table.first_episodes, group.queries)
+    ours = Ours(accuracy, over_first, group.seeds, group.spec.protocol.outer_steps, difference, paired)
+    return Cell(published, benchmark, ours, notes=tuple(notes))
+
+
+def _over_first(counts: list[list[int]], episodes: int | None, queries: int) -> OverSeeds | None:
+    """Over the first test episodes alone; None if as many were not asked for or are not there."""
+    if episodes is None or len(counts[0]) < episodes:
+        return None
+    return over_seeds([of_seed[:episodes] for of_seed in counts]).divided_by(queries)
 
 
 def choose_runs(
@@ -171,19 +166,21 @@ def choose_runs(
     chosen, *others = groups
     differences = protocol_differences(chosen.spec, declared)
     notes = ["; ".join(differences)] if differences else []
-    return chosen, notes + [_left_out(other, declared) for other in others]
+    return chosen, notes + [_left_out(other, chosen, declared) for other in others]
 
 
 def _groups(records: Sequence[RunRecord]) -> list[Group]:
     by_protocol: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in sorted(records, key=lambda record: record.seed):
-        key = (record.spec_hash, record.dataset.content_hash, record.episodes.test_hash)
+        data = record.dataset
+        key = (record.spec_hash, data.content_hash, data.features or "", record.episodes.test_hash)
         by_protocol.setdefault(key, []).append(record)
     return [Group(tuple(group)) for group in by_protocol.values()]
 
 
-def _left_out(other: Group, declared: RunSpec) -> str:
-    differences = protocol_differences(other.spec, declared) or ["other test episodes"]
+def _left_out(other: Group, chosen: Group, declared: RunSpec) -> str:
+    elsewhere = "other test episodes" if other.episodes != chosen.episodes else "other features"
+    differences = protocol_differences(other.spec, declared) or [elsewhere]
     return f"left out: {_seeds(other.seeds)} ({'; '.join(differences)})"
 
 

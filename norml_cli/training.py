@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from norml.episodes import EpisodeBatch, ImagePool, sample_indices
+from norml.episodes import EpisodeBatch, sample_indices
 from norml.evaluation import correct_counts
+from norml.frozen_classifiers import FrozenClassifier
 from norml.meta_training import (
     MetaGradient,
     MetaLearner,
@@ -28,14 +30,14 @@ from norml.meta_training import (
     outer_step,
 )
 from norml.statistics import interval_95
-from norml_cli.build import build_meta_learner, episode_indices, generator_for
-from norml_cli.cache import Cache, episode_requests
+from norml_cli.build import build_method, episode_indices, generator_for
+from norml_cli.cache import episode_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
+from norml_cli.examples import Examples
 from norml_cli.provenance import peak_memory_bytes
-from norml_cli.records import DatasetIdentity
-from norml_cli.spec import DatasetEntry, RunSpec
+from norml_cli.spec import RunSpec
 
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
 EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
@@ -92,8 +94,7 @@ class Run:
     def __init__(
         self,
         spec: RunSpec,
-        dataset: DatasetEntry,
-        cache: Cache,
+        examples: Examples,
         *,
         seed: int,
         device: torch.device,
@@ -112,24 +113,26 @@ class Run:
         self._compile_wanted = compile_
         self._gradient: MetaGradient = meta_gradient
         self._checkpoint = checkpoint
-        self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
-        self.meta_learner: MetaLearner = build_meta_learner(spec, dataset, generator_for("initial weights", seed))
-        self.meta_learner.to(device)
-        self._optimizer = torch.optim.Adam(self.meta_learner.parameters(), lr=spec.protocol.outer_lr, fused=True)
-        self._generator = generator_for("training episodes", seed, device)
+        self.dataset = examples.identity
+        self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": self.dataset.content_hash}
+        if self.dataset.features is not None:
+            self._identity["features"] = self.dataset.features
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = self._pool(cache, "meta_train", turned=spec.protocol.rotations != "none")
+        turned = spec.protocol.rotations != "none"
+        self._train_pool = examples.pool("meta_train", turned=turned, device=device)
+        self.method = build_method(spec, self._train_pool.n_features, generator_for("initial weights", seed)).to(device)
+        self._optimizer = _optimizer(self.method, spec.protocol.outer_lr)
+        self._generator = generator_for("training episodes", seed, device)
         requests = [request for request in episode_requests(spec) if request.split in splits]
-        fixed = {request.split: (request, cache.episodes(request)) for request in requests}
+        fixed = {request.split: (request, examples.cache.episodes(request)) for request in requests}
         self._fixed = {
             split: (
-                self._pool(cache, split, turned=request.turned),
+                examples.pool(split, turned=request.turned, device=device),
                 episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device),
             )
             for split, (request, arrays) in fixed.items()
         }
         self.episode_hashes = {split: arrays.hash() for split, (_, arrays) in fixed.items()}
-        self.dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
         self._stop = StopRequest()
         self.state = State()
         self._started_at = time.perf_counter()
@@ -144,7 +147,7 @@ class Run:
         """
         with self._stoppable():
             self._train()
-        self.meta_learner.load_state_dict(self.state.best_weights)
+        self.method.load_state_dict(self.state.best_weights)
         self._account()
 
     def test(self) -> Outcome:
@@ -217,11 +220,13 @@ class Run:
         return float(loss_sum / count)
 
     def _outer_step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        protocol = self.spec.protocol
+        protocol, meta_learner = self.spec.protocol, self._meta_learner()
+        if self._optimizer is None:
+            raise TypeError(f"{self.spec.algorithm} has nothing to learn")
         for group in self._optimizer.param_groups:
             group["lr"] = self._outer_lr(step)
         return outer_step(
-            self.meta_learner,
+            meta_learner,
             self._optimizer,
             self._meta_batch(self._generator),
             inner_steps=protocol.inner_steps,
@@ -251,7 +256,7 @@ class Run:
         batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
         gradient = compiled_meta_gradient(self.device)
         try:
-            gradient(self.meta_learner, batch, self.spec.protocol.inner_steps)
+            gradient(self._meta_learner(), batch, self.spec.protocol.inner_steps)
         except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             fault = f"the outer step cannot be compiled here ({reason})"
@@ -269,10 +274,16 @@ class Run:
             step, outer_lr=protocol.outer_lr, outer_steps=protocol.outer_steps, schedule=protocol.outer_schedule
         )
 
+    def _meta_learner(self) -> MetaLearner:
+        if not isinstance(self.method, MetaLearner):
+            raise TypeError(f"{self.spec.algorithm} is not meta-trained")
+        return self.method
+
     def _validation_is_due(self) -> bool:
         state, protocol = self.state, self.spec.protocol
-        due = state.step % protocol.validate_every == 0 or state.step == protocol.outer_steps
-        return state.step > 0 and due and (not state.curve or state.curve[-1]["step"] < state.step)
+        at_an_interval = state.step > 0 and state.step % protocol.validate_every == 0
+        due = at_an_interval or state.step == protocol.outer_steps
+        return due and (not state.curve or state.curve[-1]["step"] < state.step)
 
     def _validate(self) -> None:
         """Accuracy on the fixed meta-validation episodes; the best weights so far are kept."""
@@ -283,17 +294,17 @@ class Run:
         state.curve.append(
             {
                 "step": state.step,
-                "loss": state.loss_sum / since,
-                "train_accuracy": state.accuracy_sum / since,
+                "loss": state.loss_sum / since if since else None,
+                "train_accuracy": state.accuracy_sum / since if since else None,
                 "validation_accuracy": interval.mean,
                 "validation_half_width": interval.half_width,
-                "outer_lr": self._outer_lr(state.step - 1),
+                "outer_lr": self._outer_lr(max(0, state.step - 1)),
             }
         )
         state.loss_sum = state.accuracy_sum = 0.0
         if interval.mean > state.best_accuracy:
             state.best_step, state.best_accuracy = state.step, interval.mean
-            state.best_weights = {key: value.clone() for key, value in self.meta_learner.state_dict().items()}
+            state.best_weights = {key: value.clone() for key, value in self.method.state_dict().items()}
 
     # ----------------------------------------------------------------------------------------------- evaluation
 
@@ -306,24 +317,21 @@ class Run:
         """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
         pool, episodes = self._fixed[split]
         counts = []
+        query_logits = partial(self.method, inner_steps=self.spec.protocol.inner_steps_test)
         for start in range(0, len(episodes), EPISODES_BETWEEN_LOOKS):
             self._stop.obey()
             self.display.evaluating(split, start, len(episodes))
             counts.append(
                 correct_counts(
-                    self.meta_learner,
+                    query_logits,
                     pool,
                     episodes[start : start + EPISODES_BETWEEN_LOOKS],
                     k_shot=self.spec.shots,
-                    inner_steps=self.spec.protocol.inner_steps_test,
                     episodes_at_once=EPISODES_AT_ONCE,
                 ).cpu()
             )
         correct: NDArray[np.int64] = torch.cat(counts).numpy()
         return correct
-
-    def _pool(self, cache: Cache, split: SplitName, *, turned: bool) -> ImagePool:
-        return ImagePool(torch.from_numpy(cache.images(split)).to(self.device), turned=turned)
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
@@ -333,8 +341,8 @@ class Run:
         content = {
             **self._identity,
             "state": vars(self.state),
-            "meta_learner": self.meta_learner.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "meta_learner": self.method.state_dict(),
+            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
         }
         write_checkpoint(self._checkpoint, content)
@@ -346,8 +354,9 @@ class Run:
 
     def _load(self) -> None:
         content = read_checkpoint(self._checkpoint, self._identity)
-        self.meta_learner.load_state_dict(content["meta_learner"])
-        self._optimizer.load_state_dict(content["optimizer"])
+        self.method.load_state_dict(content["meta_learner"])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(content["optimizer"])
         self._generator.set_state(content["generator"].cpu())
         self.state = State(**content["state"])
 
@@ -361,6 +370,12 @@ class Run:
     def _show(self, loss: float) -> None:
         last = self.state.curve[-1]["validation_accuracy"] if self.state.curve else None
         self.display.training(self.state.step, self.spec.protocol.outer_steps, loss, last)
+
+
+def _optimizer(method: MetaLearner | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:
+    """Of what is meta-learned; None if nothing is."""
+    parameters = list(method.parameters())
+    return torch.optim.Adam(parameters, lr=outer_lr, fused=True) if parameters else None
 
 
 @contextmanager

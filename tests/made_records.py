@@ -107,10 +107,11 @@ def made_content(
     shots: int = 1,
     seed: int = 0,
     test_hash: str = "episodes-a",
+    benchmark: str = "tiny",
     **overrides: Any,
 ) -> dict[str, Any]:
     """A record's JSON content; `overrides` are those of --set."""
-    resolved = registry.resolve(method, "tiny", shots, overrides)
+    resolved = registry.resolve(method, benchmark, shots, overrides)
     spec = resolved.spec
     queries = spec.protocol.n_way * spec.protocol.queries_per_class
     interval = interval_95(count / queries for count in correct)

@@ -170,6 +170,27 @@ def write_registry(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def benchmark_values(**changes: object) -> dict[str, object]:
+    """The built-in benchmark on features cut down to runs of a second, as `made-2way`; `changes` by key."""
+    values = yaml.safe_load((builtin_registry() / "benchmarks/mini-imagenet-5way-narrow.yaml").read_text())
+    values.update(id="made-2way", dataset="made-mini", shots=[1, 2])
+    small = {
+        "backbone": "made-recipe",
+        "n_way": 2,
+        "queries_per_class": 2,
+        "inner_steps": 2,
+        "inner_steps_test": 3,
+        "meta_batch_size": 2,
+        "outer_steps": 5,
+        "validate_every": 2,
+        "validation_episodes": 20,
+        "test_episodes": 40,
+    }
+    for key, value in (small | changes).items():
+        values["protocol"][key]["value"] = value
+    return values
+
+
 def recipe_values(**changes: object) -> dict[str, object]:
     """The built-in narrow recipe cut down to steps of milliseconds, as `made-recipe`; `changes` by key."""
     values = yaml.safe_load((builtin_registry() / "recipes/resnet12-narrow.yaml").read_text())

@@ -1,4 +1,4 @@
-"""`norml pretrain`: pretrain a backbone and keep its weights."""
+"""`norml pretrain`: pretrain a backbone, and keep its weights and its features of every image."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,12 @@ from rich.console import Console
 
 from norml.statistics import FORMULA
 from norml_cli.cache import Cache, pretraining_requests
-from norml_cli.checkpoints import Stopped
+from norml_cli.checkpoints import Stopped, StopRequest
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.display import RunDisplay
+from norml_cli.embedding import feature_streams, read_backbone
+from norml_cli.errors import UserError
+from norml_cli.features import FeatureCache, write_features
 from norml_cli.files import file_sha256
 from norml_cli.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
 from norml_cli.pretraining import Pretraining
@@ -34,23 +37,35 @@ def pretrain(
     seed: int,
     device: str,
     force: bool,
+    verify: bool,
     results: Path,
     console: Console,
 ) -> None:
-    """Pretrain a backbone unless it is there, and print what it reaches on meta-validation.
+    """Pretrain a backbone and make its features, unless they are there, and print what it reaches on meta-validation.
+
+    `verify` only checks the features.
 
     Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
     """
     spec = resolved.spec
+    if verify:
+        cache = Cache.open(registry.datasets[spec.dataset], registry.files["datasets", spec.dataset])
+        _verify(FeatureCache.open(spec, seed, cache), f"{spec.recipe}, seed {seed}", console)
+        return
     target = device_of(device)
     record_at, weights_at = pretraining_path(results, spec, seed), backbone_path(spec, seed, ".weights")
     require_writable(results)
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
-    if force or not (record_at.exists() and weights_at.exists()):
+    trains = force or not (record_at.exists() and weights_at.exists())
+    if trains:
         _train(resolved, cache, record_at, weights_at, seed=seed, device=target, force=force, console=console)
     else:
         console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
-    for shots, accuracy in read_pretraining(record_at).nearest_centroid.items():
+    record = read_pretraining(record_at)
+    if trains or not backbone_path(spec, seed, ".features.h5").exists():
+        _embed(record, weights_at, cache, device=target, console=console)
+    FeatureCache.open(spec, seed, cache)
+    for shots, accuracy in record.nearest_centroid.items():
         reached = f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
         console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
@@ -86,6 +101,34 @@ def _train(
         write_record(record_at, PretrainingRecord(**known, **_found_fields(pretraining, weights_at)))
         checkpoint.unlink(missing_ok=True)
         display.say("finished")
+
+
+def _embed(
+    record: PretrainingRecord, weights_at: Path, cache: Cache, *, device: torch.device, console: Console
+) -> None:
+    """Make the feature cache. Raises UserError if the weights are not those of the record."""
+    spec, seed = record.spec, record.seed
+    if file_sha256(weights_at) != record.weights_sha256:
+        raise UserError(f"{weights_at}: holds other weights than its record tells of; pretrain again with --force")
+    backbone, stop = read_backbone(weights_at, spec, seed, cache, device), StopRequest()
+    with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display, stop.listening():
+
+        def look(split: str, done: int, images: int) -> None:
+            stop.obey()
+            display.embedding(split, done, images)
+
+        try:
+            made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, look))
+        except Stopped:
+            display.say("stopped while making features; the same command makes them")
+            raise SystemExit(STOPPED_EXIT_CODE) from None
+        size = f"{made.path.stat().st_size / 1e6:.0f} MB"
+        display.say(f"features of every image: {backbone.n_features} numbers each, {size}, sha256 {made.content_hash}")
+
+
+def _verify(features: FeatureCache, title: str, console: Console) -> None:
+    checked = f"verified, {features.verify()} arrays as they were written, content sha256 {features.content_hash}"
+    console.print(f"{title}: {checked}", highlight=False, soft_wrap=True)
 
 
 def _found_fields(pretraining: Pretraining, weights_at: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from norml_cli.commands.prepare import ensure_ready
 from norml_cli.commands.report import print_text
 from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
+from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
 from norml_cli.records import Accuracy, EpisodesIdentity, RunRecord, read_record, record_path, write_record
 from norml_cli.registry import Registry, Resolved
@@ -41,11 +42,12 @@ def run(
             _refuse_other_protocol(path, item)
     require_writable(results)
     caches = _caches(registry, resolved, console)
-    for path, item in places:
+    examples = [Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved]
+    for (path, item), seen in zip(places, examples, strict=True):
         if path.exists() and not force:
             console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
         else:
-            _run_one(registry, item, caches[item.spec.dataset], launch, path, console=console)
+            _run_one(item, seen, launch, path, console=console)
     finished = [(path, read_record(path)) for path, _ in places]
     print_text(render_runs(registry, finished, "rich", width=console.width), console)
 
@@ -58,11 +60,11 @@ def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> d
     return {dataset: ensure_ready(registry, dataset, wanted, console) for dataset, wanted in requests.items()}
 
 
-def _run_one(registry: Registry, item: Resolved, cache: Cache, launch: Launch, path: Path, *, console: Console) -> None:
+def _run_one(item: Resolved, examples: Examples, launch: Launch, path: Path, *, console: Console) -> None:
     """Meta-train, test and write the record of one method to `path`."""
     checkpoint = path.with_suffix(".checkpoint")
     splits: list[SplitName] = ["meta_val", "meta_test"]
-    with launched(registry, item, cache, launch, checkpoint=checkpoint, console=console, splits=splits) as (run, known):
+    with launched(item, examples, launch, checkpoint=checkpoint, console=console, splits=splits) as (run, known):
         run.train()
         outcome = run.test()
         run.keep_weights(path.with_suffix(".weights"))  # first: a record without its weights could not be verified

@@ -62,7 +62,9 @@ def _method_rows(resolved: Resolved) -> Rows:
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
     from norml_cli.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
 
-    counts = parameter_counts(resolved.spec, registry.datasets[resolved.spec.dataset])
+    counts = parameter_counts(registry, resolved.spec)
+    if not any(counts.values()):
+        return []
     ratio = counts["meta_learner"] / counts["learner"]
     return [
         ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),

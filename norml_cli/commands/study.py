@@ -8,6 +8,7 @@ from norml_cli.cache import episode_requests
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.commands.report import print_text
 from norml_cli.errors import UserError
+from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
 from norml_cli.records import TrialRecord, find_trials, trial_path, write_record
 from norml_cli.registry import Registry, Resolved
@@ -49,8 +50,9 @@ def study(
 def _run_one(registry: Registry, name: str, item: Resolved, launch: Launch, path: Path, *, console: Console) -> None:
     requests = [request for request in episode_requests(item.spec) if request.split == "meta_val"]
     cache = ensure_ready(registry, item.spec.dataset, requests, console)
+    examples = Examples.of(registry, item.spec, cache)
     checkpoint = path.with_suffix(".checkpoint")
-    with launched(registry, item, cache, launch, checkpoint=checkpoint, console=console, splits=["meta_val"]) as (
+    with launched(item, examples, launch, checkpoint=checkpoint, console=console, splits=["meta_val"]) as (
         run,
         known,
     ):

@@ -37,7 +37,7 @@ def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
             for shots in bench.shots:
                 spec = registry.resolve(method.id, bench.id, shots).spec
                 where = f"{registry.files['methods', method.id]}: on {bench.id}, {shots} shots"
-                yield where, partial(parameter_counts, spec, registry.datasets[spec.dataset])
+                yield where, partial(parameter_counts, registry, spec)
     for recipe in registry.recipes.values():
         yield f"{registry.files['recipes', recipe.id]}", partial(backbone_parameters, recipe.values)
 

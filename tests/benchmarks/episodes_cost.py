@@ -1,5 +1,6 @@
 """What episodes cost: drawing them beside an outer step, and evaluating the test episodes."""
 
+from functools import partial
 from statistics import median
 
 import torch
@@ -8,7 +9,7 @@ from cost import step_of
 from record import Section, measured
 from workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
 
-from norml.episodes import EpisodeIndices, ImagePool, sample_indices
+from norml.episodes import EpisodeIndices, ExamplePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner
 from norml_cli.build import generator_for
@@ -67,22 +68,19 @@ def evaluation(bench: Bench) -> Section:
 
 
 def _evaluation_s(
-    bench: Bench, meta_learner: MetaLearner, pool: ImagePool, workload: Workload, n_episodes: int
+    bench: Bench, meta_learner: MetaLearner, pool: ExamplePool, workload: Workload, n_episodes: int
 ) -> float:
     episodes = _episodes(pool, workload, n_episodes, generator_for("test episodes", 0, bench.device))
+    query_logits = partial(meta_learner, inner_steps=workload.inner_steps)
     spent = 0.0
     for start in range(0, n_episodes, BETWEEN_LOOKS):
         part = episodes[start : start + BETWEEN_LOOKS]
-        spent += bench.once(
-            lambda part=part: correct_counts(
-                meta_learner, pool, part, k_shot=workload.k_shot, inner_steps=workload.inner_steps
-            )
-        )
+        spent += bench.once(lambda part=part: correct_counts(query_logits, pool, part, k_shot=workload.k_shot))
         bench.progress.at("evaluation, episodes", min(start + BETWEEN_LOOKS, n_episodes), n_episodes)
     return spent
 
 
-def _episodes(pool: ImagePool, workload: Workload, n_episodes: int, generator: torch.Generator) -> EpisodeIndices:
+def _episodes(pool: ExamplePool, workload: Workload, n_episodes: int, generator: torch.Generator) -> EpisodeIndices:
     return sample_indices(
         n_classes=pool.n_classes,
         n_examples=pool.n_examples,

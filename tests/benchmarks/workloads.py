@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norml.episodes import EpisodeBatch, ImagePool
+from norml.episodes import EpisodeBatch, ExamplePool
 from norml.meta_training import MetaLearner
 from norml_cli.build import build_meta_learner, generator_for
 from norml_cli.registry import Registry, builtin_registry, read_registry
@@ -58,11 +58,11 @@ def apart(batch: EpisodeBatch) -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(batch, name).contiguous() for name in names})
 
 
-def made_pool(*, n_classes: int, n_examples: int, size_px: int, device: torch.device) -> ImagePool:
+def made_pool(*, n_classes: int, n_examples: int, size_px: int, device: torch.device) -> ExamplePool:
     """A pool of random images in four turns."""
     shape = (n_classes, n_examples, size_px, size_px)
     ink = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < INKED
-    return ImagePool(ink.to(torch.uint8).mul_(255).to(device), turned=True)
+    return ExamplePool.of_images(ink.to(torch.uint8).mul_(255).to(device), turned=True)
 
 
 @cache
@@ -77,8 +77,7 @@ def from_registry(
     """The untrained meta-learner that `norml run METHOD` would build for this workload (`overrides`: as --set)."""
     overrides |= {"queries_per_class": workload.n_query, "inner_steps": workload.inner_steps}
     spec = registry().resolve(method, BENCHMARK, workload.k_shot, overrides).spec
-    dataset = registry().dataset(spec.dataset)
-    return build_meta_learner(spec, dataset, generator_for("initial weights", 0)).to(device)
+    return build_meta_learner(spec, workload.n_features, generator_for("initial weights", 0)).to(device)
 
 
 def adam(parameters: Any) -> torch.optim.Adam:

@@ -2,8 +2,11 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import photos
 import pytest
 import torch
@@ -11,9 +14,20 @@ import yaml
 from command_line import Shell
 from tiny import write_entry
 
+from norml.resnet12 import Blocks, ResNet12
 from norml_cli import pretraining
 from norml_cli.app import main
+from norml_cli.image_batches import ImageBatches
 
+BLOCKS = Blocks(
+    convolution_biases=False,
+    batch_norm_scale=True,
+    batch_norm_epsilon=1e-5,
+    skip_batch_norm=True,
+    activate_after_sum=True,
+    drop_rate=0.1,
+    drop_block_size=None,
+)
 PRETRAIN = ("pretrain", "made-mini", "--recipe", "made-recipe", "--device", "cpu")
 
 
@@ -58,7 +72,6 @@ def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
     private = json.dumps(record)
     assert str(shell.folder) not in private
     assert str(shell.home) not in private
-    assert "no finished runs" not in shell.norml("report")[2]
 
 
 def test_it_is_done_again_only_by_force_and_ends_alike(shell: Shell):
@@ -130,6 +143,7 @@ def test_a_killed_pretraining_ends_like_an_uninterrupted_one(
     assert figures(record_of(shell)) == whole["record"]
     assert weights_of(shell) == whole["weights"]
     assert not list(shell.home.rglob(".*.part"))
+    assert "verified" in shell.norml(*PRETRAIN, "--verify")[1]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -227,3 +241,120 @@ def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: obje
     code, _, err = shell.norml(*PRETRAIN)
     assert (code, err.count("\n")) == (2, 1)
     assert fault in err
+
+
+# ----------------------------------------------------------------------------------------------------------- features
+
+
+def file_of(shell: Shell, suffix: str) -> Path:
+    (path,) = shell.home.rglob(f"*{suffix}")
+    return path
+
+
+def test_features_are_those_of_each_image_alone(shell: Shell):
+    """Against the backbone, one image at a time, prepared by hand."""
+    assert shell.norml(*PRETRAIN)[0] == 0
+    recipe = photos.recipe_values()["recipe"]
+    backbone = ResNet12(recipe["widths"]["value"], BLOCKS, initial_weights="he").eval()
+    weights = torch.load(file_of(shell, ".weights"), weights_only=True)["classifier"]
+    own = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    backbone.load_state_dict(own)
+    mean, std = (torch.tensor(recipe[key]["value"])[:, None, None] for key in ("pixel_mean", "pixel_std"))
+    with h5py.File(file_of(shell, ".features.h5")) as file, h5py.File(shell.home / "made-mini.h5") as cache:
+        for split in ("meta_train", "meta_val", "meta_test"):
+            images, features = cache[f"images/{split}"][()], file[f"features/{split}"][()]
+            assert (features.shape, features.dtype) == ((*images.shape[:2], 6), np.float32)
+            assert list(file[f"classes/{split}"]) == list(cache[f"classes/{split}"])
+            for place in np.ndindex(images.shape[:2]):
+                pixels = torch.from_numpy(images[place]).permute(2, 0, 1).float()
+                small = torch.nn.functional.adaptive_avg_pool2d(pixels, 16).round()
+                with torch.no_grad():
+                    expected = backbone(((small / 255 - mean) / std)[None])[0]
+                torch.testing.assert_close(torch.from_numpy(features[place]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_are_missing_are_made_from_the_weights(shell: Shell):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    path = file_of(shell, ".features.h5")
+    before = path.read_bytes()
+    path.unlink()
+    code, _, err = shell.norml(*PRETRAIN, "--verify")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no features by 'made-recipe', seed 0; run `norml pretrain made-mini --recipe made-recipe" in err
+    code, out, _ = shell.norml(*PRETRAIN)
+    assert "pretrained already" in out
+    assert "6 numbers each" in out
+    assert path.read_bytes() == before
+
+
+def change_the_images(shell: Shell) -> None:
+    files = photos.with_images()
+    name = next(name for name in files if name.endswith(".jpg"))
+    other = photos.write_files(shell.folder / "other", files | {name: photos.photo("another picture")})
+    assert shell.norml("prepare", "made-mini", "--source", str(other), "--force")[0] == 0
+
+
+def change_the_weights(shell: Shell) -> None:
+    path = file_of(shell, ".weights")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def damage_the_features(shell: Shell) -> None:
+    path = file_of(shell, ".features.h5")
+    with h5py.File(path) as file:
+        place = file["features/meta_val"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[place + 5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (change_the_images, "was made with other images than are there now"),
+        (change_the_weights, "was made with other weights than are there now"),
+        (damage_the_features, "features/meta_val is damaged"),
+        (lambda shell: file_of(shell, ".features.h5").write_bytes(b"no HDF5"), "not a readable cache"),
+        (lambda shell: file_of(shell, ".weights").unlink(), "cannot be read"),
+    ],
+)
+def test_features_of_other_images_or_weights_are_refused(shell: Shell, change: Callable[[Shell], object], fault: str):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    change(shell)
+    code, _, err = shell.norml(*PRETRAIN, "--verify")
+    assert (code, err.count("\n")) == (2, 1)
+    assert fault in err
+    assert shell.norml(*PRETRAIN, "--force")[0] == 0
+    assert "verified, 6 arrays" in shell.norml(*PRETRAIN, "--verify")[1]
+
+
+def test_weights_that_are_not_their_records_make_no_features(shell: Shell):
+    assert shell.norml(*PRETRAIN)[0] == 0
+    file_of(shell, ".features.h5").unlink()
+    change_the_weights(shell)
+    code, _, err = shell.norml(*PRETRAIN)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "other weights than its record tells of; pretrain again with --force" in err
+    assert not list(shell.home.rglob("*.features.h5"))
+
+
+def test_features_broken_off_leave_nothing_and_are_made_by_the_same_command(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    outputs = ImageBatches.outputs
+
+    def signalled(self: ImageBatches, model: torch.nn.Module, images: torch.Tensor, *rest: object) -> torch.Tensor:
+        if isinstance(model, ResNet12) and len(images) == photos.PER_CLASS:  # one class: features are being made
+            signal.raise_signal(signal.SIGTERM)
+        return outputs(self, model, images, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageBatches, "outputs", signalled)
+        code, out, _ = shell.norml(*PRETRAIN)
+    assert code == 130
+    assert "stopped while making features; the same command makes them" in out
+    assert not list(shell.home.rglob("*.features.h5*"))
+    assert shell.norml(*PRETRAIN)[0] == 0
+    assert "verified" in shell.norml(*PRETRAIN, "--verify")[1]

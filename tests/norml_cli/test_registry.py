@@ -5,7 +5,8 @@ import yaml
 from made_records import made_benchmark, made_table, write_entry
 
 from norml_cli.errors import UserError
-from norml_cli.registry import RegistryError, builtin_registry, load_registry, parse_yaml, read_registry
+from norml_cli.registry import RegistryError, builtin_registry, load_registry, read_registry
+from norml_cli.yaml_files import parse_yaml
 
 METHOD = {
     "id": "mine",
@@ -93,7 +94,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             "methods",
             "algorithm",
             "gradient-decent",
-            "algorithm: must be 'gradient-descent' or 'nodal-lstm' (got 'gradient-decent')",
+            "algorithm: must be 'gradient-descent', 'nodal-lstm', 'nearest-centroid' or 'logistic-regression'",
         ),
         (
             "methods",
@@ -468,6 +469,55 @@ def test_later_layers_win(tmp_path):
         "--set on the command line",
     ]
     assert five.changed == ("outer_lr",)
+
+
+def test_a_method_may_differ_from_every_benchmark(tmp_path):
+    write_entry(tmp_path, "benchmarks", made_benchmark())
+    own = {"tiny": {"inner_lr": {"value": 0.1, "source": "chosen: here"}}}
+    everywhere = {
+        key: {"value": value, "source": "chosen: everywhere"}
+        for key, value in {"inner_lr": 0.7, "inner_steps": 9}.items()
+    }
+    write_entry(tmp_path, "methods", METHOD | {"protocol": own | {"everywhere": everywhere}})
+    registry = read_registry([builtin_registry(), tmp_path])
+    tiny, glyphs = (registry.resolve("mine", bench) for bench in ("tiny", "glyphs-5way"))
+    assert [(r.spec.protocol.inner_lr, r.spec.protocol.inner_steps) for r in (tiny, glyphs)] == [(0.1, 9), (0.7, 9)]
+    assert glyphs.sources["inner_steps"] == "chosen: everywhere"
+
+
+def test_what_a_method_asks_everywhere_must_be_possible_everywhere(tmp_path):
+    everywhere = {"rotations": {"value": "meta-train", "source": "chosen: for tests"}}
+    path = write_entry(
+        tmp_path, "methods", METHOD | {"default_benchmark": "glyphs-5way", "protocol": {"everywhere": everywhere}}
+    )
+    with pytest.raises(RegistryError) as raised:
+        read_registry([builtin_registry(), tmp_path])
+    assert (
+        f"{path}: protocol.everywhere.rotations: rotations = meta-train, but 'mini-imagenet'" in raised.value.faults[0]
+    )
+
+
+def test_a_method_without_an_outer_loop_takes_no_outer_steps(registry):
+    resolved = registry.resolve("nearest-centroid", "glyphs-5way", 1, {"outer_steps": 7})
+    assert resolved.spec.protocol.outer_steps == 0
+    assert resolved.changed == ()
+    assert resolved.sources["outer_steps"] == "nearest-centroid has no outer loop"
+
+
+def test_a_rows_own_benchmark_must_be_known_and_declare_the_shots(tmp_path):
+    table = made_table()
+    table["rows"][1]["benchmark"] = "tinny"
+    table["rows"][2]["benchmark"] = "tiny"
+    table["columns"][0]["shots"] = 3
+    write_entry(tmp_path, "benchmarks", made_benchmark())
+    path = write_entry(tmp_path, "tables", table)
+    with pytest.raises(RegistryError) as raised:
+        read_registry([builtin_registry(), tmp_path])
+    faults = [fault for fault in raised.value.faults if ": rows." in fault]
+    assert faults == [
+        f"{path}: rows.1.benchmark: unknown benchmark 'tinny', did you mean 'tiny'?",
+        f"{path}: rows.2.benchmark: 'tiny' does not declare 3 shots",
+    ]
 
 
 def test_override_with_the_same_value_changes_nothing(registry):

@@ -5,13 +5,14 @@ import re
 from dataclasses import astuple
 
 import pytest
-from made_records import made_record, made_registry
+from made_records import made_benchmark, made_content, made_record, made_registry, made_table, write_entry
 from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
 from norml_cli.commands.report import print_text, report
 from norml_cli.errors import UserError
-from norml_cli.records import record_path, write_record
+from norml_cli.records import RunRecord, record_path, write_record
+from norml_cli.registry import builtin_registry, read_registry
 from norml_cli.report import CELL_KEYS, FORMATS, RUN_KEYS, render_runs, render_table
 from norml_cli.tables import build_table
 
@@ -64,17 +65,18 @@ NORML (zero cell) & - & - & - & - & - \\
 )
 
 CSV = """\
-row,method,column,benchmark,shots,published,published_half_width,accuracy,half_width,n_episodes,seeds,seed_sd,\
+row,method,column,benchmark,shots,published,published_half_width,accuracy,half_width,n_episodes,\
+accuracy_over_first,half_width_over_first,seeds,seed_sd,\
 outer_steps,minus_published,minus_reference,minus_reference_half_width,missing,notes
-Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,false,
-Published_only,,elsewhere,,5,0.602,,,,,,,,,,,false,
-MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.129922826363,4,0,,2000,0.020000000000,,,false,
-MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,false,
-NORML,norml,1-shot,tiny,1,0.602,,0.625,0.152348018083,4,0,,500,0.023000000000,0.125,\
+Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,false,
+Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,false,
+MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.129922826363,4,,,0,,2000,0.020000000000,,,false,
+MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,false,
+NORML,norml,1-shot,tiny,1,0.602,,0.625,0.152348018083,4,,,0,,500,0.023000000000,0.125,\
 0.079561157632,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
-NORML,norml,elsewhere,,5,,,,,,,,,,,,false,
-NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,true,
-NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,false,
+NORML,norml,elsewhere,,5,,,,,,,,,,,,,,false,
+NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,true,
+NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,false,
 """
 
 
@@ -183,10 +185,13 @@ def test_missing_cell_is_told_with_its_command(registry):
 
 
 def test_published_row_and_column_without_benchmark_are_not_missing(registry):
+    table = build_table(registry, registry.table("tiny-table"), [])
+    assert [cell.missing for cell in table.rows[0].cells] == [False, False]
+    assert [row.cells[1].missing for row in table.rows] == [False] * 4
     table = build_table(registry, registry.table("table-1"), [])
-    assert not any(cell.missing for _, _, cell in table.cells())
-    assert "| NORML | 60.2 ± 0.91 | 74.1 ± 0.71 |" in render_table(table, "markdown", width=80)
-    assert "| LLAMA (Grant et al. (2018)) | 49.40 ± 1.83 | - |" in render_table(table, "markdown", width=80)
+    text = render_table(table, "markdown", width=80)
+    assert "| NORML | 60.2 ± 0.91 | - | - | - | - | 74.1 ± 0.71 | - | - | - | - |" in text
+    assert "| LLAMA (Grant et al. (2018)) | 49.40 ± 1.83 | - | - | - | - | - | - | - | - | - |" in text
 
 
 def test_runs_at_other_shots_do_not_count(registry):
@@ -233,6 +238,57 @@ def test_same_protocol_on_other_episodes_is_not_averaged(registry):
     cell = cell_of(registry, records)
     assert cell.ours.seeds == (0,)
     assert cell.notes == ("left out: seed 1 (other test episodes)",)
+
+
+def test_other_features_are_not_averaged(registry):
+    contents = [made_content(registry, "norml", counts, seed=seed) for seed, counts in enumerate([OURS, [9, 9, 9, 8]])]
+    for seed, content in enumerate(contents):
+        content["dataset"]["features"] = f"features of seed {seed}"
+    cell = cell_of(registry, [RunRecord.model_validate(content) for content in contents])
+    assert cell.ours.seeds == (0,)
+    assert cell.notes == ("left out: seed 1 (other features)",)
+
+
+def test_a_row_may_have_a_benchmark_of_its_own(tmp_path):
+    """Its run, its reference and its missing command are those of that benchmark."""
+    other = made_benchmark() | {"id": "tiny-other"}
+    table = made_table()
+    table["rows"][3]["benchmark"] = "tiny-other"
+    table["rows"].append({"title": "again", "method": "norml", "benchmark": "tiny-other", "citation": "Nobody 2020"})
+    write_entry(tmp_path, "benchmarks", made_benchmark())
+    write_entry(tmp_path, "benchmarks", other)
+    write_entry(tmp_path, "tables", table)
+    registry = read_registry([builtin_registry(), tmp_path])
+    records = [
+        made_record(registry, "maml-constant-lr", REFERENCE),
+        made_record(registry, "maml-constant-lr", [1, 2, 3, 4], benchmark="tiny-other"),
+        made_record(registry, "norml-zero-cell", OURS, benchmark="tiny-other"),
+        made_record(registry, "norml", [9, 9, 9, 8]),
+    ]
+    built = build_table(registry, registry.table("tiny-table"), records)
+    cells = [row.cells[0] for row in built.rows]
+    assert [cell.benchmark for cell in cells] == ["tiny", "tiny", "tiny", "tiny-other", "tiny-other"]
+    assert same(cells[3].ours.minus_reference, paired_difference([0.7, 0.7, 0.5, 0.6], [0.1, 0.2, 0.3, 0.4]))
+    assert cells[4].missing
+    text = render_table(built, "markdown", width=80)
+    assert "missing: norml run norml --benchmark tiny-other --shots 1\n" in text
+
+
+def test_the_first_episodes_alone_stand_beside_all(tmp_path):
+    """As many as a paper's: here the first two of four, 0.7 and 0.7, whose interval is 0."""
+    write_entry(tmp_path, "benchmarks", made_benchmark())
+    write_entry(tmp_path, "tables", made_table() | {"first_episodes": 2})
+    registry = read_registry([builtin_registry(), tmp_path])
+    built = build_table(registry, registry.table("tiny-table"), [made_record(registry, "norml", OURS)])
+    text = render_table(built, "markdown", width=80)
+    assert "| 1-shot first 2 | 1-shot ours |" in text
+    assert "| 70.00 ± 0.00 | 62.50 ± 15.23 |" in text
+    values = json.loads(render_table(built, "json", width=80))["cells"][4]
+    assert (values["accuracy_over_first"], values["half_width_over_first"]) == (0.7, 0.0)
+    write_entry(tmp_path, "tables", made_table() | {"first_episodes": 5})
+    registry = read_registry([builtin_registry(), tmp_path])
+    built = build_table(registry, registry.table("tiny-table"), [made_record(registry, "norml", OURS)])
+    assert built.rows[2].cells[0].ours.over_first is None  # there are but four
 
 
 def test_every_differing_value_is_named(registry):

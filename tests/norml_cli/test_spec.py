@@ -77,7 +77,8 @@ def test_hash_is_stable_under_key_order(spec):
 def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
-    assert set(defaults) == {"matmul_precision", "weight_form", "recompute"}
+    features = {"backbone", "backbone_seed", "feature_scaling"}
+    assert set(defaults) == features | {"matmul_precision", "weight_form", "recompute"}
     for key in defaults:
         del content["protocol"][key]
     assert RunSpec.model_validate(content) == spec

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from norml_cli.registry import KINDS, builtin_registry, parse_yaml, read_registry
+from norml_cli.registry import KINDS, builtin_registry, read_registry
 from norml_cli.spec import Published
+from norml_cli.yaml_files import parse_yaml
 
 FOLDER = builtin_registry()
 FILES = sorted(FOLDER.glob("*/*.yaml"))
@@ -32,6 +33,8 @@ METHODS = {
     "norml-zero-hidden",
     "norml-zero-hidden-zero-cell",
 }
+
+FROZEN = {"nearest-centroid", "cosine-classifier", "logistic-regression"}
 
 TABLE_2 = {  # as the paper prints it
     "MAML (constant lr)": ("86.3", "95.7"),
@@ -126,6 +129,7 @@ def test_table_is_the_papers(registry, table_id, printed):
     found = {
         row.title: tuple(row.published[key].text if key in row.published else None for key in ("1-shot", "5-shot"))
         for row in table.rows
+        if row.published
     }
     assert found == printed
     assert list(found) == list(printed)
@@ -143,6 +147,30 @@ def test_the_recipes_of_both_papers_are_declared(registry):
     assert (rfs.crop_padding_px, rfs.colour_jitter, rfs.flip) == (8, 0.4, True)
     assert [round(255 * mean, 3) for mean in rfs.pixel_mean] == [120.396, 115.594, 104.540]
     assert [round(255 * std, 3) for std in rfs.pixel_std] == [70.682, 68.276, 72.545]
+
+
+def test_table_1_holds_frozen_features_beside_what_is_meta_learned_on_them(registry):
+    """For each recipe, under the recipe's name."""
+    found: dict[str, set[str]] = {}
+    for row in registry.table("table-1").rows:
+        if row.method is not None:
+            benchmark = registry.benchmark(row.benchmark or "mini-imagenet-5way")
+            recipe = benchmark.protocol.backbone.value
+            assert row.published or row.title.endswith(f", {recipe} features")
+            found.setdefault(recipe, set()).add(row.method)
+    methods = {"norml", "maml-constant-lr", *FROZEN}
+    assert found == {"mtl-2019": methods, "rfs-2020": methods, "resnet12-narrow": methods}
+    narrow = {row.method for row in registry.table("table-1-narrow").rows}
+    assert narrow == {*METHODS, *FROZEN, "no-adaptation"}
+
+
+def test_what_the_paper_states_of_mini_imagenet_is_declared(registry):
+    """Section 5.1."""
+    for recipe in ("", "-rfs", "-narrow"):
+        for shots in (1, 5):
+            protocol = registry.resolve("norml", f"mini-imagenet-5way{recipe}", shots).spec.protocol
+            assert (protocol.inner_steps, protocol.meta_batch_size, protocol.outer_steps) == (10, 4, 10_000)
+            assert (protocol.n_way, protocol.queries_per_class, protocol.hidden_sizes) == (5, 15, [])
 
 
 def test_ablation_tables_hold_every_method(registry):

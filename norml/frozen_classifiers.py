@@ -1,0 +1,107 @@
+"""Classifiers of frozen features that learn nothing in an outer loop: each is fitted to one support set at once.
+
+They say what features are worth alone, which any meta-learned rule on the same features must beat. N classes, K
+examples of each in a support set of S = N * K, E episodes, D features.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from norml.episodes import EpisodeBatch
+
+NEWTON_STEPS = 100  # chosen: about 10 are enough for C = 1
+SMALL_STEP = 1e-9  # chosen: of any coefficient, in float64; smaller steps change no logit of float32
+
+
+class FrozenClassifier(nn.Module, ABC):
+    """Query logits from a support set, without anything learned before."""
+
+    @abstractmethod
+    def forward(self, batch: EpisodeBatch, inner_steps: int = 0) -> Tensor:
+        """Query logits [E, M, N]. `inner_steps` is for learners that take them."""
+
+    def parameter_counts(self) -> dict[str, int]:
+        """As a meta-learner counts its own: nothing is learned."""
+        return {"learner": 0, "meta_learner": 0}
+
+
+class NearestCentroid(FrozenClassifier):
+    """The class whose mean support example lies nearest.
+
+    'euclidean': minus the squared distance to it (Snell et al. 2017 without their training; Wang et al. 2019).
+    'cosine': the cosine of the angle to it (the Classifier-Baseline of Chen et al. 2021).
+    """
+
+    def __init__(self, similarity: str) -> None:
+        """`similarity`: 'euclidean' or 'cosine'."""
+        super().__init__()
+        self.similarity = similarity
+
+    def forward(self, batch: EpisodeBatch, inner_steps: int = 0) -> Tensor:  # noqa: ARG002 - it takes none
+        """Similarities [E, M, N] of queries and centroids."""
+        own = functional.one_hot(batch.support_y).to(batch.x.dtype)  # [E, S, N]
+        centroids = (own / own.sum(dim=1, keepdim=True)).mT @ batch.support_x  # [E, N, D]
+        queries = batch.query_x
+        if self.similarity == "cosine":
+            return functional.normalize(queries, dim=-1) @ functional.normalize(centroids, dim=-1).mT
+        # -|q - c|^2 without |q|^2, which is the same for every centroid c
+        return 2 * queries @ centroids.mT - centroids.square().sum(dim=-1)[:, None]
+
+
+class LogisticRegression(FrozenClassifier):
+    """Multinomial logistic regression with an L2 penalty on the weights, not on the biases, solved to convergence.
+
+    It minimises sum_s cross-entropy_s + |W|^2 / (2 C), as Tian et al. 2020 do with scikit-learn and C = 1. W is a sum
+    of support examples, so the problem is solved in their span, S numbers a class in place of D, by Newton's method.
+    """
+
+    def __init__(self, inverse_penalty: float) -> None:
+        """`inverse_penalty`: C."""
+        super().__init__()
+        self.inverse_penalty = inverse_penalty
+
+    def forward(self, batch: EpisodeBatch, inner_steps: int = 0) -> Tensor:  # noqa: ARG002 - it takes none
+        """Query logits [E, M, N], in the batch's type; solved in float64. Raises ArithmeticError if that fails."""
+        support, queries = batch.support_x.double(), batch.query_x.double()
+        basis, coordinates = _span(support)
+        labels = functional.one_hot(batch.support_y).double()
+        coefficients = self._solved(_with_one(coordinates), labels)  # [E, S + 1, N]
+        return (_with_one(queries @ basis.mT) @ coefficients).to(batch.x.dtype)
+
+    def _solved(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Coefficients [E, F, N] for inputs x [E, S, F], the last of which is 1, and labels [E, S, N]."""
+        n_episodes, _, n_inputs = x.shape
+        n_way = labels.shape[2]
+        penalty = x.new_full((n_inputs, 1), 1 / self.inverse_penalty)
+        penalty[-1] = 0
+        # Biases that all rise alike change nothing, so the Hessian is singular along them; curvature is added there.
+        alike = x.new_zeros(n_inputs, n_way, n_inputs, n_way)
+        alike[-1, :, -1, :] = 1
+        coefficients: Tensor = x.new_zeros(n_episodes, n_inputs, n_way)
+        for _ in range(NEWTON_STEPS):
+            p = functional.softmax(x @ coefficients, dim=-1)
+            gradient = x.mT @ (p - labels) + penalty * coefficients
+            curvature = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]  # [E, S, N, N]
+            hessian = torch.einsum("esf,esg,esnm->efngm", x, x, curvature) + alike
+            size = n_inputs * n_way
+            hessian = hessian.reshape(n_episodes, size, size)
+            hessian += torch.diag(penalty.expand(-1, n_way).reshape(-1))
+            step: Tensor = torch.linalg.solve(hessian, gradient.reshape(n_episodes, size, 1)).view_as(coefficients)
+            decrement = (gradient * step).sum(dim=(1, 2), keepdim=True).clamp(min=0).sqrt()
+            coefficients = coefficients - step / (1 + decrement)  # damped: from afar a whole step can overshoot
+            if step.abs().max() <= SMALL_STEP:
+                return coefficients
+        raise ArithmeticError(f"logistic regression: no solution within {NEWTON_STEPS} steps; take a smaller C")
+
+
+def _span(support: Tensor) -> tuple[Tensor, Tensor]:
+    """An orthonormal basis [E, R, D] of the support examples' span, R = min(S, D), and their coordinates [E, S, R]."""
+    basis, triangle = torch.linalg.qr(support.mT)
+    return basis.mT, triangle.mT
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)

@@ -1,0 +1,225 @@
+"""`norml run` on the frozen features of a pretrained backbone, and the script that makes a whole table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import photos
+import pytest
+import tiny
+from command_line import Shell
+
+from norml.meta_training import outer_step
+from norml_cli import training
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "make_table.py"
+META_LEARNED = (
+    "maml-constant-lr",
+    "maml-global-lr",
+    "maml-layerwise-lr",
+    "norml-zero-hidden-zero-cell",
+    "norml-zero-cell",
+    "norml-zero-hidden",
+    "norml",
+)
+FROZEN = ("nearest-centroid", "cosine-classifier", "logistic-regression")
+PRETRAIN = ("pretrain", "made-mini", "--recipe", "made-recipe", "--device", "cpu")
+PLACE = ("--benchmark", "made-2way", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caches with the made photographs and, once a test has pretrained it, their backbone."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def shell(shell: Shell, home: Path) -> Shell:
+    """A shell with the made photographs, pretrained once for all tests here."""
+    shell.monkeypatch.setenv("NORML_HOME", str(home))
+    photos.write_registry(shell.registry)
+    tiny.write_entry(shell.registry, "benchmarks", photos.benchmark_values())
+    shell.home = home
+    if not (home / "made-mini.h5").exists():
+        source = photos.write_files(shell.folder / "source", photos.with_images())
+        assert shell.norml("prepare", "made-mini", "--source", str(source))[0] == 0
+    code, _, err = shell.norml(*PRETRAIN)
+    assert code == 0, err
+    return shell
+
+
+def record_of(shell: Shell, method: str, shots: int = 1) -> dict:
+    return json.loads((shell.results / "made-2way" / f"{shots}-shot" / method / "seed-0.json").read_text())
+
+
+def test_all_methods_run_on_features_and_share_their_episodes(shell: Shell):
+    methods = (*META_LEARNED, *FROZEN, "no-adaptation")
+    code, out, err = shell.norml("run", *methods, "--shots", "2", *PLACE)
+    assert code == 0, err
+    records = {method: record_of(shell, method, 2) for method in methods}
+    assert len({record["episodes"]["test_hash"] for record in records.values()}) == 1
+    (features,) = {record["dataset"]["features"] for record in records.values()}
+    with h5py.File(next(shell.home.rglob("*.features.h5"))) as file:
+        assert file.attrs["fingerprint"].decode() == features
+    for method in META_LEARNED:
+        assert [point["step"] for point in records[method]["curve"]] == [2, 4, 5]
+        assert records[method]["parameters"]["learner"] == 6 * 2 + 2
+    for method in FROZEN:
+        assert [(point["step"], point["loss"]) for point in records[method]["curve"]] == [(0, None)]
+        assert records[method]["parameters"] == {"learner": 0, "meta_learner": 0}
+        assert records[method]["spec"]["protocol"]["outer_steps"] == 0
+    assert "nothing is meta-trained" in out
+    assert records["cosine-classifier"]["spec"]["protocol"]["feature_scaling"] == "none"
+    assert records["no-adaptation"]["spec"]["protocol"]["inner_steps_test"] == 0
+    shown = shell.norml("report")[1]
+    assert all(method in shown for method in methods)
+    assert "compare" not in shell.norml("compare", "norml", "nearest-centroid", *PLACE[:2], "--shots", "2")[2]
+
+
+def test_nearest_centroids_of_a_run_are_those_of_its_stored_features_and_episodes(shell: Shell):
+    """The record against a loop over the HDF5 files."""
+    assert shell.norml("run", "nearest-centroid", *PLACE)[0] == 0
+    with h5py.File(next(shell.home.rglob("*.features.h5"))) as file:
+        features = file["features/meta_test"][()].astype(np.float64)
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    with h5py.File(shell.home / "made-mini.h5") as file:
+        group = file["episodes/meta_test-2way-1shot-2query-upright-40episodes-seed0"]
+        classes, examples = group["classes"][()], group["examples"][()]
+    expected = []
+    for of_episode, drawn in zip(classes, examples, strict=True):
+        support = [features[c, row[0]] for c, row in zip(of_episode, drawn, strict=True)]
+        expected.append(0)
+        for label, (c, row) in enumerate(zip(of_episode, drawn, strict=True)):
+            for example in row[1:]:
+                distances = [np.linalg.norm(features[c, example] - centroid) for centroid in support]
+                expected[-1] += int(np.argmin(distances) == label)
+    assert record_of(shell, "nearest-centroid")["correct"] == expected
+
+
+def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
+    assert shell.norml("run", "norml", *PLACE)[0] == 0
+    whole = record_of(shell, "norml")
+    steps = iter(range(1, 100))
+
+    def signalled(*arguments: object, **options: object) -> object:
+        if next(steps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return outer_step(*arguments, **options)
+
+    with shell.monkeypatch.context() as patch:
+        patch.setattr(training, "outer_step", signalled)
+        assert shell.norml("run", "norml", *PLACE, "--results", "stopped")[0] == 130
+    code, out, _ = shell.norml("run", "norml", *PLACE, "--results", "stopped")
+    assert code == 0
+    assert "goes on from 3 of 5 outer steps" in out
+    path = shell.folder / "stopped" / "made-2way" / "1-shot" / "norml" / "seed-0.json"
+    resumed = json.loads(path.read_text())
+    assert (resumed["correct"], resumed["curve"]) == (whole["correct"], whole["curve"])
+
+
+def test_a_shorter_schedule_leaves_alone_what_has_none(shell: Shell):
+    code, _, err = shell.norml("run", "nearest-centroid", "maml-constant-lr", *PLACE, "--outer-steps", "2")
+    assert code == 0, err
+    assert record_of(shell, "nearest-centroid")["changed"] == []
+    assert record_of(shell, "maml-constant-lr")["changed"] == ["outer_steps"]
+
+
+def test_untrained_initial_weights_can_be_tested(shell: Shell):
+    code, _, err = shell.norml("run", "maml-constant-lr", *PLACE, "--outer-steps", "0")
+    assert code == 0, err
+    record = record_of(shell, "maml-constant-lr")
+    assert (record["best_step"], record["cost"]["steps_per_s"]) == (0, 0.0)
+    assert record["curve"][0]["train_accuracy"] is None
+
+
+def test_logistic_regression_is_shown_with_the_source_of_its_values(shell: Shell):
+    code, out, _ = shell.norml("show", "logistic-regression", *PLACE[:2], "--json")
+    assert code == 0
+    values = {row["key"]: (row["value"], row["source"]) for row in json.loads(out)["values"]}
+    assert values["inverse_penalty"] == (1.0, values["inverse_penalty"][1])
+    assert "Tian et al. 2020" in values["inverse_penalty"][1]
+    assert values["outer_steps"] == (0, "logistic-regression has no outer loop")
+    assert "learner parameters" not in values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--set", "backbone=rfs-2020"), "rfs-2020: batch_size 64 is more than the 9 training images of 'made-mini'"),
+        (("--set", "backbone_seed=3"), "has no features by 'made-recipe', seed 3; run `norml pretrain made-mini"),
+        (
+            ("--set", "backbone=null", "--set", "feature_scaling=none"),
+            "has colour images, which a learner does not take; name a recipe",
+        ),
+        (("--set", "backbone=made-recipes"), "unknown recipe 'made-recipes', did you mean 'made-recipe'"),
+        (("--benchmark", "tiny-5way", "--set", "backbone=made-recipe"), "has grey images, which no recipe takes"),
+        (("--benchmark", "tiny-5way", "--set", "feature_scaling=unit-length"), "no backbone makes features"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_it_starts(shell: Shell, arguments: tuple[str, ...], fault: str):
+    code, out, err = shell.norml("run", "norml", *PLACE, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert fault in err
+    assert "begins" not in out
+    assert not list(shell.folder.rglob("seed-0.json"))
+
+
+def test_features_of_other_images_are_refused(shell: Shell):
+    path = next(shell.home.rglob("*.weights"))
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    code, _, err = shell.norml("run", "norml", *PLACE)
+    path.write_bytes(kept)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was made with other weights than are there now" in err
+
+
+def test_a_benchmark_of_an_unknown_recipe_is_a_fault_of_its_file(shell: Shell):
+    tiny.write_entry(shell.registry, "benchmarks", photos.benchmark_values(backbone="made-recipee"))
+    code, _, err = shell.norml("list")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "made-2way.yaml: protocol.backbone: unknown recipe 'made-recipee', did you mean 'made-recipe'" in err
+
+
+# --------------------------------------------------------------------------------------------------- a whole table
+
+
+def make_table(shell: Shell, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), "made-table", "--device", "cpu", *options],
+        cwd=shell.folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_script_makes_the_whole_table_over_several_starts(shell: Shell):
+    """The first start has no time for anything."""
+    tiny.write_entry(
+        shell.registry,
+        "tables",
+        {
+            "id": "made-table",
+            "title": "Made",
+            "citation": "this project",
+            "columns": [{"title": "2-shot", "benchmark": "made-2way", "shots": 2}],
+            "rows": [
+                {"title": method, "method": method, "citation": "this project"}
+                for method in ("norml", "nearest-centroid")
+            ],
+        },
+    )
+    source = photos.write_files(shell.folder / "source", photos.with_images())
+    nothing = make_table(shell, "--source", str(source), "--minutes", "0")
+    assert (nothing.returncode, "time is up" in nothing.stdout) == (75, True)
+    done = make_table(shell, "--source", str(source))
+    assert done.returncode == 0, done.stderr
+    assert "missing" not in done.stdout
+    assert len(list(shell.results.rglob("seed-*.json"))) == 2
