@@ -1,6 +1,9 @@
 """What the README shows is what the tool prints."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from norml_cli.records import find_records
 from norml_cli.registry import builtin_registry, read_registry
@@ -8,19 +11,48 @@ from norml_cli.report import render_table
 from norml_cli.tables import build_table
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_the_one_that_the_records_give():
+@pytest.mark.parametrize("table_id", ["table-2", "table-1-narrow"])
+def test_a_table_is_the_one_that_the_records_give(table_id):
     registry = read_registry([builtin_registry()])
     records = [record for _, record in find_records(ROOT / "results")]
     assert records
-    table = render_table(build_table(registry, registry.table("table-2"), records), "markdown", width=80)
-    assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
+    assert table.strip() in README
+
+
+def measurements(section: str) -> dict[tuple[str, str], dict]:
+    """What the bench kept of one section on the CPU, by workload and by engine or method."""
+    record = json.loads((ROOT / "results" / "speed" / f"cpu-{section}.json").read_text(encoding="utf-8"))
+    (found,) = [part["measurements"] for part in record["sections"] if part["name"] == section]
+    return {tuple(m["labels"].values())[:2]: m for m in found}
+
+
+def test_the_speed_table_is_the_one_that_the_bench_recorded():
+    """Our compiled milliseconds, and each engine's median as a multiple of that."""
+    engines = ("norml", "torch.func, compiled", "torch.func", "TorchOpt MetaSGD", "higher")
+    found = measurements("peers")
+    for work in ("1/1", "1/15", "5/5"):
+        ours = found[work, "norml, compiled"]["median"]
+        ratios = [f"{found[work, engine]['median'] / ours:.2f}" for engine in engines]
+        assert f"| {work.replace('/', ' / ')} | {1000 * ours:.0f} ms | {' | '.join(ratios)} |" in README
+
+
+def test_the_table_of_normls_cost_is_the_one_that_the_bench_recorded():
+    found = measurements("methods")
+    for work in ("1/1", "1/15", "5/5"):
+        figures = []
+        for method in ("norml, cell size 16", "norml, cell size 64 (registry)"):
+            plain, compiled = (found[work, name]["derived"] for name in (method, f"{method}, compiled"))
+            figures += [plain["times maml"], compiled["times maml"], plain["times multiplications"]]
+        assert f"| {work.replace('/', ' / ')} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in README
 
 
 def test_ci_calls_the_test_command_of_the_readme():
     command = "pip install nox uv && .venv/bin/nox"
-    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert command in README
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "nox uv" in ci
     assert '/bin/nox"' in ci
