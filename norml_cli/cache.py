@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import h5py
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
@@ -253,15 +254,19 @@ def write_cache(
 
 
 def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
-    """Put further episodes into a cache, again in one piece."""
+    """Put further episodes into a cache, again in one piece; those that it holds by now are left as they are.
+
+    Processes take turns, each adding to what the one before it left.
+    """
 
     def write(target: BinaryIO) -> None:
         with cache.path.open("rb") as old:
             shutil.copyfileobj(old, target)
         with h5py.File(target, "r+", libver=FILE_FORM) as file:
-            _put_episodes(file, episodes)
+            _put_episodes(file, {request: arrays for request, arrays in episodes.items() if not cache.has(request)})
 
-    write_file(cache.path, write)
+    with FileLock(cache.path.with_suffix(".lock")):
+        write_file(cache.path, write)
 
 
 def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:

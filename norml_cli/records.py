@@ -7,7 +7,7 @@ or cut off is refused instead of reported.
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -313,8 +313,10 @@ def _read(path: Path, kind: type[R]) -> R:
         raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
 
 
-def find_records(results: Path) -> list[tuple[Path, RunRecord]]:
+def find_records(results: Path, benchmarks: Collection[str] | None = None) -> list[tuple[Path, RunRecord]]:
     """Every seed-*.json below `results` with its content, in order of path; none if the folder does not exist.
+
+    `benchmarks`: only the records of these are read.
 
     Raises UserError with every record that is damaged or lies where its content does not belong.
     """
@@ -324,7 +326,8 @@ def find_records(results: Path) -> list[tuple[Path, RunRecord]]:
         raise UserError(f"--results {results}: not a folder; name the folder that `norml run` wrote to")
     found, faults = [], []
     for path in sorted(results.rglob("seed-*.json")):
-        if path.relative_to(results).parts[0] in NOT_RUNS:
+        folder = path.relative_to(results).parts[0]
+        if folder in NOT_RUNS or (benchmarks is not None and folder not in benchmarks):
             continue
         try:
             record = read_record(path)

@@ -33,7 +33,7 @@ PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_len
 class Model(BaseModel):
     """Base of every declared thing: unknown keys and silent type changes are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Sourced(Model, Generic[T]):

@@ -102,6 +102,12 @@ def build_table(registry: Registry, table: TableEntry, records: Sequence[RunReco
     return Table(table, tuple(rows), title)
 
 
+def benchmarks_of(table: TableEntry) -> set[str]:
+    """The benchmarks whose runs a table may show."""
+    named = [*(row.benchmark for row in table.rows), *(column.benchmark for column in table.columns)]
+    return {benchmark for benchmark in named if benchmark is not None}
+
+
 def steps_of(steps: int, declared: int | None) -> str:
     """'2,000 of 60,000' for a run that was cut short, else the number alone."""
     return f"{steps:,} of {declared:,}" if declared is not None and steps < declared else f"{steps:,}"

@@ -1,6 +1,7 @@
 """Files of plain YAML 1.2: safe, without duplicate keys, anchors and aliases, and not too large."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,11 @@ import yaml
 
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 
+_MAY_HAVE_ANCHORS = re.compile(r"(?:^|[\s\[{,:-])[&*]\S")  # wherever one may begin; in text, too
 
-class _EntryLoader(yaml.SafeLoader):
-    """Safe YAML with YAML 1.2's floats and booleans, without duplicate keys, anchors and aliases."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
-        if getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+class _PlainKeys(yaml.constructor.SafeConstructor):
+    """Mappings without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen = set()
@@ -28,6 +25,16 @@ class _EntryLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _EntryLoader(_PlainKeys, yaml.SafeLoader):
+    """Safe YAML with YAML 1.2's floats and booleans, without duplicate keys, anchors and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
 
 # PyYAML follows YAML 1.1: 1e-3 is text and `no` is false there. Researchers write 1.2.
@@ -47,11 +54,22 @@ _EntryLoader.add_implicit_resolver(
 )
 
 
+if yaml.__with_libyaml__:
+
+    class _FastLoader(_PlainKeys, yaml.CSafeLoader):
+        """The same by libyaml, several times as fast; it cannot be asked for anchors."""
+
+    _FastLoader.yaml_implicit_resolvers = _EntryLoader.yaml_implicit_resolvers
+
+
 def parse_yaml(text: str) -> Any:
     """Parse one YAML document.
 
     Raises ValueError with one line (what and where) for anything that is not a plain document.
     """
+    if yaml.__with_libyaml__ and not _MAY_HAVE_ANCHORS.search(text):
+        with suppress(yaml.YAMLError, RecursionError, ValueError):  # told below, in words that do not depend on libyaml
+            return yaml.load(text, Loader=_FastLoader)  # noqa: S506 - a SafeLoader
     try:
         return yaml.load(text, Loader=_EntryLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:

@@ -7,7 +7,7 @@ from rich.console import Console
 from norml_cli.records import find_records
 from norml_cli.registry import Registry
 from norml_cli.report import render_runs, render_table, require_format
-from norml_cli.tables import build_table
+from norml_cli.tables import benchmarks_of, build_table
 
 _ASCII = str.maketrans({"±": "+-", "─": "-"})
 
@@ -15,11 +15,11 @@ _ASCII = str.maketrans({"±": "+-", "─": "-"})
 def report(registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console) -> None:
     """Print the table `table_id`, or the list of runs without one, in `format_`.
 
-    Raises UserError for an unknown table or format, and for every damaged record below `results`.
+    Raises UserError for an unknown table or format, and for every damaged record that it reads.
     """
     require_format(format_)
     table = registry.table(table_id) if table_id is not None else None
-    runs = find_records(results)
+    runs = find_records(results, None if table is None else benchmarks_of(table))
     if table is None:
         text = render_runs(registry, runs, format_, width=console.width)
     else:

@@ -1,10 +1,13 @@
 """The cache: what goes in comes out, whatever is wrong with it is told, and nobody ever sees half of one."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +78,8 @@ def written(entry_file: Path, entry: DatasetEntry = ENTRY) -> Cache:
 
 
 def files() -> list[str]:
-    return sorted(path.name for path in home().iterdir())
+    """What lies beside the cache, but for the empty file that writers take turns by."""
+    return sorted(path.name for path in home().iterdir() if path.suffix != ".lock")
 
 
 # ----------------------------------------------------------------------------------------------------------- round trip
@@ -129,6 +133,26 @@ def test_added_episodes_leave_the_rest_as_it_was(entry_file: Path):
     assert cache.verify() == 2 * len(SPLITS) + 2 * 3
     assert Cache.open(ENTRY, entry_file) == cache
     assert files() == ["made-omniglot.h5"]
+
+
+def test_episodes_added_at_the_same_time_are_all_kept(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both begin with the cache as it was; one waits for the other. What both add is added once."""
+    cache = written(entry_file)
+    shared, ours, theirs = (replace(REQUEST, seed=seed) for seed in (1, 2, 3))
+    copy = shutil.copyfileobj
+
+    def slow_copy(*files: Any) -> None:
+        copy(*files)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(cache_module.shutil, "copyfileobj", slow_copy)
+    wanted = [{shared: episodes(seed=1), own: episodes(seed=own.seed)} for own in (ours, theirs)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda more: add_episodes(cache, more), wanted))
+    for request in (REQUEST, shared, ours, theirs):
+        assert cache.has(request)
+    assert cache.episodes(theirs).hash() == episodes(seed=3).hash()
+    cache.verify()
 
 
 def test_episodes_that_are_not_there_are_told(entry_file: Path):

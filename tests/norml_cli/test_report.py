@@ -456,9 +456,22 @@ def test_command_refuses(registry, tmp_path, settings, message):
     assert str(caught.value).startswith(message)
 
 
+def test_a_table_reads_the_records_of_its_own_benchmarks_alone(registry, tmp_path):
+    put(tmp_path / "results", made_record(registry, "norml", OURS))
+    elsewhere = tmp_path / "results" / "glyphs-5way" / "1-shot" / "norml" / "seed-0.json"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text("broken")
+    console = Console(file=io.StringIO(), width=200)
+    settings = {"format_": "markdown", "results": tmp_path / "results", "console": console}
+    report(registry, table_id="tiny-table", **settings)
+    assert "62.50" in console.file.getvalue()
+    with pytest.raises(UserError, match="damaged"):
+        report(registry, table_id=None, **settings)
+
+
 def test_broken_record_stops_the_report(registry, tmp_path):
     path = record_path(tmp_path, registry.resolve("norml", "tiny", 1).spec, 0)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        printed(registry, tmp_path, table_id="table-2", format_="csv")
+        printed(registry, tmp_path, table_id="tiny-table", format_="csv")
