@@ -136,7 +136,7 @@ BAD = [
     ((*RUN, "--device", "tpu"), ["--device tpu"]),
     ((*RUN, "--device", "cuda:99"), ["--device cuda:99"]),
     ((*RUN, "--seed", "-1"), ["--seed"]),
-    ((*RUN, "--outer-steps", "0"), ["--outer-steps"]),
+    ((*RUN, "--outer-steps", "-1"), ["--outer-steps"]),
     ((*RUN, "--registry", "nowhere"), ["--registry nowhere", "not a folder"]),
     (("run", "norml"), ["norml prepare omniglot"]),
     (("show", "nothing"), ["unknown entry 'nothing'"]),

@@ -9,6 +9,7 @@ import pytest
 from command_line import Shell
 
 from norml_cli import training
+from norml_cli.examples import Examples
 
 STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
 
@@ -43,10 +44,10 @@ def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
 
 def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     evaluated, pooled = [], []
-    evaluate, pool = training.Run._evaluate, training.Run._pool
+    evaluate, pool = training.Run._evaluate, Examples.pool
     monkeypatch.setattr(training.Run, "_evaluate", lambda run, split: evaluated.append(split) or evaluate(run, split))
     monkeypatch.setattr(
-        training.Run, "_pool", lambda run, cache, split, **how: pooled.append(split) or pool(run, cache, split, **how)
+        Examples, "pool", lambda examples, split, **how: pooled.append(split) or pool(examples, split, **how)
     )
     assert shell.norml(*STUDY)[0] == 0
     assert set(evaluated) == {"meta_val"}
