@@ -29,9 +29,7 @@ LAYERS: list[set[str]] = [
     {
         "norml.frozen_classifiers",
         "norml.learner",
-        "norml.update_rules.gradient_descent",
-        "norml.update_rules.nodal_lstm",
-        "norml.update_rules.recorded",
+        "norml.update_rules.*",
     },
     {"norml.adaptation"},
     {"norml.meta_training"},
