@@ -26,8 +26,9 @@ class InnerLoop:
 
     inner_lr: eta, on the mean over the support set. first_order: the meta-gradient treats delta and h as constants.
     query_statistics: whose statistics batch norm uses for queries. weight_form: 'auto' lets each layer take the cheaper
-    form; a layer with a rate for every weight is materialised always. recompute: going backwards, each step's intermediate values are computed again instead of kept, which makes
-    memory grow with the signals and weights of a step alone; the gradients are the same.
+    form; a layer with a rate for every weight is materialised always. recompute: going backwards, each step's
+    intermediate values are computed again instead of kept, which makes memory grow with the signals and weights of a
+    step alone; the gradients are the same.
     """
 
     inner_lr: float
@@ -114,7 +115,7 @@ class Adaptation:
 
     @torch.no_grad()
     def logits_of_each_step(self) -> Iterator[Tensor]:
-        """In place of `run`: logits [E, M, N] of the queries that were known, before the first inner step and after each."""
+        """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each."""
         for t in range(self.inner_steps + 1):
             yield self.logits(after=t)
             if t < self.inner_steps:
@@ -124,7 +125,7 @@ class Adaptation:
     def logits(self, query_x: Tensor | None = None, *, after: int | None = None) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
-        `after`: so many inner steps, which must be those taken; default: all. Raises ValueError if there are no queries.
+        `after`: so many inner steps, those taken so far; default: all. Raises ValueError if there are no queries.
         """
         own = self._rows_of_statistics()
         rows = self._query_rows

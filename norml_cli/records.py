@@ -15,10 +15,11 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from norml.statistics import FORMULA, interval_95
+from norml_cli.declared import Model, Text
 from norml_cli.errors import UserError
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
-from norml_cli.spec import Count, Id, Model, PretrainSpec, RunSpec, Sha256, Text
+from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256
 
 SCHEMA_VERSION: Final = 1
 NOT_RUNS = frozenset(

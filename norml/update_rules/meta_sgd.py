@@ -1,8 +1,8 @@
 """Meta-SGD's update rule (Li et al. 2017, eq. 1): theta - alpha * grad, element by element, alpha learned beside theta.
 
-alpha has one entry for every weight and bias. A product of two signals cannot carry it, so it is given as rates, by which
-the engine multiplies each layer's gradient. Kept as they are, not as logarithms: as in the paper an entry may turn
-negative, and then goes against its gradient.
+alpha has one entry for every weight and bias. A product of two signals cannot carry it, so it is given as rates, by
+which the engine multiplies each layer's gradient. Kept as they are, not as logarithms: as in the paper an entry may
+turn negative, and then goes against its gradient.
 """
 
 from collections.abc import Sequence
