@@ -298,6 +298,16 @@ def find_trials(results: Path, study: str) -> list[TrialRecord]:
     return [read_trial(path) for path in sorted((results / "studies" / study).rglob("*-seed-*.json"))]
 
 
+def find_studies(results: Path) -> list[tuple[Path, TrialRecord]]:
+    """Every trial of every study with its path, in order of path. Raises UserError for what is damaged."""
+    return [(path, read_trial(path)) for path in sorted((results / "studies").rglob("*-seed-*.json"))]
+
+
+def find_pretrainings(results: Path) -> list[tuple[Path, PretrainingRecord]]:
+    """Every pretraining's record with its path, in order of path. Raises UserError for what is damaged."""
+    return [(path, read_pretraining(path)) for path in sorted((results / "pretraining").rglob("*-seed-*.json"))]
+
+
 def _read(path: Path, kind: type[R]) -> R:
     data = _read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
