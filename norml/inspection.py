@@ -149,8 +149,8 @@ def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_step
     found = []
     for t in range(inner_steps):
         losses, right = (torch.cat([getattr(part, name)[t] for part in seen]) for name in ("losses", "right"))
-        for layer in range(meta_learner.learner.n_layers):
-            found.append(_summary([part.steps[t][layer] for part in seen], losses, right, layer=layer, step=t))
+        layers = range(meta_learner.learner.n_layers)
+        found += [_summary([part.steps[t][n] for part in seen], losses, right, layer=n, step=t) for n in layers]
     return found
 
 

@@ -265,6 +265,26 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
     status(results=results, console=Console(), as_json=json)
 
 
+@app.command("inspect")
+def inspect_command(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its .weights beside it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default: a folder beside the record.")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Meta-validation episodes to look at.")] = 100,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Show what a trained meta-learner does: gates, effective rates, accuracy by inner step, the freeze test."""
+    entries = load_registry(registry)
+    from norml_cli.commands.inspect_ import inspect
+
+    output = Output(quiet=quiet, as_json=json)
+    inspect(entries, record, out=out, episodes=episodes, device=device, console=output)
+
+
 @app.command("compare")
 def compare_command(
     methods: Annotated[

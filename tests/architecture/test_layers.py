@@ -17,7 +17,7 @@ ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 # A module imports only from layers below its own; a package named with `.*` is one layer whose modules may use each
 # other. A new module must be placed here.
 LAYERS: list[set[str]] = [
-    {"norml", "norml_cli", "norml_cli.errors"},
+    {"norml_cli", "norml_cli.errors"},
     {
         "norml.episodes",
         "norml.fast_weights",
@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"norml.adaptation"},
     {"norml.meta_training"},
     {"norml.evaluation", "norml.inspection"},
+    {"norml"},
     {"norml_cli.declared", "norml_cli.files", "norml_cli.output", "norml_cli.grids"},
     {"norml_cli.display"},
     {"norml_cli.rules"},
@@ -48,6 +49,7 @@ LAYERS: list[set[str]] = [
     {"norml_cli.features"},
     {"norml_cli.examples", "norml_cli.pretraining", "norml_cli.embedding"},
     {"norml_cli.training", "norml_cli.status", "norml_cli.event_files"},
+    {"norml_cli.trained", "norml_cli.inspection_files"},
     {"norml_cli.launch"},
     {"norml_cli.commands.*"},
     {"norml_cli.app"},
@@ -55,6 +57,7 @@ LAYERS: list[set[str]] = [
 ]
 
 TORCH_FREE = [
+    "norml",
     "norml.statistics",
     "norml_cli.app",
     "norml_cli.array_files",
