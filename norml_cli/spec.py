@@ -79,7 +79,8 @@ class Protocol(Model):
         description="of matrix products, where the device has a faster one; published numbers: float32",
     )
     weight_form: Literal["auto", "materialised", "factored"] = Field(
-        default="auto", description="how adapted weights are held: 'auto' takes the cheaper form of each layer"
+        default="auto", description="how adapted weights are held: 'auto' takes the cheaper form of each layer; weights with a rate each "
+        "are materialised always"
     )
     recompute: bool = Field(
         default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"
@@ -116,7 +117,7 @@ class Recipe(Model):
     images_per_draw: int = Field(ge=1, le=4096, description="images of a batch that share one draw of augmentation")
     batch_size: int = Field(ge=2, le=65_536, description="images per step")
     steps: Count = Field(description="steps of the whole pretraining")
-    optimiser: Literal["adam", "sgd"]
+    optimiser: Literal["adam", "sgd"] = Field(description="Adam, or stochastic gradient descent with momentum")
     learning_rate: float = Field(gt=0, le=10, description="of the first step")
     momentum: float = Field(ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(ge=0, le=1, description="L2 penalty on all learned values")
