@@ -79,8 +79,9 @@ class Protocol(Model):
         description="of matrix products, where the device has a faster one; published numbers: float32",
     )
     weight_form: Literal["auto", "materialised", "factored"] = Field(
-        default="auto", description="how adapted weights are held: 'auto' takes the cheaper form of each layer; weights with a rate each "
-        "are materialised always"
+        default="auto",
+        description="how adapted weights are held: 'auto' takes the cheaper form of each layer; "
+        "weights with a rate each are materialised always",
     )
     recompute: bool = Field(
         default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from norml_cli.cache import home
 from norml_cli.display import duration
+from norml_cli.files import home
 from norml_cli.records import find_pretrainings, find_records, find_studies
 from norml_cli.status import Found, find_unfinished
 
