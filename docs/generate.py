@@ -29,7 +29,8 @@ or SIGTERM stopped leaves with 130; started again, it goes on.
 With `--json` a command's standard output is its result alone, one JSON document. What it says on its way goes to
 standard error, a JSON object a line: `{"event": "progress", "title", "phase", "done", "total", "per_s",
 "seconds_left"}`, with `loss` and `validation` (the last accuracy on meta-validation) where there are any, at most once
-a second; and `{"event": "line", "line"}` for lines that a person would see. `--quiet` leaves these out.
+a second; and `{"event": "line", "line"}` for lines that a person would see. `--quiet` leaves these out. An error is a
+plain line there, in any mode.
 `norml --install-completion` lets the shell complete commands, options and ids. `NO_COLOR` is respected.
 """
 

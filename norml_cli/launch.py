@@ -81,6 +81,7 @@ def launched(
             compile_=_compile(launch, spec.protocol),
             splits=splits,
         )
+        status.begin("meta-training", run.state.step, spec.protocol.outer_steps)
         display.say(_begun(run.state.step, spec.protocol.outer_steps))
         try:
             yield run, known

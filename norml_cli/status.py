@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ class Status(Model):
     """How far one training is."""
 
     title: Text
-    phase: str = Field(description="'': nothing was looked at yet")
+    phase: str
     done: int
     total: int
     per_s: float
@@ -80,31 +81,35 @@ class Found:
 
 
 class StatusFile(Follower):
-    """Keeps the status file of one training."""
+    """Keeps the status file of one training, from `begin` on."""
 
     def __init__(self, path: Path, title: str) -> None:
         self._path, self._title = path, title
         self._last: Look | None = None
-        self._written_at = -WRITE_EVERY_S
-        self._write()
+        self._written_at = 0.0
+
+    def begin(self, phase: str, step: int, steps: int) -> None:
+        """The training begins, or is taken up at `step` of `steps`."""
+        self._last = Look(phase, step, steps, 0.0, "")
+        self._write(self._last)
 
     @override
     def look(self, look: Look) -> None:
         self._last = look
         if time.perf_counter() - self._written_at >= WRITE_EVERY_S:
-            self._write()
+            self._write(look)
 
     @override
     def close(self) -> None:
-        if self._path.exists():  # it has not finished
-            self._write()
+        if self._last is not None and self._path.exists():  # it has begun and not finished
+            self._write(self._last)
 
     def remove(self) -> None:
         """The training has finished: its record tells of it."""
         self._path.unlink(missing_ok=True)
 
-    def _write(self) -> None:
-        look = self._last or Look("", 0, 0, 0.0, "")
+    def _write(self, look: Look) -> None:
+        self._written_at = time.perf_counter()
         status = Status(
             title=self._title,
             phase=look.phase,
@@ -119,8 +124,8 @@ class StatusFile(Follower):
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         content = f"{status.model_dump_json(indent=2)}\n".encode()
-        write_atomically(self._path, lambda file: file.write(content))
-        self._written_at = time.perf_counter()
+        with suppress(UserError):  # hours of training do not end for want of this file; their checkpoint matters
+            write_atomically(self._path, lambda file: file.write(content))
 
 
 def find_unfinished(folder: Path) -> list[Found]:

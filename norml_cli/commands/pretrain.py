@@ -95,6 +95,7 @@ def _train(
     status = StatusFile(checkpoint.with_suffix(SUFFIX), title)
     with RunDisplay(console, title, [status]) as display:
         pretraining = Pretraining(spec, cache, seed=seed, device=device, checkpoint=checkpoint, display=display)
+        status.begin("pretraining", pretraining.state.step, spec.values.steps)
         begun = f"goes on from {pretraining.state.step:,} of" if pretraining.state.step else "begins"
         display.say(f"{begun} {spec.values.steps:,} steps, {pretraining.training_images:,} training images")
         try:

@@ -56,7 +56,7 @@ def _unfinished_cells(found: Found) -> tuple[str, str, str, str, str]:
     if status is None:
         return str(found.path), "not known", "", "", ""
     running = found.state == "running"
-    far = f"{status.phase} {status.done:,}/{status.total:,}" if status.total else "begins"
+    far = f"{status.phase} {status.done:,}/{status.total:,}"
     speed = f"{status.per_s:.1f}/s" if running and status.per_s else ""
     left = duration(status.seconds_left) if running and status.seconds_left is not None else ""
     loss = [f"loss {status.loss:.3f}"] if status.loss is not None else []

@@ -157,6 +157,7 @@ def test_status_follows_a_run_from_its_start_to_a_kill_to_its_end(shell: Shell):
 
 def test_a_stopped_run_is_paused_at_its_last_step(tmp_path: Path):
     file = StatusFile(tmp_path / "seed-0.status", "a run")
+    file.begin("meta-training", 3, 10)
     for step in (5, 7):
         file.look(Look("meta-training", step, 10, 2.0, "2 steps/s", {"loss": 0.5, "validation": 0.75}))
     file.close()
@@ -188,11 +189,28 @@ def test_a_checkpoint_without_status_is_paused_and_a_damaged_status_is_told(shel
 
 def test_the_status_is_not_written_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = StatusFile(tmp_path / "seed-0.status", "a run")
+    file.begin("meta-training", 0, 100)
     written = []
     monkeypatch.setattr(status, "write_atomically", lambda path, _write: written.append(path))
     for step in range(100):
         file.look(Look("meta-training", step, 100, 2.0, ""))
     assert written == []
+
+
+def test_a_status_that_cannot_be_written_does_not_end_the_training(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    file = StatusFile(tmp_path / "file" / "seed-0.status", "a run")
+    file.begin("meta-training", 0, 100)
+    file.look(Look("meta-training", 1, 100, 2.0, ""))
+    file.close()
+
+
+def test_a_run_that_is_refused_leaves_no_status(shell: Shell):
+    checkpoint = shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"no checkpoint")
+    assert shell.norml(*RUN)[0] == 2
+    assert not list(shell.results.rglob("*.status"))
 
 
 # -------------------------------------------------------------------------------------------------------- tensorboard
@@ -257,11 +275,8 @@ def ids(kind: str) -> list[str]:
     ("words", "expected"),
     [
         ("norml ru", ["run"]),
-        ("norml run maml", [id_ for id_ in ids("methods") if id_.startswith("maml")]),
         ("norml run norml norml-zero-h", ["norml-zero-hidden", "norml-zero-hidden-zero-cell"]),
-        ("norml run norml --benchmark glyphs", ["glyphs-5way"]),
         ("norml report --table table-", ids("tables")),
-        ("norml pretrain mini-imagenet --recipe rfs", ["rfs-2020"]),
     ],
 )
 def test_the_shell_completes_commands_and_ids(words: str, expected: list[str]):
