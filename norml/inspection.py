@@ -7,7 +7,7 @@ along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the epis
 layer tells how far the rule turns the step: 1 where it only changes its size.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,16 +96,30 @@ class Watched(Wrapped):
             self.losses.append(losses)
             self.deltas_out.append(delta)
         self.deltas_out[-1] = delta  # the last layer's stays
-        gradient, step = delta.mT @ h, self.eta * (delta_hat.mT @ h_hat)
-        rates = self.rule.rates(layer)
-        step = step if rates is None else step * rates.weight
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(self.rule, NodalLstm):
             found = self.rule.gates_of(layer, delta, h, losses, state)
             gates = (found[0].expand_as(delta), found[1].expand_as(h))
-        sums = ((step * gradient).sum(-1), gradient.square().sum(-1), step.square().sum((-2, -1)))
+        sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
         self.steps[-1].append(LayerStep(*gates, *sums))
         return delta_hat, h_hat, after
+
+    def _sums(
+        self, layer: int, gradient: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """<s, g> and <g, g> of each neuron's incoming weights [E, O], <s, s> of the layer [E], from their signals."""
+        rates = self.rule.rates(layer)
+        if rates is None:
+            squares = self.eta**2 * _products(step, step)
+            return self.eta * _products(step, gradient), _products(gradient, gradient), squares.sum(-1)
+        g, s = gradient[0].mT @ gradient[1], self.eta * rates.weight * (step[0].mT @ step[1])
+        return (s * g).sum(-1), g.square().sum(-1), s.square().sum((-2, -1))
+
+
+def _products(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Inner products [E, O] of the rows of two sums of outer products, by way of [E, S, S]: neither is formed."""
+    (delta, h), (other_delta, other_h) = one, other
+    return (delta * ((h @ other_h.mT) @ other_delta)).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -145,13 +159,17 @@ class LayerSummary:
 @torch.no_grad()
 def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_steps: int) -> list[LayerSummary]:
     """What the rule does in each of `inner_steps` steps on the support sets of `batches`, by step and layer."""
-    seen = [_watched(meta_learner, batch, inner_steps) for batch in batches]
-    found = []
-    for t in range(inner_steps):
-        losses, right = (torch.cat([getattr(part, name)[t] for part in seen]) for name in ("losses", "right"))
-        layers = range(meta_learner.learner.n_layers)
-        found += [_summary([part.steps[t][n] for part in seen], losses, right, layer=n, step=t) for n in layers]
-    return found
+    learner, device = meta_learner.learner, meta_learner.learner.weights[0].device
+    places = [(step, layer) for step in range(inner_steps) for layer in range(learner.n_layers)]
+    totals = {(step, layer): _Total.empty(learner.sizes[layer + 1], device) for step, layer in places}
+    for batch in batches:
+        loop = meta_learner.inner_loop
+        rule = Watched(meta_learner.rule, loop.inner_lr)
+        Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
+        for step, layer in places:
+            right = _right(rule.deltas_out[step], batch.support_y)
+            totals[step, layer].add(rule.steps[step][layer], rule.losses[step], right)
+    return [totals[step, layer].summary(layer, step) for step, layer in places]
 
 
 def logits_of_each_step(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Iterator[Tensor]:
@@ -175,19 +193,42 @@ def freezings(n_layers: int) -> dict[str, frozenset[int]]:
     return cases
 
 
-class _Seen(NamedTuple):
-    """Of one batch, by step: every layer; the examples' losses [E, S]; and whether they are right before it [E, S]."""
+@dataclass(frozen=True)
+class _Total:
+    """One layer in one inner step, over the batches seen so far.
 
-    steps: list[list[LayerStep]]
-    losses: list[Tensor]
-    right: list[Tensor]
+    along, gradient: summed over episodes [O]. rates, cosines: of each episode. gates: of delta and of h, with losses
+    and rightness, by batch. Nothing else of a batch is kept: small tensors between large ones that come and go would leave
+    gaps that no large one fits into, and memory would grow with every batch.
+    """
 
+    along: Tensor
+    gradient: Tensor
+    rates: list[float]
+    cosines: list[float]
+    gates: list[tuple[Tensor, Tensor, Tensor, Tensor]]
 
-def _watched(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> _Seen:
-    loop = meta_learner.inner_loop
-    rule = Watched(meta_learner.rule, loop.inner_lr)
-    Adaptation(meta_learner.learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
-    return _Seen(rule.steps, rule.losses, [_right(delta, batch.support_y) for delta in rule.deltas_out])
+    @classmethod
+    def empty(cls, n_out: int, device: torch.device) -> "_Total":
+        zeros = torch.zeros(2, n_out, dtype=torch.float64, device=device)
+        return cls(zeros[0], zeros[1], [], [], [])
+
+    def add(self, seen: LayerStep, losses: Tensor, right: Tensor) -> None:
+        self.along.add_(seen.along.sum(dim=0))
+        self.gradient.add_(seen.gradient.sum(dim=0))
+        along, gradient = seen.along.sum(dim=1), seen.gradient.sum(dim=1)
+        self.rates.extend((along / gradient).tolist())
+        self.cosines.extend((along / (seen.step * gradient).sqrt()).tolist())
+        if seen.delta_gate is not None and seen.h_gate is not None:
+            self.gates.append((seen.delta_gate, seen.h_gate, losses, right))
+
+    def summary(self, layer: int, step: int) -> LayerSummary:
+        delta_gate = h_gate = None
+        if self.gates:
+            deltas, hs, losses, right = (torch.cat(parts) for parts in zip(*self.gates, strict=True))
+            delta_gate, h_gate = gate_summary(deltas, losses, right), gate_summary(hs, losses, right)
+        mean_rate, mean_cosine = (sum(values) / len(values) for values in (self.rates, self.cosines))
+        return LayerSummary(layer, step, delta_gate, h_gate, self.along / self.gradient, mean_rate, mean_cosine)
 
 
 def _right(delta_out: Tensor, labels: Tensor) -> Tensor:
@@ -195,25 +236,6 @@ def _right(delta_out: Tensor, labels: Tensor) -> Tensor:
     p = delta_out * delta_out.shape[1]
     p = p.scatter_add(-1, labels.unsqueeze(-1), torch.ones_like(p[..., :1]))
     return p.argmax(-1) == labels
-
-
-def _summary(seen: Sequence[LayerStep], losses: Tensor, right: Tensor, *, layer: int, step: int) -> LayerSummary:
-    along, gradient, squared = (torch.cat([getattr(s, name) for s in seen]) for name in ("along", "gradient", "step"))
-    by_episode, of_gradient = along.sum(dim=1), gradient.sum(dim=1)
-    return LayerSummary(
-        layer=layer,
-        step=step,
-        delta_gate=_gates([s.delta_gate for s in seen], losses, right),
-        h_gate=_gates([s.h_gate for s in seen], losses, right),
-        neuron_rates=along.sum(dim=0) / gradient.sum(dim=0),
-        rate=(by_episode / of_gradient).mean().item(),
-        cosine=(by_episode / (squared * of_gradient).sqrt()).mean().item(),
-    )
-
-
-def _gates(parts: Sequence[Tensor | None], losses: Tensor, right: Tensor) -> GateSummary | None:
-    there = [part for part in parts if part is not None]
-    return gate_summary(torch.cat(there), losses, right) if there else None
 
 
 def gate_summary(gates: Tensor, losses: Tensor, right: Tensor) -> GateSummary:
