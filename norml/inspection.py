@@ -198,8 +198,8 @@ class _Total:
     """One layer in one inner step, over the batches seen so far.
 
     along, gradient: summed over episodes [O]. rates, cosines: of each episode. gates: of delta and of h, with losses
-    and rightness, by batch. Nothing else of a batch is kept: small tensors between large ones that come and go would leave
-    gaps that no large one fits into, and memory would grow with every batch.
+    and rightness, by batch. Nothing else of a batch is kept: small tensors between large ones that come and go would
+    leave gaps that no large one fits into, and memory would grow with every batch.
     """
 
     along: Tensor
