@@ -460,12 +460,13 @@ def made_weights(
     eta: float,
     inputs: Inputs,
     keep: bool,
-    rates: Sequence[tuple[Tensor, Tensor] | None],
+    rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
     `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
     """
+    rates = [None] * len(forms) if rates is None else rates
     made: list[LayerWeights] = []
     for layer, (form, (weight, bias), of_layer) in enumerate(zip(forms, parameters, rates, strict=True)):
         if of_layer is not None:
