@@ -29,6 +29,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write docs/commands.md and docs/keys.md from the code (-- --check: compare only)."""
+    session.install("-e", ".")
+    session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
     session.install("--upgrade", "-e", ".[bench]")

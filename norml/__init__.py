@@ -9,4 +9,72 @@ Dimension letters, used in every shape of this package:
 Words: an *episode* is one N-way K-shot problem with a *support* and a *query* set; the *learner* is adapted to it by
 *inner steps*; an *update rule* turns the learner's *update signals* (layer gradients delta and layer inputs h; the
 paper's "node" is a neuron) into the scaled signals of a step; the *meta-learner* holds what *outer steps* learn.
+
+What is listed in `__all__` can be imported from here; docs/library.md shows how. Importing this package loads no torch:
+that happens with the first name that is taken from it.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from norml.adaptation import Adaptation, InnerLoop
+    from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
+    from norml.evaluation import correct_counts
+    from norml.frozen_classifiers import LogisticRegression, NearestCentroid
+    from norml.learner import Learner
+    from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
+    from norml.statistics import interval_95
+    from norml.update_rules import Rates, State, UpdateRule
+    from norml.update_rules.gradient_descent import GradientDescent
+    from norml.update_rules.meta_sgd import MetaSgd
+    from norml.update_rules.nodal_lstm import NodalLstm
+
+_HOMES = {
+    "norml.adaptation": ("Adaptation", "InnerLoop"),
+    "norml.episodes": ("EpisodeBatch", "EpisodeIndices", "ExamplePool", "sample_indices"),
+    "norml.evaluation": ("correct_counts",),
+    "norml.frozen_classifiers": ("LogisticRegression", "NearestCentroid"),
+    "norml.learner": ("Learner",),
+    "norml.meta_training": ("MetaLearner", "compiled_meta_gradient", "meta_gradient", "outer_step"),
+    "norml.statistics": ("interval_95",),
+    "norml.update_rules": ("Rates", "State", "UpdateRule"),
+    "norml.update_rules.gradient_descent": ("GradientDescent",),
+    "norml.update_rules.meta_sgd": ("MetaSgd",),
+    "norml.update_rules.nodal_lstm": ("NodalLstm",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adaptation",
+    "EpisodeBatch",
+    "EpisodeIndices",
+    "ExamplePool",
+    "GradientDescent",
+    "InnerLoop",
+    "Learner",
+    "LogisticRegression",
+    "MetaLearner",
+    "MetaSgd",
+    "NearestCentroid",
+    "NodalLstm",
+    "Rates",
+    "State",
+    "UpdateRule",
+    "compiled_meta_gradient",
+    "correct_counts",
+    "interval_95",
+    "meta_gradient",
+    "outer_step",
+    "sample_indices",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'norml' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

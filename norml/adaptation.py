@@ -5,6 +5,7 @@ that second order takes a few passes over memory instead of a tape of thousands 
 are left to autograd (`update_rules.recorded`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Self
@@ -12,10 +13,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from norml.fast_weights import Form, Inputs, LayerWeights, layer_forms, made_weights
+from norml.fast_weights import Form, Inputs, LayerWeights, Rated, layer_forms, made_weights
 from norml.hidden_layer import Gradients
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
-from norml.update_rules import State, UpdateRule
+from norml.update_rules import Rates, State, UpdateRule
 from norml.update_rules.recorded import Named, Recorded, record
 
 
@@ -25,8 +26,9 @@ class InnerLoop:
 
     inner_lr: eta, on the mean over the support set. first_order: the meta-gradient treats delta and h as constants.
     query_statistics: whose statistics batch norm uses for queries. weight_form: 'auto' lets each layer take the cheaper
-    form. recompute: going backwards, each step's intermediate values are computed again instead of kept, which makes
-    memory grow with the signals and weights of a step alone; the gradients are the same.
+    form; a layer with a rate for every weight is materialised always. recompute: going backwards, each step's
+    intermediate values are computed again instead of kept, which makes memory grow with the signals and weights of a
+    step alone; the gradients are the same.
     """
 
     inner_lr: float
@@ -80,6 +82,7 @@ class Adaptation:
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._states: list[list[State]] = []  # before each step, by layer
         self._initial: list[Recorded] = []  # the rule's first states, by layer
+        self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # Whose rows a query pass takes: the support set's too, where they make batch norm's statistics.
         self._query_rows = None if not n_query else x[:, n_support:] if self._rows_of_statistics() is None else x
@@ -98,6 +101,7 @@ class Adaptation:
             eta=loop.inner_lr,
             inputs=Inputs(x, self.support_x, self._query_rows),
             keep=reversible,
+            rates=[None if call is None else _rates(call.outputs) for call in self._rates],
         )
 
     # ------------------------------------------------------------------------------------------------------ forwards
@@ -106,25 +110,22 @@ class Adaptation:
     def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
         for t in range(self.inner_steps):
-            step = self._step(t, recorded=self._reversible and not self.loop.recompute)
-            signals = [(call.outputs["delta_hat"], call.outputs["h_hat"]) for call in step.calls]
-            for layer_weights, (delta_hat, h_hat) in zip(self.weights, signals, strict=True):
-                layer_weights.step(delta_hat, h_hat)
-            states = [_state(call.outputs) for call in step.calls]
-            if not self._reversible:
-                self._states = [states]
-                continue
-            self._signals.append(signals)
-            self._states.append(states)
-            if not self.loop.recompute:
-                self._steps.append(step)
+            self._take(t)
         return self
 
     @torch.no_grad()
-    def logits(self, query_x: Tensor | None = None) -> Tensor:
+    def logits_of_each_step(self) -> Iterator[Tensor]:
+        """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each."""
+        for t in range(self.inner_steps + 1):
+            yield self.logits(after=t)
+            if t < self.inner_steps:
+                self._take(t)
+
+    @torch.no_grad()
+    def logits(self, query_x: Tensor | None = None, *, after: int | None = None) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
-        Raises ValueError if there are none.
+        `after`: so many inner steps, those taken so far; default: all. Raises ValueError if there are no queries.
         """
         own = self._rows_of_statistics()
         rows = self._query_rows
@@ -133,8 +134,24 @@ class Adaptation:
         if rows is None:
             raise ValueError("no queries are known; give query_x")
         logits: Tensor
-        logits, self._query_trace = self.learner(self.weights, self.inner_steps, rows, own=own)
+        steps = self.inner_steps if after is None else after
+        logits, self._query_trace = self.learner(self.weights, steps, rows, own=own)
         return logits if own is None else logits[:, own:]
+
+    def _take(self, t: int) -> None:
+        """Inner step t, after those before it."""
+        step = self._step(t, recorded=self._reversible and not self.loop.recompute)
+        signals = [(call.outputs["delta_hat"], call.outputs["h_hat"]) for call in step.calls]
+        for layer_weights, (delta_hat, h_hat) in zip(self.weights, signals, strict=True):
+            layer_weights.step(delta_hat, h_hat)
+        states = [_state(call.outputs) for call in step.calls]
+        if not self._reversible:
+            self._states = [states]
+            return
+        self._signals.append(signals)
+        self._states.append(states)
+        if not self.loop.recompute:
+            self._steps.append(step)
 
     def _rows_of_statistics(self) -> int | None:
         return self.support_x.shape[1] if self.loop.query_statistics == "support" else None
@@ -163,6 +180,14 @@ class Adaptation:
             self.rule.parameters_of(layer) if self._reversible else None,
             constants=self._constants(layer),
         )
+
+    @torch.no_grad()
+    def _rates_of(self, layer: int) -> Recorded | None:
+        """The rule's rates of a layer; they depend on its parameters alone."""
+        if self.rule.rates(layer) is None:
+            return None
+        parameters = self.rule.parameters_of(layer) if self._reversible else None
+        return record(self.rule, partial(_named_rates, self.rule, layer), {}, parameters, constants=frozenset())
 
     def _call(self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool) -> Recorded:
         return record(
@@ -198,6 +223,10 @@ class Adaptation:
         for t in reversed(range(self.inner_steps)):
             step = self._step(t, recorded=True) if self.loop.recompute else self._steps.pop()
             state_bars = self._step_reverse(t, step, state_bars)
+        for call, layer_weights in zip(self._rates, self.weights, strict=True):
+            if call is not None and isinstance(layer_weights, Rated) and self.inner_steps:
+                weight_bar, bias_bar = layer_weights.rate_gradients()
+                self._pulled_back(call, {"weight": weight_bar, "bias": bias_bar})
         return self._learner_gradients(), self._rule_bars
 
     def _query_reverse(self, logits_bar: Tensor) -> None:
@@ -267,6 +296,15 @@ class Adaptation:
 
 def _initial_state(rule: UpdateRule, layer: int, given: Named) -> Named:
     return _prefixed(rule.initial_state(layer, given["delta"], given["h"]))
+
+
+def _named_rates(rule: UpdateRule, layer: int, _given: Named) -> Named:
+    rates = rule.rates(layer)
+    return {} if rates is None else rates._asdict()
+
+
+def _rates(named: Named) -> Rates:
+    return Rates(named["weight"], named["bias"])
 
 
 def _scaled(rule: UpdateRule, layer: int, given: Named) -> Named:

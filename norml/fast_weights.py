@@ -6,6 +6,8 @@
 weights. `Factored` keeps the signals and never forms W_t: h W_t^T = h W_0^T - eta * sum_u (h h_hat_u^T) delta_hat_u,
 where h W_0^T is one product shared by all episodes. `FactoredInput` is the factored form of a layer whose input is the
 same in every step: it carries that input's pre-activations. All compute the same numbers; `cheaper_form` chooses.
+`Rated` is the materialised form with a rate for every weight, by which each sum of products is multiplied: no factors
+can carry that.
 
 Every operation has its adjoint beside it: from the derivative of the query loss by its result (`*_bar`) to that by its
 operands. Adjoints are called in the reverse order of the operations and add up what W_0 and b_0 get.
@@ -145,6 +147,45 @@ class Materialised(LayerWeights):
             self._weights_bar = out.mT @ into
         else:
             self._weights_bar.baddbmm_(out.mT, into)
+
+
+class Rated(Materialised):
+    """Materialised, with rates: W_{t+1} = W_t - eta * rate * sum_s delta_hat[s] h_hat[s]^T, element by element."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, rates: tuple[Tensor, Tensor]) -> None:
+        """`rates` [O, I] and [O]: of the weights, and of the biases."""
+        super().__init__(weight, bias, eta, keep=keep)
+        self._weight_rate, self._bias_rate = rates
+
+    @override
+    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
+        self._biases.append(self._biases[-1] - self.eta * self._bias_rate * delta_hat.sum(dim=1, keepdim=True))
+        stepped = torch.addcmul(self._weights[-1], self._weight_rate, delta_hat.mT @ h_hat, value=-self.eta)
+        self._weights = [*self._weights, stepped] if self.keep else [stepped]
+
+    @override
+    def begin_reverse(self) -> None:
+        super().begin_reverse()
+        self._weight_rate_bar = torch.zeros_like(self._weight_rate)
+        self._bias_rate_bar = torch.zeros_like(self._bias_rate)
+
+    @override
+    def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self._weights_bar is None:
+            raise RuntimeError("no adjoint has been called")
+        bias_bar, gradient = self._bias_sum(), delta_hat.mT @ h_hat  # again: keeping it would cost as much as W_t
+        self._weight_rate_bar.sub_((gradient * self._weights_bar).sum(dim=0), alpha=self.eta)
+        bias_rate_bar = (delta_hat.sum(dim=1, keepdim=True) * bias_bar).sum(dim=(0, 1))
+        self._bias_rate_bar.sub_(bias_rate_bar, alpha=self.eta)
+        gradient_bar = self._weight_rate * self._weights_bar
+        delta_hat_bar = torch.baddbmm(
+            self._bias_rate * bias_bar, h_hat, gradient_bar.mT, beta=-self.eta, alpha=-self.eta
+        )
+        return delta_hat_bar, (delta_hat @ gradient_bar).mul_(-self.eta)
+
+    def rate_gradients(self) -> tuple[Tensor, Tensor]:
+        """Derivatives by the rates of weights [O, I] and biases [O], after all adjoints."""
+        return self._weight_rate_bar, self._bias_rate_bar
 
 
 class _Signals(NamedTuple):
@@ -419,11 +460,18 @@ def made_weights(
     eta: float,
     inputs: Inputs,
     keep: bool,
+    rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
-    """The weights of every layer before the first step, from W_0 and b_0 of each."""
+    """The weights of every layer before the first step, from W_0 and b_0 of each.
+
+    `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
+    """
+    rates = [None] * len(forms) if rates is None else rates
     made: list[LayerWeights] = []
-    for layer, (form, (weight, bias)) in enumerate(zip(forms, parameters, strict=True)):
-        if form == "materialised":
+    for layer, (form, (weight, bias), of_layer) in enumerate(zip(forms, parameters, rates, strict=True)):
+        if of_layer is not None:
+            made.append(Rated(weight, bias, eta, keep=keep, rates=of_layer))
+        elif form == "materialised":
             made.append(Materialised(weight, bias, eta, keep=keep))
         elif layer == 0:
             made.append(FactoredInput(weight, bias, eta, keep=keep, inputs=inputs))

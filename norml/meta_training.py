@@ -33,6 +33,11 @@ class MetaLearner(nn.Module):
         logits: Tensor = _QueryLogits.apply(self, batch, inner_steps, *self.parameters())
         return logits
 
+    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adaptation:
+        """The learner adapted to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; ask it for `logits`."""
+        loop = self.inner_loop
+        return Adaptation(self.learner, self.rule, loop, support_x, support_y, inner_steps=inner_steps).run()
+
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of learned values: of the learner (batch norm left out, as the paper counts), and of the rule."""
         linear = [*self.learner.weights, *self.learner.biases]

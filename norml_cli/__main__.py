@@ -10,7 +10,7 @@ def main() -> None:
     that `norml list` takes (chosen: measured by `nox -s bench -- --only commands`). So it looks only afterwards.
     """
     gc.disable()
-    from norml_cli.app import main as run
+    from norml_cli.app import main as run  # noqa: PLC0415 - not before the line above
 
     gc.freeze()
     gc.enable()

@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 
 from norml_cli import __version__
+from norml_cli.completion import ids_of
 from norml_cli.errors import UserError
-from norml_cli.registry import Registry, Resolved, load_registry
+from norml_cli.output import Output
+from norml_cli.registry import KINDS, Registry, Resolved, load_registry
 from norml_cli.spec import ID_PATTERN
 from norml_cli.yaml_files import parse_yaml
 
@@ -25,12 +27,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
+METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # what the shell completes
+
 RegistryOption = Annotated[
     Path | None, typer.Option("--registry", metavar="DIR", help="Folder with entries of your own (or NORML_REGISTRY).")
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the run records.")]
 BenchmarkOption = Annotated[
-    str | None, typer.Option("--benchmark", metavar="ID", help="Benchmark; default: the method's own.")
+    str | None,
+    typer.Option(
+        "--benchmark", metavar="ID", help="Benchmark; default: the method's own.", autocompletion=ids_of("benchmarks")
+    ),
 ]
 ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
@@ -44,6 +51,13 @@ CompileOption = Annotated[
 ]
 FormatOption = Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result).")]
+ResultJsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr, a JSON object a line.")
+]
+TensorboardOption = Annotated[
+    Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write TensorBoard's event files there, too.")
+]
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -71,7 +85,12 @@ def list_command(registry: RegistryOption = None, json: JsonOption = False) -> N
 
 @app.command("show")
 def show_command(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="A method, benchmark, data set, recipe or table.")],
+    id_: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="A method, benchmark, data set, recipe or table.", autocompletion=ids_of(*KINDS)
+        ),
+    ],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
     set_: SetOption = None,
@@ -98,30 +117,38 @@ def validate_command(
 
 @app.command("prepare")
 def prepare_command(
-    dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.")],
+    dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.", autocompletion=ids_of("datasets"))],
     source: Annotated[
         Path | None, typer.Option("--source", metavar="PATH", help="Take the raw data from here; no download.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
     registry: RegistryOption = None,
 ) -> None:
     """Turn a data set into its episode cache."""
     from norml_cli.commands.prepare import prepare
 
-    prepare(load_registry(registry), dataset, source=source, force=force, verify=verify, console=Console())
+    output = Output(quiet=quiet, as_json=json)
+    prepare(load_registry(registry), dataset, source=source, force=force, verify=verify, console=output)
 
 
 @app.command("pretrain")
 def pretrain_command(
-    dataset: Annotated[str, typer.Argument(help="Data set id: mini-imagenet.")],
-    recipe: Annotated[str, typer.Option("--recipe", metavar="ID", help="How: a recipe of the registry.")],
+    dataset: Annotated[str, typer.Argument(help="Data set id: mini-imagenet.", autocompletion=ids_of("datasets"))],
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", metavar="ID", help="How: a recipe of the registry.", autocompletion=ids_of("recipes")),
+    ],
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="A shorter or longer pretraining.")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Channels of the first block.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     force: ForceOption = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the features.")] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
@@ -140,13 +167,13 @@ def pretrain_command(
         force=force,
         verify=verify,
         results=results,
-        console=Console(),
+        console=Output(quiet=quiet, as_json=json),
     )
 
 
 @app.command("run")
 def run_command(
-    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.")],
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.", autocompletion=METHOD_IDS)],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
     seed: SeedOption = 0,
@@ -155,6 +182,9 @@ def run_command(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     compile_: CompileOption = None,
+    tensorboard: TensorboardOption = None,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
@@ -171,8 +201,9 @@ def run_command(
         device=device,
         force=force,
         compiled=compile_,
+        tensorboard=tensorboard,
         results=results,
-        console=Console(),
+        console=Output(quiet=quiet, as_json=json),
     )
 
 
@@ -180,7 +211,10 @@ def run_command(
 def study_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The study: a folder under RESULTS/studies.")],
     methods: Annotated[
-        list[str] | None, typer.Argument(metavar="METHOD...", help="Method ids; none: print what the study holds.")
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD...", help="Method ids; none: print what the study holds.", autocompletion=METHOD_IDS
+        ),
     ] = None,
     grid: Annotated[
         list[str] | None,
@@ -194,6 +228,9 @@ def study_command(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     compile_: CompileOption = None,
+    tensorboard: TensorboardOption = None,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
     format_: FormatOption = "rich",
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
@@ -213,17 +250,51 @@ def study_command(
         device=device,
         force=force,
         compiled=compile_,
-        format_=format_,
+        tensorboard=tensorboard,
+        format_="json" if json else format_,
         results=results,
-        console=Console(),
+        console=Output(quiet=quiet, as_json=json),
     )
+
+
+@app.command("status")
+def status_command(results: ResultsOption = Path("results"), json: JsonOption = False) -> None:
+    """List what is running, paused and finished, with progress and time left."""
+    from norml_cli.commands.status import status
+
+    status(results=results, console=Console(), as_json=json)
+
+
+@app.command("inspect")
+def inspect_command(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its .weights beside it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default: a folder beside the record.")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Meta-validation episodes to look at.")] = 100,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Show what a trained meta-learner does: gates, effective rates, accuracy by inner step, the freeze test."""
+    entries = load_registry(registry)
+    from norml_cli.commands.inspect_ import inspect
+
+    output = Output(quiet=quiet, as_json=json)
+    inspect(entries, record, out=out, episodes=episodes, device=device, console=output)
 
 
 @app.command("compare")
 def compare_command(
-    methods: Annotated[list[str] | None, typer.Argument(metavar="METHOD...", help="Two or more method ids.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="METHOD...", help="Two or more method ids.", autocompletion=METHOD_IDS)
+    ] = None,
     all_: Annotated[
-        str | None, typer.Option("--all", metavar="TABLE", help="Every pair of a table's methods: table-2.")
+        str | None,
+        typer.Option(
+            "--all", metavar="TABLE", help="Every pair of a table's methods: table-2.", autocompletion=TABLE_IDS
+        ),
     ] = None,
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
@@ -248,7 +319,10 @@ def compare_command(
 
 @app.command("report")
 def report_command(
-    table: Annotated[str | None, typer.Option("--table", metavar="ID", help="A table of the paper: table-2.")] = None,
+    table: Annotated[
+        str | None,
+        typer.Option("--table", metavar="ID", help="A table of the paper: table-2.", autocompletion=TABLE_IDS),
+    ] = None,
     format_: FormatOption = "rich",
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,

@@ -10,22 +10,13 @@ from numpy.typing import NDArray
 
 from norml.adaptation import InnerLoop
 from norml.episodes import EpisodeIndices
-from norml.frozen_classifiers import FrozenClassifier, LogisticRegression, NearestCentroid
+from norml.frozen_classifiers import FrozenClassifier
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
-from norml.update_rules import UpdateRule
-from norml.update_rules.gradient_descent import GradientDescent
-from norml.update_rules.nodal_lstm import NodalLstm
 from norml_cli.registry import Registry
-from norml_cli.spec import (
-    GradientDescentRule,
-    LogisticRegressionRule,
-    NearestCentroidRule,
-    NodalLstmRule,
-    Recipe,
-    RunSpec,
-)
+from norml_cli.rules import FittedRule, LearnedRule
+from norml_cli.spec import Recipe, RunSpec
 
 
 def n_features(registry: Registry, spec: RunSpec) -> int:
@@ -44,16 +35,16 @@ def generator_for(purpose: str, seed: int, device: torch.device | None = None) -
 
 def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner | FrozenClassifier:
     """What `spec` classifies with, on examples of D = `n_features` values: a meta-learner, or what learns nothing."""
-    if isinstance(spec.rule, NearestCentroidRule):
-        return NearestCentroid(spec.rule.similarity)
-    if isinstance(spec.rule, LogisticRegressionRule):
-        return LogisticRegression(spec.rule.inverse_penalty)
+    if isinstance(spec.rule, FittedRule):
+        return spec.rule.classifier()
     return build_meta_learner(spec, n_features, generator)
 
 
 def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner:
     """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
     protocol = spec.protocol
+    if not isinstance(spec.rule, LearnedRule):
+        raise TypeError(f"{spec.algorithm} has no update rule")
     learner = Learner(
         n_features,
         protocol.hidden_sizes,
@@ -70,7 +61,8 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
     )
-    return MetaLearner(learner, _update_rule(spec, learner.sizes, generator), inner_loop)
+    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    return MetaLearner(learner, rule, inner_loop)
 
 
 def parameter_counts(registry: Registry, spec: RunSpec) -> dict[str, int]:
@@ -100,12 +92,3 @@ def backbone_parameters(recipe: Recipe) -> int:
         classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)
         classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
     return parameter_count(classifier.backbone)
-
-
-def _update_rule(spec: RunSpec, sizes: tuple[int, ...], generator: torch.Generator | None) -> UpdateRule:
-    rule = spec.rule
-    if isinstance(rule, GradientDescentRule):
-        return GradientDescent(len(sizes) - 1, learned_rates=rule.learned_rates)
-    if not isinstance(rule, NodalLstmRule):
-        raise TypeError(f"{spec.algorithm} has no update rule")
-    return NodalLstm(sizes, n_support=spec.protocol.n_way * spec.shots, generator=generator, **rule.model_dump())

@@ -8,7 +8,6 @@ How it is written, checked and read is `array_files`' job.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ import h5py
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 
 from norml_cli.array_files import (
     FILE_FORM,
@@ -36,16 +34,12 @@ from norml_cli.array_files import (
 )
 from norml_cli.datasets.splits import SPLITS, LoadedDataset, SplitName, identity
 from norml_cli.errors import UserError
+from norml_cli.files import home
 from norml_cli.spec import DatasetEntry, Recipe, RunSpec, content_hash
 
 SCHEMA_VERSION = 1
 
 Status = Literal["missing", "stale", "up to date"]
-
-
-def home() -> Path:
-    """The folder of all caches: NORML_HOME, or the platform's cache folder."""
-    return Path(os.environ["NORML_HOME"]) if os.environ.get("NORML_HOME") else user_cache_path("norml")
 
 
 def cache_path(dataset: str) -> Path:

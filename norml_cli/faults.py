@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from norml_cli.spec import ID_PATTERN, SHA256_PATTERN, Model
+from norml_cli.declared import Model
+from norml_cli.spec import ID_PATTERN, SHA256_PATTERN
 
 _LONGEST_VALUE = 40  # characters of a wrong value that a message repeats
 

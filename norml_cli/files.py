@@ -1,4 +1,6 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, then moved into it."""
+"""Files that are whole or not there: written beside their place, flushed to disk, then moved into it. And where caches
+lie.
+"""
 
 import hashlib
 import os
@@ -6,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from platformdirs import user_cache_path
 
 from norml_cli.errors import UserError
 
@@ -36,6 +40,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def home() -> Path:
+    """The folder of all caches: NORML_HOME, or the platform's cache folder."""
+    return Path(os.environ["NORML_HOME"]) if os.environ.get("NORML_HOME") else user_cache_path("norml")
 
 
 def file_sha256(path: Path) -> str:

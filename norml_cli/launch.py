@@ -17,13 +17,15 @@ from rich.console import Console
 from norml_cli import __version__
 from norml_cli.checkpoints import Stopped
 from norml_cli.datasets.splits import SplitName
-from norml_cli.display import RunDisplay
+from norml_cli.display import Follower, RunDisplay
 from norml_cli.errors import UserError
+from norml_cli.event_files import EventFiles
 from norml_cli.examples import Examples
 from norml_cli.provenance import device_name, git_state
 from norml_cli.records import SCHEMA_VERSION, Cost, CurvePoint, Parameters, command_line
 from norml_cli.registry import Resolved
 from norml_cli.spec import PretrainSpec, Protocol, RunSpec
+from norml_cli.status import SUFFIX, StatusFile
 from norml_cli.training import Compile, Run
 
 COMPILE_FROM_OUTER_STEPS = 1000  # an inner step, measured: compiling takes about 10-20 s an inner step on two cores
@@ -35,12 +37,14 @@ class Launch:
     """What the user asked for besides the protocol.
 
     force: drop what is begun and run again what is finished. compiled: whether to compile; None: where it pays.
+    tensorboard: the folder of event files, if any.
     """
 
     seed: int
     device: torch.device
     force: bool
     compiled: bool | None
+    tensorboard: Path | None = None
 
 
 @contextmanager
@@ -61,7 +65,12 @@ def launched(
     if launch.force:
         checkpoint.unlink(missing_ok=True)
     known = known_fields(spec, item.changed, launch.seed, launch.device)
-    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {launch.seed}") as display:
+    title = f"{spec.method}, {spec.shots}-shot, seed {launch.seed}"
+    status = StatusFile(checkpoint.with_suffix(SUFFIX), f"{spec.method}, {spec.benchmark}, {title.partition(', ')[2]}")
+    followers: list[Follower] = [status]
+    if launch.tensorboard is not None:
+        followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, launch.seed)))
+    with RunDisplay(console, title, followers) as display:
         run = Run(
             spec,
             examples,
@@ -72,6 +81,7 @@ def launched(
             compile_=_compile(launch, spec.protocol),
             splits=splits,
         )
+        status.begin("meta-training", run.state.step, spec.protocol.outer_steps)
         display.say(_begun(run.state.step, spec.protocol.outer_steps))
         try:
             yield run, known
@@ -79,7 +89,14 @@ def launched(
             display.say(f"stopped after outer step {run.state.step:,}; the same command goes on from there")
             raise SystemExit(STOPPED_EXIT_CODE) from None
         checkpoint.unlink(missing_ok=True)
+        status.remove()
         display.say("finished")
+
+
+def _place(spec: RunSpec, changed: Sequence[str], seed: int) -> Path:
+    """A run's own folder among event files, as TensorBoard names it: trials are told apart by their values."""
+    name = f"{spec.hash()[:12]}-seed-{seed}" if changed else f"seed-{seed}"
+    return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.method / name
 
 
 def _begun(step: int, outer_steps: int) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from norml_cli.cache import home
 from norml_cli.errors import UserError
 from norml_cli.faults import fault_lines
+from norml_cli.files import home
 from norml_cli.spec import DatasetEntry, PretrainSpec, Recipe, RecipeEntry, SourceSplit
 
 HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept for monitoring

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from norml.statistics import FORMULA, interval_95
+from norml_cli.declared import Model, Text
 from norml_cli.errors import UserError
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
-from norml_cli.spec import Count, Id, Model, PretrainSpec, RunSpec, Sha256, Text
+from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256
 
 SCHEMA_VERSION: Final = 1
 NOT_RUNS = frozenset(
@@ -295,6 +296,16 @@ def read_pretraining(path: Path) -> PretrainingRecord:
 def find_trials(results: Path, study: str) -> list[TrialRecord]:
     """Every trial of `study`, in order of path; none if it has none. Raises UserError for what is damaged."""
     return [read_trial(path) for path in sorted((results / "studies" / study).rglob("*-seed-*.json"))]
+
+
+def find_studies(results: Path) -> list[tuple[Path, TrialRecord]]:
+    """Every trial of every study with its path, in order of path. Raises UserError for what is damaged."""
+    return [(path, read_trial(path)) for path in sorted((results / "studies").rglob("*-seed-*.json"))]
+
+
+def find_pretrainings(results: Path) -> list[tuple[Path, PretrainingRecord]]:
+    """Every pretraining's record with its path, in order of path. Raises UserError for what is damaged."""
+    return [(path, read_pretraining(path)) for path in sorted((results / "pretraining").rglob("*-seed-*.json"))]
 
 
 def _read(path: Path, kind: type[R]) -> R:

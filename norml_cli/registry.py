@@ -6,28 +6,27 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic import TypeAdapter, ValidationError, create_model
 
+from norml_cli.declared import Model, constrained
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean, fault_lines, value_fault
 from norml_cli.spec import (
     EVERYWHERE,
-    NOT_META_TRAINED,
     RULES,
+    AnyMethod,
     BenchmarkEntry,
     DatasetEntry,
     Entry,
     FileSplit,
     Method,
-    Model,
     Protocol,
     RecipeEntry,
     RunSpec,
     SourceSplit,
     TableEntry,
-    constrained,
 )
 from norml_cli.yaml_files import read_mapping
 
@@ -38,7 +37,7 @@ E = TypeVar("E", bound=Entry)
 KINDS: dict[str, TypeAdapter[Any]] = {
     "datasets": TypeAdapter(DatasetEntry),
     "benchmarks": TypeAdapter(BenchmarkEntry),
-    "methods": TypeAdapter(Annotated[Method, Field(discriminator="algorithm")]),
+    "methods": TypeAdapter(AnyMethod),
     "recipes": TypeAdapter(RecipeEntry),
     "tables": TypeAdapter(TableEntry),
 }
@@ -247,7 +246,7 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
             sourced = getattr(layer, key)
             if sourced is not None:
                 values[key], sources[key] = sourced.value, sourced.source
-    if method.algorithm in NOT_META_TRAINED:
+    if not RULES[method.algorithm].meta_trained:
         values["outer_steps"], sources["outer_steps"] = 0, f"{method.algorithm} has no outer loop"
     return values, sources
 
@@ -263,7 +262,7 @@ def _override(
     """Put --set values in place; returns the keys whose value changed."""
     changed = []
     for key, value in overrides.items():
-        if key == "outer_steps" and algorithm in NOT_META_TRAINED:
+        if key == "outer_steps" and not RULES[algorithm].meta_trained:
             continue  # of several methods run together, a shorter schedule leaves these as they are
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:

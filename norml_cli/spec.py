@@ -3,20 +3,20 @@ tables, and the resolved run and pretraining.
 
 Torch-free, so that `list`, `validate`'s reading half and `report` start at once. A value that decides a number is
 written in YAML as `{value: ..., source: "..."}`; the source names the paper's section or equation, another paper's
-place, or `chosen: why`. The plain models (`Protocol`, `GradientDescentRule`, ...) describe the values once; the
-`*Entry` models, made from them, describe the same values with their sources.
+place, or `chosen: why`. The plain models (`Protocol`, `Recipe`, the rules of `norml_cli.rules`) describe the values
+once; the `*Entry` models, made from them, describe the same values with their sources.
 """
 
 import hashlib
 import json
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, SerializeAsAny, ValidationInfo, create_model, field_validator, model_validator
 
-T = TypeVar("T")
+from norml_cli.declared import Model, Sourced, Text, with_sources
+from norml_cli.rules import Rule, found_rules
 
 ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -25,36 +25,8 @@ Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=64)]
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Shots = Annotated[int, Field(ge=1, le=1000)]
-Text = Annotated[str, Field(min_length=1)]
 Rgb = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
-
-
-class Model(BaseModel):
-    """Base of every declared thing: unknown keys and silent type changes are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
-
-
-class Sourced(Model, Generic[T]):
-    """A value that decides a number, with where it comes from."""
-
-    value: T
-    source: Text = Field(description="paper section or equation, another paper's file and line, or 'chosen: why'")
-
-
-def constrained(field: FieldInfo) -> Any:
-    """The type of a model's field with its constraints."""
-    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-
-
-def _with_sources(model: type[Model], name: str, *, partial: bool) -> type[Model]:
-    """The sourced form of `model`: every field wrapped in `Sourced`, and optional if `partial`."""
-    fields: dict[str, Any] = {}
-    for key, field in model.model_fields.items():
-        sourced = Sourced[constrained(field)]  # type: ignore[misc, valid-type]
-        fields[key] = (sourced | None, None) if partial else (sourced, ...)
-    return create_model(name, __base__=Model, __module__=__name__, **fields)
 
 
 class Protocol(Model):
@@ -107,56 +79,12 @@ class Protocol(Model):
         description="of matrix products, where the device has a faster one; published numbers: float32",
     )
     weight_form: Literal["auto", "materialised", "factored"] = Field(
-        default="auto", description="how adapted weights are held: 'auto' takes the cheaper form of each layer"
+        default="auto",
+        description="how adapted weights are held: 'auto' takes the cheaper form of each layer; "
+        "weights with a rate each are materialised always",
     )
     recompute: bool = Field(
         default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"
-    )
-
-
-class GradientDescentRule(Model):
-    """MAML's update rule: signals scaled by a constant, one learned rate, or one learned rate a layer."""
-
-    learned_rates: Literal["none", "global", "layer-wise"] = Field(
-        description="which learning rates the outer loop learns (starting from inner_lr, in log space)"
-    )
-
-
-class NodalLstmRule(Model):
-    """NORML's update rule (eqs 14-19): one LSTM cell a layer scales both signals neuron by neuron."""
-
-    gates: Literal["per-example", "batch-shared", "flattened"] = Field(
-        description="one cell state per support example; one per episode from inputs averaged over the support set; "
-        "or one per episode from all support examples flattened into one input"
-    )
-    previous_cell: bool = Field(description="whether the cell state is carried over inner steps (false: zero cell)")
-    hidden_state: Literal["output-gate", "none"] = Field(
-        description="'output-gate' feeds h = o * tanh(c) back into the gates; 'none' is eqs 14-17 as printed"
-    )
-    previous_hidden: bool = Field(description="whether the hidden state is carried over (false: zero hidden)")
-    cell_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer-width"] = Field(
-        description="neurons of each LSTM cell; 'layer-width' = the layer's outputs"
-    )
-    input_normalisation: Literal["standardise", "log-sign", "none"] = Field(
-        description="how delta and h enter the cell: standardised over neurons, log and sign (p = 10), or as they are"
-    )
-    gate_scale: float = Field(gt=0, le=100, description="factor on the sigmoid gates; 2 opens an untrained gate to 1")
-    forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
-
-
-class NearestCentroidRule(Model):
-    """The class whose mean support example is nearest; nothing is learned in an outer loop."""
-
-    similarity: Literal["euclidean", "cosine"] = Field(
-        description="nearest by Euclidean distance, or by the angle between query and mean"
-    )
-
-
-class LogisticRegressionRule(Model):
-    """Logistic regression fitted to each support set; nothing is learned in an outer loop."""
-
-    inverse_penalty: float = Field(
-        gt=0, le=1000, description="C: the penalty on the weights is |W|^2 / (2 C), the loss a sum over the support set"
     )
 
 
@@ -190,7 +118,7 @@ class Recipe(Model):
     images_per_draw: int = Field(ge=1, le=4096, description="images of a batch that share one draw of augmentation")
     batch_size: int = Field(ge=2, le=65_536, description="images per step")
     steps: Count = Field(description="steps of the whole pretraining")
-    optimiser: Literal["adam", "sgd"]
+    optimiser: Literal["adam", "sgd"] = Field(description="Adam, or stochastic gradient descent with momentum")
     learning_rate: float = Field(gt=0, le=10, description="of the first step")
     momentum: float = Field(ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(ge=0, le=1, description="L2 penalty on all learned values")
@@ -209,21 +137,10 @@ class Recipe(Model):
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
 
 
-Rule = GradientDescentRule | NodalLstmRule | NearestCentroidRule | LogisticRegressionRule
-RULES: dict[str, type[Rule]] = {
-    "gradient-descent": GradientDescentRule,
-    "nodal-lstm": NodalLstmRule,
-    "nearest-centroid": NearestCentroidRule,
-    "logistic-regression": LogisticRegressionRule,
-}
-NOT_META_TRAINED = frozenset({"nearest-centroid", "logistic-regression"})  # algorithms without an outer loop
+RULES = found_rules()
 
-ProtocolEntry = _with_sources(Protocol, "ProtocolEntry", partial=True)
-GradientDescentEntry = _with_sources(GradientDescentRule, "GradientDescentEntry", partial=False)
-NodalLstmEntry = _with_sources(NodalLstmRule, "NodalLstmEntry", partial=False)
-NearestCentroidEntry = _with_sources(NearestCentroidRule, "NearestCentroidEntry", partial=False)
-LogisticRegressionEntry = _with_sources(LogisticRegressionRule, "LogisticRegressionEntry", partial=False)
-RecipeValuesEntry = _with_sources(Recipe, "RecipeValuesEntry", partial=False)
+ProtocolEntry = with_sources(Protocol, "ProtocolEntry", partial=True)
+RecipeValuesEntry = with_sources(Recipe, "RecipeValuesEntry", partial=False)
 
 
 class Entry(Model):
@@ -237,7 +154,7 @@ class Entry(Model):
 EVERYWHERE = "everywhere"  # in place of a benchmark's id
 
 
-class MethodEntry(Entry):
+class Method(Entry):
     """A meta-learning method: an algorithm and its switches."""
 
     default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
@@ -245,37 +162,21 @@ class MethodEntry(Entry):
         default={},
         description=f"values that differ from a benchmark's, by benchmark id; under '{EVERYWHERE}': from every one's",
     )
+    algorithm: str = Field(description="the rule that `rule` is the settings of")
+    rule: Any = Field(description="the rule's settings, every one of them")
 
 
-class GradientDescentMethod(MethodEntry):
-    """MAML and its learned-rate variants."""
-
-    algorithm: Literal["gradient-descent"]
-    rule: GradientDescentEntry  # type: ignore[valid-type]
-
-
-class NodalLstmMethod(MethodEntry):
-    """NORML and its zeroed-state variants."""
-
-    algorithm: Literal["nodal-lstm"]
-    rule: NodalLstmEntry  # type: ignore[valid-type]
-
-
-class NearestCentroidMethod(MethodEntry):
-    """Nearest centroids of frozen features."""
-
-    algorithm: Literal["nearest-centroid"]
-    rule: NearestCentroidEntry  # type: ignore[valid-type]
-
-
-class LogisticRegressionMethod(MethodEntry):
-    """Logistic regression on frozen features."""
-
-    algorithm: Literal["logistic-regression"]
-    rule: LogisticRegressionEntry  # type: ignore[valid-type]
-
-
-Method = GradientDescentMethod | NodalLstmMethod | NearestCentroidMethod | LogisticRegressionMethod
+METHODS: dict[str, type[Method]] = {
+    algorithm: create_model(
+        f"{rule.__name__.removesuffix('Rule')}Method",
+        __base__=Method,
+        __module__=__name__,
+        algorithm=(Literal[algorithm], ...),  # type: ignore[arg-type]  # made of a name that is known only here
+        rule=(with_sources(rule, f"{rule.__name__}Entry", partial=False), ...),
+    )
+    for algorithm, rule in RULES.items()
+}
+AnyMethod: Any = Annotated[Union[*METHODS.values()], Field(discriminator="algorithm")]
 
 
 class RecipeEntry(Entry):
@@ -441,9 +342,9 @@ class RunSpec(Model):
     benchmark: Id
     dataset: Id
     shots: Shots
-    algorithm: Literal["gradient-descent", "nodal-lstm", "nearest-centroid", "logistic-regression"]
+    algorithm: Literal[*RULES]  # type: ignore[valid-type]
     protocol: Protocol
-    rule: Rule
+    rule: SerializeAsAny[Rule]
 
     @field_validator("rule", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ checkpoint or follows from spec and seed, so on the CPU a resumed run ends with 
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,6 +55,12 @@ class Display(Protocol):
 
     def evaluating(self, split: str, done: int, episodes: int) -> None:
         """Called now and then during an evaluation."""
+
+    def validated(self, point: Mapping[str, Any]) -> None:
+        """Called after each meta-validation, with its point of the learning curve."""
+
+    def tested(self, step: int, accuracy: float) -> None:
+        """Called after the meta-test of the weights of outer step `step`."""
 
     def say(self, line: str) -> None:
         """Show one line that stays."""
@@ -157,6 +163,7 @@ class Run:
             correct = self._evaluate("meta_test")
         self._account()
         evaluation_s = time.perf_counter() - started_at
+        self.display.tested(self.state.best_step, float(correct.mean()) / self.queries_per_episode)
         return Outcome(correct.tolist(), evaluation_s)
 
     @contextmanager
@@ -301,6 +308,7 @@ class Run:
                 "outer_lr": self._outer_lr(max(0, state.step - 1)),
             }
         )
+        self.display.validated(state.curve[-1])
         state.loss_sum = state.accuracy_sum = 0.0
         if interval.mean > state.best_accuracy:
             state.best_step, state.best_accuracy = state.step, interval.mean

@@ -10,7 +10,9 @@ from reference import RULES
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner
 from norml.meta_training import InnerLoop, MetaLearner
+from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
+from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
 
 torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
@@ -71,8 +73,11 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
             generator=generator,
         )
         settings = RULES[rule]
-        if "learned_rates" in settings:
-            update_rule: GradientDescent | NodalLstm = GradientDescent(len(sizes) - 1, **settings)
+        update_rule: UpdateRule
+        if rule == "meta-sgd":
+            update_rule = MetaSgd(sizes)
+        elif "learned_rates" in settings:
+            update_rule = GradientDescent(len(sizes) - 1, **settings)
         else:
             update_rule = NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
         meta_learner = MetaLearner(learner, update_rule, InnerLoop(**({"inner_lr": 0.4} | inner_loop))).double()

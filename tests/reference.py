@@ -20,6 +20,7 @@ MAML_RULES: dict[str, dict[str, Any]] = {
     "maml-global-lr": {"learned_rates": "global"},
     "maml-layerwise-lr": {"learned_rates": "layer-wise"},
 }
+META_SGD_RULES: dict[str, dict[str, Any]] = {"meta-sgd": {"learned_rates": "every-weight"}}
 NORML_METHODS: dict[str, dict[str, Any]] = {
     "norml": {},
     "norml-zero-hidden": {"previous_hidden": False},
@@ -37,8 +38,8 @@ NORML_VARIANTS: dict[str, dict[str, Any]] = {
     "norml-flattened-log-sign": {"gates": "flattened", "input_normalisation": "log-sign"},
 }
 NORML_RULES = NORML_METHODS | NORML_VARIANTS
-METHODS = MAML_RULES | NORML_METHODS
-RULES = MAML_RULES | NORML_RULES
+METHODS = MAML_RULES | META_SGD_RULES | NORML_METHODS
+RULES = MAML_RULES | META_SGD_RULES | NORML_RULES
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ def maml_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y:
     stepped = []
     for layer, (w, b) in enumerate(weights):
         rate = settings.inner_lr
+        if settings.rule["learned_rates"] == "every-weight":
+            w_rate, b_rate = p[f"rule.weight_rates.{layer}"], p[f"rule.bias_rates.{layer}"]
+            stepped.append((w - rate * w_rate * gradients[2 * layer], b - rate * b_rate * gradients[2 * layer + 1]))
+            continue
         if settings.rule["learned_rates"] == "global":
             rate = rate * torch.exp(p["rule.log_alpha"][0])
         if settings.rule["learned_rates"] == "layer-wise":

@@ -2,12 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
 State = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
+
+
+class Rates(NamedTuple):
+    """One rate a weight, [O, I], and one a bias, [O]."""
+
+    weight: Tensor
+    bias: Tensor
 
 
 class UpdateRule(nn.Module, ABC):
@@ -38,6 +45,14 @@ class UpdateRule(nn.Module, ABC):
         Episodes and examples may not be mixed across E.
         """
 
+    def rates(self, layer: int) -> Rates | None:  # noqa: ARG002 - for rules that give them
+        """What a step of each weight and bias is multiplied by, besides eta; None: by nothing (default).
+
+        Signals scale a weight's row and column; only rates reach each weight alone. They are the same in every step and
+        episode, and the layer's weights are materialised for them.
+        """
+        return None
+
     def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:  # noqa: ARG002 - for parameters of a layer
         """Those parameters, by their names here, that the calls for `layer` use. Default: all."""
         return dict(self.named_parameters())
@@ -47,4 +62,4 @@ class UpdateRule(nn.Module, ABC):
         return call()
 
 
-__all__ = ["State", "UpdateRule"]
+__all__ = ["Rates", "State", "UpdateRule"]

@@ -88,13 +88,23 @@ class NodalLstm(UpdateRule):
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
     ) -> tuple[Tensor, Tensor, State]:
+        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, state)
+        return delta * delta_gate, h * h_gate, after
+
+    def gates_of(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        """The gates of delta [E, S, O] and of h [E, S, I], in 0..gate_scale, and the state after the step.
+
+        Where examples share their gates, S = 1.
+        """
         cell = self._cell(layer)
         h_product = state["h_product"] if "h_product" in state else cell.h_product(self._h_features(h))
         gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_product, state)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
         if "h_product" in state:
             after["h_product"] = h_product
-        return delta * delta_gate, h * h_gate, after
+        return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
         return cast("NodalCell", self.cells[layer])

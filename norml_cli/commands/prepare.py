@@ -21,12 +21,13 @@ from norml_cli.cache import (
 from norml_cli.datasets.splits import SPLITS, LoadedDataset
 from norml_cli.datasets.splits import Progress as ProgressCallback
 from norml_cli.errors import UserError
+from norml_cli.output import Output
 from norml_cli.registry import Registry
 from norml_cli.spec import DatasetEntry
 
 
 def prepare(
-    registry: Registry, dataset_id: str, *, source: Path | None, force: bool, verify: bool, console: Console
+    registry: Registry, dataset_id: str, *, source: Path | None, force: bool, verify: bool, console: Output
 ) -> None:
     """Make the cache of a data set, or say that it is up to date; `verify` only checks it.
 
@@ -38,18 +39,27 @@ def prepare(
         cache = Cache.open(entry, entry_file)
         checked = f"verified, {cache.verify()} arrays as they were written"
         console.print(f"{dataset_id}: {checked}, content sha256 {cache.content_hash}", highlight=False, soft_wrap=True)
+        console.result(_result("verified", cache))
         return
     if source is not None and not datasets.needs_source(entry):
         raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
     state = "missing" if force else status(entry, entry_file)  # what is forced is not looked at: it may be damaged
     if state == "up to date":
-        added = _add_lacking(Cache.open(entry, entry_file), _declared_requests(registry, dataset_id))
+        cache = Cache.open(entry, entry_file)
+        added = _add_lacking(cache, _declared_requests(registry, dataset_id))
         more = f", {added} sets of fixed episodes added" if added else ""  # of benchmarks declared since
         console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){more}", highlight=False)
+        console.result(_result("up to date", cache))
         return
     if state == "stale":
         Cache.open(entry, entry_file)  # says what is wrong with it
-    _make(registry, entry, _declared_requests(registry, dataset_id), source=source, console=console)
+    cache = _make(registry, entry, _declared_requests(registry, dataset_id), source=source, console=console)
+    console.result(_result("made", cache))
+
+
+def _result(state: str, cache: Cache) -> dict[str, str]:
+    """What `--json` prints."""
+    return {"dataset": cache.dataset, "state": state, "cache": str(cache.path), "content_sha256": cache.content_hash}
 
 
 def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[EpisodeRequest], console: Console) -> Cache:
@@ -136,9 +146,8 @@ def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeAr
 
 @contextmanager
 def _shown(console: Console, title: str) -> Iterator[ProgressCallback]:
-    """A progress bar over images, in a terminal only."""
-    from rich.progress import Progress  # noqa: PLC0415 - an up-to-date cache shows none
+    """Progress over images."""
+    from norml_cli.display import RunDisplay  # noqa: PLC0415 - an up-to-date cache shows none
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{title}: reading images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with RunDisplay(console, title) as display:
+        yield display.reading

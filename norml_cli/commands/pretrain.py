@@ -16,6 +16,7 @@ from norml_cli.errors import UserError
 from norml_cli.features import FeatureCache, write_features
 from norml_cli.files import file_sha256
 from norml_cli.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
+from norml_cli.output import Output
 from norml_cli.pretraining import Pretraining
 from norml_cli.recipes import ResolvedRecipe, backbone_path
 from norml_cli.records import (
@@ -28,6 +29,7 @@ from norml_cli.records import (
     write_record,
 )
 from norml_cli.registry import Registry
+from norml_cli.status import SUFFIX, StatusFile
 
 
 def pretrain(
@@ -39,7 +41,7 @@ def pretrain(
     force: bool,
     verify: bool,
     results: Path,
-    console: Console,
+    console: Output,
 ) -> None:
     """Pretrain a backbone and make its features, unless they are there, and print what it reaches on meta-validation.
 
@@ -69,6 +71,7 @@ def pretrain(
         reached = f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
         console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
+    console.result({"record": str(record_at), **record.model_dump(mode="json", exclude={"curve"})})
 
 
 def _train(
@@ -88,8 +91,11 @@ def _train(
     if force:
         checkpoint.unlink(missing_ok=True)
     known = known_fields(spec, resolved.changed, seed, device)
-    with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display:
+    title = f"{spec.recipe}, seed {seed}"
+    status = StatusFile(checkpoint.with_suffix(SUFFIX), title)
+    with RunDisplay(console, title, [status]) as display:
         pretraining = Pretraining(spec, cache, seed=seed, device=device, checkpoint=checkpoint, display=display)
+        status.begin("pretraining", pretraining.state.step, spec.values.steps)
         begun = f"goes on from {pretraining.state.step:,} of" if pretraining.state.step else "begins"
         display.say(f"{begun} {spec.values.steps:,} steps, {pretraining.training_images:,} training images")
         try:
@@ -100,6 +106,7 @@ def _train(
         pretraining.keep_weights(weights_at)  # first: a record without its weights could not be used
         write_record(record_at, PretrainingRecord(**known, **_found_fields(pretraining, weights_at)))
         checkpoint.unlink(missing_ok=True)
+        status.remove()
         display.say("finished")
 
 

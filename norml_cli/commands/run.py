@@ -13,6 +13,7 @@ from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.output import Output
 from norml_cli.records import Accuracy, EpisodesIdentity, RunRecord, read_record, record_path, write_record
 from norml_cli.registry import Registry, Resolved
 from norml_cli.report import render_runs
@@ -27,15 +28,16 @@ def run(
     device: str,
     force: bool,
     compiled: bool | None,
+    tensorboard: Path | None,
     results: Path,
-    console: Console,
+    console: Output,
 ) -> None:
     """Run each resolved method that has no finished record yet, and print what they reached.
 
     Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
     user stopped it (its checkpoint is written, the same command goes on).
     """
-    launch = Launch(seed, device_of(device), force, compiled)
+    launch = Launch(seed, device_of(device), force, compiled, tensorboard)
     places = [(record_path(results, item.spec, seed), item) for item in resolved]
     if not force:
         for path, item in places:
@@ -49,7 +51,7 @@ def run(
         else:
             _run_one(item, seen, launch, path, console=console)
     finished = [(path, read_record(path)) for path, _ in places]
-    print_text(render_runs(registry, finished, "rich", width=console.width), console)
+    print_text(render_runs(registry, finished, console.result_format, width=console.width), console)
 
 
 def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> dict[str, Cache]:

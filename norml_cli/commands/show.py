@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from norml_cli.declared import Sourced
 from norml_cli.registry import Registry, Resolved
-from norml_cli.spec import RULES, Entry, Protocol, Published, RecipeEntry, Sourced
+from norml_cli.spec import RULES, Entry, Protocol, Published, RecipeEntry
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
 

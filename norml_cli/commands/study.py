@@ -10,6 +10,7 @@ from norml_cli.commands.report import print_text
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.output import Output
 from norml_cli.records import TrialRecord, find_trials, trial_path, write_record
 from norml_cli.registry import Registry, Resolved
 from norml_cli.report import render_trials, require_format
@@ -24,9 +25,10 @@ def study(
     device: str,
     force: bool,
     compiled: bool | None,
+    tensorboard: Path | None,
     format_: str,
     results: Path,
-    console: Console,
+    console: Output,
 ) -> None:
     """Run each trial that has no record in the study yet, then print all of the study's trials, the best first.
 
@@ -34,7 +36,7 @@ def study(
     user stopped it (its checkpoint is written, the same command goes on).
     """
     require_format(format_)
-    launch = Launch(seed, device_of(device), force, compiled)
+    launch = Launch(seed, device_of(device), force, compiled, tensorboard)
     if trials:
         require_writable(results)
     for item in trials:

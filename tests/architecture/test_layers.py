@@ -17,7 +17,7 @@ ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 # A module imports only from layers below its own; a package named with `.*` is one layer whose modules may use each
 # other. A new module must be placed here.
 LAYERS: list[set[str]] = [
-    {"norml", "norml_cli", "norml_cli.errors"},
+    {"norml_cli", "norml_cli.errors"},
     {
         "norml.episodes",
         "norml.fast_weights",
@@ -29,23 +29,27 @@ LAYERS: list[set[str]] = [
     {
         "norml.frozen_classifiers",
         "norml.learner",
-        "norml.update_rules.gradient_descent",
-        "norml.update_rules.nodal_lstm",
-        "norml.update_rules.recorded",
+        "norml.update_rules.*",
     },
     {"norml.adaptation"},
     {"norml.meta_training"},
-    {"norml.evaluation"},
-    {"norml_cli.spec", "norml_cli.files", "norml_cli.display", "norml_cli.grids"},
+    {"norml.evaluation", "norml.inspection"},
+    {"norml"},
+    {"norml_cli.declared", "norml_cli.files", "norml_cli.output", "norml_cli.grids"},
+    {"norml_cli.display"},
+    {"norml_cli.rules"},
+    {"norml_cli.rules.*"},
+    {"norml_cli.spec"},
     {"norml_cli.faults", "norml_cli.yaml_files"},
     {"norml_cli.registry"},
-    {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build", "norml_cli.image_batches"},
+    {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build", "norml_cli.completion", "norml_cli.image_batches"},
     {"norml_cli.array_files"},
     {"norml_cli.tables", "norml_cli.cache", "norml_cli.checkpoints", "norml_cli.provenance"},
     {"norml_cli.report", "norml_cli.comparisons", "norml_cli.recipes"},
     {"norml_cli.features"},
     {"norml_cli.examples", "norml_cli.pretraining", "norml_cli.embedding"},
-    {"norml_cli.training"},
+    {"norml_cli.training", "norml_cli.status", "norml_cli.event_files"},
+    {"norml_cli.trained", "norml_cli.inspection_files"},
     {"norml_cli.launch"},
     {"norml_cli.commands.*"},
     {"norml_cli.app"},
@@ -53,6 +57,7 @@ LAYERS: list[set[str]] = [
 ]
 
 TORCH_FREE = [
+    "norml",
     "norml.statistics",
     "norml_cli.app",
     "norml_cli.array_files",
@@ -62,6 +67,7 @@ TORCH_FREE = [
     "norml_cli.commands.prepare",
     "norml_cli.commands.report",
     "norml_cli.commands.show",
+    "norml_cli.commands.status",
     "norml_cli.commands.validate",
     "norml_cli.datasets.mini_imagenet",
     "norml_cli.datasets.omniglot",
@@ -72,7 +78,12 @@ TORCH_FREE = [
     "norml_cli.report",
     "norml_cli.spec",
 ]
-NUMPY_FREE = ["norml_cli.app", "norml_cli.commands.list_", "norml_cli.commands.report"]  # numpy alone takes 0.3 s
+NUMPY_FREE = [  # numpy alone takes 0.3 s
+    "norml_cli.app",
+    "norml_cli.commands.list_",
+    "norml_cli.commands.report",
+    "norml_cli.commands.status",
+]
 
 
 def module_name(path: Path) -> str:

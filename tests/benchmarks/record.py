@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 
+from norml_cli.declared import Model, Text
 from norml_cli.files import write_atomically
 from norml_cli.provenance import git_state
 from norml_cli.records import GitState, command_line
-from norml_cli.spec import Model, Text
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "speed"  # below the results folder; `norml report` leaves it alone

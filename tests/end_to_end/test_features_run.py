@@ -22,6 +22,7 @@ META_LEARNED = (
     "maml-constant-lr",
     "maml-global-lr",
     "maml-layerwise-lr",
+    "meta-sgd",
     "norml-zero-hidden-zero-cell",
     "norml-zero-cell",
     "norml-zero-hidden",
@@ -55,6 +56,20 @@ def shell(shell: Shell, home: Path) -> Shell:
 
 def record_of(shell: Shell, method: str, shots: int = 1) -> dict:
     return json.loads((shell.results / "made-2way" / f"{shots}-shot" / method / "seed-0.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["norml", "meta-sgd"])
+def test_what_was_learned_on_features_can_be_inspected(shell: Shell, method: str):
+    """A single layer: there is no body to freeze apart from the head."""
+    assert shell.norml("run", method, *PLACE, "--quiet")[0] == 0
+    record = f"results/made-2way/1-shot/{method}/seed-0.json"
+    code, out, err = shell.norml("inspect", record, "--episodes", "4", "--json", "--quiet")
+    assert code == 0, err
+    folder = shell.folder / json.loads(out)["folder"]
+    assert folder == shell.folder / f"results/made-2way/1-shot/{method}/seed-0-inspection"
+    everything = json.loads((folder / "inspection.json").read_text())
+    assert [row["case"] for row in everything["freezing"]] == ["all layers adapted", "nothing adapted"]
+    assert {row["layer"] for row in everything["layers"]} == {1}
 
 
 def test_all_methods_run_on_features_and_share_their_episodes(shell: Shell):

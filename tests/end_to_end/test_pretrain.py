@@ -74,6 +74,18 @@ def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
     assert str(shell.home) not in private
 
 
+def test_json_is_the_record_alone_and_status_lists_it(shell: Shell):
+    code, out, err = shell.norml(*PRETRAIN, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["nearest_centroid"] == record_of(shell)["nearest_centroid"]
+    assert {json.loads(line)["event"] for line in err.splitlines()} <= {"line", "progress"}
+    assert shell.norml(*PRETRAIN, "--quiet") == (0, "", "")
+    listed = json.loads(shell.norml("status", "--json")[1])
+    assert listed["unfinished"] == []
+    assert [item["title"] for item in listed["finished"]] == ["made-recipe, seed 0"]
+
+
 def test_it_is_done_again_only_by_force_and_ends_alike(shell: Shell):
     assert shell.norml(*PRETRAIN)[0] == 0
     first, weights = record_of(shell), weights_of(shell)

@@ -19,6 +19,7 @@ METHODS = [
     "maml-constant-lr",
     "maml-global-lr",
     "maml-layerwise-lr",
+    "meta-sgd",
     "norml",
     "norml-zero-hidden",
     "norml-zero-cell",

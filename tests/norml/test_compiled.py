@@ -15,6 +15,7 @@ TRACED = {
         {"recompute": True, "query_statistics": "support", "weight_form": "factored", "batch_norm_scale": False},
     ),
     "NORML": ("norml", {"weight_form": "factored"}),
+    "Meta-SGD": ("meta-sgd", {}),
 }
 
 

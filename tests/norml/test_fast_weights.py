@@ -5,7 +5,16 @@ import itertools
 import pytest
 import torch
 
-from norml.fast_weights import Factored, FactoredInput, Inputs, Materialised, cheaper_form, layer_forms, made_weights
+from norml.fast_weights import (
+    Factored,
+    FactoredInput,
+    Inputs,
+    Materialised,
+    Rated,
+    cheaper_form,
+    layer_forms,
+    made_weights,
+)
 
 N_SHAPES = 12
 ETA = 0.3
@@ -307,13 +316,14 @@ def test_made_weights_take_the_given_forms_with_the_first_layers_own():
     x = torch.zeros(2, 3, 4)
     parameters = [(torch.zeros(5, 4), torch.zeros(5)), (torch.zeros(6, 5), torch.zeros(6))]
 
-    def types(*forms):
-        made = made_weights(forms, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True)
+    def types(*forms, rates=None):
+        made = made_weights(forms, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True, rates=rates)
         return [type(layer) for layer in made]
 
     assert types("materialised", "materialised") == [Materialised, Materialised]
     assert types("factored", "materialised") == [FactoredInput, Materialised]
     assert types("factored", "factored") == [FactoredInput, Factored]
+    assert types("factored", "factored", rates=[parameters[0], None]) == [Rated, Factored]
 
 
 def test_layer_forms_are_the_one_asked_for_or_the_cheaper_of_each_layer():

@@ -56,13 +56,13 @@ def test_an_episodes_logits_do_not_depend_on_its_neighbours(rule, make_meta_lear
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_meta_parameter_receives_a_gradient(rule, make_meta_learner, make_episodes):
-    """Except a hidden layer's bias: batch norm subtracts it again, so its gradient is zero but for rounding."""
+    """Except a hidden layer's bias and its rate: batch norm subtracts it again, so these are zero but for rounding."""
     meta_learner = make_meta_learner(rule)
     meta_learner(make_episodes(), 3).square().sum().backward()
-    last = f"learner.biases.{meta_learner.learner.n_layers - 1}"
+    last = f".{meta_learner.learner.n_layers - 1}"
     for name, parameter in meta_learner.named_parameters():
         size = parameter.grad.abs().max()
-        if name.startswith("learner.biases.") and name != last:
+        if name.startswith(("learner.biases.", "rule.bias_rates.")) and not name.endswith(last):
             assert size < 1e-10, name
         else:
             assert size > 1e-5, name

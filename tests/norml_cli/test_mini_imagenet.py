@@ -29,13 +29,13 @@ from photos import (
     write_zip,
 )
 from PIL import Image
-from rich.console import Console
 
 from norml_cli.cache import Cache, cache_path, home
 from norml_cli.commands.prepare import prepare
 from norml_cli.datasets import mini_imagenet
 from norml_cli.datasets.splits import SPLITS
 from norml_cli.errors import UserError
+from norml_cli.output import Output
 from norml_cli.registry import Registry, builtin_registry, read_registry
 
 REAL_SOURCE = os.environ.get("NORML_MINI_IMAGENET_SOURCE")
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 def prepared(registry: Registry, source: Path | None, *, dataset: str = "made-mini", force: bool = True) -> str:
     """What the command prints."""
-    console = Console(file=io.StringIO(), width=200)
+    console = Output(file=io.StringIO(), width=200)
     prepare(registry, dataset, source=source, force=force, verify=False, console=console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

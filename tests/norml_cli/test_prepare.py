@@ -12,7 +12,6 @@ import pytest
 import synthetic
 import tiny
 import yaml
-from rich.console import Console
 from synthetic import CLASSES, write_registry, write_zips
 
 from norml_cli.cache import Cache, EpisodeRequest, cache_path, episode_requests, home
@@ -20,6 +19,7 @@ from norml_cli.commands.prepare import ensure_ready, prepare
 from norml_cli.datasets import omniglot
 from norml_cli.datasets.splits import SPLITS
 from norml_cli.errors import UserError
+from norml_cli.output import Output
 from norml_cli.registry import Registry, read_registry
 
 REAL_SOURCE = os.environ.get("NORML_OMNIGLOT_SOURCE")
@@ -46,7 +46,7 @@ def prepared(
     terminal: bool = False,
 ) -> str:
     """What the command prints."""
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    console = Output(file=io.StringIO(), force_terminal=terminal, width=200)
     prepare(registry, dataset, source=source, force=force, verify=verify, console=console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -105,7 +105,7 @@ def test_sets_of_different_size_or_split_share_no_draw(registry: Registry, sourc
     prepared(registry, source)
     request = requests(registry)[1]
     others = [replace(request, episodes=31), replace(request, split="meta_val"), replace(request, seed=1)]
-    cache = ensure_ready(registry, "made-omniglot", [request, *others], Console(file=io.StringIO()))
+    cache = ensure_ready(registry, "made-omniglot", [request, *others], Output(file=io.StringIO()))
     first = cache.episodes(request)
     for other in others:
         assert not (cache.episodes(other).examples[:20] == first.examples[:20]).all()
@@ -114,7 +114,7 @@ def test_sets_of_different_size_or_split_share_no_draw(registry: Registry, sourc
 def test_upright_episodes_have_no_turns(registry: Registry, source: Path):
     prepared(registry, source)
     upright = replace(requests(registry)[1], turned=False)
-    cache = ensure_ready(registry, "made-omniglot", [upright], Console(file=io.StringIO()))
+    cache = ensure_ready(registry, "made-omniglot", [upright], Output(file=io.StringIO()))
     assert not cache.episodes(upright).turns.any()
 
 
@@ -136,7 +136,7 @@ def test_split_files_of_rotated_classes_are_prepared(tmp_path: Path, source: Pat
     assert (images[1] == np.rot90(images[0], 1, axes=(1, 2))).all()
     too_many = replace(requests(registry)[0], n_way=13)
     with pytest.raises(UserError, match="meta_val: n_way = 13 classes an episode, but the pool has 12"):
-        ensure_ready(registry, "made-omniglot", [too_many], Console(file=io.StringIO()))
+        ensure_ready(registry, "made-omniglot", [too_many], Output(file=io.StringIO()))
 
 
 def rotated_registry(folder: Path, values: dict[str, object]) -> Registry:
@@ -164,11 +164,11 @@ def test_up_to_date_is_found_in_under_a_second_without_torch(registry: Registry,
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from rich.console import Console\n"
+        "from norml_cli.output import Output\n"
         "from norml_cli.commands.prepare import prepare\n"
         "from norml_cli.registry import load_registry\n"
         "registry = load_registry(Path(sys.argv[1]))\n"
-        "prepare(registry, 'made-omniglot', source=None, force=False, verify=False, console=Console())\n"
+        "prepare(registry, 'made-omniglot', source=None, force=False, verify=False, console=Output())\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
         "assert 'PIL' not in sys.modules, 'Pillow was loaded'\n"
     )
@@ -272,7 +272,7 @@ def test_a_run_adds_the_episodes_it_lacks(registry: Registry, source: Path):
     prepared(registry, source)
     before = opened(registry)
     wanted = [replace(request, queries_per_class=2) for request in requests(registry)]
-    cache = ensure_ready(registry, "made-omniglot", [*requests(registry), *wanted], Console(file=io.StringIO()))
+    cache = ensure_ready(registry, "made-omniglot", [*requests(registry), *wanted], Output(file=io.StringIO()))
     assert cache.content_hash == before.content_hash
     assert cache.episodes(wanted[0]).examples.shape == (20, 3, 3)
     assert cache.verify() == 12 + 2 * 3
@@ -280,13 +280,13 @@ def test_a_run_adds_the_episodes_it_lacks(registry: Registry, source: Path):
 
 def test_a_run_on_what_must_be_downloaded_names_the_command(registry: Registry):
     with pytest.raises(UserError, match="'made-omniglot' is not prepared; run `norml prepare made-omniglot`"):
-        ensure_ready(registry, "made-omniglot", requests(registry), Console(file=io.StringIO()))
+        ensure_ready(registry, "made-omniglot", requests(registry), Output(file=io.StringIO()))
 
 
 def test_an_embedded_data_set_is_prepared_by_the_run(tmp_path: Path):
     registry = read_registry([synthetic.builtin_registry(), tiny.write_registry(tmp_path / "tiny")])
     wanted = episode_requests(registry.resolve("norml", "tiny-5way", 1).spec)
-    console = Console(file=io.StringIO(), width=200)
+    console = Output(file=io.StringIO(), width=200)
     cache = ensure_ready(registry, "tiny-glyphs", wanted, console)
     assert isinstance(console.file, io.StringIO)
     assert "(embedded)" in console.file.getvalue()

@@ -8,7 +8,8 @@ from made_records import made_content, made_record, made_registry
 
 from norml_cli.errors import UserError
 from norml_cli.records import RunRecord, command_line, find_records, read_record, record_path, write_record
-from norml_cli.spec import GradientDescentRule, NodalLstmRule
+from norml_cli.rules.gradient_descent import GradientDescentRule
+from norml_cli.rules.nodal_lstm import NodalLstmRule
 
 CORRECT = [5, 6, 4, 5]
 

@@ -94,7 +94,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             "methods",
             "algorithm",
             "gradient-decent",
-            "algorithm: must be 'gradient-descent', 'nodal-lstm', 'nearest-centroid' or 'logistic-regression'",
+            "algorithm: must be 'gradient-descent', 'logistic-regression', 'meta-sgd', 'nearest-centroid' or ",
         ),
         (
             "methods",

@@ -3,17 +3,11 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from norml_cli.declared import Model
 from norml_cli.registry import builtin_registry, read_registry
-from norml_cli.spec import (
-    GradientDescentRule,
-    Model,
-    NodalLstmRule,
-    Protocol,
-    ProtocolEntry,
-    Published,
-    RunSpec,
-    content_hash,
-)
+from norml_cli.rules.gradient_descent import GradientDescentRule
+from norml_cli.rules.nodal_lstm import NodalLstmRule
+from norml_cli.spec import RULES, Protocol, ProtocolEntry, Published, RunSpec, content_hash
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +120,7 @@ def test_sourced_form_has_every_key():
     assert list(ProtocolEntry.model_fields) == list(Protocol.model_fields)
 
 
-@pytest.mark.parametrize("model", [Protocol, GradientDescentRule, NodalLstmRule])
+@pytest.mark.parametrize("model", [Protocol, *RULES.values()])
 def test_every_key_is_described(model: type[Model]):
     undescribed = [key for key, field in model.model_fields.items() if not field.description]
     assert undescribed == []
@@ -135,6 +129,6 @@ def test_every_key_is_described(model: type[Model]):
 def test_keys_of_protocol_and_rules_differ():
     """--set and reports name a value by its key alone."""
     keys = [*Protocol.model_fields, *(key for key in RunSpec.model_fields if key not in {"protocol", "rule"})]
-    for rule in (GradientDescentRule, NodalLstmRule):
+    for rule in RULES.values():
         assert not set(keys) & set(rule.model_fields)
     assert len(keys) == len(set(keys))

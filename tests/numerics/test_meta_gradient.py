@@ -214,7 +214,7 @@ def test_central_differences_of_every_meta_parameter(rule, query_statistics, mak
             assert abs(numeric - analytic) <= max(1e-7 * abs(analytic), 1e-9), name
 
 
-@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "meta-sgd", "norml"])
 def test_central_differences_of_every_single_entry(rule, make_meta_learner, make_episodes):
     batch = make_episodes(n_episodes=2)
     meta_learner = make_meta_learner(rule, sizes=(5, 3, 3))

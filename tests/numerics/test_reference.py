@@ -28,8 +28,9 @@ def by_the_engine(meta_learner, batch, inner_steps):
 
 
 def is_hidden_bias(name, meta_learner):
-    """Batch norm takes a hidden layer's bias out again: the gradient is zero but for rounding."""
-    return name.startswith("learner.biases.") and name != f"learner.biases.{meta_learner.learner.n_layers - 1}"
+    """Batch norm takes a hidden layer's bias out again: its gradient, and its rate's, is zero but for rounding."""
+    of_bias = name.startswith(("learner.biases.", "rule.bias_rates."))
+    return of_bias and int(name.rpartition(".")[2]) < meta_learner.learner.n_layers - 1
 
 
 def assert_same(meta_learner, settings, batch, expected):

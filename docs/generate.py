@@ -1,0 +1,163 @@
+"""Write docs/commands.md and docs/keys.md from what the code says of itself: `nox -s docs`; --check: compare only.
+
+Commands come from the declarations that `--help` prints, keys from the models that check entries, so neither can drift:
+a test of the default suite compares.
+"""
+
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from norml_cli.app import app
+from norml_cli.declared import Model
+from norml_cli.spec import RULES, Protocol, Recipe
+
+HERE = Path(__file__).parent
+MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
+
+COMMANDS_HEAD = """\
+`norml COMMAND --help` prints the same. Bad input is one line on standard error and exit code 2. A training that Ctrl-C
+or SIGTERM stopped leaves with 130; started again, it goes on.
+
+With `--json` a command's standard output is its result alone, one JSON document. What it says on its way goes to
+standard error, a JSON object a line: `{"event": "progress", "title", "phase", "done", "total", "per_s",
+"seconds_left"}`, with `loss` and `validation` (the last accuracy on meta-validation) where there are any, at most once
+a second; and `{"event": "line", "line"}` for lines that a person would see. `--quiet` leaves these out. An error is a
+plain line there, in any mode.
+`norml --install-completion` lets the shell complete commands, options and ids. `NO_COLOR` is respected.
+"""
+
+KEYS_HEAD = """\
+What entries declare, each value as `{value: ..., source: ...}`, and what `--set KEY=VALUE` changes. Keys with a default
+may be left out.
+"""
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    lines = ["# Commands", "", MADE, "", COMMANDS_HEAD]
+    for command in app.registered_commands:
+        parameters = list(_parameters(command.callback))
+        usage = " ".join([f"norml {command.name}", *(p.name for p in parameters if p.is_argument), "[OPTIONS]"])
+        lines += [f"## norml {command.name}", "", inspect.getdoc(command.callback) or "", "", f"    {usage}", ""]
+        lines += ["| | |", "| --- | --- |", *(f"| {p.shown} | {_cell(p.meaning)} |" for p in parameters), ""]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument or option, as its declaration in `app` says."""
+
+    info: Any  # what typer.Argument or typer.Option made
+    key: str
+    annotation: Any
+    default: Any
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is told by its place."""
+        return isinstance(self.info, type(typer.Argument()))
+
+    @property
+    def name(self) -> str:
+        """An argument's name in the line of usage; in brackets if it may be left out."""
+        name = self.info.metavar or self.key.strip("_").upper()
+        return name if self.default is inspect.Parameter.empty else f"[{name}]"
+
+    @property
+    def shown(self) -> str:
+        """Its names, and what an option takes."""
+        if self.is_argument:
+            return f"`{self.name}`"
+        declared = [self.info.default, *(self.info.param_decls or ())]  # typer keeps the first name as a default
+        names = ", ".join(f"`{name}`" for names in declared if isinstance(names, str) for name in names.split("/"))
+        takes = {self.annotation, *typing.get_args(self.annotation)}
+        return names if bool in takes else f"{names} {self.info.metavar or ('N' if int in takes else 'TEXT')}"
+
+    @property
+    def meaning(self) -> str:
+        """Its help, and its default where the help says nothing of it."""
+        says = self.default not in {None, False, inspect.Parameter.empty} and "default" not in self.info.help
+        default = f" Default: {self.default}." if says else ""
+        required = " Required." if not self.is_argument and self.default is inspect.Parameter.empty else ""
+        return f"{self.info.help}{default}{required}"
+
+
+def _parameters(callback: Any) -> Iterator[Parameter]:
+    hints = typing.get_type_hints(callback, include_extras=True)
+    for key, parameter in inspect.signature(callback).parameters.items():
+        annotation, info = typing.get_args(hints[key])
+        yield Parameter(info, key, annotation, parameter.default)
+
+
+def keys_page() -> str:
+    """Every value that an entry may declare and that decides a number."""
+    lines = ["# Keys", "", MADE, "", KEYS_HEAD]
+    lines += ["## protocol", "", Protocol.__doc__ or "", "", *_table(Protocol)]
+    for algorithm, rule in RULES.items():
+        lines += [f"## rule of algorithm: {algorithm}", "", rule.__doc__ or "", "", *_table(rule)]
+    lines += ["## recipe", "", Recipe.__doc__ or "", "", *_table(Recipe)]
+    return "\n".join(lines)
+
+
+def _table(model: type[Model]) -> Iterator[str]:
+    yield "| key | values | meaning |"
+    yield "| --- | --- | --- |"
+    for key, value in model.model_json_schema()["properties"].items():
+        default = f"; default {_literal(value['default'])}" if "default" in value else ""
+        yield f"| `{key}` | {_cell(_values(value) + default)} | {_cell(value.get('description', ''))} |"
+    yield ""
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    """What a key takes, in words: a JSON schema as pydantic makes it."""
+    if "anyOf" in schema:
+        return " or ".join(_values(choice) for choice in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(_literal(value) for value in schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array":
+        sizes = {schema.get("minItems"), schema.get("maxItems")}
+        count = f"{schema['minItems']} of: " if len(sizes) == 1 and None not in sizes else "list of: "
+        return count + _values(schema["items"])
+    words = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "id", "null": "null"}
+    return words[schema["type"]] + _range(schema)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    said = [f"{word} {schema[key]:,.15g}" for key, word in bounds.items() if key in schema]
+    return f" {' '.join(said)}" if said else ""
+
+
+def _literal(value: Any) -> str:
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"commands.md": commands_page, "keys.md": keys_page}
+
+
+def main() -> None:
+    """Write the pages, or with --check leave with 1 if one is not what would be written."""
+    stale = []
+    for name, page in PAGES.items():
+        if "--check" not in sys.argv[1:]:
+            (HERE / name).write_text(page(), encoding="utf-8")
+        elif (HERE / name).read_text(encoding="utf-8") != page():
+            stale.append(name)
+    if stale:
+        sys.exit(f"{', '.join(stale)}: not what the code says; run `nox -s docs`")
+
+
+if __name__ == "__main__":
+    main()

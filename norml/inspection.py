@@ -1,0 +1,264 @@
+"""What a meta-learner does while it adapts: its gates, its effective learning rates, its accuracy step by step and with
+parts of it held still. Nothing here changes the meta-learner; every figure comes from the engine itself, watched.
+
+Effective rate: a rule's step may differ from the gradient step in size and direction. Of a neuron's incoming weights w
+(one row of a layer), with gradient g and step s = w_t - w_{t+1}, the effective learning rate is the share of the step
+along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the episode. The cosine of s and g of a whole
+layer tells how far the rule turns the step: 1 where it only changes its size.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from norml.adaptation import Adaptation
+from norml.episodes import EpisodeBatch
+from norml.meta_training import MetaLearner
+from norml.update_rules import Rates, State, UpdateRule
+from norml.update_rules.nodal_lstm import NodalLstm
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Wrapped(UpdateRule):
+    """A rule inside another that looks at it or changes what it gives."""
+
+    def __init__(self, rule: UpdateRule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.scales_inputs = rule.scales_inputs
+
+    @override
+    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:
+        return self.rule.initial_state(layer, delta, h)
+
+    @override
+    def rates(self, layer: int) -> Rates | None:
+        return self.rule.rates(layer)
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        return self.rule.scaled(layer, delta, h, losses, state)
+
+
+class Frozen(Wrapped):
+    """A rule that leaves some layers at their initial weights and adapts the others as before (Raghu et al. 2020)."""
+
+    def __init__(self, rule: UpdateRule, layers: Collection[int]) -> None:
+        super().__init__(rule)
+        self.layers = frozenset(layers)
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, state)
+        return (torch.zeros_like(delta_hat) if layer in self.layers else delta_hat), h_hat, after
+
+
+class LayerStep(NamedTuple):
+    """One layer in one inner step of E episodes.
+
+    delta_gate [E, S, O] and h_gate [E, S, I]: NORML's, else None. along [E, O]: <s, g> of each neuron's incoming
+    weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    """
+
+    delta_gate: Tensor | None
+    h_gate: Tensor | None
+    along: Tensor
+    gradient: Tensor
+    step: Tensor
+
+
+class Watched(Wrapped):
+    """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses."""
+
+    def __init__(self, rule: UpdateRule, eta: float) -> None:
+        super().__init__(rule)
+        self.eta = eta
+        self.steps: list[list[LayerStep]] = []
+        self.losses: list[Tensor] = []
+        self.deltas_out: list[Tensor] = []  # of the last layer, [E, S, N]
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, state)
+        if layer == 0:
+            self.steps.append([])
+            self.losses.append(losses)
+            self.deltas_out.append(delta)
+        self.deltas_out[-1] = delta  # the last layer's stays
+        gates: tuple[Tensor | None, Tensor | None] = (None, None)
+        if isinstance(self.rule, NodalLstm):
+            found = self.rule.gates_of(layer, delta, h, losses, state)
+            gates = (found[0].expand_as(delta), found[1].expand_as(h))
+        sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
+        self.steps[-1].append(LayerStep(*gates, *sums))
+        return delta_hat, h_hat, after
+
+    def _sums(
+        self, layer: int, gradient: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """<s, g> and <g, g> of each neuron's incoming weights [E, O], <s, s> of the layer [E], from their signals."""
+        rates = self.rule.rates(layer)
+        if rates is None:
+            squares = self.eta**2 * _products(step, step)
+            return self.eta * _products(step, gradient), _products(gradient, gradient), squares.sum(-1)
+        g, s = gradient[0].mT @ gradient[1], self.eta * rates.weight * (step[0].mT @ step[1])
+        return (s * g).sum(-1), g.square().sum(-1), s.square().sum((-2, -1))
+
+
+def _products(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Inner products [E, O] of the rows of two sums of outer products, by way of [E, S, S]: neither is formed."""
+    (delta, h), (other_delta, other_h) = one, other
+    return (delta * ((h @ other_h.mT) @ other_delta)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class GateSummary:
+    """The gates of one signal of one layer in one inner step, over examples and neurons of all episodes.
+
+    quantiles: at QUANTILES. loss_correlation: Pearson's, between an example's mean gate and its loss (None: one of them
+    does not vary). when_right, when_wrong: mean gate of support examples that the learner classifies rightly or wrongly
+    before the step (None: there are none).
+    """
+
+    quantiles: tuple[float, ...]
+    mean: float
+    std: float
+    loss_correlation: float | None
+    when_right: float | None
+    when_wrong: float | None
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer in one inner step.
+
+    neuron_rates [O]: the effective learning rate of each neuron's incoming weights over all episodes; not a number
+    where no gradient reached it. rate, cosine: of the layer as a whole, means over episodes.
+    """
+
+    layer: int
+    step: int
+    delta_gate: GateSummary | None
+    h_gate: GateSummary | None
+    neuron_rates: Tensor
+    rate: float
+    cosine: float
+
+
+@torch.no_grad()
+def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_steps: int) -> list[LayerSummary]:
+    """What the rule does in each of `inner_steps` steps on the support sets of `batches`, by step and layer."""
+    learner, device = meta_learner.learner, meta_learner.learner.weights[0].device
+    places = [(step, layer) for step in range(inner_steps) for layer in range(learner.n_layers)]
+    totals = {(step, layer): _Total.empty(learner.sizes[layer + 1], device) for step, layer in places}
+    for batch in batches:
+        loop = meta_learner.inner_loop
+        rule = Watched(meta_learner.rule, loop.inner_lr)
+        Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
+        for step, layer in places:
+            right = _right(rule.deltas_out[step], batch.support_y)
+            totals[step, layer].add(rule.steps[step][layer], rule.losses[step], right)
+    return [totals[step, layer].summary(layer, step) for step, layer in places]
+
+
+def logits_of_each_step(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Iterator[Tensor]:
+    """Query logits [E, M, N] before the first inner step and after each."""
+    parts = (meta_learner.learner, meta_learner.rule, meta_learner.inner_loop, batch.x, batch.support_y)
+    yield from Adaptation(*parts, inner_steps=inner_steps).logits_of_each_step()
+
+
+def frozen(meta_learner: MetaLearner, layers: Collection[int]) -> MetaLearner:
+    """The same meta-learner with the adaptation of `layers` switched off."""
+    return MetaLearner(meta_learner.learner, Frozen(meta_learner.rule, layers), meta_learner.inner_loop)
+
+
+def freezings(n_layers: int) -> dict[str, frozenset[int]]:
+    """Which layers stay at their initial weights, by a name for each case."""
+    every, head = frozenset(range(n_layers)), n_layers - 1
+    cases = {"all layers adapted": frozenset[int](), "nothing adapted": every}
+    if n_layers > 1:
+        cases |= {"head alone adapted": every - {head}, "body alone adapted": frozenset({head})}
+        cases |= {f"layer {layer + 1} not adapted": frozenset({layer}) for layer in range(head)}
+    return cases
+
+
+@dataclass(frozen=True)
+class _Total:
+    """One layer in one inner step, over the batches seen so far.
+
+    along, gradient: summed over episodes [O]. rates, cosines: of each episode. gates: of delta and of h, with losses
+    and rightness, by batch. Nothing else of a batch is kept: small tensors between large ones that come and go would
+    leave gaps that no large one fits into, and memory would grow with every batch.
+    """
+
+    along: Tensor
+    gradient: Tensor
+    rates: list[float]
+    cosines: list[float]
+    gates: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+
+    @classmethod
+    def empty(cls, n_out: int, device: torch.device) -> "_Total":
+        zeros = torch.zeros(2, n_out, dtype=torch.float64, device=device)
+        return cls(zeros[0], zeros[1], [], [], [])
+
+    def add(self, seen: LayerStep, losses: Tensor, right: Tensor) -> None:
+        self.along.add_(seen.along.sum(dim=0))
+        self.gradient.add_(seen.gradient.sum(dim=0))
+        along, gradient = seen.along.sum(dim=1), seen.gradient.sum(dim=1)
+        self.rates.extend((along / gradient).tolist())
+        self.cosines.extend((along / (seen.step * gradient).sqrt()).tolist())
+        if seen.delta_gate is not None and seen.h_gate is not None:
+            self.gates.append((seen.delta_gate, seen.h_gate, losses, right))
+
+    def summary(self, layer: int, step: int) -> LayerSummary:
+        delta_gate = h_gate = None
+        if self.gates:
+            deltas, hs, losses, right = (torch.cat(parts) for parts in zip(*self.gates, strict=True))
+            delta_gate, h_gate = gate_summary(deltas, losses, right), gate_summary(hs, losses, right)
+        mean_rate, mean_cosine = (sum(values) / len(values) for values in (self.rates, self.cosines))
+        return LayerSummary(layer, step, delta_gate, h_gate, self.along / self.gradient, mean_rate, mean_cosine)
+
+
+def _right(delta_out: Tensor, labels: Tensor) -> Tensor:
+    """Whether the most probable class is the label, from delta_out = (p - one-hot) / S."""
+    p = delta_out * delta_out.shape[1]
+    p = p.scatter_add(-1, labels.unsqueeze(-1), torch.ones_like(p[..., :1]))
+    return p.argmax(-1) == labels
+
+
+def gate_summary(gates: Tensor, losses: Tensor, right: Tensor) -> GateSummary:
+    """Of gates [E, S, neurons], with the examples' losses [E, S] and whether they are classified rightly [E, S]."""
+    ordered = gates.flatten().sort().values
+    places = [round(q * (len(ordered) - 1)) for q in QUANTILES]
+    by_example = gates.mean(dim=-1)
+    return GateSummary(
+        quantiles=tuple(ordered[places].tolist()),
+        mean=gates.mean().item(),
+        std=gates.std(correction=0).item(),
+        loss_correlation=_correlation(by_example.flatten(), losses.flatten()),
+        when_right=_mean_of(by_example[right]),
+        when_wrong=_mean_of(by_example[~right]),
+    )
+
+
+def _correlation(x: Tensor, y: Tensor) -> float | None:
+    x, y = x.double(), y.double()
+    if bool((x == x[0]).all()) or bool((y == y[0]).all()):
+        return None
+    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+
+
+def _mean_of(x: Tensor) -> float | None:
+    return x.mean().item() if x.numel() else None

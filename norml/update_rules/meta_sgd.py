@@ -1,0 +1,44 @@
+"""Meta-SGD's update rule (Li et al. 2017, eq. 1): theta - alpha * grad, element by element, alpha learned beside theta.
+
+alpha has one entry for every weight and bias. A product of two signals cannot carry it, so it is given as rates, by
+which the engine multiplies each layer's gradient. Kept as they are, not as logarithms: as in the paper an entry may
+turn negative, and then goes against its gradient.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from norml.update_rules import Rates, State, UpdateRule
+
+
+class MetaSgd(UpdateRule):
+    """Gradient descent with a learned rate for every weight and bias; alpha = eta * rate."""
+
+    scales_inputs = False
+
+    def __init__(self, sizes: Sequence[int], *, initial_rate: float = 1.0) -> None:
+        """`sizes`: the learner's D, hidden widths, N."""
+        super().__init__()
+        n_ins, n_outs = sizes[:-1], sizes[1:]
+        self.weight_rates = nn.ParameterList(
+            torch.full((n_out, n_in), initial_rate) for n_in, n_out in zip(n_ins, n_outs, strict=True)
+        )
+        self.bias_rates = nn.ParameterList(torch.full((n_out,), initial_rate) for n_out in n_outs)
+
+    @override
+    def rates(self, layer: int) -> Rates:
+        return Rates(self.weight_rates[layer], self.bias_rates[layer])
+
+    @override
+    def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
+        names = (f"weight_rates.{layer}", f"bias_rates.{layer}")
+        return {name: self.get_parameter(name) for name in names}
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        return delta, h, state

@@ -1,0 +1,131 @@
+"""`norml inspect RECORD`: what the meta-learner of a finished run does while it adapts."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool
+from norml.evaluation import correct_counts
+from norml.inspection import freezings, frozen, logits_of_each_step, watch
+from norml.statistics import Interval, interval_95
+from norml_cli.build import episode_indices
+from norml_cli.cache import episode_requests
+from norml_cli.commands.prepare import ensure_ready
+from norml_cli.display import RunDisplay
+from norml_cli.errors import UserError
+from norml_cli.examples import Examples
+from norml_cli.inspection_files import Inspection, write_inspection
+from norml_cli.launch import device_of
+from norml_cli.output import Output
+from norml_cli.records import RunRecord
+from norml_cli.registry import Registry
+from norml_cli.trained import Trained, load_trained
+
+EPISODES_AT_ONCE = 8  # every weight's gradient is formed: changes memory and speed only
+
+
+def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, device: str, console: Output) -> None:
+    """Watch the run's meta-learner on meta-validation episodes; meta-test is for the final figure only, and not read.
+
+    Raises UserError for a record without weights, and if the data is not what the run saw.
+    """
+    trained = load_trained(path, device_of(device))
+    spec = trained.record.spec
+    if spec.protocol.inner_steps_test == 0:
+        raise UserError(f"{path}: {spec.method} takes no inner steps; there is nothing to inspect")
+    pool, fixed = _meta_validation(registry, trained.record, device_of(device), console)
+    used = fixed[:episodes]
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {trained.record.seed}") as display:
+        found = _inspected(trained, pool, used, str(path), display)
+    folder = out or path.with_name(f"{path.stem}-inspection")
+    written = write_inspection(folder, found)
+    _print(found, console)
+    console.print(f"{len(written)} files in {folder}", highlight=False, soft_wrap=True)
+    console.result({"folder": str(folder), "files": [each.name for each in written], "about": found.about})
+
+
+def _meta_validation(
+    registry: Registry, record: RunRecord, device: torch.device, console: Output
+) -> tuple[ExamplePool, EpisodeIndices]:
+    spec = record.spec
+    registry.dataset(spec.dataset)  # an entry of one's own needs its --registry
+    (request,) = (request for request in episode_requests(spec) if request.split == "meta_val")
+    cache = ensure_ready(registry, spec.dataset, [request], console)
+    examples = Examples.of(registry, spec, cache)
+    if examples.identity != record.dataset:
+        raise UserError(f"{spec.dataset}: the data at hand is not what the run saw; run it again with --force")
+    arrays = cache.episodes(request)
+    indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
+    return examples.pool("meta_val", turned=request.turned, device=device), indices
+
+
+def _inspected(
+    trained: Trained, pool: ExamplePool, episodes: EpisodeIndices, path: str, display: RunDisplay
+) -> Inspection:
+    record, meta_learner = trained.record, trained.meta_learner
+    spec, protocol = record.spec, record.spec.protocol
+    n_queries, n_steps = protocol.n_way * protocol.queries_per_class, protocol.inner_steps_test
+
+    def batches(doing: str) -> Iterator[EpisodeBatch]:
+        for start in range(0, len(episodes), EPISODES_AT_ONCE):
+            display.counting(doing, start, len(episodes), "episodes")
+            yield pool.gather(episodes[start : start + EPISODES_AT_ONCE], k_shot=spec.shots)
+
+    by_step: list[list[int]] = [[] for _ in range(2 * n_steps + 1)]
+    for batch in batches("accuracy by inner step"):
+        for counts, logits in zip(by_step, logits_of_each_step(meta_learner, batch, 2 * n_steps), strict=True):
+            counts.extend((logits.argmax(-1) == batch.query_y).sum(dim=1).tolist())
+    freezing = {}
+    for number, (case, layers) in enumerate(cases := list(freezings(meta_learner.learner.n_layers).items())):
+        display.counting("freezing", number, len(cases), "cases")
+        logits_of = partial(frozen(meta_learner, layers), inner_steps=n_steps)
+        freezing[case] = _interval(correct_counts(logits_of, pool, episodes, k_shot=spec.shots).tolist(), n_queries)
+    return Inspection(
+        title=f"{spec.method} on {spec.benchmark}, {spec.shots}-shot, seed {record.seed}: meta-validation",
+        about={
+            "record": path,
+            "method": spec.method,
+            "benchmark": spec.benchmark,
+            "shots": spec.shots,
+            "seed": record.seed,
+            "episodes": f"the first {len(episodes)} fixed meta-validation episodes",
+            "inner_lr": protocol.inner_lr,
+            "inner_steps": n_steps,
+        },
+        inner_lr=protocol.inner_lr,
+        inner_steps=n_steps,
+        layers=watch(meta_learner, batches("watching the rule"), n_steps),
+        accuracies=[_interval(counts, n_queries) for counts in by_step],
+        freezing=freezing,
+    )
+
+
+def _interval(counts: list[int], n_queries: int) -> Interval:
+    return interval_95(counts).divided_by(n_queries)
+
+
+def _print(found: Inspection, console: Output) -> None:
+    """A page of it: layers at the first and the last step, and the freeze test."""
+    if console.as_json:
+        return
+    console.print(f"{found.title}, {found.about['episodes']}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for column in ("layer", "inner step", "effective rate", "cosine to gradient", "mean gate of delta", "of h"):
+        table.add_column(column, justify="right")
+    for summary in found.layers:
+        if summary.step in {0, found.inner_steps - 1}:
+            gates = [f"{gate.mean:.3f}" if gate else "-" for gate in (summary.delta_gate, summary.h_gate)]
+            rate = (f"{summary.rate:.4f}", f"{summary.cosine:.3f}")
+            table.add_row(str(summary.layer + 1), str(summary.step + 1), *rate, *gates)
+    console.print(table, highlight=False)
+    for case, accuracy in found.freezing.items():
+        console.print(f"{case}: {_percent(accuracy)}", highlight=False)
+    for t in (0, 1, found.inner_steps, 2 * found.inner_steps):
+        console.print(f"after {t} inner steps: {_percent(found.accuracies[t])}", highlight=False)
+
+
+def _percent(accuracy: Interval) -> str:
+    return f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"

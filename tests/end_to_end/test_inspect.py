@@ -1,0 +1,95 @@
+"""`norml inspect`: from a finished run to numbers and pictures."""
+
+import csv
+import json
+
+import pytest
+import torch
+from command_line import Shell
+
+RUN = ("run", "--benchmark", "tiny-5way")
+
+
+def rows(shell: Shell, name: str) -> list[dict[str, str]]:
+    with (shell.folder / "looked" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def inspected(shell: Shell, method: str, *settings: str) -> tuple[str, str]:
+    """Run a method and inspect it; the record's path and what was printed."""
+    assert shell.norml(*RUN, method, *settings, "--quiet")[0] == 0
+    record = f"results/tiny-5way/1-shot/{method}/seed-0.json"
+    code, out, err = shell.norml("inspect", record, "--out", "looked", "--episodes", "20")
+    assert code == 0, err
+    return record, out
+
+
+@pytest.mark.parametrize(("method", "pictures"), [("norml", 5), ("meta-sgd", 3)])
+def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: int):
+    _, out = inspected(shell, method)
+    folder = shell.folder / "looked"
+    assert "the first 20 fixed meta-validation episodes" in out
+    assert "head alone adapted: " in out
+    assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.svg"))) == pictures
+    for picture in folder.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [row["inner_steps"] for row in rows(shell, "accuracy-by-step.csv")] == ["0", "1", "2", "3", "4"]
+    assert len(rows(shell, "layers.csv")) == 2 * 3
+    assert {row["layer"] for row in rows(shell, "neurons.csv")} == {"1", "2", "3"}
+    everything = json.loads((folder / "inspection.json").read_text())
+    assert everything["about"]["method"] == method
+    assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
+
+
+def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
+    inspected(shell, "norml", "--outer-steps", "0", "--set", "inner_lr=1e-30")
+    for row in rows(shell, "gates.csv"):
+        assert {float(row[key]) for key in ("q05", "q25", "q50", "q75", "q95", "mean")} == {1.0}
+    assert len({row["accuracy"] for row in rows(shell, "accuracy-by-step.csv")}) == 1
+    assert len({row["accuracy"] for row in rows(shell, "freezing.csv")}) == 1
+
+
+def test_accuracies_of_the_whole_are_those_of_the_step_and_of_the_curve(shell: Shell):
+    """On all meta-validation episodes, what is found after T steps is what the run found then."""
+    assert shell.norml(*RUN, "norml", "--quiet")[0] == 0
+    record = "results/tiny-5way/1-shot/norml/seed-0.json"
+    code, out, err = shell.norml("inspect", record, "--out", "looked", "--episodes", "330", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["about"]["episodes"] == "the first 330 fixed meta-validation episodes"
+    content = json.loads((shell.folder / record).read_text())
+    best = next(point for point in content["curve"] if point["step"] == content["best_step"])
+    by_step = {row["inner_steps"]: float(row["accuracy"]) for row in rows(shell, "accuracy-by-step.csv")}
+    freezing = {row["case"]: float(row["accuracy"]) for row in rows(shell, "freezing.csv")}
+    assert by_step["2"] == pytest.approx(best["validation_accuracy"], abs=1e-3)  # factored or not: rounding
+    assert freezing["all layers adapted"] == pytest.approx(by_step["2"], abs=1e-3)
+    assert freezing["nothing adapted"] == pytest.approx(by_step["0"], abs=1e-3)
+
+
+def test_pictures_and_numbers_are_the_same_bytes_again(shell: Shell):
+    record, _ = inspected(shell, "maml-layerwise-lr")
+    first = {path.name: path.read_bytes() for path in (shell.folder / "looked").iterdir()}
+    assert shell.norml("inspect", record, "--out", "looked", "--episodes", "20")[0] == 0
+    assert {path.name: path.read_bytes() for path in (shell.folder / "looked").iterdir()} == first
+
+
+def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):
+    settings = ("--set", "inner_lr=0.3", "--seed", "2")
+    assert shell.norml(*RUN, "norml", *settings, "--quiet")[0] == 0
+    record = "results/tiny-5way/1-shot/norml/seed-2.json"
+    weights = shell.folder / record.replace(".json", ".weights")
+    content = torch.load(weights)
+    torch.save(content | {"seed": 3}, weights)
+    code, _, err = shell.norml("inspect", record)
+    assert code == 2
+    assert "seed-2.weights: belongs to another run (seed differs)" in err
+    weights.unlink()
+    code, out, err = shell.norml("inspect", record)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: results/tiny-5way/1-shot/norml/seed-2.weights: not there, ")
+    again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --force"
+    assert err.endswith(f"make them with: {again}\n")
+    assert shell.norml("inspect", "nowhere.json")[0] == 2
+    assert shell.norml(*RUN, "no-adaptation", "--quiet")[0] == 0
+    code, _, err = shell.norml("inspect", "results/tiny-5way/1-shot/no-adaptation/seed-0.json")
+    assert (code, "takes no inner steps" in err) == (2, True)
+    assert not list(shell.results.rglob("*-inspection"))
