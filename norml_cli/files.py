@@ -1,9 +1,11 @@
 """Files that are whole or not there: written beside their place, flushed to disk, then moved into it."""
 
+import glob
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +38,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path, stem: str) -> None:
+    """Remove what killed writers of `folder`'s files named `stem` left; for who knows that no other writer is alive."""
+    for leftover in folder.glob(f".{glob.escape(stem)}.*.part"):
+        with suppress(OSError):  # what cannot be removed is in nobody's way
+            leftover.unlink()
 
 
 def file_sha256(path: Path) -> str:

@@ -1,0 +1,68 @@
+"""One writer at a time: a lock a cache, run or backbone, which dies with the process that holds it. Torch-free.
+
+The lock is the operating system's on an open file (flock), so one that a killed process leaves behind stops nobody: the
+next command takes it over, clears away what the killed one was writing, and removes it when it ends.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from norml_cli.errors import UserError, reason
+from norml_cli.files import clear_leftovers
+
+POLL_S = 0.05  # how often a waiting command looks
+
+
+@contextmanager
+def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Be the only one that writes `target` and whatever else shares its stem, and the files `more`.
+
+    `waiting` is told who holds it, and then this waits; without it, raises UserError that names the process.
+    """
+    path = target.with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(path, target, waiting)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({reason(error)}); choose a folder you may write to") from error
+    try:
+        with suppress(OSError):  # who holds it is for messages only; Windows lets nobody write a locked file
+            path.write_text(_holder(), encoding="utf-8")
+        for place in (target, *more):
+            clear_leftovers(place.parent, place.stem)
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()  # while it is held: who waits for it finds it gone and makes another
+        lock.release()
+
+
+def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -> FileLock:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            raise UserError(
+                f"{target}: {_told(path)} is at work on it; wait until it ends, or stop it, and start this again"
+            ) from None
+        waiting(f"waits for {_told(path)}, which is at work on {target.name}")
+        lock.acquire(poll_interval=POLL_S)
+    return lock
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC).isoformat(timespec='seconds')}"
+
+
+def _told(path: Path) -> str:
+    """Who holds the lock; another process where it has not yet said."""
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8") or "another process"
+    return "another process"
