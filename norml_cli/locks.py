@@ -1,7 +1,7 @@
 """One writer at a time: a lock a cache, run or backbone, which dies with the process that holds it. Torch-free.
 
-The lock is the operating system's on an open file (flock), so one that a killed process leaves behind stops nobody: the
-next command takes it over, clears away what the killed one was writing, and removes it when it ends.
+The lock is the operating system's on an open file (flock), so that of a killed process stops nobody: the next command
+that writes there takes the file over, clears away what the killed one was writing, and removes it when it ends.
 """
 
 import os
@@ -25,7 +25,7 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
 
     `waiting` is told who holds it, and then this waits; without it, raises UserError that names the process.
     """
-    path = target.with_suffix(".lock")
+    path = lock_path(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquired(path, target, waiting)
@@ -41,6 +41,11 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
         with suppress(OSError):  # Windows removes no open file
             path.unlink()  # while it is held: who waits for it finds it gone and makes another
         lock.release()
+
+
+def lock_path(target: Path) -> Path:
+    """The hidden file that writers of `target`, and of what shares its stem, take turns by."""
+    return target.with_name(f".{target.stem}.lock")
 
 
 def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -> FileLock:

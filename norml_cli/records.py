@@ -319,17 +319,16 @@ def _read(path: Path, kind: type[R]) -> R:
             f"{path}: written by another version of norml (schema_version {version}, this one reads {SCHEMA_VERSION}); "
             f"report it with that version or run it again"
         )
-    content = {key: value for key, value in data.items() if key != "digest"}
-    try:
-        record = kind.model_validate(content)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, content))) from None
-    if data.get("digest") != digest_of(content):
+    digest = data.pop("digest", None)
+    if digest != digest_of(data):
         raise UserError(
             f"{path}: digest: is not that of the rest, so it was changed or damaged since it was written; take it from "
             f"a copy, or run it again with --force"
         )
-    return record
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
 
 
 def find_records(results: Path, benchmarks: Collection[str] | None = None) -> list[tuple[Path, RunRecord]]:

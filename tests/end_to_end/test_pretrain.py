@@ -19,6 +19,7 @@ from norml_cli import pretraining
 from norml_cli.app import main
 from norml_cli.checkpoints import read_checkpoint
 from norml_cli.image_batches import ImageBatches
+from norml_cli.records import digest_of
 
 BLOCKS = Blocks(
     convolution_biases=False,
@@ -238,10 +239,12 @@ def test_a_changed_recipe_is_another_pretraining(shell: Shell):
 def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: object, fault: str):
     assert shell.norml(*PRETRAIN)[0] == 0
     (path,) = (shell.results / "pretraining").rglob("*.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    code, _, err = shell.norml(*PRETRAIN)
-    assert (code, err.count("\n")) == (2, 1)
-    assert fault in err
+    edited = json.loads(path.read_text()) | {key: value}
+    for content, expected in ((edited, "digest: is not that"), (edited | {"digest": digest_of(edited)}, fault)):
+        path.write_text(json.dumps(content))
+        code, _, err = shell.norml(*PRETRAIN)
+        assert (code, err.count("\n")) == (2, 1)
+        assert expected in err
 
 
 # ----------------------------------------------------------------------------------------------------------- features

@@ -9,7 +9,7 @@ import pytest
 from made_records import made_content, made_record, made_registry
 
 from norml_cli.errors import UserError
-from norml_cli.records import RunRecord, command_line, find_records, read_record, record_path, write_record
+from norml_cli.records import RunRecord, command_line, digest_of, find_records, read_record, record_path, write_record
 from norml_cli.spec import GradientDescentRule, NodalLstmRule
 
 CORRECT = [5, 6, 4, 5]
@@ -29,6 +29,11 @@ def put(results: Path, record: RunRecord) -> Path:
     path = record_path(results, record.spec, record.seed)
     write_record(path, record)
     return path
+
+
+def signed(content: dict) -> dict:
+    """With the digest of what it holds, as a faulty program would write it."""
+    return {**content, "digest": digest_of(content)}
 
 
 def fault_of(path: Path) -> str:
@@ -146,7 +151,7 @@ def test_damaged_record_is_told_with_file_and_key(content, tmp_path, key, value,
         place = place[int(part)] if part.isdigit() else place[part]
     place[last] = value
     path = tmp_path / "seed-0.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
     assert fault_of(path) == f"{path}: {message}"
 
 
@@ -183,7 +188,7 @@ def test_the_digest_is_of_the_content_whatever_its_order_and_layout(registry, tm
 def test_missing_key(content, tmp_path):
     del content["git"]
     path = tmp_path / "seed-0.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
     assert fault_of(path) == f"{path}: git: is missing"
 
 
