@@ -192,7 +192,9 @@ def test_missing_key(content, tmp_path):
     assert fault_of(path) == f"{path}: git: is missing"
 
 
-@pytest.mark.parametrize("text", [b"", b'{"schema_version": 2,', b'{"schema_version": 2, "seed": NaN}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text", [b"", b'{"schema_version": 2,', b'{"schema_version": 2, "seed": NaN}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_not_json(tmp_path, text):
     path = tmp_path / "seed-0.json"
     path.write_bytes(text)

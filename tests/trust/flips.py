@@ -1,9 +1,10 @@
 """One flipped byte anywhere: refused with a clear line, or what is read is bit for bit what was there.
 
-    python tests/trust/flips.py --flips 500 --record results/trust/flips.json
+python tests/trust/flips.py --flips 500 --record results/trust/flips.json
 """
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -105,10 +106,8 @@ def make_files(folder: Path) -> Files:
     if norml(*PREPARE_PHOTOS) != 0:
         raise RuntimeError("the photographs were not prepared")
     with mock.patch.object(Pretraining, "keep_weights", side_effect=KeyboardInterrupt):
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             norml(*PRETRAIN)
-        except KeyboardInterrupt:
-            pass
     (left,) = (folder / "home").rglob("*.checkpoint")
     checkpoint = left.replace(folder / "kept.checkpoint")
     old_checkpoint = folder / "old.checkpoint"
@@ -165,11 +164,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
+    with_versions = versions()  # of what runs, not of what stands there when it ends
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), options.flips, options.seed)
     kinds = {kind: vars(count) for kind, count in found.items()}
     command = f"python tests/trust/flips.py --flips {options.flips} --seed {options.seed}"
-    text = json.dumps({"command": command, "versions": versions(), "kinds": kinds}, indent=2)
+    text = json.dumps({"command": command, "versions": with_versions, "kinds": kinds}, indent=2)
     print(text)  # noqa: T201 - a script
     if options.record is not None:
         options.record.parent.mkdir(parents=True, exist_ok=True)

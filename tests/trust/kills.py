@@ -1,6 +1,6 @@
 """SIGKILL at random moments, then the same command again: the end is that of a command that nobody killed.
 
-    python tests/trust/kills.py --kills 200 --record results/trust/kills.json
+    python tests/trust/kills.py --kills 200 --record results/trust
 
 Commands are forked from this process, which has loaded torch: a fresh interpreter would spend its seconds importing.
 Two kills in three come from outside after a random time; every third comes from inside, at a random one of the moments
@@ -40,6 +40,7 @@ from norml_cli.commands import prepare, pretrain, run  # noqa: E402, F401 - load
 
 COMMANDS = {"prepare": PREPARE, "pretrain": PRETRAIN, "run": RUN}
 WRITES = {"prepare": 1, "pretrain": 11, "run": 13}  # files that each writes when left alone
+RESTART_IS_KILLED = 0.7  # how likely; so that some commands are killed many times before they end
 LONGEST_S = 120.0  # a command that takes longer hangs
 MOMENTS = ("before the write", "in the write", "after the write, before the move", "after the move")
 
@@ -148,14 +149,14 @@ def campaign(command: str, folder: Path, kills: int, seed: int) -> Count:
     return count
 
 
-def _kill_and_restart(
-    command: str, place: Path, count: Count, draw: random.Random, kills: int, whole_s: float
-) -> None:
-    """Start, kill, start again; after each kill the next start is as likely killed as left to end."""
+def _kill_and_restart(command: str, place: Path, count: Count, draw: random.Random, kills: int, whole_s: float) -> None:
+    """Start, kill, start again; after each kill the next start may be killed, too."""
     arguments, wanted = COMMANDS[command], True
     while wanted and count.kills < kills:
         aimed = count.kills % 3 == 2
-        pid = started(arguments, place, draw.randrange(len(MOMENTS)) if aimed else None, draw.randrange(WRITES[command]))
+        pid = started(
+            arguments, place, draw.randrange(len(MOMENTS)) if aimed else None, draw.randrange(WRITES[command])
+        )
         code = ended(pid, None if aimed else draw.uniform(0, 1.1 * whole_s))
         count.restarts += 1
         if code == -signal.SIGKILL:
@@ -164,7 +165,7 @@ def _kill_and_restart(
         elif code != 0:
             count.wrong.append(f"ended with {code}: {(place / 'log').read_text()}")
             return
-        wanted = draw.random() < 0.5
+        wanted = draw.random() < RESTART_IS_KILLED
     _finish(arguments, place, count)
     count.restarts += 1
 
@@ -188,20 +189,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--only", choices=list(COMMANDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", type=Path)
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="keep what is found as kills-COMMAND.json here")
     options = parser.parse_args()
     torch.set_num_threads(1)  # no threads: they would not survive the fork
-    found = {}
+    wrong = False
     for command in [options.only] if options.only else COMMANDS:
+        with_versions = versions()  # of what runs, not of what stands there when it ends
         with tempfile.TemporaryDirectory() as folder:
-            found[command] = vars(campaign(command, Path(folder), options.kills, options.seed))
-    command = f"python tests/trust/kills.py --kills {options.kills} --seed {options.seed}"
-    text = json.dumps({"command": command, "versions": versions(), "commands": found}, indent=2)
-    print(text)  # noqa: T201 - a script
-    if options.record is not None:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(f"{text}\n", encoding="utf-8")
-    sys.exit(any(count["wrong"] for count in found.values()))
+            count = campaign(command, Path(folder), options.kills, options.seed)
+        line = f"python tests/trust/kills.py --only {command} --kills {options.kills} --seed {options.seed}"
+        text = json.dumps({"command": line, "versions": with_versions, "count": vars(count)}, indent=2)
+        print(text, flush=True)  # noqa: T201 - a script
+        if options.record is not None:
+            options.record.mkdir(parents=True, exist_ok=True)
+            (options.record / f"kills-{command}.json").write_text(f"{text}\n", encoding="utf-8")
+        wrong |= bool(count.wrong)
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":
