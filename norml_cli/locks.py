@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from norml_cli.errors import UserError, reason
 from norml_cli.files import clear_leftovers
@@ -31,15 +31,18 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
         lock = _acquired(path, target, waiting)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({reason(error)}); choose a folder you may write to") from error
+    ours = not isinstance(lock, SoftFileLock)  # what filelock becomes where there is no flock; its file is its own
     try:
         with suppress(OSError):  # who holds it is for messages only; Windows lets nobody write a locked file
-            path.write_text(_holder(), encoding="utf-8")
+            if ours:
+                path.write_text(_holder(), encoding="utf-8")
         for place in (target, *more):
             clear_leftovers(place.parent, place.stem)
         yield
     finally:
         with suppress(OSError):  # Windows removes no open file
-            path.unlink()  # while it is held: who waits for it finds it gone and makes another
+            if ours:
+                path.unlink()  # while it is held: who waits for it finds it gone and makes another
         lock.release()
 
 
@@ -69,5 +72,5 @@ def _holder() -> str:
 def _told(path: Path) -> str:
     """Who holds the lock; another process where it has not yet said."""
     with suppress(OSError, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8") or "another process"
+        return " ".join(path.read_text(encoding="utf-8").split()) or "another process"
     return "another process"

@@ -62,6 +62,7 @@ def pretrain(
         if trains:
             _train(resolved, cache, record_at, weights_at, seed=seed, device=target, force=force, console=console)
         else:
+            weights_at.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
             console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, ".features.h5").exists():

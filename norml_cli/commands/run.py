@@ -47,6 +47,7 @@ def run(
     for (path, item), seen in zip(places, examples, strict=True):
         with held(path):
             if path.exists() and not force:
+                path.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
                 console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
             else:
                 _run_one(item, seen, launch, path, console=console)

@@ -41,7 +41,9 @@ def study(
     for item in trials:
         path = trial_path(results, name, item.spec, seed)
         with held(path):
-            if force or not path.exists():
+            if path.exists() and not force:
+                path.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
+            else:
                 _run_one(registry, name, item, launch, path, console=console)
     found = find_trials(results, name)
     if not found:

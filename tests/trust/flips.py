@@ -105,9 +105,9 @@ def make_files(folder: Path) -> Files:
     furnish(folder)
     if norml(*PREPARE_PHOTOS) != 0:
         raise RuntimeError("the photographs were not prepared")
-    with mock.patch.object(Pretraining, "keep_weights", side_effect=KeyboardInterrupt):
-        with contextlib.suppress(KeyboardInterrupt):
-            norml(*PRETRAIN)
+    killed = mock.patch.object(Pretraining, "keep_weights", side_effect=KeyboardInterrupt)
+    with killed, contextlib.suppress(KeyboardInterrupt):
+        norml(*PRETRAIN)
     (left,) = (folder / "home").rglob("*.checkpoint")
     checkpoint = left.replace(folder / "kept.checkpoint")
     old_checkpoint = folder / "old.checkpoint"
