@@ -40,7 +40,7 @@ from norml_cli.commands import prepare, pretrain, run  # noqa: E402, F401 - load
 
 COMMANDS = {"prepare": PREPARE, "pretrain": PRETRAIN, "run": RUN}
 WRITES = {"prepare": 1, "pretrain": 11, "run": 13}  # files that each writes when left alone
-RESTART_IS_KILLED = 0.7  # how likely; so that some commands are killed many times before they end
+RESTART_IS_KILLED = 0.8  # how likely; so that some commands are killed many times before they end
 LONGEST_S = 120.0  # a command that takes longer hangs
 MOMENTS = ("before the write", "in the write", "after the write, before the move", "after the move")
 
@@ -154,10 +154,9 @@ def _kill_and_restart(command: str, place: Path, count: Count, draw: random.Rand
     arguments, wanted = COMMANDS[command], True
     while wanted and count.kills < kills:
         aimed = count.kills % 3 == 2
-        pid = started(
-            arguments, place, draw.randrange(len(MOMENTS)) if aimed else None, draw.randrange(WRITES[command])
-        )
-        code = ended(pid, None if aimed else draw.uniform(0, 1.1 * whole_s))
+        write = min(draw.randrange(WRITES[command]) for _ in range(2))  # a command that goes on has fewer left
+        pid = started(arguments, place, draw.randrange(len(MOMENTS)) if aimed else None, write)
+        code = ended(pid, None if aimed else draw.uniform(0, whole_s))
         count.restarts += 1
         if code == -signal.SIGKILL:
             count.kills += 1
