@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from flips import Count, campaign
 
-FLIPS = 30
+FLIPS = 20
 
 
 @pytest.fixture(scope="module")
