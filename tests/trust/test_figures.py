@@ -25,8 +25,13 @@ def test_the_table_of_flips_is_the_one_recorded():
 
 @pytest.mark.parametrize("command", ["prepare", "pretrain", "run"])
 def test_the_table_of_kills_is_the_one_recorded(command: str):
+    """A row stands on the page if, and only if, its campaign is recorded."""
+    row = f"| `norml {command}` |"
+    if not (ROOT / "results" / "trust" / f"kills-{command}.json").exists():
+        assert row not in PAGE
+        return
     count = recorded(f"kills-{command}")["count"]
     assert count["kills"] == 200
     assert count["wrong"] == []
     keys = ("kills", "left_half_written", "left_a_checkpoint", "ends_compared", "equal_ends")
-    assert f"| `norml {command}` | {' | '.join(str(count[key]) for key in keys)} |" in PAGE
+    assert f"{row} {' | '.join(str(count[key]) for key in keys)} |" in PAGE
