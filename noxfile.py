@@ -36,6 +36,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def trust(session: nox.Session) -> None:
+    """Run the long campaigns that the default tests have a few cases of, and keep what they found (docs/trust.md)."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tests/trust/flips.py", "--flips", "500", "--record", "results/trust/flips.json")
+    session.run("python", "tests/trust/kills.py", "--kills", "200", "--record", "results/trust")
+    session.run("pytest", "tests/trust", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
     session.install("--upgrade", "-e", ".[bench]")

@@ -10,12 +10,11 @@ not there.
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import h5py
 import numpy as np
@@ -23,11 +22,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from norml_cli.datasets.splits import SPLITS, ClassStream, SplitName
 from norml_cli.errors import UserError
-from norml_cli.files import write_atomically
 from norml_cli.spec import content_hash
 
 FILE_FORM = ("v110", "v110")  # see above
-LEFTOVER_S = 600  # chosen: a writer adds to its file every second; one untouched for that long has lost its writer
 SLAB_BYTES = 1 << 24  # chosen: 16 MiB, what `verify` holds of an array at once
 
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py makes of a damaged file
@@ -69,13 +66,16 @@ class ArrayFile:
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             for name in names:
                 self._check(file[name], _hash_of_parts(file[name].dtype, file[name].shape, _slabs(file[name])))
-            if content_hash_of(file, self.kind) != self.content_hash:
-                raise UserError(f"{self.path}: its parts are not those it was made with; {again(self.remake)}")
             return len(names)
 
     @contextmanager
     def _file(self) -> Iterator[h5py.File]:
+        """The file, open, and still the one that this object is about. Raises UserError."""
         with reading(self.path, self.remake) as file:
+            if text(file, "content_hash") != self.content_hash or text(file, "fingerprint") != self.fingerprint:
+                raise UserError(f"{self.path}: was made anew with other content meanwhile; start the command again")
+            if content_hash_of(file, self.kind) != self.content_hash:
+                raise UserError(f"{self.path}: its parts are not those it was made with; {again(self.remake)}")
             yield file
 
     def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
@@ -131,15 +131,6 @@ def _hash_of_parts(dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
-
-
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file in one piece, and clear away what killed writers of it left."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        with suppress(OSError):  # another process may clear it away at the same time
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
-                leftover.unlink()
-    write_atomically(path, write)
 
 
 def put_classes(file: h5py.File, kind: Kind, split: SplitName, classes: ClassStream, dtype: DTypeLike) -> None:

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Literal
 
 import h5py
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from norml_cli.array_files import (
@@ -30,11 +29,11 @@ from norml_cli.array_files import (
     put_text,
     reading,
     text,
-    write_file,
 )
 from norml_cli.datasets.splits import SPLITS, LoadedDataset, SplitName, identity
 from norml_cli.errors import UserError
-from norml_cli.files import home
+from norml_cli.files import home, write_atomically
+from norml_cli.locks import held
 from norml_cli.spec import DatasetEntry, Recipe, RunSpec, content_hash
 
 SCHEMA_VERSION = 1
@@ -223,7 +222,8 @@ def write_cache(
 ) -> Cache:
     """Make the cache of `entry` in one piece; an old one stays until the new one is whole.
 
-    No more than a class of `loaded` and the one read after it are in memory. Raises UserError.
+    For who holds the cache's lock. No more than a class of `loaded` and the one read after it are in memory.
+    Raises UserError.
     """
 
     def write(target: BinaryIO) -> None:
@@ -243,14 +243,15 @@ def write_cache(
             put_text(file, "content_hash", content)
             put_text(file, "source", loaded.source)
 
-    write_file(cache_path(entry.id), write)
+    write_atomically(cache_path(entry.id), write)
     return Cache.open(entry, entry_file)
 
 
 def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
     """Put further episodes into a cache, again in one piece; those that it holds by now are left as they are.
 
-    Processes take turns, each adding to what the one before it left.
+    Processes take turns, each adding to what the one before it left. Raises UserError, also if the cache was made anew
+    with other content since it was opened.
     """
 
     def write(target: BinaryIO) -> None:
@@ -259,8 +260,8 @@ def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays])
         with h5py.File(target, "r+", libver=FILE_FORM) as file:
             _put_episodes(file, {request: arrays for request, arrays in episodes.items() if not cache.has(request)})
 
-    with FileLock(cache.path.with_suffix(".lock")):
-        write_file(cache.path, write)
+    with held(cache.path, waiting=lambda _: None):  # for a second at most
+        write_atomically(cache.path, write)
 
 
 def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:

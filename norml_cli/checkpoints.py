@@ -1,7 +1,12 @@
 """What lets a long training be stopped anywhere and taken up again: checkpoints, and signals that ask for a stop."""
 
+import hashlib
+import io
 import pickle
 import signal
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +17,13 @@ import torch
 
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
+
+HEAD = b"norml checkpoint 2 sha256 "
+ZIP_HEAD = b"PK\x03\x04"
+START_OVER = "start over with --force"
+
+# What torch and zipfile make of a damaged file.
+_BROKEN = (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, pickle.UnpicklingError)
 
 CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
 
@@ -48,23 +60,29 @@ class StopRequest:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all. Raises UserError."""
-    write_atomically(path, lambda file: torch.save(dict(content), file))
+    """Write tensors and plain values, whole or not at all: a line with their SHA-256, then what torch makes of them.
+
+    Raises UserError.
+    """
+    payload = io.BytesIO()
+    torch.save(dict(content), payload)
+    data = payload.getbuffer()
+    head = HEAD + hashlib.sha256(data).hexdigest().encode() + b"\n"
+    write_atomically(path, lambda file: file.writelines([head, data]))
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors and plain values only: nothing in the file is executed.
+    """Tensors and plain values only: nothing in the file is executed, and nothing read before its checksum is right.
 
-    Raises UserError for what is no checkpoint, and if a value of `identity` differs.
+    Raises UserError for what is no checkpoint or damaged, and if a value of `identity` differs.
     """
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); start over with --force"
-        ) from error
+        payload = _checked_payload(path)
+        content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except (*_BROKEN, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_OVER}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint of a run; start over with --force")
+        raise UserError(f"{path}: not a checkpoint of a run; {START_OVER}")
     for key, expected in identity.items():
         if content.get(key) != expected:
             raise UserError(
@@ -72,3 +90,24 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
                 f"or keep it and use another --results folder"
             )
     return content
+
+
+def _checked_payload(path: Path) -> bytes:
+    """What `torch.load` may see: the file behind its head, whose checksum is that of the rest.
+
+    Earlier versions wrote torch's zip archive alone. It has a CRC-32 of every entry, which torch does not look at; here
+    they are checked, so that such a file is still of use and no flipped byte in what it holds goes unseen.
+    """
+    data = path.read_bytes()
+    if data.startswith(ZIP_HEAD):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path}: is damaged (in {damaged}); {START_OVER}")
+        return data
+    head, _, payload = data.partition(b"\n")
+    if not head.startswith(HEAD):
+        raise UserError(f"{path}: not a readable checkpoint (no checksum at its start); {START_OVER}")
+    if head != HEAD + hashlib.sha256(payload).hexdigest().encode():
+        raise UserError(f"{path}: is damaged (its checksum differs); {START_OVER}")
+    return payload

@@ -23,12 +23,11 @@ from norml_cli.array_files import (
     put_text,
     reading,
     text,
-    write_file,
 )
 from norml_cli.cache import Cache
 from norml_cli.datasets.splits import SPLITS, ClassStream, SplitName
 from norml_cli.errors import UserError
-from norml_cli.files import file_sha256
+from norml_cli.files import file_sha256, write_atomically
 from norml_cli.recipes import backbone_path
 from norml_cli.spec import PretrainSpec, content_hash
 
@@ -84,7 +83,7 @@ def write_features(
             put_text(file, "fingerprint", content_hash(chain))
             put_text(file, "content_hash", content_hash_of(file, "features"))
 
-    write_file(backbone_path(spec, seed, ".features.h5"), write)
+    write_atomically(backbone_path(spec, seed, ".features.h5"), write)
     return FeatureCache.open(spec, seed, cache)
 
 

@@ -2,10 +2,12 @@
 lie.
 """
 
+import glob
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +47,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def home() -> Path:
     """The folder of all caches: NORML_HOME, or the platform's cache folder."""
     return Path(os.environ["NORML_HOME"]) if os.environ.get("NORML_HOME") else user_cache_path("norml")
+
+
+def clear_leftovers(folder: Path, stem: str) -> None:
+    """Remove what killed writers of `folder`'s files named `stem` left; for who knows that no other writer is alive."""
+    for leftover in folder.glob(f".{glob.escape(stem)}.*.part"):
+        with suppress(OSError):  # what cannot be removed is in nobody's way
+            leftover.unlink()
 
 
 def file_sha256(path: Path) -> str:

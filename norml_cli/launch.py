@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,9 +153,8 @@ def require_writable(results: Path) -> None:
     """Found out before hours of training, not after. Raises UserError."""
     try:
         results.mkdir(parents=True, exist_ok=True)
-        probe = results / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=results):  # gone with the process, however it ends
+            pass
     except OSError as error:
         raise UserError(f"--results {results}: cannot be written ({error.strerror}); choose another folder") from None
 

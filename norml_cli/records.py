@@ -1,13 +1,13 @@
 """Records: one JSON file a finished run or trial, holding everything its numbers depend on. Torch-free.
 
-A record checks itself: its hash, its mean and its interval must follow from what it holds, so a file that was edited
-or cut off is refused instead of reported.
+A record checks itself: its hash, its mean and its interval must follow from what it holds, and its digest must be that
+of everything else in it, so a file that was edited, damaged or cut off is refused instead of reported.
 """
 
 import json
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -19,11 +19,11 @@ from norml_cli.declared import Model, Text
 from norml_cli.errors import UserError
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
-from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256
+from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256, content_hash
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 NOT_RUNS = frozenset(
-    {"studies", "speed", "pretraining"}
+    {"studies", "speed", "pretraining", "trust"}
 )  # folders under results/ that hold measurements of another kind
 
 _MEAN_TOLERANCE = 1e-12
@@ -108,7 +108,7 @@ class GitState(Model):
 class Record(Model):
     """What every finished training leaves: where its figures come from."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     status: Literal["finished"]
     spec_hash: Sha256
     changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
@@ -273,9 +273,21 @@ def pretraining_path(results: Path, spec: PretrainSpec, seed: int) -> Path:
 
 def write_record(path: Path, record: Record) -> None:
     """Write the whole record or nothing. Raises UserError if the place cannot be written."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    content = f"{_number_lists_on_one_line(text)}\n".encode()
-    write_atomically(path, lambda file: file.write(content))
+    content = record.model_dump(mode="json")
+    version = content.pop("schema_version")
+    whole = {"schema_version": version, "digest": digest_of({"schema_version": version, **content}), **content}
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+    data = f"{_number_lists_on_one_line(text)}\n".encode()
+    write_atomically(path, lambda file: file.write(data))
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of every key and value of a record but the digest itself.
+
+    Canonical: sorted keys, no spaces, numbers as Python writes them. So it holds whatever the order and the layout, and
+    changes with any figure, name, date or cost.
+    """
+    return content_hash({key: value for key, value in content.items() if key != "digest"})
 
 
 def read_record(path: Path) -> RunRecord:
@@ -317,6 +329,12 @@ def _read(path: Path, kind: type[R]) -> R:
         raise UserError(
             f"{path}: written by another version of norml (schema_version {version}, this one reads {SCHEMA_VERSION}); "
             f"report it with that version or run it again"
+        )
+    digest = data.pop("digest", None)
+    if digest != digest_of(data):
+        raise UserError(
+            f"{path}: digest: is not that of the rest, so it was changed or damaged since it was written; take it from "
+            f"a copy, or run it again with --force"
         )
     try:
         return kind.model_validate(data)
@@ -381,11 +399,15 @@ def _number_lists_on_one_line(text: str) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
     except (ValueError, RecursionError):
         raise UserError(f"{path}: not JSON, so damaged or cut off; delete it and run again") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _require_in_place(path: Path, expected: Path) -> None:

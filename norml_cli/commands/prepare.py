@@ -1,7 +1,7 @@
 """`norml prepare DATASET`: raw source -> one checked cache with the fixed episodes of every benchmark on it."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from norml_cli.cache import (
 from norml_cli.datasets.splits import SPLITS, LoadedDataset
 from norml_cli.datasets.splits import Progress as ProgressCallback
 from norml_cli.errors import UserError
+from norml_cli.locks import held
 from norml_cli.output import Output
 from norml_cli.registry import Registry
 from norml_cli.spec import DatasetEntry
@@ -53,7 +54,9 @@ def prepare(
         return
     if state == "stale":
         Cache.open(entry, entry_file)  # says what is wrong with it
-    cache = _make(registry, entry, _declared_requests(registry, dataset_id), source=source, console=console)
+    cache = _make(
+        registry, entry, _declared_requests(registry, dataset_id), source=source, force=force, console=console
+    )
     console.result(_result("made", cache))
 
 
@@ -71,7 +74,8 @@ def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[Episode
     requests = list(dict.fromkeys(requests))
     if not datasets.needs_source(entry) and status(entry, entry_file) != "up to date":
         declared = _declared_requests(registry, dataset_id)
-        return _make(registry, entry, [*dict.fromkeys([*declared, *requests])], source=None, console=console)
+        wanted = [*dict.fromkeys([*declared, *requests])]
+        return _make(registry, entry, wanted, source=None, force=False, console=console)
     cache = Cache.open(entry, entry_file)
     _add_lacking(cache, requests)
     return cache
@@ -91,9 +95,28 @@ def _make(
     requests: Iterable[EpisodeRequest],
     *,
     source: Path | None,
+    force: bool,
     console: Console,
 ) -> Cache:
-    entry_file = registry.files["datasets", entry.id]
+    """Make the cache, once: what another process made while this one waited for it is taken, unless `force`."""
+    entry_file, requests = registry.files["datasets", entry.id], list(requests)
+    with held(cache_path(entry.id), waiting=lambda line: console.print(line, highlight=False, soft_wrap=True)):
+        if force or status(entry, entry_file) != "up to date":
+            return _made(entry, entry_file, requests, source=source, console=console)
+    cache = Cache.open(entry, entry_file)
+    _add_lacking(cache, requests)
+    console.print(f"{entry.id}: up to date ({cache.path.name}), made by the process waited for", highlight=False)
+    return cache
+
+
+def _made(
+    entry: DatasetEntry,
+    entry_file: Path,
+    requests: Sequence[EpisodeRequest],
+    *,
+    source: Path | None,
+    console: Console,
+) -> Cache:
     started_at = time.perf_counter()
     with _shown(console, entry.id) as progress:
         loaded = datasets.load(entry, entry_file, source, progress)

@@ -16,6 +16,7 @@ from norml_cli.errors import UserError
 from norml_cli.features import FeatureCache, write_features
 from norml_cli.files import file_sha256
 from norml_cli.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
+from norml_cli.locks import held
 from norml_cli.output import Output
 from norml_cli.pretraining import Pretraining
 from norml_cli.recipes import ResolvedRecipe, backbone_path
@@ -58,14 +59,16 @@ def pretrain(
     record_at, weights_at = pretraining_path(results, spec, seed), backbone_path(spec, seed, ".weights")
     require_writable(results)
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
-    trains = force or not (record_at.exists() and weights_at.exists())
-    if trains:
-        _train(resolved, cache, record_at, weights_at, seed=seed, device=target, force=force, console=console)
-    else:
-        console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
-    record = read_pretraining(record_at)
-    if trains or not backbone_path(spec, seed, ".features.h5").exists():
-        _embed(record, weights_at, cache, device=target, console=console)
+    with held(weights_at, record_at):
+        trains = force or not (record_at.exists() and weights_at.exists())
+        if trains:
+            _train(resolved, cache, record_at, weights_at, seed=seed, device=target, force=force, console=console)
+        else:
+            weights_at.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
+            console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
+        record = read_pretraining(record_at)
+        if trains or not backbone_path(spec, seed, ".features.h5").exists():
+            _embed(record, weights_at, cache, device=target, console=console)
     FeatureCache.open(spec, seed, cache)
     for shots, accuracy in record.nearest_centroid.items():
         reached = f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"

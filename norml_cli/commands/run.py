@@ -13,10 +13,12 @@ from norml_cli.datasets.splits import SplitName
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.locks import held
 from norml_cli.output import Output
 from norml_cli.records import Accuracy, EpisodesIdentity, RunRecord, read_record, record_path, write_record
 from norml_cli.registry import Registry, Resolved
 from norml_cli.report import render_runs
+from norml_cli.status import SUFFIX
 from norml_cli.training import Outcome, Run
 
 
@@ -46,10 +48,13 @@ def run(
     caches = _caches(registry, resolved, console)
     examples = [Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved]
     for (path, item), seen in zip(places, examples, strict=True):
-        if path.exists() and not force:
-            console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
-        else:
-            _run_one(item, seen, launch, path, console=console)
+        with held(path):
+            if path.exists() and not force:
+                for suffix in (".checkpoint", SUFFIX):  # of who was killed just before removing them
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+                console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
+            else:
+                _run_one(item, seen, launch, path, console=console)
     finished = [(path, read_record(path)) for path, _ in places]
     print_text(render_runs(registry, finished, console.result_format, width=console.width), console)
 

@@ -10,6 +10,7 @@ from norml_cli.commands.report import print_text
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.locks import held
 from norml_cli.output import Output
 from norml_cli.records import TrialRecord, find_trials, trial_path, write_record
 from norml_cli.registry import Registry, Resolved
@@ -41,8 +42,11 @@ def study(
         require_writable(results)
     for item in trials:
         path = trial_path(results, name, item.spec, seed)
-        if force or not path.exists():
-            _run_one(registry, name, item, launch, path, console=console)
+        with held(path):
+            if path.exists() and not force:
+                path.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
+            else:
+                _run_one(registry, name, item, launch, path, console=console)
     found = find_trials(results, name)
     if not found:
         raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")

@@ -17,7 +17,9 @@ from tiny import write_entry
 from norml.resnet12 import Blocks, ResNet12
 from norml_cli import pretraining
 from norml_cli.app import main
+from norml_cli.checkpoints import read_checkpoint
 from norml_cli.image_batches import ImageBatches
+from norml_cli.records import digest_of
 
 BLOCKS = Blocks(
     convolution_biases=False,
@@ -55,7 +57,7 @@ def weights_of(shell: Shell) -> bytes:
 
 def figures(record: dict) -> dict:
     """A record without what may differ between two equal pretrainings."""
-    return {key: value for key, value in record.items() if key not in {"cost", "created", "command", "git"}}
+    return {key: value for key, value in record.items() if key not in {"digest", "cost", "created", "command", "git"}}
 
 
 def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
@@ -66,7 +68,7 @@ def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
     assert [point["step"] for point in record["curve"]] == [2, 5, 7]
     assert record["nearest_centroid"].keys() == {"1", "2"}
     assert f"{100 * record['nearest_centroid']['2']['mean']:.2f} +-" in out
-    content = torch.load(next(shell.home.rglob("*.weights")), weights_only=True)
+    content = read_checkpoint(next(shell.home.rglob("*.weights")), {"seed": 0})
     assert content["classifier"]["head.weight"].shape == (3, 6)
     assert not list(shell.home.rglob("*.checkpoint"))
     private = json.dumps(record)
@@ -214,7 +216,7 @@ def test_a_checkpoint_that_is_none_is_refused(shell: Shell, monkeypatch: pytest.
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     code, _, err = shell.norml(*PRETRAIN)
     assert (code, err.count("\n")) == (2, 1)
-    assert "not a readable checkpoint" in err
+    assert "is damaged (its checksum differs); start over with --force" in err
     assert "--force" in err
 
 
@@ -249,10 +251,12 @@ def test_a_changed_recipe_is_another_pretraining(shell: Shell):
 def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: object, fault: str):
     assert shell.norml(*PRETRAIN)[0] == 0
     (path,) = (shell.results / "pretraining").rglob("*.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    code, _, err = shell.norml(*PRETRAIN)
-    assert (code, err.count("\n")) == (2, 1)
-    assert fault in err
+    edited = json.loads(path.read_text()) | {key: value}
+    for content, expected in ((edited, "digest: is not that"), (edited | {"digest": digest_of(edited)}, fault)):
+        path.write_text(json.dumps(content))
+        code, _, err = shell.norml(*PRETRAIN)
+        assert (code, err.count("\n")) == (2, 1)
+        assert expected in err
 
 
 # ----------------------------------------------------------------------------------------------------------- features
@@ -268,7 +272,7 @@ def test_features_are_those_of_each_image_alone(shell: Shell):
     assert shell.norml(*PRETRAIN)[0] == 0
     recipe = photos.recipe_values()["recipe"]
     backbone = ResNet12(recipe["widths"]["value"], BLOCKS, initial_weights="he").eval()
-    weights = torch.load(file_of(shell, ".weights"), weights_only=True)["classifier"]
+    weights = read_checkpoint(file_of(shell, ".weights"), {})["classifier"]
     own = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
     backbone.load_state_dict(own)
     mean, std = (torch.tensor(recipe[key]["value"])[:, None, None] for key in ("pixel_mean", "pixel_std"))

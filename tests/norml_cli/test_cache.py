@@ -78,8 +78,8 @@ def written(entry_file: Path, entry: DatasetEntry = ENTRY) -> Cache:
 
 
 def files() -> list[str]:
-    """What lies beside the cache, but for the empty file that writers take turns by."""
-    return sorted(path.name for path in home().iterdir() if path.suffix != ".lock")
+    """What lies where the caches are."""
+    return sorted(path.name for path in home().iterdir())
 
 
 # ----------------------------------------------------------------------------------------------------------- round trip
@@ -486,14 +486,26 @@ def test_a_place_that_is_no_folder_is_told(entry_file: Path, tmp_path: Path, mon
         written(entry_file)
 
 
-def test_what_killed_writers_left_is_cleared_away_once_it_is_old(entry_file: Path):
-    home().mkdir()
-    old, young, other = (
-        home() / name for name in (".made-omniglot.h5.x.part", ".made-omniglot.h5.y.part", ".glyphs.h5.z.part")
-    )
-    for path in (old, young, other):
-        path.write_bytes(b"half")
-    for path in (old, other):
-        os.utime(path, (0, 0))
-    written(entry_file)
-    assert files() == [".glyphs.h5.z.part", ".made-omniglot.h5.y.part", "made-omniglot.h5"]
+def test_what_killed_writers_left_is_cleared_away_by_the_next(entry_file: Path):
+    cache = written(entry_file)
+    for name in (".made-omniglot.h5.x.part", ".made-omniglot.h5.y.part", ".glyphs.h5.z.part"):
+        (home() / name).write_bytes(b"half")
+    os.utime(home() / ".made-omniglot.h5.y.part", (2**32, 2**32))  # whatever the clock said then
+    add_episodes(cache, {replace(REQUEST, seed=1): episodes(seed=1)})
+    assert files() == [".glyphs.h5.z.part", "made-omniglot.h5"]
+
+
+def test_a_cache_made_anew_under_an_open_one_is_not_mixed_with_it(entry_file: Path):
+    cache = written(entry_file)
+    write_cache(ENTRY, entry_file, loaded(), {})  # the same content: nothing to tell
+    assert (cache.images("meta_val") == loaded().splits["meta_val"].images).all()
+    write_cache(ENTRY, entry_file, loaded(seed=1), {})
+    message = r"made-omniglot\.h5: was made anew with other content meanwhile; start the command again"
+    for read in (lambda: cache.images("meta_test"), lambda: cache.class_names("meta_val"), lambda: cache.has(REQUEST)):
+        with pytest.raises(UserError, match=message):
+            read()
+    before = cache.path.read_bytes()
+    with pytest.raises(UserError, match=message):
+        add_episodes(cache, {REQUEST: episodes()})
+    assert cache.path.read_bytes() == before
+    assert files() == ["made-omniglot.h5"]

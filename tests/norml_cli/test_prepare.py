@@ -212,7 +212,7 @@ def test_a_bad_source_leaves_nothing(registry: Registry, source: Path):
     (source / "images_evaluation.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match="not a complete zip archive"):
         prepared(registry, source)
-    assert not home().exists()
+    assert not list(home().iterdir())
 
 
 def test_interrupted_reading_leaves_the_old_cache(registry: Registry, source: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 from made_records import made_content, made_record, made_registry
 
 from norml_cli.errors import UserError
-from norml_cli.records import RunRecord, command_line, find_records, read_record, record_path, write_record
+from norml_cli.records import RunRecord, command_line, digest_of, find_records, read_record, record_path, write_record
 from norml_cli.rules.gradient_descent import GradientDescentRule
 from norml_cli.rules.nodal_lstm import NodalLstmRule
 
@@ -28,6 +30,11 @@ def put(results: Path, record: RunRecord) -> Path:
     path = record_path(results, record.spec, record.seed)
     write_record(path, record)
     return path
+
+
+def signed(content: dict) -> dict:
+    """With the digest of what it holds, as a faulty program would write it."""
+    return {**content, "digest": digest_of(content)}
 
 
 def fault_of(path: Path) -> str:
@@ -53,7 +60,7 @@ def test_file_is_for_people_too(registry, tmp_path):
     text = put(tmp_path, made_record(registry, "norml", CORRECT)).read_text(encoding="utf-8")
     assert '\n  "correct": [5, 6, 4, 5],\n' in text
     assert '"hidden_sizes": [8],' in text
-    assert text.startswith('{\n  "schema_version": 1,\n  "status": "finished",\n')
+    assert re.match(r'{\n  "schema_version": 2,\n  "digest": "[0-9a-f]{64}",\n  "status": "finished",\n', text)
     assert text.endswith("}\n")
 
 
@@ -145,18 +152,50 @@ def test_damaged_record_is_told_with_file_and_key(content, tmp_path, key, value,
         place = place[int(part)] if part.isdigit() else place[part]
     place[last] = value
     path = tmp_path / "seed-0.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
     assert fault_of(path) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("curve.0.loss", 1.5), ("cost.wall_s", 13.0), ("parameters.learner", 1), ("device", "another"), ("seed", 1)],
+)
+def test_a_value_that_nothing_else_tells_is_held_by_the_digest(registry, tmp_path, key, value):
+    path = put(tmp_path, made_record(registry, "norml", CORRECT))
+    content = place = json.loads(path.read_text(encoding="utf-8"))
+    *parents, last = key.split(".")
+    for part in parents:
+        place = place[int(part)] if part.isdigit() else place[part]
+    place[last] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert fault_of(path) == (
+        f"{path}: digest: is not that of the rest, so it was changed or damaged since it was written; take it from a "
+        f"copy, or run it again with --force"
+    )
+
+
+def test_the_digest_is_of_the_content_whatever_its_order_and_layout(registry, tmp_path):
+    """By hand: SHA-256 of the JSON with sorted keys and no spaces, without the digest."""
+    path = put(tmp_path, made_record(registry, "norml", CORRECT))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    digest = content.pop("digest")
+    assert digest == hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps({"digest": digest, **dict(reversed(content.items()))}, indent=7), encoding="utf-8")
+    assert read_record(path) == made_record(registry, "norml", CORRECT)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert "digest: is not that of the rest" in fault_of(path)
 
 
 def test_missing_key(content, tmp_path):
     del content["git"]
     path = tmp_path / "seed-0.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
     assert fault_of(path) == f"{path}: git: is missing"
 
 
-@pytest.mark.parametrize("text", [b"", b'{"schema_version": 1,', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text", [b"", b'{"schema_version": 2,', b'{"schema_version": 2, "seed": NaN}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_not_json(tmp_path, text):
     path = tmp_path / "seed-0.json"
     path.write_bytes(text)
@@ -172,9 +211,9 @@ def test_not_a_record(tmp_path, text):
 
 def test_record_of_another_version(content, tmp_path):
     path = tmp_path / "seed-0.json"
-    path.write_text(json.dumps(content | {"schema_version": 2}))
+    path.write_text(json.dumps(content | {"schema_version": 1}))
     assert fault_of(path) == (
-        f"{path}: written by another version of norml (schema_version 2, this one reads 1); "
+        f"{path}: written by another version of norml (schema_version 1, this one reads 2); "
         f"report it with that version or run it again"
     )
 

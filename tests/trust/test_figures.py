@@ -1,0 +1,37 @@
+"""The figures of docs/trust.md are those that the campaigns recorded, and none of these failed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+
+
+def recorded(name: str) -> dict:
+    return json.loads((ROOT / "results" / "trust" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_table_of_flips_is_the_one_recorded():
+    kinds = recorded("flips")["kinds"]
+    assert len(kinds) == 7
+    for kind, count in kinds.items():
+        assert count["flips"] == 500
+        assert count["wrong"] == []
+        figures = (f"{count['bytes']:,}", count["flips"], count["refused"], count["read_unchanged"], 0)
+        assert f"| {kind} | {' | '.join(str(figure) for figure in figures)} |" in PAGE
+
+
+@pytest.mark.parametrize("command", ["prepare", "pretrain", "run"])
+def test_the_table_of_kills_is_the_one_recorded(command: str):
+    """A row stands on the page if, and only if, its campaign is recorded."""
+    row = f"| `norml {command}` |"
+    if not (ROOT / "results" / "trust" / f"kills-{command}.json").exists():
+        assert row not in PAGE
+        return
+    count = recorded(f"kills-{command}")["count"]
+    assert count["kills"] == 200
+    assert count["wrong"] == []
+    keys = ("kills", "left_half_written", "left_a_checkpoint", "ends_compared", "equal_ends")
+    assert f"{row} {' | '.join(str(count[key]) for key in keys)} |" in PAGE
