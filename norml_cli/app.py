@@ -1,6 +1,7 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
 import itertools
+import math
 import os
 import re
 import sys
@@ -11,10 +12,12 @@ import typer
 from rich.console import Console
 
 from norml_cli import __version__
-from norml_cli.errors import UserError
+from norml_cli.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry import Registry, Resolved, load_registry
 from norml_cli.spec import ID_PATTERN
 from norml_cli.yaml_files import parse_yaml
+
+MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
 
 app = typer.Typer(
     name="norml",
@@ -25,16 +28,34 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
+
+def _nameable(path: Path | None) -> Path | None:
+    """A path that this system can look for at all; whether it is there is the command's to say."""
+    try:
+        if path is not None:
+            path.exists()
+    except OSError as error:
+        raise UserError(f"{plain(path)}: cannot be looked for ({error.strerror}); name another place") from None
+    return path
+
+
 RegistryOption = Annotated[
-    Path | None, typer.Option("--registry", metavar="DIR", help="Folder with entries of your own (or NORML_REGISTRY).")
+    Path | None,
+    typer.Option(
+        "--registry", metavar="DIR", callback=_nameable, help="Folder with entries of your own (or NORML_REGISTRY)."
+    ),
 ]
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the run records.")]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", metavar="DIR", callback=_nameable, help="Folder of the run records.")
+]
 BenchmarkOption = Annotated[
     str | None, typer.Option("--benchmark", metavar="ID", help="Benchmark; default: the method's own.")
 ]
 ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of initial weights and training episodes.")
+]
 OuterStepsOption = Annotated[int | None, typer.Option("--outer-steps", min=0, help="A shorter or longer run.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")]
@@ -87,7 +108,10 @@ def show_command(
 
 @app.command("validate")
 def validate_command(
-    path: Annotated[Path | None, typer.Argument(help="Folder of entries, or one entry; default: the built-in.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(callback=_nameable, help="Folder of entries, or one entry; default: the built-in."),
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Check every entry and build every model without its numbers."""
@@ -100,7 +124,8 @@ def validate_command(
 def prepare_command(
     dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.")],
     source: Annotated[
-        Path | None, typer.Option("--source", metavar="PATH", help="Take the raw data from here; no download.")
+        Path | None,
+        typer.Option("--source", metavar="PATH", callback=_nameable, help="Take the raw data from here; no download."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,
@@ -116,8 +141,10 @@ def prepare_command(
 def pretrain_command(
     dataset: Annotated[str, typer.Argument(help="Data set id: mini-imagenet.")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="ID", help="How: a recipe of the registry.")],
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="A shorter or longer pretraining.")] = None,
-    width: Annotated[int | None, typer.Option("--width", min=1, help="Channels of the first block.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, max=1_000_000, help="A shorter or longer pretraining.")
+    ] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, max=8192, help="Channels of the first block.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -260,7 +287,12 @@ def report_command(
 
 
 def _with_outer_steps(items: list[str] | None, outer_steps: int | None) -> dict[str, Any]:
-    return _overrides(items) | ({} if outer_steps is None else {"outer_steps": outer_steps})
+    overrides = _overrides(items)
+    if outer_steps is None:
+        return overrides
+    if "outer_steps" in overrides:
+        raise UserError("--outer-steps: is given twice, also by --set outer_steps; give it once")
+    return overrides | {"outer_steps": outer_steps}
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:
@@ -278,13 +310,13 @@ def _read_items(option: str, items: list[str] | None, expected: str, form: str) 
     for item in items or []:
         key, equals, text = item.partition("=")
         if not key or not equals:
-            raise UserError(f"{option} {item}: expected {expected}")
+            raise UserError(f"{option} {plain(item)}: expected {expected}")
         if key in values:
-            raise UserError(f"{option} {key}: given twice; give it once")
+            raise UserError(f"{option} {plain(key)}: given twice; give it once")
         try:
             values[key] = parse_yaml(form.format(text))
         except ValueError as error:
-            raise UserError(f"{option} {item}: {error}") from None
+            raise UserError(f"{option} {plain(item)}: {error}") from None
     return values
 
 
@@ -302,6 +334,9 @@ def _trials(
             raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
         if not values:
             raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
+    n_trials = math.prod(len(values) for values in grid.values()) * len(methods)
+    if n_trials > MAX_TRIALS:
+        raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
     combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     return [
         registry.resolve(method, benchmark, shots, overrides | combination)
@@ -320,5 +355,5 @@ def main() -> None:
         app()
     except UserError as error:
         for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
         sys.exit(2)

@@ -18,6 +18,7 @@ from norml_cli import __version__
 from norml_cli.checkpoints import Stopped
 from norml_cli.datasets.splits import SplitName
 from norml_cli.display import RunDisplay
+from norml_cli.divergence import note_path
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.provenance import device_name, git_state
@@ -60,6 +61,7 @@ def launched(
     spec = item.spec
     if launch.force:
         checkpoint.unlink(missing_ok=True)
+        note_path(checkpoint).unlink(missing_ok=True)
     known = known_fields(spec, item.changed, launch.seed, launch.device)
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {launch.seed}") as display:
         run = Run(
@@ -152,6 +154,8 @@ def device_of(name: str) -> torch.device:
         raise UserError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N") from None
     if device.type not in {"cpu", "cuda"}:
         raise UserError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cpu" and device.index is not None:
+        raise UserError(f"--device {name}: torch knows one CPU; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from norml.statistics import FORMULA, interval_95
-from norml_cli.errors import UserError
+from norml_cli.errors import UserError, plain
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
+from norml_cli.json_files import read_json
 from norml_cli.spec import Count, Id, Model, PretrainSpec, RunSpec, Sha256, Text
 
 SCHEMA_VERSION: Final = 1
@@ -370,11 +371,12 @@ def _number_lists_on_one_line(text: str) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not JSON, so damaged or cut off; delete it and run again") from None
+    except ValueError as error:
+        fault = plain(str(error))
+        raise UserError(f"{path}: not JSON ({fault}), so damaged or cut off; delete it and run again") from None
 
 
 def _require_in_place(path: Path, expected: Path) -> None:

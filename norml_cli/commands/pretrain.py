@@ -11,6 +11,7 @@ from norml_cli.cache import Cache, pretraining_requests
 from norml_cli.checkpoints import Stopped, StopRequest
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.display import RunDisplay
+from norml_cli.divergence import note_path
 from norml_cli.embedding import feature_streams, read_backbone
 from norml_cli.errors import UserError
 from norml_cli.features import FeatureCache, write_features
@@ -87,6 +88,7 @@ def _train(
     checkpoint = weights_at.with_suffix(".checkpoint")
     if force:
         checkpoint.unlink(missing_ok=True)
+        note_path(checkpoint).unlink(missing_ok=True)
     known = known_fields(spec, resolved.changed, seed, device)
     with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display:
         pretraining = Pretraining(spec, cache, seed=seed, device=device, checkpoint=checkpoint, display=display)

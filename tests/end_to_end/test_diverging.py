@@ -1,0 +1,97 @@
+"""Runs whose numbers go wrong: told apart, stopped, never tabulated, not begun again blindly."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Shell
+
+from norml_cli import training
+from norml_cli.divergence import Diverged
+from norml_cli.training import Run
+
+RUN = ("run", "maml-constant-lr", "--benchmark", "tiny-5way")
+INNER = (*RUN, "--set", "inner_lr=1e38")
+OUTER = (*RUN, "--set", "outer_lr=1e30")
+
+
+def places(shell: Shell, pattern: str) -> list[Path]:
+    return sorted(shell.folder.rglob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (INNER, ["the inner loop diverges", "support loss goes from", "lower inner_lr"]),
+        (OUTER, ["the outer loop diverges", "lower outer_lr"]),
+    ],
+)
+def test_the_loop_that_diverges_is_named(shell: Shell, command: tuple[str, ...], words: list[str]):
+    code, out, err = shell.norml(*command)
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert len(err.splitlines()) == 1
+    for word in ["maml-constant-lr: the ", "outer step ", "no checkpoint yet", *words]:
+        assert word in err
+    assert not places(shell, "*.json")
+    assert "norml run" in shell.norml("report")[1]  # nothing to tabulate
+
+
+def test_starting_again_says_what_happened_and_does_not_compute(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    first = shell.norml(*INNER)[2]
+    assert shell.norml(*INNER)[2] == first.replace("\n", "") + (
+        "; it would do so again: change these values, or try the same again with --force\n"
+    )
+    assert shell.norml(*RUN)[0] == 0  # with other values it runs
+
+    def reached(*_: object) -> None:
+        raise SystemExit(7)
+
+    monkeypatch.setattr(Run, "_outer_steps", reached)
+    assert shell.norml(*INNER, "--force")[0] == 7
+
+
+def test_a_checkpoint_is_never_overwritten_by_bad_weights(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    """The weights go wrong after a good checkpoint, while every loss is still finite."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", -1.0)
+    original = Run._outer_step
+
+    def poisoned(self: Run, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        found = original(self, step)
+        if step == 5:
+            with torch.no_grad():
+                next(iter(self.method.parameters())).fill_(math.nan)
+        return found
+
+    monkeypatch.setattr(Run, "_outer_step", poisoned)
+    code, _, err = shell.norml(*RUN)
+    assert code == 2
+    assert "are no numbers after outer step 6" in err
+    assert "the checkpoint of outer step 5 is kept" in err
+    (checkpoint,) = places(shell, "*.checkpoint")
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["state"]["step"] == 5
+    assert all(value.isfinite().all() for value in content["meta_learner"].values())
+    monkeypatch.undo()
+
+
+def test_a_study_goes_on_past_a_trial_that_diverges(shell: Shell):
+    code, out, err = shell.norml(
+        "study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=1e38,0.4"
+    )
+    assert code == 0, err
+    assert "the inner loop diverges" in out
+    (record,) = places(shell, "results/studies/**/*.json")
+    assert json.loads(record.read_text())["spec"]["protocol"]["inner_lr"] == 0.4
+
+
+def test_a_damaged_note_is_told(shell: Shell):
+    shell.norml(*INNER)
+    (note,) = places(shell, "*.diverged")
+    note.write_text("{")
+    code, _, err = shell.norml(*INNER)
+    assert code == 2
+    assert "not a readable note" in err
+    assert issubclass(Diverged, Exception)
