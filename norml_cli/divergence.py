@@ -20,7 +20,9 @@ from norml_cli.files import write_atomically
 from norml_cli.json_files import read_json
 
 MOST_LOOKS = 9  # at the support loss along the inner loop; each adapts anew
-GROWN = 10.0  # chosen: a guess among N classes costs log N; ten times that before any inner step is not adaptation's doing
+GROWN = (
+    10.0  # chosen: a guess among N classes costs log N; ten times that before any inner step is not adaptation's doing
+)
 
 
 class Diverged(UserError):
@@ -59,6 +61,18 @@ def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int)
     )
 
 
+def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str | None:
+    """What is wrong where adapting makes the support loss larger, though every number is finite; None: it does not."""
+    before, after = (_support_loss(meta_learner, batch, steps) for steps in (0, inner_steps))
+    if after <= before:
+        return None
+    return (
+        f"warning: {inner_steps} inner steps raise the support loss from {before:.3g} to {after:.3g}; the inner loop "
+        "diverges: lower inner_lr with --set, and do not trust these figures"
+    )
+
+
+@torch.no_grad()
 def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> float:
     """Mean over episodes and support examples after so many inner steps."""
     adaptation, _ = meta_learner.adapted(batch, inner_steps, reversible=False)

@@ -34,7 +34,7 @@ from norml_cli.build import build_method, episode_indices, generator_for
 from norml_cli.cache import episode_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
-from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, told_apart, write_note
+from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, rising, told_apart, write_note
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.provenance import peak_memory_bytes
@@ -151,6 +151,11 @@ class Run:
         with self._stoppable():
             self._train()
         self.method.load_state_dict(self.state.best_weights)
+        if isinstance(self.method, MetaLearner):
+            batch = self._meta_batch(generator_for("looking at the inner loop", self.seed, self.device))
+            warning = rising(self.method, batch, self.spec.protocol.inner_steps)
+            if warning is not None:
+                self.display.say(warning)
         self._account()
 
     def test(self) -> Outcome:

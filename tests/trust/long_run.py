@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
 
@@ -35,6 +36,7 @@ from norml_cli.registry import load_registry
 from norml_cli.training import Run
 
 OUTER_STEPS = 30_000
+MOST_SAMPLES = 100_000  # five a second: over five hours
 WINDOWS = 20  # of the last two thirds; medians of a thousand steps each are near independent
 VALUES = {
     "hidden_sizes": [12, 8],
@@ -54,7 +56,7 @@ class WatchedDisplay(RunDisplay):
 
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title)
-        self.samples: list[dict[str, float]] = []
+        self.samples, self.n_samples = np.full((MOST_SAMPLES, 3), -1.0), 0  # whole from the start: it must not grow
         self.own_s = 0.0
 
     def training(self, step: int, outer_steps: int, loss: float, validation: float | None) -> None:
@@ -62,7 +64,8 @@ class WatchedDisplay(RunDisplay):
         started_at = time.thread_time()
         super().training(step, outer_steps, loss, validation)
         self.own_s += time.thread_time() - started_at
-        self.samples.append({"step": step, "memory_bytes": resident_bytes(), "open_files": open_files()})
+        self.samples[self.n_samples] = step, resident_bytes(), open_files()
+        self.n_samples += 1
 
 
 def resident_bytes() -> int:
@@ -92,13 +95,13 @@ def watched_run(outer_steps: int, home: Path) -> dict[str, Any]:
     item = registry.resolve("norml", "glyphs-5way", 1, VALUES | {"outer_steps": outer_steps})
     cache = ensure_ready(registry, "glyphs", episode_requests(item.spec), Console(file=io.StringIO()))
     examples = Examples.of(registry, item.spec, cache)
-    step_s: list[float] = []
+    step_s = np.full(outer_steps, -1.0)  # as the display's samples
     original = Run._outer_steps
 
     def timed(self: Run, count: int) -> float:
         started_at = time.perf_counter()
         loss = original(self, count)
-        step_s.append((time.perf_counter() - started_at) / count)
+        step_s[self.state.step - 1] = (time.perf_counter() - started_at) / count
         return loss
 
     training.Run._outer_steps = timed
@@ -109,13 +112,14 @@ def watched_run(outer_steps: int, home: Path) -> dict[str, Any]:
         cpu_before, others_before = time.process_time(), other_threads_s()
         run.train()
         cpu_s, others_s = time.process_time() - cpu_before, other_threads_s() - others_before
-    return {"samples": display.samples, "step_s": step_s, "cpu_s": cpu_s, "display_s": display.own_s + others_s}
+    samples = display.samples[: display.n_samples]
+    return {"samples": samples, "step_s": step_s, "cpu_s": cpu_s, "display_s": display.own_s + others_s}
 
 
-def trend(steps: list[float], values: list[float]) -> dict[str, Any]:
+def trend(steps: NDArray[Any], values: NDArray[Any]) -> dict[str, Any]:
     """Growth over the last two thirds of the run: slope through the medians of WINDOWS windows, times their span."""
-    chosen = [(step, value) for step, value in zip(steps, values, strict=True) if step > steps[-1] / 3]
-    windows = [window for window in np.array_split(np.array(chosen), WINDOWS) if len(window)]
+    chosen = np.stack([steps, values], axis=1)[steps > steps[-1] / 3]
+    windows = [window for window in np.array_split(chosen, WINDOWS) if len(window)]
     at, medians = np.array([np.median(window, axis=0) for window in windows]).T
     if len(set(medians)) == 1:  # exactly flat: no residuals to take an interval from
         return {"medians": medians.tolist(), "growth": 0.0, "growth_half_width": 0.0}
@@ -128,10 +132,8 @@ def trend(steps: list[float], values: list[float]) -> dict[str, Any]:
 def judged(found: dict[str, Any], outer_steps: int) -> dict[str, Any]:
     """The figures that are kept, and whether each holds."""
     samples, step_s = found["samples"], found["step_s"]
-    steps = [sample["step"] for sample in samples]
-    memory = trend(steps, [sample["memory_bytes"] for sample in samples])
-    files = trend(steps, [sample["open_files"] for sample in samples])
-    step_time = trend(list(range(1, len(step_s) + 1)), step_s)
+    memory, files = trend(samples[:, 0], samples[:, 1]), trend(samples[:, 0], samples[:, 2])
+    step_time = trend(np.arange(1.0, len(step_s) + 1), step_s)
     share = found["display_s"] / found["cpu_s"]
     return {
         "outer_steps": outer_steps,
