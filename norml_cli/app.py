@@ -39,6 +39,12 @@ def _nameable(path: Path | None) -> Path | None:
     return path
 
 
+def _nameable_all(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        _nameable(path)
+    return paths
+
+
 RegistryOption = Annotated[
     Path | None,
     typer.Option(
@@ -271,6 +277,33 @@ def compare_command(
         results=results,
         console=Console(),
     )
+
+
+@app.command("verify")
+def verify_command(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORD...", callback=_nameable_all, help="Records: seed-N.json files.")
+    ],
+    device: DeviceOption = "auto",
+    registry: RegistryOption = None,
+) -> None:
+    """Test the stored weights of runs again and hold each episode's correct answers against the record."""
+    from norml_cli.records import read_record  # before torch: fails fast
+
+    entries, found = load_registry(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.verify import verify
+
+    verify(entries, found, device=device, console=Console())
+
+
+@app.command("doctor")
+def doctor_command(
+    results: ResultsOption = Path("results"), registry: RegistryOption = None, json: JsonOption = False
+) -> None:
+    """Look at the installation, caches and results, and say what to do; exit code 1 if something must be done."""
+    from norml_cli.commands.doctor import doctor
+
+    sys.exit(doctor(registry, results, Console(), as_json=json))
 
 
 @app.command("report")

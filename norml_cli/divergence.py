@@ -25,7 +25,7 @@ GROWN = (
 )
 
 
-class Diverged(UserError):
+class Diverged(UserError):  # noqa: N818 - as Stopped: what happened
     """A loss or weights that are no longer numbers."""
 
 
@@ -45,8 +45,8 @@ def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int)
     n_way = int(batch.support_y.max()) + 1
     if not losses[0] < GROWN * math.log(max(2, n_way)):
         return (
-            f"the outer loop diverges: the support loss is {losses[0]:.3g} before any inner step, so the initial weights "
-            "have grown; lower outer_lr with --set, or set gradient_clip"
+            f"the outer loop diverges: the support loss is {losses[0]:.3g} before any inner step, so the initial "
+            "weights have grown; lower outer_lr with --set, or set gradient_clip"
         )
     worst = next((at for at, loss in zip(steps, losses, strict=True) if not loss <= losses[0]), None)
     if worst is not None:

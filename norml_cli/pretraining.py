@@ -121,7 +121,7 @@ class Pretraining:
     def train(self) -> None:
         """Train to the end and put the best weights of meta-validation in place.
 
-        Raises Stopped after a stop request, with the checkpoint written, and Diverged if the loss or a weight is no number.
+        Raises Stopped after a stop request, with the checkpoint written, and Diverged.
         """
         with self._stop.listening(), _tuned_convolutions(self.device):
             try:

@@ -35,7 +35,7 @@ from norml_cli.cache import episode_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
 from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, rising, told_apart, write_note
-from norml_cli.errors import UserError
+from norml_cli.errors import UserError, reason
 from norml_cli.examples import Examples
 from norml_cli.provenance import peak_memory_bytes
 from norml_cli.spec import RunSpec
@@ -167,6 +167,16 @@ class Run:
         evaluation_s = time.perf_counter() - started_at
         return Outcome(correct.tolist(), evaluation_s)
 
+    def take_weights(self, path: Path) -> None:
+        """Put the weights of `keep_weights` in place. Raises UserError if they are missing or another run's."""
+        content = read_checkpoint(path, self._identity)
+        try:
+            self.method.load_state_dict(content["meta_learner"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: holds no weights of this run ({reason(error)}); run it again with --force"
+            ) from None
+
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
         with self._stop.listening(), _matmul_precision(self.spec.protocol.matmul_precision):
@@ -244,7 +254,7 @@ class Run:
     def _checked(
         self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The meta-gradient, if its loss is a number. Raises Diverged while the weights are still those it came from."""
+        """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
         loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
             self._diverged(float(loss), self.state.step + 1, told_apart(meta_learner, batch, inner_steps))

@@ -58,6 +58,7 @@ TORCH_FREE = [
     "norml_cli.array_files",
     "norml_cli.cache",
     "norml_cli.commands.compare",
+    "norml_cli.commands.doctor",
     "norml_cli.commands.list_",
     "norml_cli.commands.prepare",
     "norml_cli.commands.report",
