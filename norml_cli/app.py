@@ -69,6 +69,9 @@ CompileOption = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
 ]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
+]
 FormatOption = Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -153,6 +156,7 @@ def pretrain_command(
     width: Annotated[int | None, typer.Option("--width", min=1, max=8192, help="Channels of the first block.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the features.")] = False,
     results: ResultsOption = Path("results"),
@@ -164,7 +168,10 @@ def pretrain_command(
 
     resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
     from norml_cli.commands.pretrain import pretrain
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     pretrain(
         entries,
         resolved,
@@ -186,6 +193,7 @@ def run_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
     results: ResultsOption = Path("results"),
@@ -196,7 +204,10 @@ def run_command(
     entries = load_registry(registry)
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     run(
         entries,
         resolved,
@@ -225,6 +236,7 @@ def study_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
     format_: FormatOption = "rich",
@@ -237,7 +249,10 @@ def study_command(
     entries = load_registry(registry)
     trials = _trials(entries, methods or [], benchmark, shots, _grid(grid), _with_outer_steps(set_, outer_steps))
     from norml_cli.commands.study import study
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     study(
         entries,
         name,

@@ -104,6 +104,7 @@ def known_fields(
         "device": device_name(device),
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "git": git_state(),  # of the code that is about to run, not of what stands there hours later
+        "deterministic": torch.are_deterministic_algorithms_enabled() or None,
         "command": command_line(sys.argv[1:]),
     }
 
@@ -131,6 +132,17 @@ def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
         ),
         "created": now(),
     }
+
+
+def be_deterministic() -> None:
+    """Hold torch to algorithms that give the same bits every time; what has none raises RuntimeError when it is used.
+
+    On the CPU they all do, given as many threads. On a GPU sums by atomic additions and cuBLAS's choice of workspace
+    do not, unless this is asked for.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def require_writable(results: Path) -> None:

@@ -119,6 +119,9 @@ class Record(Model):
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
     command: Text
+    deterministic: bool | None = Field(
+        default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
+    )
     created: Text = Field(description="UTC, ISO 8601")
 
     @field_validator("created")

@@ -1,4 +1,4 @@
-"""`norml doctor`: what is installed, prepared and lying about, and what to do about it. Torch only where it is asked for."""
+"""`norml doctor`: what is installed, prepared and lying about, and what to do about it. Torch-free."""
 
 import importlib.metadata
 import os

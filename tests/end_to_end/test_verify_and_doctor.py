@@ -83,7 +83,8 @@ def test_no_record_is_one_clear_line(shell: Shell):
     assert "nowhere.json: cannot be read" in err
 
 
-def test_doctor_is_content_with_a_sound_place(shell: Shell, record: Path):
+@pytest.mark.usefixtures("record")
+def test_doctor_is_content_with_a_sound_place(shell: Shell):
     code, out, _ = shell.norml("doctor")
     assert code == 0, out
     for words in ("Python: ", "torch: ", "caches: ", "registry: ", "cache of tiny-glyphs: opens", "records: 1 sound"):
