@@ -45,6 +45,16 @@ def trust(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Hold the dependencies against the database of known vulnerabilities; needs the network."""
+    session.install("-e", ".", "pip-audit")
+    done = session.run("pip-audit", "--skip-editable", success_codes=[0, 1], silent=True)
+    session.log(done)
+    if "No known vulnerabilities found" not in str(done):
+        session.error("vulnerabilities were found, or the database was not reached and nothing was checked: see above")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
     session.install("--upgrade", "-e", ".[bench]")

@@ -1,6 +1,7 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
 import itertools
+import math
 import os
 import re
 import sys
@@ -12,11 +13,13 @@ from rich.console import Console
 
 from norml_cli import __version__
 from norml_cli.completion import ids_of
-from norml_cli.errors import UserError
+from norml_cli.errors import LONGEST_LINE, UserError, plain
 from norml_cli.output import Output
 from norml_cli.registry import KINDS, Registry, Resolved, load_registry
 from norml_cli.spec import ID_PATTERN
 from norml_cli.yaml_files import parse_yaml
+
+MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
 
 app = typer.Typer(
     name="norml",
@@ -29,10 +32,32 @@ app = typer.Typer(
 
 METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # what the shell completes
 
+
+def _nameable(path: Path | None) -> Path | None:
+    """A path that this system can look for at all; whether it is there is the command's to say."""
+    try:
+        if path is not None:
+            path.exists()
+    except OSError as error:
+        raise UserError(f"{plain(path)}: cannot be looked for ({error.strerror}); name another place") from None
+    return path
+
+
+def _nameable_all(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        _nameable(path)
+    return paths
+
+
 RegistryOption = Annotated[
-    Path | None, typer.Option("--registry", metavar="DIR", help="Folder with entries of your own (or NORML_REGISTRY).")
+    Path | None,
+    typer.Option(
+        "--registry", metavar="DIR", callback=_nameable, help="Folder with entries of your own (or NORML_REGISTRY)."
+    ),
 ]
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the run records.")]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", metavar="DIR", callback=_nameable, help="Folder of the run records.")
+]
 BenchmarkOption = Annotated[
     str | None,
     typer.Option(
@@ -41,13 +66,18 @@ BenchmarkOption = Annotated[
 ]
 ShotsOption = Annotated[int | None, typer.Option("--shots", help="K; default: the benchmark's first.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a protocol value.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and training episodes.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of initial weights and training episodes.")
+]
 OuterStepsOption = Annotated[int | None, typer.Option("--outer-steps", min=0, help="A shorter or longer run.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run again what is finished; drop what is begun.")]
 CompileOption = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
+]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
 ]
 FormatOption = Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -106,7 +136,10 @@ def show_command(
 
 @app.command("validate")
 def validate_command(
-    path: Annotated[Path | None, typer.Argument(help="Folder of entries, or one entry; default: the built-in.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(callback=_nameable, help="Folder of entries, or one entry; default: the built-in."),
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Check every entry and build every model without its numbers."""
@@ -119,7 +152,8 @@ def validate_command(
 def prepare_command(
     dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.", autocompletion=ids_of("datasets"))],
     source: Annotated[
-        Path | None, typer.Option("--source", metavar="PATH", help="Take the raw data from here; no download.")
+        Path | None,
+        typer.Option("--source", metavar="PATH", callback=_nameable, help="Take the raw data from here; no download."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,
@@ -141,10 +175,13 @@ def pretrain_command(
         str,
         typer.Option("--recipe", metavar="ID", help="How: a recipe of the registry.", autocompletion=ids_of("recipes")),
     ],
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="A shorter or longer pretraining.")] = None,
-    width: Annotated[int | None, typer.Option("--width", min=1, help="Channels of the first block.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, max=1_000_000, help="A shorter or longer pretraining.")
+    ] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, max=8192, help="Channels of the first block.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the features.")] = False,
     quiet: QuietOption = False,
@@ -158,7 +195,10 @@ def pretrain_command(
 
     resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
     from norml_cli.commands.pretrain import pretrain
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     pretrain(
         entries,
         resolved,
@@ -180,6 +220,7 @@ def run_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
     tensorboard: TensorboardOption = None,
@@ -193,7 +234,10 @@ def run_command(
     entries = load_registry(registry)
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     run(
         entries,
         resolved,
@@ -226,6 +270,7 @@ def study_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
     tensorboard: TensorboardOption = None,
@@ -241,7 +286,10 @@ def study_command(
     entries = load_registry(registry)
     trials = _trials(entries, methods or [], benchmark, shots, _grid(grid), _with_outer_steps(set_, outer_steps))
     from norml_cli.commands.study import study
+    from norml_cli.launch import be_deterministic
 
+    if deterministic:
+        be_deterministic()
     study(
         entries,
         name,
@@ -317,6 +365,33 @@ def compare_command(
     )
 
 
+@app.command("verify")
+def verify_command(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORD...", callback=_nameable_all, help="Records: seed-N.json files.")
+    ],
+    device: DeviceOption = "auto",
+    registry: RegistryOption = None,
+) -> None:
+    """Test the stored weights of runs again and hold each episode's correct answers against the record."""
+    from norml_cli.records import read_record  # before torch: fails fast
+
+    entries, found = load_registry(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.verify import verify
+
+    verify(entries, found, device=device, console=Console())
+
+
+@app.command("doctor")
+def doctor_command(
+    results: ResultsOption = Path("results"), registry: RegistryOption = None, json: JsonOption = False
+) -> None:
+    """Look at the installation, caches and results, and say what to do; exit code 1 if something must be done."""
+    from norml_cli.commands.doctor import doctor
+
+    sys.exit(doctor(registry, results, Console(), as_json=json))
+
+
 @app.command("report")
 def report_command(
     table: Annotated[
@@ -334,7 +409,12 @@ def report_command(
 
 
 def _with_outer_steps(items: list[str] | None, outer_steps: int | None) -> dict[str, Any]:
-    return _overrides(items) | ({} if outer_steps is None else {"outer_steps": outer_steps})
+    overrides = _overrides(items)
+    if outer_steps is None:
+        return overrides
+    if "outer_steps" in overrides:
+        raise UserError("--outer-steps: is given twice, also by --set outer_steps; give it once")
+    return overrides | {"outer_steps": outer_steps}
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:
@@ -352,13 +432,13 @@ def _read_items(option: str, items: list[str] | None, expected: str, form: str) 
     for item in items or []:
         key, equals, text = item.partition("=")
         if not key or not equals:
-            raise UserError(f"{option} {item}: expected {expected}")
+            raise UserError(f"{option} {plain(item)}: expected {expected}")
         if key in values:
-            raise UserError(f"{option} {key}: given twice; give it once")
+            raise UserError(f"{option} {plain(key)}: given twice; give it once")
         try:
             values[key] = parse_yaml(form.format(text))
         except ValueError as error:
-            raise UserError(f"{option} {item}: {error}") from None
+            raise UserError(f"{option} {plain(item)}: {error}") from None
     return values
 
 
@@ -376,6 +456,9 @@ def _trials(
             raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
         if not values:
             raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
+    n_trials = math.prod(len(values) for values in grid.values()) * len(methods)
+    if n_trials > MAX_TRIALS:
+        raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
     combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     return [
         registry.resolve(method, benchmark, shots, overrides | combination)
@@ -394,5 +477,5 @@ def main() -> None:
         app()
     except UserError as error:
         for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
         sys.exit(2)

@@ -48,7 +48,7 @@ class ArrayFile:
     def size(self, split: SplitName) -> tuple[int, int]:
         """C and P: the classes of a split and the examples of each."""
         with self._file() as file:
-            n_classes, n_examples, *_ = file[f"{self.kind}/{split}"].shape
+            n_classes, n_examples, *_ = _own(file, f"{self.kind}/{split}").shape
             return n_classes, n_examples
 
     def class_names(self, split: SplitName) -> list[str]:
@@ -65,7 +65,8 @@ class ArrayFile:
             names: list[str] = []
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             for name in names:
-                self._check(file[name], _hash_of_parts(file[name].dtype, file[name].shape, _slabs(file[name])))
+                stored = _own(file, name)
+                self._check(stored, _hash_of_parts(stored.dtype, stored.shape, _slabs(stored)))
             return len(names)
 
     @contextmanager
@@ -79,13 +80,34 @@ class ArrayFile:
             yield file
 
     def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = file[name][()]
-        self._check(file[name], array_hash(array))
+        stored = _own(file, name)
+        array: NDArray[Any] = stored[()]
+        self._check(stored, array_hash(array))
         return array
 
     def _check(self, stored: h5py.Dataset, found: str) -> None:
         if text(stored, "sha256") != found:
             raise UserError(f"{self.path}: {stored.name.lstrip('/')} is damaged; {again(self.remake)}")
+
+
+def _own(file: h5py.File, name: str) -> h5py.Dataset:
+    """The array of that name, if it lies in this very file as our writer leaves it.
+
+    A link may lead to any file of the user's, a virtual or external array is read from one, and an array of which
+    little is stored may be declared larger than memory. Raises ValueError for these.
+    """
+    parts = name.strip("/").split("/")
+    for end in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:end]), getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not in this file; do not trust it")  # noqa: TRY004 - as h5py says of damage
+    stored = file[name]
+    if not isinstance(stored, h5py.Dataset):
+        raise ValueError(f"{name} is no array")  # noqa: TRY004 - as above
+    if stored.is_virtual or stored.external:
+        raise ValueError(f"{name} is kept in another file; do not trust it")
+    if stored.id.get_storage_size() != stored.nbytes:
+        raise ValueError(f"{name} declares {stored.nbytes:,} bytes and holds {stored.id.get_storage_size():,}")
+    return stored
 
 
 def _slabs(stored: h5py.Dataset) -> Iterator[NDArray[Any]]:

@@ -9,6 +9,18 @@ class UserError(Exception):
     """
 
 
+LONGEST_WORD = 120  # characters of a user's word that a message repeats
+LONGEST_LINE = 1000  # chosen: a message is read by a person; a path may have a few hundred characters
+
+
+def plain(text: object, longest: int = LONGEST_WORD) -> str:
+    """`text` on one line of a terminal: control characters and lone bytes escaped, the middle cut from a long one."""
+    words = str(text)
+    if len(words) > longest:
+        words = f"{words[: longest // 2]}...{words[-(longest // 4) :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
 def reason(error: BaseException) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error

@@ -19,6 +19,7 @@ from norml_cli import __version__
 from norml_cli.checkpoints import Stopped
 from norml_cli.datasets.splits import SplitName
 from norml_cli.display import Follower, RunDisplay
+from norml_cli.divergence import note_path
 from norml_cli.errors import UserError
 from norml_cli.event_files import EventFiles
 from norml_cli.examples import Examples
@@ -65,6 +66,7 @@ def launched(
     spec = item.spec
     if launch.force:
         checkpoint.unlink(missing_ok=True)
+        note_path(checkpoint).unlink(missing_ok=True)
     known = known_fields(spec, item.changed, launch.seed, launch.device)
     title = f"{spec.method}, {spec.shots}-shot, seed {launch.seed}"
     status = StatusFile(checkpoint.with_suffix(SUFFIX), f"{spec.method}, {spec.benchmark}, {title.partition(', ')[2]}")
@@ -120,6 +122,7 @@ def known_fields(
         "device": device_name(device),
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "git": git_state(),  # of the code that is about to run, not of what stands there hours later
+        "deterministic": torch.are_deterministic_algorithms_enabled() or None,
         "command": command_line(sys.argv[1:]),
     }
 
@@ -149,6 +152,17 @@ def found_fields(run: Run, *, evaluation_s: float) -> dict[str, Any]:
     }
 
 
+def be_deterministic() -> None:
+    """Hold torch to algorithms that give the same bits every time; what has none raises RuntimeError when it is used.
+
+    On the CPU they all do, given as many threads. On a GPU sums by atomic additions and cuBLAS's choice of workspace
+    do not, unless this is asked for.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = False
+
+
 def require_writable(results: Path) -> None:
     """Found out before hours of training, not after. Raises UserError."""
     try:
@@ -169,6 +183,8 @@ def device_of(name: str) -> torch.device:
         raise UserError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N") from None
     if device.type not in {"cpu", "cuda"}:
         raise UserError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cpu" and device.index is not None:
+        raise UserError(f"--device {name}: torch knows one CPU; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device

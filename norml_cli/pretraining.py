@@ -27,7 +27,7 @@ from norml.statistics import interval_95
 from norml_cli.build import build_backbone_classifier, episode_indices, generator_for
 from norml_cli.cache import Cache, pretraining_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
-from norml_cli.errors import UserError
+from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, write_note
 from norml_cli.image_batches import ImageBatches, resident
 from norml_cli.provenance import peak_memory_bytes
 from norml_cli.recipes import HELD_OUT_EVERY
@@ -35,6 +35,7 @@ from norml_cli.records import DatasetIdentity, PretrainingPoint
 from norml_cli.spec import PretrainSpec, Recipe
 
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
+ADVICE = "declare a recipe with a lower learning_rate"  # to whom the loss diverges
 STEPS_BETWEEN_LOOKS = 25  # steps between two looks at the loss: each look makes a GPU's queue run empty
 
 
@@ -85,7 +86,9 @@ class Pretraining:
         self._order: tuple[int, Tensor] | None = None  # of one epoch, with its number
         self._stop = StopRequest()
         self.state = State()
+        self._saved_step: int | None = None  # of the checkpoint
         self._started_at = time.perf_counter()
+        refuse_if_diverged(checkpoint, self._identity)
         if checkpoint.exists():
             self._load()
 
@@ -118,13 +121,16 @@ class Pretraining:
     def train(self) -> None:
         """Train to the end and put the best weights of meta-validation in place.
 
-        Raises Stopped after a stop request, with the checkpoint written, and UserError if the loss is no number.
+        Raises Stopped after a stop request, with the checkpoint written, and Diverged.
         """
         with self._stop.listening(), _tuned_convolutions(self.device):
             try:
                 self._train()
             except Stopped:
                 self.save()
+                raise
+            except Diverged as error:
+                write_note(self._checkpoint, self._identity, error)
                 raise
         self.classifier.load_state_dict(self.state.best_weights)
         self._account()
@@ -166,9 +172,8 @@ class Pretraining:
             sums += self._take_step(step)
         loss_sum, accuracy_sum = sums.tolist()
         if not math.isfinite(loss_sum):
-            raise UserError(
-                f"{self.spec.recipe}: the loss is {loss_sum} by step {state.step + count}; declare a recipe with a "
-                "lower learning_rate"
+            raise Diverged(
+                f"{self.spec.recipe}: the loss is {loss_sum} by step {state.step + count:,}; {self._kept()}; {ADVICE}"
             )
         state.step += count
         state.loss_sum, state.accuracy_sum = state.loss_sum + loss_sum, state.accuracy_sum + accuracy_sum
@@ -218,6 +223,7 @@ class Pretraining:
         Raises Stopped.
         """
         state, recipe = self.state, self.spec.values
+        self._require_finite()
         self.classifier.eval()
         correct = self._nearest_centroid()
         per_episode = recipe.n_way * recipe.queries_per_class
@@ -268,6 +274,7 @@ class Pretraining:
 
     def save(self) -> None:
         """Write the checkpoint: the whole state, or the one before it stays."""
+        self._require_finite()
         self._account()
         content = {
             **self._identity,
@@ -276,6 +283,15 @@ class Pretraining:
             "optimizer": self._optimizer.state_dict(),
         }
         write_checkpoint(self._checkpoint, content)
+        self._saved_step = self.state.step
+
+    def _kept(self) -> str:
+        if self._saved_step is None:
+            return "there is no checkpoint yet"
+        return f"the checkpoint of step {self._saved_step:,} is kept, with the last weights known to be good"
+
+    def _require_finite(self) -> None:
+        require_finite(self.classifier, self.spec.recipe, self.state.step, f"{self._kept()}; {ADVICE}")
 
     def keep_weights(self, path: Path) -> None:
         """Leave the best weights at `path`, as they would be on any device."""
@@ -287,6 +303,7 @@ class Pretraining:
         self.classifier.load_state_dict(content["classifier"])
         self._optimizer.load_state_dict(content["optimizer"])
         self.state = State(**content["state"])
+        self._saved_step = self.state.step
 
     def _account(self) -> None:
         """Bring wall time and peak memory up to now."""

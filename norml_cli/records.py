@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from norml.statistics import FORMULA, interval_95
 from norml_cli.declared import Model, Text
-from norml_cli.errors import UserError
+from norml_cli.errors import UserError, plain
 from norml_cli.faults import fault_lines
 from norml_cli.files import write_atomically
+from norml_cli.json_files import read_json
 from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256, content_hash
 
 SCHEMA_VERSION: Final = 2
@@ -119,6 +120,9 @@ class Record(Model):
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
     command: Text
+    deterministic: bool | None = Field(
+        default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
+    )
     created: Text = Field(description="UTC, ISO 8601")
 
     @field_validator("created")
@@ -399,15 +403,12 @@ def _number_lists_on_one_line(text: str) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return read_json(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not JSON, so damaged or cut off; delete it and run again") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    except ValueError as error:
+        fault = plain(str(error))
+        raise UserError(f"{path}: not JSON ({fault}), so damaged or cut off; delete it and run again") from None
 
 
 def _require_in_place(path: Path, expected: Path) -> None:

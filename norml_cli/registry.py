@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from norml_cli.declared import Model, constrained
-from norml_cli.errors import UserError
+from norml_cli.errors import UserError, plain
 from norml_cli.faults import did_you_mean, fault_lines, value_fault
 from norml_cli.spec import (
     EVERYWHERE,
@@ -120,7 +120,7 @@ class Registry:
         Raises UserError.
         """
         method_entry = self.method(method)
-        bench = self.benchmark(benchmark or method_entry.default_benchmark)
+        bench = self.benchmark(method_entry.default_benchmark if benchmark is None else benchmark)
         k_shot = bench.shots[0] if shots is None else shots
         if k_shot not in bench.shots:
             declared = ", ".join(map(str, bench.shots))
@@ -128,9 +128,11 @@ class Registry:
         values, sources = _layered(bench, k_shot, method_entry)
         changed = _override(values, sources, overrides or {}, method_entry.algorithm)
         spec = _run_spec(method_entry, bench, k_shot, values)
-        faults = [fault for _, fault in _impossible(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes)]
+        faults = list(_impossible(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes))
         if faults:
-            raise UserError("\n".join(f"{method} on {bench.id}, {k_shot}-shot: {fault}" for fault in faults))
+            raise UserError(
+                "\n".join(f"{method} on {bench.id}, {k_shot}-shot: {key}: {fault}" for key, fault in faults)
+            )
         return Resolved(spec, sources, changed)
 
 
@@ -224,7 +226,7 @@ def _read_entry(kind: str, path: Path, faults: list[str]) -> Any:
 def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
-    raise UserError(f"unknown {kind} '{id_}'{did_you_mean(id_, entries)}; `norml list` shows all")
+    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
@@ -282,7 +284,9 @@ def _checked(model: type[Model], key: str, value: Any) -> Any:
         return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
     except ValidationError as error:
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value
-        raise UserError(f"--set {key}={shown}: {value_fault(error)}; `norml show` lists a method's keys") from None
+        raise UserError(
+            f"--set {plain(key)}={plain(shown)}: {value_fault(error)}; `norml show` lists a method's keys"
+        ) from None
 
 
 def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[str, Any]) -> RunSpec:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from norml_cli.build import build_method, episode_indices, generator_for
 from norml_cli.cache import episode_requests
 from norml_cli.checkpoints import CHECKPOINT_EVERY_S, Stopped, StopRequest, read_checkpoint, write_checkpoint
 from norml_cli.datasets.splits import SplitName
-from norml_cli.errors import UserError
+from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, rising, told_apart, write_note
+from norml_cli.errors import UserError, reason
 from norml_cli.examples import Examples
 from norml_cli.provenance import peak_memory_bytes
 from norml_cli.spec import RunSpec
@@ -141,8 +142,10 @@ class Run:
         self.episode_hashes = {split: arrays.hash() for split, (_, arrays) in fixed.items()}
         self._stop = StopRequest()
         self.state = State()
+        self._saved_step: int | None = None  # of the checkpoint
         self._started_at = time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and accuracy since the last look
+        refuse_if_diverged(checkpoint, self._identity)
         if checkpoint.exists():
             self._load()
 
@@ -154,6 +157,11 @@ class Run:
         with self._stoppable():
             self._train()
         self.method.load_state_dict(self.state.best_weights)
+        if isinstance(self.method, MetaLearner):
+            batch = self._meta_batch(generator_for("looking at the inner loop", self.seed, self.device))
+            warning = rising(self.method, batch, self.spec.protocol.inner_steps)
+            if warning is not None:
+                self.display.say(warning)
         self._account()
 
     def test(self) -> Outcome:
@@ -166,6 +174,16 @@ class Run:
         self.display.tested(self.state.best_step, float(correct.mean()) / self.queries_per_episode)
         return Outcome(correct.tolist(), evaluation_s)
 
+    def take_weights(self, path: Path) -> None:
+        """Put the weights of `keep_weights` in place. Raises UserError if they are missing or another run's."""
+        content = read_checkpoint(path, self._identity)
+        try:
+            self.method.load_state_dict(content["meta_learner"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: holds no weights of this run ({reason(error)}); run it again with --force"
+            ) from None
+
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
         with self._stop.listening(), _matmul_precision(self.spec.protocol.matmul_precision):
@@ -173,6 +191,9 @@ class Run:
                 yield
             except Stopped:
                 self.save()
+                raise
+            except Diverged as error:
+                write_note(self._checkpoint, self._identity, error)
                 raise
 
     # ------------------------------------------------------------------------------------------------- training
@@ -215,12 +236,8 @@ class Run:
             loss, accuracy = self._outer_step(step)
             self._sums += torch.stack([loss, accuracy])
         loss_sum, accuracy_sum = self._sums.tolist()
-        if not math.isfinite(loss_sum):
-            raise UserError(
-                f"{self.spec.method}: the query loss is {loss_sum} by outer step {state.step + count}; nothing of this "
-                f"run is kept but its checkpoint before that step; lower inner_lr or outer_lr with --set, or set "
-                f"gradient_clip"
-            )
+        if not math.isfinite(loss_sum):  # on a CPU it was found before the optimiser's step, in `_checked`
+            self._diverged(loss_sum, state.step + count, "lower inner_lr or outer_lr with --set, or set gradient_clip")
         state.step += count
         state.loss_sum, state.accuracy_sum = state.loss_sum + loss_sum, state.accuracy_sum + accuracy_sum
         state.training_s += time.perf_counter() - started_at
@@ -238,8 +255,29 @@ class Run:
             self._meta_batch(self._generator),
             inner_steps=protocol.inner_steps,
             gradient_clip=protocol.gradient_clip,
-            gradient=self._gradient,
+            gradient=self._checked if self.device.type == "cpu" else self._gradient,
         )
+
+    def _checked(
+        self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
+        loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
+        if not math.isfinite(float(loss)):
+            self._diverged(float(loss), self.state.step + 1, told_apart(meta_learner, batch, inner_steps))
+        return loss, accuracy, gradients
+
+    def _diverged(self, loss: float, step: int, why: str) -> NoReturn:
+        raise Diverged(f"{self.spec.method}: the query loss is {loss} by outer step {step:,}; {self._kept()}; {why}")
+
+    def _kept(self) -> str:
+        if self._saved_step is None:
+            return "there is no checkpoint yet"
+        return f"the checkpoint of outer step {self._saved_step:,} is kept, with the last weights known to be good"
+
+    def _require_finite(self) -> None:
+        advice = f"{self._kept()}; the outer loop diverges: lower outer_lr with --set, or set gradient_clip"
+        require_finite(self.method, self.spec.method, self.state.step, advice)
 
     def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
         """E training episodes."""
@@ -295,6 +333,7 @@ class Run:
     def _validate(self) -> None:
         """Accuracy on the fixed meta-validation episodes; the best weights so far are kept."""
         state = self.state
+        self._require_finite()
         correct = self._evaluate("meta_val")
         interval = interval_95(correct.tolist()).divided_by(self.queries_per_episode)
         since = state.step - (state.curve[-1]["step"] if state.curve else 0)
@@ -345,6 +384,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint: the whole state, or the one before it stays."""
+        self._require_finite()
         self._account()
         content = {
             **self._identity,
@@ -354,6 +394,7 @@ class Run:
             "generator": self._generator.get_state(),
         }
         write_checkpoint(self._checkpoint, content)
+        self._saved_step = self.state.step
 
     def keep_weights(self, path: Path) -> None:
         """Leave the tested weights at `path`."""
@@ -367,6 +408,7 @@ class Run:
             self._optimizer.load_state_dict(content["optimizer"])
         self._generator.set_state(content["generator"].cpu())
         self.state = State(**content["state"])
+        self._saved_step = self.state.step
 
     def _account(self) -> None:
         """Bring wall time and peak memory up to now."""

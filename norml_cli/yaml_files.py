@@ -9,11 +9,24 @@ import yaml
 
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 
+MAX_DEPTH = 32  # chosen: mappings and lists within each other; a real entry has 6
+_SAFE_NESTING = 1000  # libyaml's binding recurses in C, where fifty thousand levels crash the interpreter
+
+_INDENTATION = re.compile(r"^[ \t?:-]+", re.MULTILINE)
 _MAY_HAVE_ANCHORS = re.compile(r"(?:^|[\s\[{,:-])[&*]\S")  # wherever one may begin; in text, too
 
 
 class _PlainKeys(yaml.constructor.SafeConstructor):
-    """Mappings without duplicate keys."""
+    """Mappings without duplicate keys, nested no deeper than MAX_DEPTH."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        level: list[yaml.Node] = [node]
+        for _ in range(MAX_DEPTH + 1):
+            collections = [of for of in level if isinstance(of, yaml.CollectionNode)]
+            if not collections:
+                return super().construct_document(node)
+            level = [inner for of in collections for inner in _inner(of)]
+        raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=level[0].start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen = set()
@@ -25,6 +38,12 @@ class _PlainKeys(yaml.constructor.SafeConstructor):
                 raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _inner(node: yaml.CollectionNode) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value)
 
 
 class _EntryLoader(_PlainKeys, yaml.SafeLoader):
@@ -67,7 +86,7 @@ def parse_yaml(text: str) -> Any:
 
     Raises ValueError with one line (what and where) for anything that is not a plain document.
     """
-    if yaml.__with_libyaml__ and not _MAY_HAVE_ANCHORS.search(text):
+    if yaml.__with_libyaml__ and not _MAY_HAVE_ANCHORS.search(text) and _nesting_at_most(text) <= _SAFE_NESTING:
         with suppress(yaml.YAMLError, RecursionError, ValueError):  # told below, in words that do not depend on libyaml
             return yaml.load(text, Loader=_FastLoader)  # noqa: S506 - a SafeLoader
     try:
@@ -78,6 +97,11 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"{where}{error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"not readable as YAML: {str(error).splitlines()[0]}") from None
+
+
+def _nesting_at_most(text: str) -> int:
+    """More levels than the text can have: each needs a bracket, or a column of indentation."""
+    return text.count("[") + text.count("{") + max((len(found) for found in _INDENTATION.findall(text)), default=0)
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:

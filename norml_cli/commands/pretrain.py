@@ -11,6 +11,7 @@ from norml_cli.cache import Cache, pretraining_requests
 from norml_cli.checkpoints import Stopped, StopRequest
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.display import RunDisplay
+from norml_cli.divergence import note_path
 from norml_cli.embedding import feature_streams, read_backbone
 from norml_cli.errors import UserError
 from norml_cli.features import FeatureCache, write_features
@@ -93,6 +94,7 @@ def _train(
     checkpoint = weights_at.with_suffix(".checkpoint")
     if force:
         checkpoint.unlink(missing_ok=True)
+        note_path(checkpoint).unlink(missing_ok=True)
     known = known_fields(spec, resolved.changed, seed, device)
     title = f"{spec.recipe}, seed {seed}"
     status = StatusFile(checkpoint.with_suffix(SUFFIX), title)

@@ -7,6 +7,7 @@ from rich.console import Console
 from norml_cli.cache import episode_requests
 from norml_cli.commands.prepare import ensure_ready
 from norml_cli.commands.report import print_text
+from norml_cli.divergence import Diverged
 from norml_cli.errors import UserError
 from norml_cli.examples import Examples
 from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
@@ -45,8 +46,11 @@ def study(
         with held(path):
             if path.exists() and not force:
                 path.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
-            else:
+                continue
+            try:
                 _run_one(registry, name, item, launch, path, console=console)
+            except Diverged as error:  # a finding of the study; the other trials are none the worse
+                console.print(f"no trial of {item.changed}: {error}", highlight=False, markup=False, soft_wrap=True)
     found = find_trials(results, name)
     if not found:
         raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")

@@ -1,4 +1,4 @@
-"""The other commands, and what every command says to bad input."""
+"""The other commands."""
 
 import json
 import subprocess
@@ -116,57 +116,6 @@ def test_the_paper_s_table_is_printed_before_anything_was_run(shell: Shell):
     assert code == 0
     for number in ("86.3", "95.7", "90.3", "97.2"):
         assert number in out
-
-
-BAD = [
-    (("run", "nrml"), ["unknown method 'nrml'", "did you mean", "'norml'"]),
-    (("run", "norml", "--benchmark", "omniglot-20-way"), ["unknown benchmark", "'omniglot-20way'"]),
-    ((*RUN, "--shots", "3"), ["--shots 3", "1, 5"]),
-    ((*RUN, "--set", "inner_lrr=0.1"), ["--set inner_lrr", "did you mean 'inner_lr'"]),
-    ((*RUN, "--set", "inner_lr=fast"), ["--set inner_lr=fast", "number"]),
-    ((*RUN, "--set", "inner_lr=-1"), ["--set inner_lr=-1", "greater than 0"]),
-    ((*RUN, "--set", "inner_lr=nan"), ["--set inner_lr=nan"]),
-    ((*RUN, "--set", "inner_steps=1.5"), ["--set inner_steps=1.5"]),
-    ((*RUN, "--set", "first_order=yes"), ["--set first_order=yes"]),
-    ((*RUN, "--set", "hidden_sizes=[8"), ["--set hidden_sizes=[8"]),
-    ((*RUN, "--set", "inner_lr"), ["KEY=VALUE"]),
-    ((*RUN, "--set", "inner_lr=0.1", "--set", "inner_lr=0.2"), ["given twice"]),
-    ((*RUN, "--set", "queries_per_class=20"), ["shots + queries_per_class = 21", "20 examples"]),
-    ((*RUN, "--set", "n_way=50"), ["n_way = 50"]),
-    ((*RUN, "--device", "tpu"), ["--device tpu"]),
-    ((*RUN, "--device", "cuda:99"), ["--device cuda:99"]),
-    ((*RUN, "--seed", "-1"), ["--seed"]),
-    ((*RUN, "--outer-steps", "-1"), ["--outer-steps"]),
-    ((*RUN, "--registry", "nowhere"), ["--registry nowhere", "not a folder"]),
-    (("run", "norml"), ["norml prepare omniglot"]),
-    (("show", "nothing"), ["unknown entry 'nothing'"]),
-    (("prepare", "omniglott"), ["unknown data set", "'omniglot'"]),
-    (("prepare", "omniglot", "--source", "nowhere"), ["nowhere"]),
-    (
-        ("prepare", "mini-imagenet"),
-        ["image-net.org", "--source PATH", "train.csv", "mini-imagenet-cache-{train,val,test}"],
-    ),
-    (("prepare", "mini-imagenet", "--source", "nowhere"), ["nowhere: does not exist"]),
-    (("prepare", "mini-imagenet", "--verify"), ["'mini-imagenet' is not prepared"]),
-    (("report", "--table", "table-9"), ["unknown table 'table-9'", "table-2"]),
-    (("report", "--format", "word"), ["word", "markdown"]),
-    (("validate", "nowhere"), ["nowhere"]),
-]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
-)
-def test_bad_input_is_one_clear_line_and_exit_code_2(shell: Shell, arguments: tuple[str, ...], words: list[str]):
-    code, out, err = shell.norml(*arguments)
-    assert code == 2
-    assert "Traceback" not in out + err
-    for word in words:
-        assert word in err
-    said = [line for line in err.splitlines() if line.lower().startswith("error:")]
-    assert len(said) == 1
-    assert not list(shell.folder.rglob("*.json"))
-    assert not list(shell.folder.rglob("*.checkpoint"))
 
 
 def test_malformed_yaml_is_told_with_file_and_line(shell: Shell):

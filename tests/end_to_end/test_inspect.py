@@ -4,8 +4,9 @@ import csv
 import json
 
 import pytest
-import torch
 from command_line import Shell
+
+from norml_cli.checkpoints import read_checkpoint, write_checkpoint
 
 RUN = ("run", "--benchmark", "tiny-5way")
 
@@ -77,8 +78,7 @@ def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):
     assert shell.norml(*RUN, "norml", *settings, "--quiet")[0] == 0
     record = "results/tiny-5way/1-shot/norml/seed-2.json"
     weights = shell.folder / record.replace(".json", ".weights")
-    content = torch.load(weights)
-    torch.save(content | {"seed": 3}, weights)
+    write_checkpoint(weights, read_checkpoint(weights, {}) | {"seed": 3})
     code, _, err = shell.norml("inspect", record)
     assert code == 2
     assert "seed-2.weights: belongs to another run (seed differs)" in err

@@ -554,7 +554,7 @@ def test_whole_number_for_a_number_hashes_alike(registry):
         (
             "norml",
             {"queries_per_class": 20},
-            "norml on omniglot-20way, 1-shot: shots + queries_per_class = 21 is more than the 20 examples",
+            "norml on omniglot-20way, 1-shot: queries_per_class: shots + queries_per_class = 21 is more than the 20",
         ),
         (
             "norml",

@@ -35,3 +35,29 @@ def test_the_table_of_kills_is_the_one_recorded(command: str):
     assert count["wrong"] == []
     keys = ("kills", "left_half_written", "left_a_checkpoint", "ends_compared", "equal_ends")
     assert f"{row} {' | '.join(str(count[key]) for key in keys)} |" in PAGE
+
+
+def fuzzing_rows() -> list[str]:
+    return [f"| {name} | {of['examples']:,} | {of['escaped_exceptions']} |" for name, of in recorded("fuzzing").items()]
+
+
+def long_run_rows() -> list[str]:
+    found = recorded("long-run")
+    memory = found["memory_bytes"]
+    growth = f"{memory['growth'] / 1024:.0f} ± {memory['growth_half_width'] / 1024:.0f} KiB"
+    return [
+        f"| outer steps | {found['outer_steps']:,} |",
+        f"| growth of resident memory over the last two thirds | {growth} |",
+        f"| growth of open files | {found['open_files']['growth']:.0f} |",
+        f"| the display's share of CPU time | {100 * found['display']['share']:.2f}% |",
+    ]
+
+
+def test_figures_are_those_that_were_measured():
+    lines = PAGE.splitlines()
+    for row in [*fuzzing_rows(), *long_run_rows()]:
+        assert row in lines
+
+
+def test_the_long_run_held():
+    assert all(recorded("long-run")["holds"].values())

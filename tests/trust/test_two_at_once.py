@@ -13,12 +13,12 @@ from subprocess import Popen
 import pytest
 from command_line import Shell
 from places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
-from norml_cli.output import Output
 
 from norml_cli.cache import Cache
 from norml_cli.commands.prepare import prepare
 from norml_cli.datasets import omniglot
 from norml_cli.locks import held, lock_path
+from norml_cli.output import Output
 from norml_cli.registry import load_registry
 
 Holding = Callable[[Path], AbstractContextManager["Popen[str]"]]

@@ -1,0 +1,170 @@
+"""`norml doctor`: what is installed, prepared and lying about, and what to do about it. Torch-free."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from norml_cli import cache
+from norml_cli.errors import UserError
+from norml_cli.files import home
+from norml_cli.records import NOT_RUNS, read_pretraining, read_record, read_trial
+from norml_cli.registry import Registry, load_registry
+from norml_cli.status import find_unfinished
+
+LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and its features take 2 GB, their making as much again
+PYTHON = (3, 11)
+
+State = Literal["fine", "note", "must"]  # `must`: something must be done, and the exit code is 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; `remedy` says what to do, where there is something to do."""
+
+    what: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def doctor(registry_folder: Path | None, results: Path, console: Console, *, as_json: bool) -> int:
+    """Print every finding; 1 if something must be done, else 0."""
+    findings = list(_findings(registry_folder, results))
+    must = any(finding.state == "must" for finding in findings)
+    if as_json:
+        console.print_json(data={"fine": not must, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            line = f"{finding.state:4}  {finding.what}: {finding.found}"
+            line += f"; {finding.remedy}" if finding.remedy else ""
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 1 if must else 0
+
+
+def _findings(registry_folder: Path | None, results: Path) -> Iterator[Finding]:
+    yield from _installation()
+    for what, folder in (("caches", home()), ("results", results)):
+        yield from _folder(what, folder)
+    try:
+        registry = load_registry(registry_folder)
+    except UserError as error:
+        for line in str(error).splitlines():
+            yield Finding("registry", "must", line, "mend the entry; `norml validate` tells the same")
+    else:
+        entries = len(registry.methods) + len(registry.benchmarks) + len(registry.datasets)
+        yield Finding("registry", "fine", f"{entries} methods, benchmarks and data sets")
+        yield from _caches(registry)
+    yield from _records(results)
+    for folder in (home(), results):
+        yield from _leftovers(folder)
+
+
+def _installation() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    old = sys.version_info < PYTHON
+    yield Finding("Python", "must" if old else "fine", version, "install 3.11 or newer" if old else "")
+    for name in ("torch", "torchvision", "h5py", "numpy"):
+        try:
+            yield Finding(name, "fine", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "must", "not installed", f"pip install {name}")
+    yield _cuda()
+    compiler = next(
+        (name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name and shutil.which(name)), None
+    )
+    remedy = "" if compiler else "install g++ or clang++, or let long runs go uncompiled, slower"
+    yield Finding("C++ compiler", "fine" if compiler else "note", compiler or "none", remedy)
+
+
+def _cuda() -> Finding:
+    """By a process of its own: a broken driver cannot take this one with it, and torch is loaded only there."""
+    program = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - fixed words
+    except subprocess.TimeoutExpired:
+        return Finding("CUDA", "must", "torch does not answer", "check the driver with nvidia-smi, or use --device cpu")
+    if done.returncode:
+        fault = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding("CUDA", "must", f"torch cannot be loaded ({fault})", "install torch anew")
+    return Finding("CUDA", "fine" if done.stdout.strip() else "note", done.stdout.strip() or "none; runs use the CPU")
+
+
+def _folder(what: str, folder: Path) -> Iterator[Finding]:
+    """Write rights and free space where `folder` is or would be made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        yield Finding(what, "must", f"{folder} cannot be written", "choose another by NORML_HOME or --results")
+        return
+    free = shutil.disk_usage(place).free
+    short = free < LEAST_FREE_BYTES
+    found = f"{folder}, {free / 1e9:.1f} GB free"
+    yield Finding(what, "must" if short else "fine", found, "free some space" if short else "")
+
+
+def _caches(registry: Registry) -> Iterator[Finding]:
+    for id_, entry in registry.datasets.items():
+        try:
+            state = cache.status(entry, registry.files["datasets", id_])
+            if state == "missing":
+                yield Finding(f"cache of {id_}", "note", "not prepared", f"norml prepare {id_}, before it is used")
+                continue
+            opened = cache.Cache.open(entry, registry.files["datasets", id_])
+            for split in ("meta_train", "meta_val", "meta_test"):
+                opened.class_names(split)  # a quick check; every image: norml prepare --verify
+            yield Finding(f"cache of {id_}", "fine", f"opens; norml prepare {id_} --verify checks every image")
+        except UserError as error:
+            yield Finding(f"cache of {id_}", "must", str(error))
+
+
+def _records(results: Path) -> Iterator[Finding]:
+    count = 0
+    for path in sorted(results.rglob("*seed-*.json")):
+        folder = path.relative_to(results).parts[0]
+        readers: dict[str, Callable[[Path], object]] = {"studies": read_trial, "pretraining": read_pretraining}
+        if folder in NOT_RUNS and folder not in readers:
+            continue
+        try:
+            readers.get(folder, read_record)(path)
+            count += 1
+        except UserError as error:
+            yield Finding("record", "must", str(error).splitlines()[0])
+    yield Finding("records", "fine", f"{count:,} sound below {results}")
+
+
+def _leftovers(folder: Path) -> Iterator[Finding]:
+    """What killed, stopped or diverged processes left."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".part":
+            remedy = "the next command that writes there removes it"
+            yield Finding("leftover", "note", f"{path}, of a writer that was killed or is at work", remedy)
+        elif path.suffix == ".diverged":
+            yield Finding("diverged run", "note", str(path), "start it with other values, or again with --force")
+        elif path.suffix == ".lock" and not _free(path):
+            yield Finding("lock", "note", f"{path} is held", "another norml is at work; wait for it")
+    try:
+        for found in find_unfinished(folder):
+            remedy = "its command goes on from there" if found.state == "paused" else ""
+            yield Finding(f"{found.state} training", "note", str(found.path), remedy)
+    except UserError as error:
+        yield Finding("status", "must", str(error))
+
+
+def _free(lock: Path) -> bool:
+    """Whether nobody holds a lock: its file stays when it is let go."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - only where there is one
+
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False

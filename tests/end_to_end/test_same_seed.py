@@ -1,0 +1,40 @@
+"""The same seed gives the same training, whatever else is evaluated; the strict mode is told by the record."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from command_line import Shell
+
+from norml_cli.checkpoints import read_checkpoint
+from norml_cli.training import Run
+
+RUN = ("run", "norml", "--benchmark", "tiny-5way")
+
+
+def test_more_meta_validations_do_not_change_the_training(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    """The last checkpoint, kept for once, holds the last weights of either run."""
+
+    def left(_: Run) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(Run, "test", left)
+    found: list[dict[str, Any]] = []
+    for results, every in (("often", "1"), ("seldom", "9")):
+        assert shell.norml(*RUN, "--results", results, "--set", f"validate_every={every}")[0] == 3
+        path = shell.folder / results / "tiny-5way/1-shot/norml/seed-0.checkpoint"
+        found.append(read_checkpoint(path, {})["meta_learner"])
+    assert found[0]
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_strict_mode_is_asked_for_and_told(shell: Shell):
+    path = shell.results / "tiny-5way/1-shot/norml/seed-0.json"
+    try:
+        assert shell.norml(*RUN, "--deterministic")[0] == 0
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert json.loads(path.read_text())["deterministic"] is True
+    assert shell.norml(*RUN, "--force")[0] == 0
+    assert json.loads(path.read_text())["deterministic"] is None

@@ -1,0 +1,125 @@
+"""`norml verify` and `norml doctor`: what holds, what does not, and what they say to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Shell
+
+from norml_cli.checkpoints import read_checkpoint, write_checkpoint
+from norml_cli.records import digest_of
+
+RUN = ("run", "norml", "--benchmark", "tiny-5way")
+
+
+@pytest.fixture
+def record(shell: Shell) -> Path:
+    assert shell.norml(*RUN)[0] == 0
+    return Path("results/tiny-5way/1-shot/norml/seed-0.json")
+
+
+def change(path: Path, **values: object) -> None:
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps(content | {"digest": digest_of(content)}))
+
+
+def test_a_run_that_was_left_alone_is_equal(shell: Shell, record: Path):
+    code, out, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 0, err
+    assert f"{record}: equal, all 350 episodes" in out
+    assert not list(shell.folder.rglob("*.verifying"))
+
+
+def test_other_weights_are_found_and_the_episodes_named(shell: Shell, record: Path):
+    weights = record.with_suffix(".weights")
+    content = read_checkpoint(weights, {})
+    for value in content["meta_learner"].values():
+        value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    write_checkpoint(weights, content)
+    code, _, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 2
+    assert " of 350 episodes differ, by " in err
+    assert "on the same kind of device" in err
+    change(record, device="cpu (elsewhere, 64 threads)")
+    code, _, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 2
+    assert "more than the 0.1% that rounding explains" in err
+
+
+def test_one_answer_is_rounding_elsewhere_and_a_fault_here(shell: Shell, record: Path):
+    content = json.loads(record.read_text())
+    from norml.statistics import interval_95  # noqa: PLC0415
+
+    correct = content["correct"]
+    correct[7] += 1 if correct[7] < 5 else -1
+    interval = interval_95(correct).divided_by(5)
+    accuracy = content["accuracy"] | {"mean": interval.mean, "half_width": interval.half_width}
+    change(record, correct=correct, accuracy=accuracy)
+    code, _, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 2
+    assert "1 of 350 episodes differ, by 1 answers in all (7: " in err
+    change(record, device="cpu (elsewhere, 64 threads)")
+    code, out, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 0, err
+    assert "equal within rounding: 1 of 350 episodes differ" in out
+
+
+@pytest.mark.parametrize("name", ["missing", "another"])
+def test_weights_that_are_not_there_or_another_run_s(shell: Shell, record: Path, name: str):
+    weights = record.with_suffix(".weights")
+    if name == "missing":
+        weights.unlink()
+    else:
+        assert shell.norml(*RUN, "--seed", "1")[0] == 0
+        weights.write_bytes(record.with_name("seed-1.weights").read_bytes())
+    code, _, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 2
+    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --seed 0 --force", "another": "seed differs"}[
+        name
+    ] in err
+
+
+def test_no_record_is_one_clear_line(shell: Shell):
+    code, _, err = shell.norml("verify", "nowhere.json")
+    assert code == 2
+    assert "nowhere.json: cannot be read" in err
+
+
+@pytest.mark.usefixtures("record")
+def test_doctor_is_content_with_a_sound_place(shell: Shell):
+    code, out, _ = shell.norml("doctor")
+    assert code == 0, out
+    for words in ("Python: ", "torch: ", "caches: ", "registry: ", "cache of tiny-glyphs: opens", "records: 1 sound"):
+        assert words in out
+
+
+def test_doctor_says_what_to_do_and_returns_1(shell: Shell, record: Path):
+    record.with_name("seed-9.json").write_text("{}")
+    record.with_name(".seed-0.json.abc.part").touch()
+    code, out, _ = shell.norml("doctor", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert found["fine"] is False
+    must = {finding["what"]: finding for finding in found["findings"] if finding["state"] == "must"}
+    assert set(must) == {"record"}
+    assert "move it out of the results folder" in must["record"]["found"]
+    (leftover,) = [finding for finding in found["findings"] if finding["what"] == "leftover"]
+    assert leftover["remedy"] == "the next command that writes there removes it"
+
+
+def test_doctor_tells_a_broken_registry_and_a_damaged_cache(shell: Shell):
+    (shell.registry / "methods").mkdir()
+    path = shell.registry / "methods/broken.yaml"
+    path.write_text("id: broken\n")
+    code, out, _ = shell.norml("doctor")
+    assert code == 1
+    assert "must  registry: " in out
+    path.unlink()
+    shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "home"))
+    (shell.folder / "home").mkdir()
+    (shell.folder / "home/tiny-glyphs.h5").write_bytes(b"no HDF5")
+    code, out, _ = shell.norml("doctor")
+    assert code == 1
+    assert "must  cache of tiny-glyphs: " in out
+    assert "norml prepare tiny-glyphs --force" in out
