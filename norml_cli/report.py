@@ -8,6 +8,7 @@ import csv
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -375,14 +376,24 @@ def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
     keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
     headers = ["method", "shots", *keys, "seed", "meta-validation", "at step"]
     rows = [[trial["method"], str(trial["shots"]), *_trial_figures(trial, keys)] for trial in trials]
-    pieces = []
-    for (method, shots), group in itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"])):
-        own = list(group)
-        named = list(own[0]["values"])
-        figures = [_trial_figures(trial, named) for trial in own]
-        pieces.append(Grid([*named, *headers[-3:]], figures, title=f"{method}, {shots}-shot"))
+    groups = itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"]))
+    pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), headers[-3:]) for (method, shots), group in groups]
     footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
     return Page(Grid(headers, rows), pieces, footer)
+
+
+def _trials_piece(title: str, trials: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> Grid:
+    """For a narrow terminal: what most trials share stands in the title, and a row names only what it changed."""
+    shared = {
+        key: Counter(str(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
+        for key in trials[0]["values"]
+    }
+    rows = [[_changes(trial["values"], shared), *_trial_figures(trial, [])] for trial in trials]
+    return Grid(["changed", *headers], rows, title=f"{title}: {', '.join(f'{k} {v}' for k, v in shared.items())}")
+
+
+def _changes(values: Mapping[str, Any], shared: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if str(value) != shared.get(key)) or "-"
 
 
 def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

@@ -61,10 +61,15 @@ def test_finished_trials_are_kept_and_told_again_without_methods(shell: Shell, m
     assert [path.stat().st_mtime_ns for path in trials(shell)] == before
     code, out, err = shell.norml("study", "rates", "--format", "json")
     assert code == 0, err
-    assert {trial["values"]["inner_lr"] for trial in json.loads(out)["trials"]} == {0.1, 0.4}
+    told = json.loads(out)["trials"]
+    assert {trial["values"]["inner_lr"] for trial in told} == {0.1, 0.4}
     monkeypatch.setenv("COLUMNS", "60")
     narrow = shell.norml("study", "rates")[1].splitlines()
-    assert "maml-constant-lr, 1-shot" in narrow
+    best, other = told
+    assert narrow[0] == f"maml-constant-lr, 1-shot: inner_lr {best['values']['inner_lr']}"
+    for trial, changed in ((best, "-"), (other, f"inner_lr {other['values']['inner_lr']}")):
+        accuracy, half_width = 100 * trial["validation_accuracy"], 100 * trial["validation_half_width"]
+        assert any(line.startswith(changed) and f"{accuracy:.2f} ± {half_width:.2f}" in line for line in narrow)
     assert max(map(len, narrow)) <= 60
     assert shell.norml("report")[1] == "no finished runs; `norml run METHOD` makes one\n"
 
