@@ -314,7 +314,7 @@ def _impossible(
         sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
         smallest = min(sizes, key=sizes.__getitem__)
         if protocol.n_way > sizes[smallest]:
-            fault = f"n_way = {protocol.n_way} is more than the {sizes[smallest]} classes"
+            fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
     if protocol.backbone is None and dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
@@ -325,7 +325,7 @@ def _impossible(
     if protocol.backbone is not None and protocol.backbone not in recipes:
         yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
     if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
-        fault = f"rotations = {protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
+        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
         yield "rotations", fault
 
 

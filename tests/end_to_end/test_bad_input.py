@@ -145,7 +145,7 @@ WRONG_VALUES: list[Use] = [
     ((*RUN, "--set", "outer_schedule=linear"), ["--set outer_schedule", "cosine"]),
     ((*RUN, "--set", "queries_per_class=20"), ["shots + queries_per_class = 21", "20 examples"]),
     ((*RUN, "--set", "queries_per_class=0"), ["queries_per_class"]),
-    ((*RUN, "--set", "n_way=50"), ["n_way = 50"]),
+    ((*RUN, "--set", "n_way=50"), ["n_way: 50 is more than"]),
     ((*RUN, "--set", "n_way=1"), ["n_way"]),
     ((*RUN, "--set", "backbone=rfs-2020"), ["backbone"]),
     ((*RUN, "--set", "backbone=../x"), ["backbone"]),
