@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -33,6 +35,25 @@ def docs(session: nox.Session) -> None:
     """Write docs/commands.md and docs/keys.md from the code (-- --check: compare only)."""
     session.install("-e", ".")
     session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Make the README's pictures from the records; needs Chromium."""
+    session.install("-e", ".")
+    session.run("python", "docs/pictures.py")
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """Look at the page in Chromium and hold it against axe's rules of accessibility; needs both and npm."""
+    session.install("-e", ".[dev]")
+    with session.chdir(session.create_tmp()):
+        session.run("npm", "pack", "--silent", "axe-core@4", external=True)
+        [archive] = Path().glob("axe-core-4*.tgz")
+        session.run("tar", "-xzf", str(archive), external=True)
+        axe = Path("package/axe.min.js").resolve()
+    session.run("pytest", "tests/browser", *session.posargs, env={"NORML_AXE": str(axe)})
 
 
 @nox.session

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from norml_cli import __version__
 from norml_cli.completion import ids_of
@@ -392,19 +393,46 @@ def doctor_command(
     sys.exit(doctor(registry, results, Console(), as_json=json))
 
 
-@app.command("report")
+class _ReportCommand(TyperCommand):
+    """`--table` alone means every table; that an option's value may be left out is more than typer can say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args, "--"][1:], strict=True)
+        return super().parse_args(ctx, ["--table=every" if a == "--table" and b[:1] == "-" else a for a, b in pairs])
+
+
+@app.command("report", cls=_ReportCommand)
 def report_command(
     table: Annotated[
         str | None,
-        typer.Option("--table", metavar="ID", help="A table of the paper: table-2.", autocompletion=TABLE_IDS),
+        typer.Option(
+            "--table",
+            metavar="[ID]",
+            help="A table of the paper, as table-2; without ID, every one that has runs.",
+            autocompletion=TABLE_IDS,
+        ),
     ] = None,
     format_: FormatOption = "rich",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            callback=_nameable,
+            help="Write one self-contained page instead: tables, pictures, cost, where each cell is from.",
+        ),
+    ] = None,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
     """Print a table of the paper beside our numbers; without --table, the runs at hand."""
-    from norml_cli.commands.report import report
+    from norml_cli.commands.report import report, report_html
 
+    if html is not None:
+        if format_ != "rich":
+            raise UserError("--html: is a format of its own; leave out --format")
+        report_html(load_registry(registry), table_id=table, out=html, results=results, console=Console())
+        return
     report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
 
 

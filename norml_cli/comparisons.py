@@ -14,6 +14,7 @@ from norml.statistics import values_to_settle as values_to_settle_at
 from norml_cli.errors import UserError
 from norml_cli.records import RunRecord
 from norml_cli.registry import Registry
+from norml_cli.spec import TableEntry
 from norml_cli.tables import Group, choose_runs, protocol_differences
 
 LEVEL = 0.05  # of the tests, as the 95% of the intervals
@@ -82,6 +83,25 @@ def compare(
         for difference, p in zip(family, holm([each.p for each in family]), strict=True)
     }
     return [replace(c, differences=tuple(replace(d, adjusted_p=adjusted[id(d)]) for d in c.differences)) for c in made]
+
+
+def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
+    """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
+    made = []
+    for place, methods in _places(table).items():
+        ran = {r.spec.method for r in records if (r.spec.benchmark, r.spec.shots) == place}
+        made += compare(registry, [method for method in methods if method in ran], *place, records)
+    return made
+
+
+def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
+    """The methods of each benchmark and number of shots that `table` shows."""
+    places: dict[tuple[str, int], list[str]] = {}
+    for column, row in itertools.product(table.columns, table.rows):
+        benchmark = row.benchmark or column.benchmark
+        if benchmark is not None and row.method is not None:
+            places.setdefault((benchmark, column.shots), []).append(row.method)
+    return places
 
 
 def _runs(

@@ -17,11 +17,11 @@ from typing import Any, Literal
 from norml.statistics import FORMULA, Interval, OverSeeds
 from norml_cli.errors import UserError
 from norml_cli.faults import did_you_mean
-from norml_cli.grids import Grid, Page, to_latex, to_markdown, to_rich
+from norml_cli.grids import Figure, Grid, Page, to_latex, to_markdown, to_rich
 from norml_cli.records import RunRecord, TrialRecord
 from norml_cli.registry import Registry
 from norml_cli.spec import Column, Row, RunSpec
-from norml_cli.tables import Cell, Ours, Table, protocol_differences, steps_of
+from norml_cli.tables import Cell, Group, Ours, Table, TableRow, protocol_differences, steps_of
 
 FORMATS = ("rich", "markdown", "latex", "csv", "json")
 
@@ -103,16 +103,21 @@ def render_table(table: Table, format_: str, *, width: int) -> str:
                 "cells": [_cell_values(*cell) for cell in table.cells()],
             }
         )
-    return _page_text(_table_page(table), format_, width)
+    return _page_text(table_page(table), format_, width)
 
 
 def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
     """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
     require_format(format_)
-    values = [_run_values(registry, record) for _, record in runs]
     if not runs and format_ == "rich":
         return "no finished runs; `norml run METHOD` makes one\n"
-    return render_page(_runs_page(values), RUN_KEYS, values, "runs", format_, width=width)
+    values = [_run_values(registry, record) for _, record in runs]
+    return render_pages([_runs_page(values)], RUN_KEYS, values, "runs", format_, width=width)
+
+
+def runs_page(registry: Registry, runs: Sequence[tuple[Path, RunRecord]]) -> Page:
+    """The list of `runs`, with how each differs from the declared protocol."""
+    return _runs_page([_run_values(registry, record) for _, record in runs])
 
 
 def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
@@ -121,19 +126,21 @@ def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) ->
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
     values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
-    return render_page(_trials_page(values), TRIAL_KEYS, values, "trials", format_, width=width)
+    return render_pages([_trials_page(values)], TRIAL_KEYS, values, "trials", format_, width=width)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def _table_page(table: Table) -> Page:
+def table_page(table: Table) -> Page:
+    """The columns side by side and, for less room, one below the other."""
     marks = _marks(note for _, _, cell in table.cells() for note in cell.notes)
     columns = range(len(table.entry.columns))
     return Page(
         _table_grid(table, columns, marks),
         [_column_grid(table, number, marks) for number in columns],
-        [*_legend(table), *_notes(marks), *_missing(table)],
+        [*_legend(table), *_notes(marks)],
+        _missing(table),
     )
 
 
@@ -141,7 +148,7 @@ def _table_grid(table: Table, columns: Sequence[int], marks: Mapping[str, str]) 
     """The columns side by side, each with the figures that it has."""
     figures = [(number, header) for number in columns for header in _headers(table, number)]
     rows = [
-        [row.entry.title, *(_figure(table, row.entry, row.cells[number], header, marks) for number, header in figures)]
+        [row.entry.title, *(_figure(table, row, number, header, marks) for number, header in figures)]
         for row in table.rows
     ]
     spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in columns]
@@ -172,19 +179,26 @@ def _headers(table: Table, number: int) -> list[str]:
     return [header for header, is_wanted in wanted.items() if is_wanted]
 
 
-def _figure(table: Table, row: Row, cell: Cell, header: str, marks: Mapping[str, str]) -> str:
+def _figure(table: Table, row: TableRow, number: int, header: str, marks: Mapping[str, str]) -> str | Figure:
     """One printed figure; '-' where there is none."""
+    cell = row.cells[number]
     if header == "paper":
         return cell.published.text.replace("+-", "±") if cell.published else "-"
     if cell.ours is None:
         return "-"
     if header == "ours":
-        return _marked(_shown(cell.ours.accuracy), cell.notes, marks)
+        shown = _marked(_shown(cell.ours.accuracy), cell.notes, marks)
+        return Figure(shown, best=cell is table.best(number), link=f"#{anchor(table, cell.ours.runs)}")
     if header == "ours - paper":
         return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
     if header != "vs reference":
         return _shown(cell.ours.over_first)
-    return "reference" if row.method == table.entry.reference else _difference(cell.ours.minus_reference)
+    return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours.minus_reference)
+
+
+def anchor(table: Table, runs: Group) -> str:
+    """Names these runs on a page of tables."""
+    return f"{table.entry.id}-{runs.spec.benchmark}-{runs.spec.shots}-shot-{runs.spec.method}"
 
 
 def _shown(accuracy: OverSeeds | None) -> str:
@@ -192,7 +206,14 @@ def _shown(accuracy: OverSeeds | None) -> str:
 
 
 def _difference(difference: Interval | None) -> str:
-    return "-" if difference is None else f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}"
+    """With a star where the interval excludes zero."""
+    if difference is None:
+        return "-"
+    return f"{percent(difference.mean, difference.half_width, sign='+')}{'*' * _excludes_zero(difference)}"
+
+
+def _excludes_zero(difference: Interval) -> bool:
+    return abs(difference.mean) > difference.half_width
 
 
 def _legend(table: Table) -> list[str]:
@@ -213,7 +234,7 @@ def _legend(table: Table) -> list[str]:
     if any(result.minus_reference for result in ours):
         lines.append(
             f"vs reference: difference from {table.reference_title} on the same test episodes and seeds, "
-            f"paired by episode, with its 95% interval"
+            f"paired by episode, with its 95% interval; *: this excludes zero (not adjusted for the number of methods)"
         )
     return lines
 
@@ -266,9 +287,9 @@ def _ours_values(ours: Ours | None) -> dict[str, Any]:
         "n_episodes": interval.n if interval else None,
         "accuracy_over_first": first.mean if first else None,
         "half_width_over_first": first.half_width if first else None,
-        "seeds": list(ours.seeds) if ours else None,
+        "seeds": list(ours.runs.seeds) if ours else None,
         "seed_sd": ours.accuracy.seed_sd if ours else None,
-        "outer_steps": ours.outer_steps if ours else None,
+        "outer_steps": ours.runs.spec.protocol.outer_steps if ours else None,
         "minus_published": ours.minus_published if ours else None,
         "minus_reference": difference.mean if difference else None,
         "minus_reference_half_width": difference.half_width if difference else None,
@@ -405,15 +426,21 @@ def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- texts
 
 
-def render_page(
-    page: Page, keys: Mapping[str, str], values: Sequence[Mapping[str, Any]], name: str, format_: str, *, width: int
+def render_pages(
+    pages: Sequence[Page],
+    keys: Mapping[str, str],
+    values: Sequence[Mapping[str, Any]],
+    name: str,
+    format_: str,
+    *,
+    width: int,
 ) -> str:
-    """`page`, or for CSV and JSON its `values` under `keys`; JSON says `name` and how half-widths are made."""
+    """`pages`, or for CSV and JSON their `values` under `keys`; JSON says `name` and how half-widths are made."""
     if format_ == "csv":
         return _csv(keys, values)
     if format_ == "json":
         return _json({"half_width_formula": FORMULA, name: values})
-    return _page_text(page, format_, width)
+    return "\n".join(_page_text(page, format_, width) for page in pages)
 
 
 def _page_text(page: Page, format_: str, width: int) -> str:

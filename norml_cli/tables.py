@@ -50,10 +50,9 @@ class Group:
 class Ours:
     """What our runs of one cell reached. `over_first`: over the table's `first_episodes` alone."""
 
+    runs: Group
     accuracy: OverSeeds
     over_first: OverSeeds | None
-    seeds: tuple[int, ...]
-    outer_steps: int
     minus_published: float | None
     minus_reference: Interval | None
 
@@ -84,6 +83,11 @@ class Table:
     entry: TableEntry
     rows: tuple[TableRow, ...]
     reference_title: str | None
+
+    def best(self, number: int) -> Cell | None:
+        """The cell of a column where ours is highest; None without another to be higher than."""
+        ours = [row.cells[number] for row in self.rows if row.cells[number].ours is not None]
+        return max(ours, key=lambda cell: cell.ours.accuracy.interval.mean if cell.ours else 0) if ours[1:] else None
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         """Row by row."""
@@ -145,7 +149,7 @@ def _cell(registry: Registry, table: TableEntry, row: Row, column: Column, recor
     accuracy = over_seeds(counts).divided_by(group.queries)
     difference = accuracy.interval.mean - published.accuracy if published is not None else None
     over_first = _over_first(counts, table.first_episodes, group.queries)
-    ours = Ours(accuracy, over_first, group.seeds, group.spec.protocol.outer_steps, difference, paired)
+    ours = Ours(group, accuracy, over_first, difference, paired)
     return Cell(published, benchmark, ours, notes=tuple(notes))
 
 

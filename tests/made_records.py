@@ -92,10 +92,10 @@ def write_entry(folder: Path, kind: str, entry: dict[str, Any]) -> Path:
     return path
 
 
-def made_registry(folder: Path) -> Registry:
-    """The built-in entries, with the benchmark `tiny` and the table `tiny-table` from `folder`."""
+def made_registry(folder: Path, **changed: Any) -> Registry:
+    """The built-in entries, with the benchmark `tiny` and the table `tiny-table` (`changed`) from `folder`."""
     write_entry(folder, "benchmarks", made_benchmark())
-    write_entry(folder, "tables", made_table())
+    write_entry(folder, "tables", made_table() | changed)
     return read_registry([builtin_registry(), folder])
 
 

@@ -46,6 +46,8 @@ LAYERS: list[set[str]] = [
     {"norml_cli.array_files"},
     {"norml_cli.tables", "norml_cli.cache", "norml_cli.checkpoints", "norml_cli.provenance"},
     {"norml_cli.report", "norml_cli.comparisons", "norml_cli.recipes"},
+    {"norml_cli.comparison_pages", "norml_cli.drawings"},
+    {"norml_cli.page"},
     {"norml_cli.features", "norml_cli.divergence"},
     {"norml_cli.examples", "norml_cli.pretraining", "norml_cli.embedding"},
     {"norml_cli.training", "norml_cli.status", "norml_cli.event_files"},

@@ -2,7 +2,10 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import astuple
+from pathlib import Path
 
 import pytest
 from made_records import made_benchmark, made_content, made_record, made_registry, made_table, write_entry
@@ -11,6 +14,7 @@ from rich.console import Console
 from norml.statistics import interval_95, paired_difference
 from norml_cli.commands.report import print_text, report
 from norml_cli.errors import UserError
+from norml_cli.grids import Figure, Grid, Page, to_latex
 from norml_cli.records import RunRecord, record_path, write_record
 from norml_cli.registry import builtin_registry, read_registry
 from norml_cli.report import CELL_KEYS, FORMATS, RUN_KEYS, render_runs, render_table
@@ -26,41 +30,47 @@ MARKDOWN = """\
 | --- | ---: | ---: | ---: | ---: | ---: |
 | Published_only | 50.5 ± 1.25 | - | - | - | 60.2 |
 | MAML \\| const | 48.0 | 50.00 ± 12.99 | +2.00 | reference | - |
-| NORML | 60.2 | 62.50 ± 15.23 (a) | +2.30 | +12.50 ± 7.96 | - |
+| NORML | 60.2 | **62.50 ± 15.23 (a)** | +2.30 | +12.50 ± 7.96* | - |
 | NORML (zero cell) | - | - | - | - | - |
 
 - paper: Nobody 2020, Table 9
 - ours: accuracy in percent with its 95% interval over 4 test episodes, mean of 1 seed
 - vs reference: difference from MAML (constant lr) on the same test episodes and seeds, paired by episode, \
-with its 95% interval
+with its 95% interval; *: this excludes zero (not adjusted for the number of methods)
 - (a) inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps
 - missing: norml run norml-zero-cell --benchmark tiny --shots 1
 """
 
 LATEX = (
-    r"""% needs \usepackage{booktabs}
+    r"""% needs \usepackage{booktabs, graphicx}
 \begin{table}
 \centering
-\caption{Table 9: 50\% \& more}
+\caption{50\% \& more}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
 \begin{tabular}{lrrrrr}
 \toprule
 \multicolumn{1}{c}{} & \multicolumn{4}{c}{1-shot} & \multicolumn{1}{c}{elsewhere} \\
 \cmidrule(lr){2-5}\cmidrule(lr){6-6}
 method & paper & ours & ours - paper & vs reference & paper \\
 \midrule
-Published\_only & 50.5 $\pm$ 1.25 & - & - & - & 60.2 \\
-MAML \textbar{} const & 48.0 & 50.00 $\pm$ 12.99 & +2.00 & reference & - \\
-NORML & 60.2 & 62.50 $\pm$ 15.23 (a) & +2.30 & +12.50 $\pm$ 7.96 & - \\
-NORML (zero cell) & - & - & - & - & - \\
+Published\_only & $50.5 \pm 1.25$ & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & $60.2$ \\
+MAML \textbar{} const & $48.0\phantom{{} \pm 1.25}$ & $50.00 \pm 12.99$\phantom{\textsuperscript{(a)}} & $+2.00$ & """
+    r"""\multicolumn{1}{c}{reference} & \multicolumn{1}{c}{-} \\
+NORML & $60.2\phantom{{} \pm 1.25}$ & $\mathbf{62.50} \pm 15.23$\textsuperscript{(a)} & $+2.30$ & """
+    r"""$+12.50 \pm 7.96^{*}$ & \multicolumn{1}{c}{-} \\
+NORML (zero cell) & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & """
+    r"""\multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} \\
 \bottomrule
-\end{tabular}
-\par\footnotesize paper: Nobody 2020, Table 9
-\par\footnotesize ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed
-\par\footnotesize vs reference: difference from MAML (constant lr) on the same test episodes and seeds, """
-    r"""paired by episode, with its 95\% interval
-\par\footnotesize (a) inner\_lr 0.2 instead of 0.4; 500 of 2,000 outer steps
-\par\footnotesize missing: norml run norml-zero-cell -{}-benchmark tiny -{}-shots 1
+\end{tabular}}
+\par\medskip{\raggedright\footnotesize
+paper: Nobody 2020, Table 9\par
+ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed\par
+vs reference: difference from MAML (constant lr) on the same test episodes and seeds, """
+    r"""paired by episode, with its 95\% interval; {*}: this excludes zero (not adjusted for the number of methods)\par
+(a) inner\_lr 0.2 instead of 0.4; 500 of 2,000 outer steps\par
+}
 \end{table}
+% missing: norml run norml-zero-cell --benchmark tiny --shots 1
 """
 )
 
@@ -127,6 +137,34 @@ def test_golden_table(table, format_, text):
     assert rounded(render_table(table, format_, width=80)) == text
 
 
+def test_latex_pads_numbers_so_that_their_points_stand_below_each_other():
+    column = ["9.5", "12.25 ± 0.5", "+3.10 ± 10.25*", Figure("8.00 ± 0.50 (a)", best=True), "-", "2,000"]
+    page = Page(Grid(["name", "figure"], [["x", cell] for cell in column]))
+    cells = [line.removeprefix("x & ").removesuffix(r" \\") for line in to_latex(page).splitlines() if line[:2] == "x "]
+    star, mark = r"\phantom{^{*}}", r"\phantom{\textsuperscript{(a)}}"
+    assert cells == [
+        rf"$9.5\phantom{{5}}\phantom{{{{}} \pm 10.25}}{star}${mark}",
+        rf"$12.25 \pm \phantom{{0}}0.5\phantom{{5}}{star}${mark}",
+        rf"$+3.10 \pm 10.25^{{*}}${mark}",
+        rf"$\mathbf{{8.00}} \pm \phantom{{0}}0.50{star}$\textsuperscript{{(a)}}",
+        r"\multicolumn{1}{c}{-}",
+        "2,000",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX (pdflatex) with booktabs and graphicx")
+def test_latex_compiles(table, registry, tmp_path):
+    runs = [(Path("x"), made_record(registry, "norml", OURS))]
+    texts = [render_table(table, "latex", width=80), render_runs(registry, runs, "latex", width=80)]
+    document = [r"\documentclass{article}\usepackage{booktabs, graphicx}\begin{document}", *texts, r"\end{document}"]
+    (tmp_path / "page.tex").write_text("\n".join(document))
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "page.pdf").stat().st_size > 0
+
+
 def test_json_holds_what_csv_holds(table):
     content = json.loads(render_table(table, "json", width=80))
     assert [content[key] for key in ("table", "reference")] == ["tiny-table", "maml-constant-lr"]
@@ -145,14 +183,14 @@ def test_width_changes_the_rich_table_only(table):
 def test_wide_terminal_shows_columns_side_by_side(table):
     lines = render_table(table, "rich", width=200).splitlines()
     [row] = [line for line in lines if line.startswith("NORML  ")]
-    assert " ".join(row.split()) == "NORML 60.2 62.50 ± 15.23 (a) +2.30 +12.50 ± 7.96 -"
+    assert " ".join(row.split()) == "NORML 60.2 62.50 ± 15.23 (a) +2.30 +12.50 ± 7.96* -"
 
 
 def test_narrow_terminal_shows_columns_one_below_the_other(table):
     lines = render_table(table, "rich", width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert [" ".join(line.split()) for line in lines if line.startswith("NORML  ")] == [
-        "NORML 60.2 62.50 ± 15.23 (a) +2.30 +12.50 ± 7.96",
+        "NORML 60.2 62.50 ± 15.23 (a) +2.30 +12.50 ± 7.96*",
         "NORML -",
     ]
     assert lines.index("1-shot") < lines.index("elsewhere")
@@ -201,7 +239,7 @@ def test_runs_at_other_shots_do_not_count(registry):
 def test_seeds_are_averaged(registry):
     records = [made_record(registry, "norml", counts, seed=s) for s, counts in enumerate([[7, 7, 5, 6], [5, 7, 7, 4]])]
     ours = cell_of(registry, records).ours
-    assert ours.seeds == (0, 1)
+    assert ours.runs.seeds == (0, 1)
     assert same(ours.accuracy.interval, interval_95([0.6, 0.7, 0.6, 0.5]))
     assert ours.accuracy.seed_sd == pytest.approx((0.625 - 0.575) / 2**0.5)
     text = render_table(build_table(registry, registry.table("tiny-table"), records), "markdown", width=80)
@@ -215,7 +253,7 @@ def test_declared_protocol_wins_over_a_longer_run(registry):
         made_record(registry, "norml", [9, 9, 9, 8], seed=1),
     ]
     cell = cell_of(registry, records)
-    assert cell.ours.seeds == (1,)
+    assert cell.ours.runs.seeds == (1,)
     assert cell.notes == ("left out: seed 0 (outer_steps 4,000 instead of 2,000)",)
 
 
@@ -226,7 +264,7 @@ def test_without_the_declared_protocol_the_longest_wins(registry):
         made_record(registry, "norml", [9, 9, 9, 8], seed=2, outer_steps=500),
     ]
     cell = cell_of(registry, records)
-    assert cell.ours.seeds == (2,)
+    assert cell.ours.runs.seeds == (2,)
     assert cell.notes == ("500 of 2,000 outer steps", "left out: seeds 0, 1 (400 of 2,000 outer steps)")
 
 
@@ -236,7 +274,7 @@ def test_same_protocol_on_other_episodes_is_not_averaged(registry):
         made_record(registry, "norml", [9, 9, 9, 8], seed=1, test_hash="episodes-b"),
     ]
     cell = cell_of(registry, records)
-    assert cell.ours.seeds == (0,)
+    assert cell.ours.runs.seeds == (0,)
     assert cell.notes == ("left out: seed 1 (other test episodes)",)
 
 
@@ -245,7 +283,7 @@ def test_other_features_are_not_averaged(registry):
     for seed, content in enumerate(contents):
         content["dataset"]["features"] = f"features of seed {seed}"
     cell = cell_of(registry, [RunRecord.model_validate(content) for content in contents])
-    assert cell.ours.seeds == (0,)
+    assert cell.ours.runs.seeds == (0,)
     assert cell.notes == ("left out: seed 1 (other features)",)
 
 
