@@ -38,6 +38,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def reproduction(session: nox.Session) -> None:
+    """Write results/README.md, what was reproduced of the paper, from the records."""
+    session.install("-e", ".")
+    session.run("python", "docs/reproduction.py")
+
+
+@nox.session
 def pictures(session: nox.Session) -> None:
     """Make the README's pictures from the records; needs Chromium."""
     session.install("-e", ".")

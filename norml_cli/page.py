@@ -31,10 +31,16 @@ _INSPECTED = {
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG as the address of an image, and what it shows to who cannot see it."""
+    """An SVG with a name for its file, and what it shows to who cannot see it."""
 
-    address: str
+    name: str
+    svg: str
     says: str
+
+    @property
+    def address(self) -> str:
+        """The picture itself as an image's address; nothing in it can run there."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -79,28 +85,34 @@ def render_html(registry: Registry, tables: Sequence[Table], runs: Runs) -> str:
 
 
 def _section(registry: Registry, table: Table, runs: Runs) -> Section:
-    groups = list(_groups(table))
+    groups = list(groups_of(table))
     comparisons = compare_table(registry, table.entry, [record for _, record in runs])
     paths = {id(record): path for path, record in runs}
     return Section(
         id=table.entry.id,
         title=table.entry.title,
         page=table_page(table),
-        pictures=[*_accuracies(table), *_curves(groups)],
+        pictures=list(pictures_of(table)),
         matrices=matrix_pages(comparisons),
         pairs=comparison_page(comparisons) if comparisons else None,
-        cost=_cost(groups),
+        cost=cost_grid(groups),
         provenance=[_provenance(anchor(table, group), title, group, paths) for title, group in groups],
     )
 
 
-def _groups(table: Table) -> Iterator[tuple[str, Group]]:
+def groups_of(table: Table) -> Iterator[tuple[str, Group]]:
     """The runs of every cell that has some, with the title of its row, column by column."""
     for number in range(len(table.entry.columns)):
         for row in table.rows:
             ours = row.cells[number].ours
             if ours is not None:
                 yield row.entry.title, ours.runs
+
+
+def pictures_of(table: Table) -> Iterator[Picture]:
+    """Accuracies beside the paper's, a picture a column, and learning curves, one a benchmark and number of shots."""
+    yield from _accuracies(table)
+    yield from _curves(list(groups_of(table)))
 
 
 def _accuracies(table: Table) -> Iterator[Picture]:
@@ -120,24 +132,25 @@ def _accuracies(table: Table) -> Iterator[Picture]:
         ]
         if any(bar.ours for bar in bars):
             says = f"Accuracies of {column.title}, as in the table, beside the paper's"
-            yield _picture(draw_accuracies(bars, column.title), says)
+            yield Picture(f"{table.entry.id}-{column.title}", draw_accuracies(bars, column.title), says)
 
 
 def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
     """A picture for each benchmark and number of shots: the first seed of every method that was meta-trained."""
-    places: dict[str, dict[str, Sequence[CurvePoint]]] = {}
+    places: dict[tuple[str, int], dict[str, Sequence[CurvePoint]]] = {}
     for title, group in groups:
         curve = group.records[0].curve
         if len(curve) > 1:
-            places.setdefault(f"{group.spec.benchmark}, {group.spec.shots}-shot", {})[title] = curve
+            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = curve
     order = list(dict.fromkeys(title for title, _ in groups))
-    for place, curves in places.items():
-        name = f"{place}: learning curves"
-        ends = ", ".join(f"{title} {100 * curve[-1].validation_accuracy:.1f}%" for title, curve in curves.items())
-        yield _picture(draw_curves(curves, name, order=order), f"{name}; meta-validation accuracy at the end: {ends}")
+    for (benchmark, shots), curves in places.items():
+        title = f"{benchmark}, {shots}-shot: learning curves"
+        ends = ", ".join(f"{method} {100 * curve[-1].validation_accuracy:.1f}%" for method, curve in curves.items())
+        says = f"{title}; meta-validation accuracy at the end: {ends}"
+        yield Picture(f"{benchmark}-{shots}-shot-curves", draw_curves(curves, title, order=order), says)
 
 
-def _cost(groups: Sequence[tuple[str, Group]]) -> Grid:
+def cost_grid(groups: Sequence[tuple[str, Group]]) -> Grid:
     """What the first seed of each cell took."""
     headers = ["method", "benchmark", "device", "outer steps/s", "training", "meta-test", "memory", "parameters"]
     rows = []
@@ -197,12 +210,8 @@ def _facts(record: RunRecord, path: Path) -> dict[str, str]:
 
 
 def _inspected(path: Path) -> Iterator[Picture]:
-    """What `norml inspect` left beside the record at `path`. As images, so that nothing in them can run."""
+    """What `norml inspect` left beside the record at `path`."""
     for name, says in _INSPECTED.items():
         picture = path.with_name(f"{path.stem}-inspection") / name
         if picture.is_file():
-            yield _picture(picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")
-
-
-def _picture(svg: str, says: str) -> Picture:
-    return Picture(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", says)
+            yield Picture(picture.stem, picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")

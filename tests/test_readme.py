@@ -1,6 +1,8 @@
 """What the README shows is what the tool prints."""
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,18 @@ def test_a_table_is_the_one_that_the_records_give(table_id):
     assert records
     table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
     assert table.strip() in README
+
+
+def test_the_report_of_the_reproduction_is_what_the_records_give(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    reproduction = importlib.import_module("reproduction")
+    monkeypatch.setattr(reproduction, "PICTURES", tmp_path)
+    page = reproduction.report()
+    assert page == (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\]\(pictures/(.*?)\)", page))
+    assert (
+        shown == {path.name for path in tmp_path.iterdir()} == {p.name for p in (ROOT / "results/pictures").iterdir()}
+    )
 
 
 def measurements(section: str) -> dict[tuple[str, str], dict]:

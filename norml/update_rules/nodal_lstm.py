@@ -5,8 +5,9 @@ sigma(W_g c + b_g) = output gate of delta, sigma(W_h c + b_h) = gate of h.
 
 Departs from the printed equations where section 5.2 or arithmetic asks for it, each by a switch:
 - A hidden state h = o * tanh(c) is fed back (sec. 5.2 ablates one; eqs 14-17 have none): `hidden_state`.
-- Gates are multiplied by `gate_scale` and their layers start at zero, so that with gate_scale = 2 an untrained step
-  is exactly a gradient step. With plain sigmoid gates a step could only shrink, to a quarter at the start.
+- Gates are multiplied by `gate_scale`, and their layers start with zero weights and with biases that make an untrained
+  gate 1 (half of gate_scale, where that is less): from gate_scale = 2 on, an untrained step is a gradient step. With
+  plain sigmoid gates a step could only shrink, to a quarter at the start.
 - Eq. 19 prints h_l where Algorithm 1 has h_{l-1}; the layer's input h_{l-1} is meant.
 Zeroed states (sec. 5.2): a previous cell or hidden state that is always zero is not fed in, and parameters that would
 only ever multiply it are not made.
@@ -164,7 +165,7 @@ class NodalCell(nn.Module):
                 self.bias[cell_size : 2 * cell_size] = forget_bias
         self.hidden_weight = nn.Parameter(_lecun_normal(n_packed, cell_size, generator)) if feeds_hidden else None
         self.gate_weight = nn.Parameter(torch.zeros(n_out + n_in, cell_size))  # W_g above W_h
-        self.gate_bias = nn.Parameter(torch.zeros(n_out + n_in))
+        self.gate_bias = nn.Parameter(torch.full((n_out + n_in,), -math.log(max(gate_scale, 2) - 1)))
 
     def h_product(self, h: Tensor) -> Tensor:
         """What h [E, B, F] gives to the packed gates: [E, B, G]."""

@@ -32,7 +32,11 @@ class NodalLstmRule(LearnedRule):
     input_normalisation: Literal["standardise", "log-sign", "none"] = Field(
         description="how delta and h enter the cell: standardised over neurons, log and sign (p = 10), or as they are"
     )
-    gate_scale: float = Field(gt=0, le=100, description="factor on the sigmoid gates; 2 opens an untrained gate to 1")
+    gate_scale: float = Field(
+        gt=0,
+        le=100,
+        description="factor on the sigmoid gates: how far one can open; untrained, it is 1 (half of this, below 2)",
+    )
     forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
 
     @override

@@ -97,6 +97,14 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
             assert torch.equal(h_hat, start * h)
 
 
+@pytest.mark.parametrize("gate_scale", [0.5, 1.0, 2.0, 3.0, 8.0, 100.0])
+def test_an_untrained_gate_is_one_whatever_its_scale_allows(gate_scale):
+    rule = NodalLstm(SIZES, n_support=S, gate_scale=gate_scale).double()
+    for layer in range(2):
+        for gates in gates_of(rule, layer, drawn_signals(layer), {}):
+            torch.testing.assert_close(gates, torch.full_like(gates, min(1, gate_scale / 2)), rtol=1e-5, atol=0)
+
+
 def test_closed_gates_stop_the_signals():
     rule = moved_rule()
     for cell, n_out in zip(rule.cells, SIZES[1:], strict=True):

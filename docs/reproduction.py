@@ -1,0 +1,107 @@
+"""Write results/README.md, what was reproduced of the paper, from the records in this checkout: `nox -s reproduction`.
+
+Every number outside of results/findings.md, which it begins with, comes from a record.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from norml_cli.comparison_pages import matrix_pages
+from norml_cli.comparisons import Comparison, Difference, compare_table
+from norml_cli.grids import Grid, Page, to_markdown
+from norml_cli.page import cost_grid, groups_of, pictures_of
+from norml_cli.records import RunRecord, find_records, find_studies
+from norml_cli.registry import Registry, builtin_registry, read_registry
+from norml_cli.report import percent, render_table, render_trials
+from norml_cli.tables import Table, build_table
+
+RESULTS = Path(__file__).parents[1] / "results"
+PICTURES = RESULTS / "pictures"
+MADE = "<!-- made by `nox -s reproduction` from findings.md and the records; edit findings.md instead -->"
+EXTERNAL, MAIN = "table-omniglot-5way", "table-2"
+
+
+def report() -> str:
+    """The page; pictures are written beside it."""
+    registry = read_registry([builtin_registry()])
+    records = [record for _, record in find_records(RESULTS)]
+    findings = (RESULTS / "findings.md").read_text(encoding="utf-8")
+    return "\n".join([MADE, "", findings, *_table_2(registry, records), *_external(registry, records), *_studies()])
+
+
+def _table_2(registry: Registry, records: list[RunRecord]) -> Iterator[str]:
+    table = build_table(registry, registry.table(MAIN), records)
+    yield "## Table 2\n"
+    yield _markdown(table)
+    yield from _pictures(table)
+    yield "## Pair by pair\n"
+    yield (
+        "The paper's differences, from its printed accuracies, beside ours on the same test episodes. *agrees*: ours "
+        "has the paper's sign, and its test tells it from zero (Holm's method over all pairs of a column); "
+        "*contradicts*: it is told from zero with the other sign, or where the paper's two numbers are equal. "
+        "*preliminary*: one of the two has not yet been run by the declared protocol.\n"
+    )
+    comparisons = compare_table(registry, table.entry, records)
+    yield to_markdown(_pairs(table, comparisons))
+    for matrix in matrix_pages(comparisons):
+        yield to_markdown(matrix)
+    yield "## What it cost\n"
+    yield to_markdown(Page(cost_grid(list(groups_of(table)))))
+
+
+def _pairs(table: Table, comparisons: list[Comparison]) -> Page:
+    """Every pair of methods with what the paper says of it."""
+    titles = {row.entry.method: row.entry.title for row in table.rows}
+    published = {
+        (row.entry.method, column.shots): cell.published.accuracy
+        for row in table.rows
+        for column, cell in zip(table.entry.columns, row.cells, strict=True)
+        if cell.published is not None
+    }
+    rows = []
+    for pair in comparisons:
+        paper = published[pair.a, pair.shots] - published[pair.b, pair.shots]
+        ours = next(each for each in pair.differences[::-1] if each.over == "episodes")
+        shown = percent(ours.interval.mean, ours.interval.half_width, sign="+")
+        names = f"{titles[pair.a]} - {titles[pair.b]}"
+        verdict = f"{_verdict(round(paper, 6), ours)}{', preliminary' if pair.notes else ''}"
+        rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", shown, verdict])
+    return Page(Grid(["", "pair", "paper", "ours", "verdict"], rows, n_left=2))
+
+
+def _verdict(paper: float, ours: Difference) -> str:
+    if not ours.settled:
+        return "no difference found" if paper == 0 else "not told apart"
+    return "agrees" if paper * ours.interval.mean > 0 else "contradicts"
+
+
+def _external(registry: Registry, records: list[RunRecord]) -> Iterator[str]:
+    table = build_table(registry, registry.table(EXTERNAL), records)
+    yield "## The engine against the outside world\n"
+    yield _markdown(table)
+    yield from _pictures(table)
+
+
+def _studies() -> Iterator[str]:
+    """Every trial that a protocol value was chosen by."""
+    yield "## Studies on meta-validation\n"
+    trials = sorted((trial for _, trial in find_studies(RESULTS)), key=lambda trial: trial.study)
+    for name, of_study in itertools.groupby(trials, key=lambda trial: trial.study):
+        yield f"### {name}\n"
+        yield render_trials(list(of_study), "markdown", width=80)
+
+
+def _markdown(table: Table) -> str:
+    return render_table(table, "markdown", width=80)
+
+
+def _pictures(table: Table) -> Iterator[str]:
+    PICTURES.mkdir(exist_ok=True)
+    for picture in pictures_of(table):
+        (PICTURES / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+        yield f"![{picture.says}](pictures/{picture.name}.svg)\n"
+
+
+if __name__ == "__main__":
+    (RESULTS / "README.md").write_text(report(), encoding="utf-8")
