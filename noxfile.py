@@ -32,7 +32,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/commands.md and docs/keys.md from the code (-- --check: compare only)."""
+    """Write docs/commands.md, keys.md and formats.md from the code (-- --check: compare only)."""
     session.install("-e", ".")
     session.run("python", "docs/generate.py", *session.posargs)
 

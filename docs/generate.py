@@ -1,7 +1,7 @@
-"""Write docs/commands.md and docs/keys.md from what the code says of itself: `nox -s docs`; --check: compare only.
+"""Write commands.md, keys.md and formats.md from what the code says of itself: `nox -s docs`; --check: compare only.
 
-Commands come from the declarations that `--help` prints, keys from the models that check entries, so neither can drift:
-a test of the default suite compares.
+Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
+records and from the tables that write CSV, so none can drift: a test of the default suite compares.
 """
 
 import inspect
@@ -16,8 +16,11 @@ from typing import Any
 import typer
 
 from norml_cli.app import app
+from norml_cli.comparison_pages import COMPARISON_KEYS
 from norml_cli.declared import Model
-from norml_cli.spec import RULES, Protocol, Recipe
+from norml_cli.records import RunRecord
+from norml_cli.report import CELL_KEYS, RUN_KEYS, TRIAL_KEYS
+from norml_cli.spec import RULES, Protocol, Recipe, RunSpec
 
 HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
@@ -37,6 +40,18 @@ plain line there, in any mode.
 KEYS_HEAD = """\
 What entries declare, each value as `{value: ..., source: ...}`, and what `--set KEY=VALUE` changes. Keys with a default
 may be left out.
+"""
+
+FORMATS_HEAD = """\
+`--format csv` and `--format json` give the same values under the same keys, fractions in full precision. In CSV a list
+is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
+rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation` and `reference`.
+"""
+
+RECORDS_HEAD = """\
+One file a run, `results/<benchmark>/<K>-shot/<method>/seed-<n>.json`, in UTF-8. `digest` is the SHA-256 of the JSON of
+all other keys, keys sorted, without spaces. A record that contradicts itself is refused. A study's trials hold the same
+without a meta-test.
 """
 
 
@@ -107,6 +122,31 @@ def keys_page() -> str:
     return "\n".join(lines)
 
 
+def formats_page() -> str:
+    """What scripts read: the keys of CSV and JSON, and those of a record."""
+    lines = ["# What scripts read", "", MADE, "", FORMATS_HEAD]
+    for title, keys in SCRIPTS.items():
+        rows = [f"| `{key}` | {_cell(meaning)} |" for key, meaning in keys.items()]
+        lines += [f"## {title}", "", "| key | meaning |", "| --- | --- |", *rows, ""]
+    lines += ["## a run's record", "", RECORDS_HEAD, "| key | meaning |", "| --- | --- |", *_record_rows(RunRecord, "")]
+    return "\n".join([*lines, ""])
+
+
+def _record_rows(model: type[Model], prefix: str) -> Iterator[str]:
+    """A row a key; those of a part stand below it, with its name before theirs."""
+    for key, field in model.model_fields.items():
+        parts = [kind for kind in (field.annotation, *typing.get_args(field.annotation)) if _is_part(kind)]
+        meaning = field.description or (inspect.getdoc(parts[0]) if parts else "") or ""
+        several = "[]" if typing.get_origin(field.annotation) is list else ""
+        yield f"| `{prefix}{key}{several}` | {_cell(meaning)} |"
+        if parts and not issubclass(parts[0], RunSpec):  # what a spec holds is in keys.md
+            yield from _record_rows(parts[0], f"{prefix}{key}{several}.")
+
+
+def _is_part(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Model)
+
+
 def _table(model: type[Model]) -> Iterator[str]:
     yield "| key | values | meaning |"
     yield "| --- | --- | --- |"
@@ -144,7 +184,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"commands.md": commands_page, "keys.md": keys_page}
+SCRIPTS = {
+    "norml report --table ID (cells)": CELL_KEYS,
+    "norml report (runs)": RUN_KEYS,
+    "norml study NAME (trials)": TRIAL_KEYS,
+    "norml compare (comparisons)": COMPARISON_KEYS,
+}
+PAGES = {"commands.md": commands_page, "keys.md": keys_page, "formats.md": formats_page}
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ R = TypeVar("R", bound="Record")
 class DatasetIdentity(Model):
     """Which data the run saw."""
 
-    id: Id
+    id: Id = Field(description="of the registry's data set")
     fingerprint: Text = Field(description="hash of how the cache was made: the entry's values and the code's version")
     content_hash: Text = Field(description="hash of the images and classes themselves")
     features: Text | None = Field(
@@ -53,17 +53,17 @@ class DatasetIdentity(Model):
 class EpisodesIdentity(Model):
     """Which fixed evaluation episodes the run saw."""
 
-    validation_hash: Text
+    validation_hash: Text = Field(description="of the meta-validation episodes")
     test_hash: Text = Field(description="equal hashes: the same test episodes, so differences may be paired")
-    n_test: Count
+    n_test: Count = Field(description="test episodes")
     queries_per_episode: Count = Field(description="M = N * Q")
 
 
 class Accuracy(Model):
     """Mean meta-test accuracy with its 95% interval over episodes, as fractions."""
 
-    mean: Fraction
-    half_width: Annotated[float, Field(ge=0)]
+    mean: Fraction = Field(description="over test episodes")
+    half_width: Annotated[float, Field(ge=0, description="of the 95% interval")]
     n: Count = Field(description="test episodes")
     formula: Text = Field(description="of the half-width")
 
@@ -76,16 +76,16 @@ class CurvePoint(Model):
         description="query loss, mean over episodes and queries; null: before any step"
     )
     train_accuracy: Fraction | None = Field(description="null: before any step")
-    validation_accuracy: Fraction
-    validation_half_width: Annotated[float, Field(ge=0)]
-    outer_lr: Annotated[float, Field(ge=0)]
+    validation_accuracy: Fraction = Field(description="mean over the meta-validation episodes")
+    validation_half_width: Annotated[float, Field(ge=0, description="of its 95% interval")]
+    outer_lr: Annotated[float, Field(ge=0, description="Adam's, at this step")]
 
 
 class Parameters(Model):
     """Learned values."""
 
-    learner: NonNegative
-    meta_learner: NonNegative
+    learner: NonNegative = Field(description="initial weights, with batch norm's")
+    meta_learner: NonNegative = Field(description="of the update rule")
 
 
 class Cost(Model):
@@ -102,24 +102,24 @@ class Cost(Model):
 class GitState(Model):
     """The code's commit; null outside a checkout."""
 
-    commit: Text | None
+    commit: Text | None = Field(description="its hash")
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
 class Record(Model):
     """What every finished training leaves: where its figures come from."""
 
-    schema_version: Literal[2]
-    status: Literal["finished"]
-    spec_hash: Sha256
+    schema_version: Literal[2] = Field(description="of these keys and what they mean; 2")
+    status: Literal["finished"] = Field(description="finished: nothing else leaves a record")
+    spec_hash: Sha256 = Field(description="of spec; equal for runs of one protocol")
     changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
     seed: NonNegative = Field(description="of initial weights and of what training draws")
     dataset: DatasetIdentity
     best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
-    device: Text
+    device: Text = Field(description="GPU, or CPU with the threads that torch used")
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
-    command: Text
+    command: Text = Field(description="as it was given, without paths")
     deterministic: bool | None = Field(
         default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
     )

@@ -47,7 +47,7 @@ def test_generated_pages_are_what_the_code_says(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     copy = tmp_path / "generate.py"
     copy.write_text((DOCS / "generate.py").read_text(encoding="utf-8"), encoding="utf-8")
-    for name in ("commands.md", "keys.md"):
+    for name in ("commands.md", "keys.md", "formats.md"):
         (tmp_path / name).write_text((DOCS / name).read_text(encoding="utf-8"), encoding="utf-8")
     with (tmp_path / "keys.md").open("a", encoding="utf-8") as file:
         file.write("drift")
