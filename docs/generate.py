@@ -45,7 +45,7 @@ may be left out.
 FORMATS_HEAD = """\
 `--format csv` and `--format json` give the same values under the same keys, fractions in full precision. In CSV a list
 is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
-rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation` and `reference`.
+rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`.
 """
 
 RECORDS_HEAD = """\

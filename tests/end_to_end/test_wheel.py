@@ -1,6 +1,7 @@
 """A built wheel carries everything: it runs where there is no checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -51,3 +52,11 @@ def test_the_wheel_lists_validates_runs_and_reports_without_the_checkout(unpacke
     short = ("--outer-steps", "2", "--set", "test_episodes=8", "--set", "validation_episodes=8")
     assert "norml" in norml(unpacked_wheel, "run", "norml", "--benchmark", "glyphs-5way", *short)
     assert "2 of 600" in norml(unpacked_wheel, "report", "--table", "table-glyphs")
+    assert "wrote page.html" in norml(unpacked_wheel, "report", "--html", "page.html")
+
+
+def test_every_dependency_is_bounded_on_both_sides(unpacked_wheel: Path):
+    [metadata] = unpacked_wheel.glob("*.dist-info/METADATA")
+    needed = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(needed) <= 15, "each is one more that can break or be taken over"
+    assert all(">=" in each and "<" in each for each in needed), needed
