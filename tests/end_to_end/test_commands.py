@@ -111,6 +111,22 @@ def test_report_lists_the_runs_and_says_when_there_are_none(shell: Shell):
     assert len(json.loads(out)["runs"]) == 1
 
 
+def test_every_table_and_the_page_after_a_run(shell: Shell):
+    assert shell.norml(*RUN)[0] == 0
+    code, _, err = shell.norml("report", "--table")
+    assert (code, "no table has a finished run" in err) == (2, True)  # that run is no table's
+    short = ("--outer-steps", "2", "--set", "test_episodes=8", "--set", "validation_episodes=8")
+    assert shell.norml("run", "norml", "--benchmark", "glyphs-5way", *short)[0] == 0
+    code, out, _ = shell.norml("report", "--table")
+    assert code == 0
+    assert "Glyphs 5-way" in out
+    assert "Table 2: ablation" not in out
+    code, out, _ = shell.norml("report", "--html", "out/page.html")
+    assert code == 0
+    assert out.startswith("wrote out/page.html")
+    assert "Glyphs 5-way" in (shell.folder / "out" / "page.html").read_text(encoding="utf-8")
+
+
 def test_the_paper_s_table_is_printed_before_anything_was_run(shell: Shell):
     code, out, _ = shell.norml("report", "--table", "table-2")
     assert code == 0
