@@ -38,3 +38,24 @@ def test_strict_mode_is_asked_for_and_told(shell: Shell):
     assert json.loads(path.read_text())["deterministic"] is True
     assert shell.norml(*RUN, "--force")[0] == 0
     assert json.loads(path.read_text())["deterministic"] is None
+
+
+def test_a_run_ends_alike_again_and_beside_other_runs(shell: Shell):
+    """The others are of the same method and of another, in processes of their own, in the same folders."""
+
+    def found(results: str) -> dict[str, Any]:
+        path = shell.folder / results / "tiny-5way/1-shot/norml/seed-0.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {key: record[key] for key in ("correct", "curve", "accuracy", "best_step")}
+
+    assert shell.norml(*RUN, "--results", "alone")[0] == 0
+    assert shell.norml(*RUN, "--results", "again")[0] == 0
+    beside = [
+        shell.start(*RUN, "--results", "beside"),
+        shell.start(*RUN, "--results", "beside", "--seed", "1"),
+        shell.start("run", "maml-layerwise-lr", "--benchmark", "tiny-5way", "--results", "beside"),
+    ]
+    for process in beside:
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, out
+    assert found("alone") == found("again") == found("beside")
