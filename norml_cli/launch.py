@@ -123,8 +123,21 @@ def known_fields(
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "git": git_state(),  # of the code that is about to run, not of what stands there hours later
         "deterministic": torch.are_deterministic_algorithms_enabled() or None,
+        "repeatability": repeatability(device),
         "command": command_line(sys.argv[1:]),
     }
+
+
+def repeatability(device: torch.device) -> str:
+    """What a repetition on `device` may be expected to give again, for a record's reader."""
+    if device.type == "cpu":
+        return "to the bit on the CPU, with as many threads and the same versions"
+    if torch.are_deterministic_algorithms_enabled():
+        return "to the bit on the same kind of GPU, with the same versions"
+    return (
+        "what is drawn (initial weights, episodes) to the bit; what a GPU sums, by atomic additions or in cuBLAS's "
+        "workspace, to rounding, which training enlarges"
+    )
 
 
 def now() -> str:

@@ -200,6 +200,7 @@ def _facts(record: RunRecord, path: Path) -> dict[str, str]:
         "best step": f"{record.best_step:,} of {record.spec.protocol.outer_steps:,}",
         "finished": record.created,
         "device": record.device,
+        **({"repeatable": record.repeatability} if record.repeatability else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "commit": commit,
         "data": f"{record.dataset.id}, content {record.dataset.content_hash}",

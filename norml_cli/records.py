@@ -123,6 +123,7 @@ class Record(Model):
     deterministic: bool | None = Field(
         default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
     )
+    repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
     created: Text = Field(description="UTC, ISO 8601")
 
     @field_validator("created")

@@ -8,6 +8,7 @@ import torch
 from command_line import Shell
 
 from norml_cli.checkpoints import read_checkpoint
+from norml_cli.launch import repeatability
 from norml_cli.training import Run
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
@@ -37,7 +38,16 @@ def test_strict_mode_is_asked_for_and_told(shell: Shell):
         torch.use_deterministic_algorithms(mode=False)
     assert json.loads(path.read_text())["deterministic"] is True
     assert shell.norml(*RUN, "--force")[0] == 0
-    assert json.loads(path.read_text())["deterministic"] is None
+    record = json.loads(path.read_text())
+    assert record["deterministic"] is None
+    assert record["repeatability"].startswith("to the bit on the CPU")
+
+
+def test_a_record_from_a_gpu_says_what_may_differ(monkeypatch: pytest.MonkeyPatch):
+    gpu = torch.device("cuda")
+    assert "to rounding" in repeatability(gpu)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert repeatability(gpu).startswith("to the bit on the same kind of GPU")
 
 
 def test_a_run_ends_alike_again_and_beside_other_runs(shell: Shell):
