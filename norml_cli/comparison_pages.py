@@ -128,8 +128,10 @@ def _lead(pair: Comparison, sign: Literal[1, -1]) -> str:
 def _adjustment(places: Places) -> str:
     """Each benchmark at each number of shots is a family of its own."""
     pairs = max(len(there) for there in places.values())
+    if pairs == 1:
+        return ""
     upto = "up to " if len(places) > 1 else ""
-    return f", adjusted by Holm's method for {upto}{pairs} pairs of one benchmark and K" if pairs > 1 else ""
+    return f", adjusted by Holm's method for {upto}{pairs} pairs of one benchmark at one number of shots"
 
 
 def _figures(comparison: Comparison, difference: Difference) -> list[str]:

@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,8 +68,8 @@ def launched(
         checkpoint.unlink(missing_ok=True)
         note_path(checkpoint).unlink(missing_ok=True)
     known = known_fields(spec, item.changed, launch.seed, launch.device)
-    title = f"{spec.method}, {spec.shots}-shot, seed {launch.seed}"
-    status = StatusFile(checkpoint.with_suffix(SUFFIX), f"{spec.method}, {spec.benchmark}, {title.partition(', ')[2]}")
+    title = f"{spec.method}, {spec.shots}-shot, seed {launch.seed}"  # short, for it begins every line of progress
+    status = StatusFile(checkpoint.with_suffix(SUFFIX), spec.title(item.changed, launch.seed))
     followers: list[Follower] = [status]
     if launch.tensorboard is not None:
         followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, launch.seed)))
@@ -85,7 +85,7 @@ def launched(
             splits=splits,
         )
         status.begin("meta-training", run.state.step, spec.protocol.outer_steps)
-        display.say(_begun(run.state.step, spec.protocol.outer_steps))
+        display.say(_begun(run.state.step, spec.protocol.outer_steps, spec.values_of(item.changed)))
         try:
             yield run, known
         except Stopped:
@@ -102,10 +102,12 @@ def _place(spec: RunSpec, changed: Sequence[str], seed: int) -> Path:
     return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.method / name
 
 
-def _begun(step: int, outer_steps: int) -> str:
+def _begun(step: int, outer_steps: int, changed: Mapping[str, Any]) -> str:
+    values = [f"{key} {value}" for key, value in changed.items() if key != "outer_steps"]
+    changes = f" with {', '.join(values)}" if values else ""
     if not outer_steps:
-        return "begins; nothing is meta-trained"
-    return f"{f'goes on from {step:,} of' if step else 'begins'} {outer_steps:,} outer steps"
+        return f"begins{changes}; nothing is meta-trained"
+    return f"{f'goes on from {step:,} of' if step else 'begins'} {outer_steps:,} outer steps{changes}"
 
 
 def known_fields(

@@ -7,6 +7,17 @@ from typing import Any
 from rich.console import Console
 from typing_extensions import override
 
+_ASCII = str.maketrans({"±": "+-", "─": "-"})
+
+
+def writable(text: str, encoding: str) -> str:
+    """`text` as `encoding` can hold it: signs become ASCII where it has none for them, other characters '?'."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return text
+
 
 class Output(Console):
     """A rich console. `quiet`: nothing but errors. `as_json`: the result alone on standard output, as JSON.
@@ -28,7 +39,8 @@ class Output(Console):
         if self.as_json:
             self.event("line", line=" ".join(map(str, objects)))
         else:
-            super().print(*objects, **settings)
+            texts = (writable(item, self.encoding) if isinstance(item, str) else item for item in objects)
+            super().print(*texts, **settings)
 
     @override
     def out(self, *objects: Any, sep: str = " ", end: str = "\n", **settings: Any) -> None:

@@ -375,14 +375,13 @@ def _joined_notes(run: Mapping[str, Any]) -> list[str]:
 
 
 def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
-    said = trial.spec.protocol.model_dump() | trial.spec.rule.model_dump()
     best = trial.best
     return {
         "method": trial.spec.method,
         "benchmark": trial.spec.benchmark,
         "shots": trial.spec.shots,
         "seed": trial.seed,
-        "values": {key: said[key] for key in varied if key in said and key != "outer_steps"},
+        "values": trial.spec.values_of(key for key in varied if key != "outer_steps"),
         "outer_steps": trial.spec.protocol.outer_steps,
         "best_step": best.step,
         "validation_accuracy": best.validation_accuracy,

@@ -10,6 +10,7 @@ once; the `*Entry` models, made from them, describe the same values with their s
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Union
 
@@ -356,6 +357,16 @@ class RunSpec(Model):
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
         return content_hash(self.model_dump(mode="json", exclude_defaults=True))
+
+    def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
+        said = self.protocol.model_dump() | self.rule.model_dump()
+        return {key: said[key] for key in keys if key in said}
+
+    def title(self, changed: Iterable[str], seed: int) -> str:
+        """'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0': what a person tells runs apart by."""
+        values = [f"{key} {value}" for key, value in self.values_of(changed).items()]
+        return ", ".join([self.method, self.benchmark, f"{self.shots}-shot", f"seed {seed}", *values])
 
 
 class PretrainSpec(Model):

@@ -22,6 +22,7 @@ from norml_cli.launch import device_of
 from norml_cli.output import Output
 from norml_cli.records import RunRecord
 from norml_cli.registry import Registry
+from norml_cli.report import percent
 from norml_cli.trained import Trained, load_trained
 
 EPISODES_AT_ONCE = 8  # every weight's gradient is formed: changes memory and speed only
@@ -128,4 +129,4 @@ def _print(found: Inspection, console: Output) -> None:
 
 
 def _percent(accuracy: Interval) -> str:
-    return f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"
+    return f"{percent(accuracy.mean, accuracy.half_width)}%"

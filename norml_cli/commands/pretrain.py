@@ -31,6 +31,7 @@ from norml_cli.records import (
     write_record,
 )
 from norml_cli.registry import Registry
+from norml_cli.report import percent
 from norml_cli.status import SUFFIX, StatusFile
 
 
@@ -72,7 +73,7 @@ def pretrain(
             _embed(record, weights_at, cache, device=target, console=console)
     FeatureCache.open(spec, seed, cache)
     for shots, accuracy in record.nearest_centroid.items():
-        reached = f"{100 * accuracy.mean:.2f} +- {100 * accuracy.half_width:.2f}%"
+        reached = f"{percent(accuracy.mean, accuracy.half_width)}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
         console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
     console.result({"record": str(record_at), **record.model_dump(mode="json", exclude={"curve"})})

@@ -7,13 +7,13 @@ from rich.console import Console
 
 from norml_cli.errors import UserError
 from norml_cli.files import write_atomically
+from norml_cli.output import writable
 from norml_cli.records import RunRecord, find_records
 from norml_cli.registry import Registry
 from norml_cli.report import render_runs, render_table, require_format
 from norml_cli.tables import Table, benchmarks_of, build_table
 
 EVERY = "every"  # in place of a table's id
-_ASCII = str.maketrans({"±": "+-", "─": "-"})
 
 
 def report(registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console) -> None:
@@ -60,8 +60,4 @@ def _tables(registry: Registry, table_id: str, results: Path) -> tuple[list[Tabl
 
 def print_text(text: str, console: Console) -> None:
     """Write `text` as it is: not wrapped, not read as markup, and in ASCII where the output holds no more."""
-    try:
-        text.encode(console.encoding)
-    except UnicodeEncodeError:
-        text = text.translate(_ASCII).encode(console.encoding, "replace").decode(console.encoding)
-    console.out(text, end="", highlight=False)
+    console.out(writable(text, console.encoding), end="", highlight=False)

@@ -69,9 +69,9 @@ def _finished(results: Path) -> list[dict[str, Any]]:
     found = []
     for path, run in find_records(results):
         reached = f"meta-test {100 * run.accuracy.mean:.2f}%"
-        found.append(_item(path, f"{run.spec.method}, {_where(run)}", run.spec.protocol.outer_steps, reached, run))
+        found.append(_item(path, run.spec.title(run.changed, run.seed), run.spec.protocol.outer_steps, reached, run))
     for path, trial in find_studies(results):
-        title = f"{trial.study}: {trial.spec.method}, {_where(trial)}"
+        title = f"{trial.study}: {trial.spec.title(trial.changed, trial.seed)}"
         reached = f"meta-val {100 * trial.best.validation_accuracy:.2f}%"
         found.append(_item(path, title, trial.spec.protocol.outer_steps, reached, trial))
     for path, backbone in find_pretrainings(results):
@@ -80,10 +80,6 @@ def _finished(results: Path) -> list[dict[str, Any]]:
         title = f"{backbone.spec.recipe}, seed {backbone.seed}"
         found.append(_item(path, title, backbone.spec.values.steps, reached, backbone))
     return found
-
-
-def _where(record: Any) -> str:
-    return f"{record.spec.benchmark}, {record.spec.shots}-shot, seed {record.seed}"
 
 
 def _item(path: Path, title: str, steps: int, reached: str, record: Any) -> dict[str, Any]:

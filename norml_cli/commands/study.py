@@ -50,7 +50,8 @@ def study(
             try:
                 _run_one(registry, name, item, launch, path, console=console)
             except Diverged as error:  # a finding of the study; the other trials are none the worse
-                console.print(f"no trial of {item.changed}: {error}", highlight=False, markup=False, soft_wrap=True)
+                title = item.spec.title(item.changed, seed)
+                console.print(f"no trial of {title}: {error}", highlight=False, markup=False, soft_wrap=True)
     found = find_trials(results, name)
     if not found:
         raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")

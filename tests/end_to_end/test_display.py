@@ -84,6 +84,12 @@ def test_plain_lines_say_what_how_far_how_fast_and_how_long(shell: Shell):
     assert "\x1b" not in out
 
 
+def test_signs_become_ascii_where_the_output_holds_no_more():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    Output(file=file, width=80).print("62.50 ± 15.23%, résultats", highlight=False)
+    assert file.buffer.getvalue() == b"62.50 +- 15.23%, r?sultats\n"
+
+
 def test_reading_a_data_set_shows_how_fast_and_how_long(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
     console = Output(file=io.StringIO(), width=200)
@@ -133,7 +139,8 @@ def test_status_follows_a_run_from_its_start_to_a_kill_to_its_end(shell: Shell):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
         (running,) = found
-        assert (running["state"], running["title"]) == ("running", "norml, tiny-5way, 1-shot, seed 0")
+        title = "norml, tiny-5way, 1-shot, seed 0, validation_episodes 32, test_episodes 64, outer_steps 100000"
+        assert (running["state"], running["title"]) == ("running", title)
         assert (running["phase"], running["total"]) == ("meta-training", 100_000)
         assert running["seconds_left"] > 0
         assert "running" in shell.norml("status")[1]

@@ -116,6 +116,7 @@ def test_a_study_goes_on_past_a_trial_that_diverges(shell: Shell, monkeypatch: p
         "study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=1000,0.4"
     )
     assert code == 0, err
+    assert "no trial of maml-constant-lr, tiny-5way, 1-shot, seed 0, inner_lr " in out
     assert "the inner loop diverges" in out
     (record,) = places(shell, "results/studies/**/*.json")
     assert json.loads(record.read_text())["spec"]["protocol"]["inner_lr"] == 0.4

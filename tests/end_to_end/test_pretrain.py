@@ -67,7 +67,7 @@ def test_a_pretraining_leaves_weights_and_a_record(shell: Shell):
     record = record_of(shell)
     assert [point["step"] for point in record["curve"]] == [2, 5, 7]
     assert record["nearest_centroid"].keys() == {"1", "2"}
-    assert f"{100 * record['nearest_centroid']['2']['mean']:.2f} +-" in out
+    assert f"{100 * record['nearest_centroid']['2']['mean']:.2f} ±" in out
     content = read_checkpoint(next(shell.home.rglob("*.weights")), {"seed": 0})
     assert content["classifier"]["head.weight"].shape == (3, 6)
     assert not list(shell.home.rglob("*.checkpoint"))

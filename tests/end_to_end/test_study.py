@@ -28,6 +28,10 @@ def test_every_combination_is_tried_and_told_best_first(shell: Shell):
     accuracies = [float(row["validation_accuracy"]) for row in rows]
     assert accuracies == sorted(accuracies, reverse=True)
     assert len(trials(shell)) == 4
+    assert "maml-constant-lr, 1-shot, seed 0: begins 9 outer steps with inner_lr 0.1, outer_lr 0.002" in out
+    found = shell.norml("status")[1]
+    for values in ("inner_lr 0.1", "inner_lr 0.1, outer_lr 0.002"):
+        assert f"rates: maml-constant-lr, tiny-5way, 1-shot, seed 0, {values}: meta-val" in found
 
 
 def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
