@@ -52,6 +52,8 @@ def test_the_speed_table_is_the_one_that_the_bench_recorded():
         ours = found[work, "norml, compiled"]["median"]
         ratios = [f"{found[work, engine]['median'] / ours:.2f}" for engine in engines]
         assert f"| {work.replace('/', ' / ')} | {1000 * ours:.0f} ms | {' | '.join(ratios)} |" in README
+    shares = [found[work, "norml, compiled"]["derived"]["share of peak"] for work in ("1/1", "1/15", "5/5")]
+    assert "{:.0%}, {:.0%} and {:.0%} of our compiled steps' times".format(*shares) in README
 
 
 def test_the_table_of_normls_cost_is_the_one_that_the_bench_recorded():
