@@ -49,6 +49,7 @@ def long_run_rows() -> list[str]:
         f"| outer steps | {found['outer_steps']:,} |",
         f"| growth of resident memory over the last two thirds | {growth} |",
         f"| growth of open files | {found['open_files']['growth']:.0f} |",
+        f"| step time, last window's median over the first's | {found['step_s']['last_over_first']:.2f} |",
         f"| the display's share of CPU time | {100 * found['display']['share']:.2f}% |",
     ]
 
