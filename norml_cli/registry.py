@@ -116,7 +116,8 @@ class Registry:
     ) -> Resolved:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
-        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, `overrides` (--set).
+        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, its rule, its rule on
+        this benchmark, `overrides` (--set).
         Raises UserError.
         """
         method_entry = self.method(method)
@@ -240,6 +241,7 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
         method.protocol.get(EVERYWHERE),
         method.protocol.get(bench.id),
         method.rule,
+        method.rule_by_benchmark.get(bench.id),
     ]
     values = _defaults()
     sources = dict.fromkeys(values, "norml's default")
@@ -422,10 +424,11 @@ def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> It
     unknown = ids.fault("benchmarks", "benchmark", method.default_benchmark)
     if unknown:
         yield f"default_benchmark: {unknown}"
-    for id_ in method.protocol:
-        unknown = ids.fault("benchmarks", "benchmark", id_) if id_ != EVERYWHERE else None
-        if unknown:
-            yield f"protocol.{id_}: {unknown}"
+    for key, by_benchmark in (("protocol", method.protocol), ("rule_by_benchmark", method.rule_by_benchmark)):
+        for id_ in by_benchmark:
+            unknown = ids.fault("benchmarks", "benchmark", id_)
+            if unknown and (key, id_) != ("protocol", EVERYWHERE):
+                yield f"{key}.{id_}: {unknown}"
     for bench in sound:
         layer = next((id_ for id_ in (bench.id, EVERYWHERE) if id_ in method.protocol), None)
         if layer is None:

@@ -165,18 +165,23 @@ class Method(Entry):
     )
     algorithm: str = Field(description="the rule that `rule` is the settings of")
     rule: Any = Field(description="the rule's settings, every one of them")
+    rule_by_benchmark: Any = Field(default={}, description="settings that differ on a benchmark, by its id")
 
 
-METHODS: dict[str, type[Method]] = {
-    algorithm: create_model(
-        f"{rule.__name__.removesuffix('Rule')}Method",
-        __base__=Method,
-        __module__=__name__,
-        algorithm=(Literal[algorithm], ...),  # type: ignore[arg-type]  # made of a name that is known only here
-        rule=(with_sources(rule, f"{rule.__name__}Entry", partial=False), ...),
-    )
-    for algorithm, rule in RULES.items()
-}
+def _method_of(algorithm: str, rule: type[Rule]) -> type[Method]:
+    """An entry's model whose settings are those of `rule`."""
+    name = rule.__name__
+    settings: Any = with_sources(rule, f"{name}Entry", partial=False)
+    some: Any = with_sources(rule, f"{name}PartEntry", partial=True)
+    fields: dict[str, Any] = {
+        "algorithm": (Literal[algorithm], ...),
+        "rule": (settings, Method.model_fields["rule"]),
+        "rule_by_benchmark": (dict[Id, some], Method.model_fields["rule_by_benchmark"]),
+    }
+    return create_model(f"{name.removesuffix('Rule')}Method", __base__=Method, __module__=__name__, **fields)
+
+
+METHODS = {algorithm: _method_of(algorithm, rule) for algorithm, rule in RULES.items()}
 AnyMethod: Any = Annotated[Union[*METHODS.values()], Field(discriminator="algorithm")]
 
 

@@ -116,6 +116,19 @@ def put_all(folder: Path) -> dict[str, Path]:
         ("methods", "protocol.omniglot", {}, "protocol.omniglot: unknown benchmark 'omniglot', did you mean"),
         (
             "methods",
+            "rule_by_benchmark",
+            {"tinny": {}},
+            "rule_by_benchmark.tinny: unknown benchmark 'tinny', did you mean",
+        ),
+        ("methods", "rule_by_benchmark", {"everywhere": {}}, "rule_by_benchmark.everywhere: unknown benchmark"),
+        (
+            "methods",
+            "rule_by_benchmark",
+            {"tiny": {"learned_rates": {"value": "some", "source": "paper"}}},
+            "rule_by_benchmark.tiny.learned_rates.value: ",
+        ),
+        (
+            "methods",
             "protocol.tiny.n_way",
             {"value": 61, "source": "chosen: x"},
             "protocol.tiny.n_way: 61 is more than the 60 classes of 'glyphs' in meta_val",
@@ -483,6 +496,17 @@ def test_a_method_may_differ_from_every_benchmark(tmp_path):
     tiny, glyphs = (registry.resolve("mine", bench) for bench in ("tiny", "glyphs-5way"))
     assert [(r.spec.protocol.inner_lr, r.spec.protocol.inner_steps) for r in (tiny, glyphs)] == [(0.1, 9), (0.7, 9)]
     assert glyphs.sources["inner_steps"] == "chosen: everywhere"
+
+
+def test_a_rule_may_differ_on_a_benchmark(tmp_path):
+    write_entry(tmp_path, "benchmarks", made_benchmark())
+    own = {"tiny": {"learned_rates": {"value": "layer-wise", "source": "chosen: here"}}}
+    write_entry(tmp_path, "methods", METHOD | {"rule_by_benchmark": own})
+    registry = read_registry([builtin_registry(), tmp_path])
+    tiny, glyphs = (registry.resolve("mine", bench) for bench in ("tiny", "glyphs-5way"))
+    assert [r.spec.rule.learned_rates for r in (tiny, glyphs)] == ["layer-wise", "none"]
+    assert [r.sources["learned_rates"] for r in (tiny, glyphs)] == ["chosen: here", "chosen: for tests"]
+    assert registry.resolve("mine", "tiny", overrides={"learned_rates": "global"}).spec.rule.learned_rates == "global"
 
 
 def test_what_a_method_asks_everywhere_must_be_possible_everywhere(tmp_path):
