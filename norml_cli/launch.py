@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,7 +85,8 @@ def launched(
             splits=splits,
         )
         status.begin("meta-training", run.state.step, spec.protocol.outer_steps)
-        display.say(_begun(run.state.step, spec.protocol.outer_steps, spec.values_of(item.changed)))
+        changes = spec.shown(key for key in item.changed if key != "outer_steps")  # these are said anyway
+        display.say(_begun(run.state.step, spec.protocol.outer_steps, changes))
         try:
             yield run, known
         except Stopped:
@@ -102,12 +103,11 @@ def _place(spec: RunSpec, changed: Sequence[str], seed: int) -> Path:
     return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.method / name
 
 
-def _begun(step: int, outer_steps: int, changed: Mapping[str, Any]) -> str:
-    values = [f"{key} {value}" for key, value in changed.items() if key != "outer_steps"]
-    changes = f" with {', '.join(values)}" if values else ""
+def _begun(step: int, outer_steps: int, changes: Sequence[str]) -> str:
+    having = f" with {', '.join(changes)}" if changes else ""
     if not outer_steps:
-        return f"begins{changes}; nothing is meta-trained"
-    return f"{f'goes on from {step:,} of' if step else 'begins'} {outer_steps:,} outer steps{changes}"
+        return f"begins{having}; nothing is meta-trained"
+    return f"{f'goes on from {step:,} of' if step else 'begins'} {outer_steps:,} outer steps{having}"
 
 
 def known_fields(

@@ -370,8 +370,11 @@ class RunSpec(Model):
 
     def title(self, changed: Iterable[str], seed: int) -> str:
         """'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0': what a person tells runs apart by."""
-        values = [f"{key} {value}" for key, value in self.values_of(changed).items()]
-        return ", ".join([self.method, self.benchmark, f"{self.shots}-shot", f"seed {seed}", *values])
+        return ", ".join([self.method, self.benchmark, f"{self.shots}-shot", f"seed {seed}", *self.shown(changed)])
+
+    def shown(self, keys: Iterable[str]) -> list[str]:
+        """`values_of` as a person reads them: 'gate_scale 8.0'."""
+        return [f"{key} {value}" for key, value in self.values_of(keys).items()]
 
 
 class PretrainSpec(Model):
