@@ -1,5 +1,6 @@
 """What the README shows is what the tool prints."""
 
+import csv
 import importlib
 import json
 import re
@@ -64,6 +65,25 @@ def test_the_table_of_normls_cost_is_the_one_that_the_bench_recorded():
             plain, compiled = (found[work, name]["derived"] for name in (method, f"{method}, compiled"))
             figures += [plain["times maml"], compiled["times maml"], plain["times multiplications"]]
         assert f"| {work.replace('/', ' / ')} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in README
+
+
+INSPECTED = {"MAML (constant lr)": "maml-constant-lr", "MAML (layer-wise lr)": "maml-layerwise-lr", "NORML": "norml"}
+
+
+@pytest.mark.parametrize(("title", "method"), INSPECTED.items())
+def test_the_table_of_the_inspection_page_is_what_was_found_in_the_weights_of_the_record(title, method):
+    cases = [
+        *("all layers adapted", "head alone adapted", "body alone adapted"),
+        *("layer 3 not adapted", "layer 4 not adapted", "nothing adapted"),
+    ]
+    record = ROOT / "results" / "omniglot-20way" / "1-shot" / method / "seed-0.json"
+    with (record.parent / "seed-0-inspection" / "freezing.csv").open(encoding="utf-8") as file:
+        found = {row["case"]: row for row in csv.DictReader(file)}
+    figures = [f"{100 * float(found[c]['accuracy']):.2f} ± {100 * float(found[c]['half_width']):.2f}" for c in cases]
+    page = (ROOT / "docs" / "inspection.md").read_text(encoding="utf-8")
+    assert f"| {title} | {' | '.join(figures)} |" in page
+    best = max(point["validation_accuracy"] for point in json.loads(record.read_text(encoding="utf-8"))["curve"])
+    assert float(found["all layers adapted"]["accuracy"]) == pytest.approx(best, abs=1e-3)
 
 
 def test_ci_calls_the_test_command_of_the_readme():
