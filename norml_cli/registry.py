@@ -238,8 +238,7 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
     layers: list[Any] = [
         bench.protocol,
         bench.protocol_by_shots.get(shots),
-        method.protocol.get(EVERYWHERE),
-        method.protocol.get(bench.id),
+        *method.protocol_layers(bench.id, shots).values(),
         method.rule,
         method.rule_by_benchmark.get(bench.id),
     ]
@@ -424,25 +423,29 @@ def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> It
     unknown = ids.fault("benchmarks", "benchmark", method.default_benchmark)
     if unknown:
         yield f"default_benchmark: {unknown}"
-    for key, by_benchmark in (("protocol", method.protocol), ("rule_by_benchmark", method.rule_by_benchmark)):
-        for id_ in by_benchmark:
+    for key in ("protocol", "protocol_by_shots", "rule_by_benchmark"):
+        for id_ in getattr(method, key):
             unknown = ids.fault("benchmarks", "benchmark", id_)
             if unknown and (key, id_) != ("protocol", EVERYWHERE):
                 yield f"{key}.{id_}: {unknown}"
+    for bench in ids.registry.benchmarks.values():
+        for shots in method.protocol_by_shots.get(bench.id, {}):
+            if shots not in bench.shots:
+                yield f"protocol_by_shots.{bench.id}.{shots}: '{bench.id}' does not declare {shots} shots"
     for bench in sound:
-        layer = next((id_ for id_ in (bench.id, EVERYWHERE) if id_ in method.protocol), None)
-        if layer is None:
+        yield from dict.fromkeys(_own_protocol_faults(ids, method, bench))  # told once, not for each number of shots
+
+
+def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> Iterator[str]:
+    for shots in bench.shots:
+        layers = method.protocol_layers(bench.id, shots)
+        if not layers:
             continue  # what the benchmark says alone has been checked
-        told = set()
-        for shots in bench.shots:
-            values, _ = _layered(bench, shots, method)
-            protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
-            dataset = ids.registry.datasets[bench.dataset]
-            faults = [
-                f"protocol.{layer}.{key}: {fault}" for key, fault in _impossible(protocol, shots, dataset, ids.recipes)
-            ]
-            yield from (fault for fault in faults if fault not in told)
-            told.update(faults)
+        values, _ = _layered(bench, shots, method)
+        protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
+        for key, fault in _impossible(protocol, shots, ids.registry.datasets[bench.dataset], ids.recipes):
+            saying = [place for place, layer in layers.items() if getattr(layer, key) is not None]
+            yield f"{[*layers, *saying][-1]}.{key}: {fault}"
 
 
 def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:

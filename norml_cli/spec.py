@@ -163,9 +163,18 @@ class Method(Entry):
         default={},
         description=f"values that differ from a benchmark's, by benchmark id; under '{EVERYWHERE}': from every one's",
     )
+    protocol_by_shots: dict[Id, dict[Shots, ProtocolEntry]] = Field(  # type: ignore[valid-type]
+        default={}, description="values that differ on a benchmark by its shots too, by its id"
+    )
     algorithm: str = Field(description="the rule that `rule` is the settings of")
     rule: Any = Field(description="the rule's settings, every one of them")
     rule_by_benchmark: Any = Field(default={}, description="settings that differ on a benchmark, by its id")
+
+    def protocol_layers(self, benchmark: str, shots: int) -> dict[str, Any]:
+        """The method's own values on a benchmark, each layer by its place in the file; later layers win."""
+        layers = {f"protocol.{id_}": self.protocol.get(id_) for id_ in (EVERYWHERE, benchmark)}
+        layers[f"protocol_by_shots.{benchmark}.{shots}"] = self.protocol_by_shots.get(benchmark, {}).get(shots)
+        return {place: layer for place, layer in layers.items() if layer is not None}
 
 
 def _method_of(algorithm: str, rule: type[Rule]) -> type[Method]:

@@ -121,6 +121,19 @@ def put_all(folder: Path) -> dict[str, Path]:
             "rule_by_benchmark.tinny: unknown benchmark 'tinny', did you mean",
         ),
         ("methods", "rule_by_benchmark", {"everywhere": {}}, "rule_by_benchmark.everywhere: unknown benchmark"),
+        ("methods", "protocol_by_shots", {"tinny": {}}, "protocol_by_shots.tinny: unknown benchmark 'tinny', did you"),
+        (
+            "methods",
+            "protocol_by_shots",
+            {"tiny": {7: {}}},
+            "protocol_by_shots.tiny.7: 'tiny' does not declare 7 shots",
+        ),
+        (
+            "methods",
+            "protocol_by_shots",
+            {"tiny": {1: {"n_way": {"value": 61, "source": "chosen: x"}}}},
+            "protocol_by_shots.tiny.1.n_way: 61 is more than the 60 classes of 'glyphs' in meta_val",
+        ),
         (
             "methods",
             "rule_by_benchmark",
@@ -496,6 +509,18 @@ def test_a_method_may_differ_from_every_benchmark(tmp_path):
     tiny, glyphs = (registry.resolve("mine", bench) for bench in ("tiny", "glyphs-5way"))
     assert [(r.spec.protocol.inner_lr, r.spec.protocol.inner_steps) for r in (tiny, glyphs)] == [(0.1, 9), (0.7, 9)]
     assert glyphs.sources["inner_steps"] == "chosen: everywhere"
+
+
+def test_a_method_may_differ_on_a_benchmark_by_its_shots(tmp_path):
+    own = {
+        "protocol": {"glyphs-5way": {"inner_lr": {"value": 0.1, "source": "chosen: here"}}},
+        "protocol_by_shots": {"glyphs-5way": {5: {"inner_lr": {"value": 0.3, "source": "chosen: here, 5-shot"}}}},
+    }
+    write_entry(tmp_path, "methods", METHOD | {"default_benchmark": "glyphs-5way"} | own)
+    registry = read_registry([builtin_registry(), tmp_path])
+    one, five = (registry.resolve("mine", "glyphs-5way", shots) for shots in (1, 5))
+    assert [r.spec.protocol.inner_lr for r in (one, five)] == [0.1, 0.3]
+    assert [r.sources["inner_lr"] for r in (one, five)] == ["chosen: here", "chosen: here, 5-shot"]
 
 
 def test_a_rule_may_differ_on_a_benchmark(tmp_path):
