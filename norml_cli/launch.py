@@ -133,7 +133,7 @@ def known_fields(
 def repeatability(device: torch.device) -> str:
     """What a repetition on `device` may be expected to give again, for a record's reader."""
     if device.type == "cpu":
-        return "to the bit on the CPU, with as many threads and the same versions"
+        return "to the bit on the same kind of CPU, with as many threads and the same versions"
     if torch.are_deterministic_algorithms_enabled():
         return "to the bit on the same kind of GPU, with the same versions"
     return (

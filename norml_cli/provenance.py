@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
+from norml.matrix_products import onednn_multiplies
 from norml_cli.records import GitState
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's model, or the CPU's architecture and the number of threads torch uses."""
+    """The GPU's model, or the CPU's architecture, the number of threads torch uses and who multiplies, if not MKL."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+    products = ", oneDNN" if onednn_multiplies() else ""
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads{products})"
 
 
 def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitState:

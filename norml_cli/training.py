@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from norml.episodes import EpisodeBatch, sample_indices
 from norml.evaluation import correct_counts
 from norml.frozen_classifiers import FrozenClassifier
+from norml.matrix_products import multiplying
 from norml.meta_training import (
     MetaGradient,
     MetaLearner,
@@ -44,8 +45,6 @@ SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
 EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
 EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
 STEPS_BETWEEN_LOOKS = 25  # outer steps between two looks at the loss: each look makes a GPU's queue run empty
-
-_TORCH_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 
 
 class Display(Protocol):
@@ -186,7 +185,7 @@ class Run:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        with self._stop.listening(), _matmul_precision(self.spec.protocol.matmul_precision):
+        with self._stop.listening(), multiplying(self.spec.protocol.matmul_precision, self.device):
             try:
                 yield
             except Stopped:
@@ -426,14 +425,3 @@ def _optimizer(method: MetaLearner | FrozenClassifier, outer_lr: float) -> torch
     """Of what is meta-learned; None if nothing is."""
     parameters = list(method.parameters())
     return torch.optim.Adam(parameters, lr=outer_lr, fused=True) if parameters else None
-
-
-@contextmanager
-def _matmul_precision(name: str) -> Iterator[None]:
-    """Matrix products in this precision; torch knows one setting for the whole process."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(_TORCH_PRECISION[name])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

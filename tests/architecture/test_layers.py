@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "norml.episodes",
         "norml.fast_weights",
         "norml.hidden_layer",
+        "norml.matrix_products",
         "norml.resnet12",
         "norml.statistics",
         "norml.update_rules",

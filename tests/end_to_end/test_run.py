@@ -244,12 +244,12 @@ def test_matmul_precision_holds_during_the_run_only(shell: Shell, monkeypatch: p
     original = training.outer_step
 
     def watched(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.add(torch.get_float32_matmul_precision())
+        seen.add(torch.backends.mkldnn.matmul.fp32_precision)
         return original(*arguments, **settings)
 
     monkeypatch.setattr(training, "outer_step", watched)
     assert shell.norml(*NORML, "--set", "matmul_precision=tf32")[0] == 0
-    assert (seen, torch.get_float32_matmul_precision()) == ({"high"}, "highest")
+    assert (seen, torch.backends.mkldnn.matmul.fp32_precision) == ({"tf32"}, "none")
 
 
 def test_a_compiled_run_says_so_in_its_record(shell: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -40,7 +40,7 @@ def test_strict_mode_is_asked_for_and_told(shell: Shell):
     assert shell.norml(*RUN, "--force")[0] == 0
     record = json.loads(path.read_text())
     assert record["deterministic"] is None
-    assert record["repeatability"].startswith("to the bit on the CPU")
+    assert record["repeatability"].startswith("to the bit on the same kind of CPU")
 
 
 def test_a_record_from_a_gpu_says_what_may_differ(monkeypatch: pytest.MonkeyPatch):
