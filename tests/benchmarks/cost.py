@@ -1,4 +1,4 @@
-"""What an outer step of MAML and NORML costs, and how that grows."""
+"""What an outer step of MAML and NORML costs, how that grows, and what it gains by who multiplies."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +13,7 @@ from own_process import OwnProcess
 from record import Section, measured
 from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
+from norml.matrix_products import multiplying, onednn_multiplies
 from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
 
 CELL_SIZES = (16, 64)
@@ -105,3 +106,32 @@ def growth(bench: Bench) -> Section:
     return Section(
         name="growth", title="one outer step against one size at a time (20-way, 1 shot, 1 query)", measurements=rows
     )
+
+
+def products(bench: Bench) -> Section:
+    """An outer step with the products of torch's own choice and with those of `norml run`, in turns."""
+    rows = []
+    for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
+        for method in (MAML, NORML):
+            step = step_of(bench.device, method, workload)
+            candidates = {"torch's choice": step, "norml run's": _multiplying_as_a_run(step, bench.device)}
+            title = f"products, {workload.title}, {method}"
+            seconds = bench.interleaved(title, candidates, rounds=bench.choose(3, 15))
+            base = median(seconds["torch's choice"])
+            for name, spent in seconds.items():
+                labels = {"shots/queries": workload.title, "method": method, "products": name}
+                rows.append(measured(labels, spent, times_as_fast=base / median(spent)))
+    return Section(
+        name="products",
+        title="one outer step by who multiplies, meta-batch 16",
+        settings={"norml run's": "oneDNN" if bench.device.type == "cpu" and onednn_multiplies() else "torch's choice"},
+        measurements=rows,
+    )
+
+
+def _multiplying_as_a_run(step: Call, device: torch.device) -> Call:
+    def call() -> None:
+        with multiplying("float32", device):
+            step()
+
+    return call

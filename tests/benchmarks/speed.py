@@ -16,7 +16,7 @@ import torch
 from agreement import DisagreementError
 from bench import Bench
 from commands import commands
-from cost import growth, methods
+from cost import growth, methods, products
 from display import Progress, show
 from episodes_cost import evaluation, sampling
 from memory import memory
@@ -28,7 +28,7 @@ from typing_extensions import override
 from norml_cli.errors import UserError
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
-    section.__name__: section for section in (peers, methods, growth, memory, sampling, evaluation, commands)
+    section.__name__: section for section in (peers, methods, products, growth, memory, sampling, evaluation, commands)
 }
 
 
