@@ -31,6 +31,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests of the models, compiled ones too, with the oldest torch that is supported."""
+    session.install("-e", ".[dev]", "torch==2.11.*", "torchvision==0.26.*")
+    session.run("pytest", "tests/norml", "tests/numerics", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write docs/commands.md, keys.md and formats.md from the code (-- --check: compare only)."""
     session.install("-e", ".")

@@ -105,12 +105,13 @@ class Adaptation:
         )
 
     # ------------------------------------------------------------------------------------------------------ forwards
+    # torch 2.11 does not compile methods that `no_grad` decorates, so it is entered inside them.
 
-    @torch.no_grad()
     def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
-        for t in range(self.inner_steps):
-            self._take(t)
+        with torch.no_grad():
+            for t in range(self.inner_steps):
+                self._take(t)
         return self
 
     @torch.no_grad()
@@ -121,7 +122,6 @@ class Adaptation:
             if t < self.inner_steps:
                 self._take(t)
 
-    @torch.no_grad()
     def logits(self, query_x: Tensor | None = None, *, after: int | None = None) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
@@ -133,10 +133,11 @@ class Adaptation:
             rows = query_x if own is None else torch.cat([self.support_x, query_x], dim=1)
         if rows is None:
             raise ValueError("no queries are known; give query_x")
-        logits: Tensor
         steps = self.inner_steps if after is None else after
-        logits, self._query_trace = self.learner(self.weights, steps, rows, own=own)
-        return logits if own is None else logits[:, own:]
+        with torch.no_grad():
+            logits, self._query_trace = self.learner(self.weights, steps, rows, own=own)
+        found: Tensor = logits if own is None else logits[:, own:]
+        return found
 
     def _take(self, t: int) -> None:
         """Inner step t, after those before it."""
@@ -181,13 +182,13 @@ class Adaptation:
             constants=self._constants(layer),
         )
 
-    @torch.no_grad()
     def _rates_of(self, layer: int) -> Recorded | None:
         """The rule's rates of a layer; they depend on its parameters alone."""
-        if self.rule.rates(layer) is None:
-            return None
-        parameters = self.rule.parameters_of(layer) if self._reversible else None
-        return record(self.rule, partial(_named_rates, self.rule, layer), {}, parameters, constants=frozenset())
+        with torch.no_grad():
+            if self.rule.rates(layer) is None:
+                return None
+            parameters = self.rule.parameters_of(layer) if self._reversible else None
+            return record(self.rule, partial(_named_rates, self.rule, layer), {}, parameters, constants=frozenset())
 
     def _call(self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool) -> Recorded:
         return record(

@@ -38,11 +38,11 @@ def test_the_report_of_the_reproduction_is_what_the_records_give(monkeypatch, tm
     )
 
 
-def measurements(section: str) -> dict[tuple[str, str], dict]:
-    """What the bench kept of one section on the CPU, by workload and by engine or method."""
+def measurements(section: str, labels: int = 2) -> dict[tuple[str, ...], dict]:
+    """What the bench kept of one section on the CPU, by its first labels: workload, and engine or method."""
     record = json.loads((ROOT / "results" / "speed" / f"cpu-{section}.json").read_text(encoding="utf-8"))
     (found,) = [part["measurements"] for part in record["sections"] if part["name"] == section]
-    return {tuple(m["labels"].values())[:2]: m for m in found}
+    return {tuple(m["labels"].values())[:labels]: m for m in found}
 
 
 def test_the_speed_table_is_the_one_that_the_bench_recorded():
@@ -65,6 +65,15 @@ def test_the_table_of_normls_cost_is_the_one_that_the_bench_recorded():
             plain, compiled = (found[work, name]["derived"] for name in (method, f"{method}, compiled"))
             figures += [plain["times maml"], compiled["times maml"], plain["times multiplications"]]
         assert f"| {work.replace('/', ' / ')} | {' | '.join(f'{figure:.2f}' for figure in figures)} |" in README
+
+
+def test_the_table_of_who_multiplies_is_the_one_that_the_bench_recorded():
+    found = measurements("products", labels=3)
+    for work in ("1/1", "1/15", "5/5"):
+        gains = [
+            found[work, method, "norml run's"]["derived"]["times as fast"] for method in ("maml-constant-lr", "norml")
+        ]
+        assert f"| {work.replace('/', ' / ')} | {' | '.join(f'{gain:.2f}' for gain in gains)} |\n" in README
 
 
 INSPECTED = {"MAML (constant lr)": "maml-constant-lr", "MAML (layer-wise lr)": "maml-layerwise-lr", "NORML": "norml"}
