@@ -121,7 +121,7 @@ def known_fields(
         "spec_hash": spec.hash(),
         "changed": list(changed),
         "seed": seed,
-        "device": device_name(device),
+        "device": device_name(device, spec.examples_of_an_outer_step if isinstance(spec, RunSpec) else 0),
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "git": git_state(),  # of the code that is about to run, not of what stands there hours later
         "deterministic": torch.are_deterministic_algorithms_enabled() or None,

@@ -12,11 +12,11 @@ from norml.matrix_products import onednn_multiplies
 from norml_cli.records import GitState
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's model, or the CPU's architecture, the number of threads torch uses and who multiplies, if not MKL."""
+def device_name(device: torch.device, examples: int = 0) -> str:
+    """The GPU's model, or the CPU's architecture, threads, and who multiplies so many examples, if not MKL."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    products = ", oneDNN" if onednn_multiplies() else ""
+    products = ", oneDNN" if onednn_multiplies(examples) else ""
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads{products})"
 
 

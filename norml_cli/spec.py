@@ -372,6 +372,11 @@ class RunSpec(Model):
         """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
         return content_hash(self.model_dump(mode="json", exclude_defaults=True))
 
+    @property
+    def examples_of_an_outer_step(self) -> int:
+        """E * S: the support examples of all episodes of an outer step."""
+        return self.protocol.meta_batch_size * self.protocol.n_way * self.shots
+
     def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
         """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
         said = self.protocol.model_dump() | self.rule.model_dump()

@@ -185,7 +185,10 @@ class Run:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        with self._stop.listening(), multiplying(self.spec.protocol.matmul_precision, self.device):
+        products = multiplying(
+            self.spec.protocol.matmul_precision, self.device, examples=self.spec.examples_of_an_outer_step
+        )
+        with self._stop.listening(), products:
             try:
                 yield
             except Stopped:

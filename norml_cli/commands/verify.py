@@ -26,7 +26,8 @@ def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device:
     for path, record in records:
         try:
             found = _tested_again(registry, path, record, device)
-            line = _compared(path, record, found, device_name(device_of(device)))
+            here = device_name(device_of(device), record.spec.examples_of_an_outer_step)
+            line = _compared(path, record, found, here)
             console.print(f"{path}: {line}", highlight=False, markup=False, soft_wrap=True)
         except UserError as error:
             faults.append(str(error))

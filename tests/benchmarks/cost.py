@@ -13,7 +13,7 @@ from own_process import OwnProcess
 from record import Section, measured
 from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
-from norml.matrix_products import multiplying, onednn_multiplies
+from norml.matrix_products import multiplying, onednn_is_exact_and_faster
 from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
 
 CELL_SIZES = (16, 64)
@@ -112,9 +112,10 @@ def products(bench: Bench) -> Section:
     """An outer step with the products of torch's own choice and with those of `norml run`, in turns."""
     rows = []
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
+        examples = workload.meta_batch_size * workload.n_way * workload.k_shot
         for method in (MAML, NORML):
             step = step_of(bench.device, method, workload)
-            candidates = {"torch's choice": step, "norml run's": _multiplying_as_a_run(step, bench.device)}
+            candidates = {"torch's choice": step, "norml run's": _multiplying_as_a_run(step, bench.device, examples)}
             title = f"products, {workload.title}, {method}"
             seconds = bench.interleaved(title, candidates, rounds=bench.choose(3, 15))
             base = median(seconds["torch's choice"])
@@ -124,14 +125,16 @@ def products(bench: Bench) -> Section:
     return Section(
         name="products",
         title="one outer step by who multiplies, meta-batch 16",
-        settings={"norml run's": "oneDNN" if bench.device.type == "cpu" and onednn_multiplies() else "torch's choice"},
+        settings={
+            "norml run's": "oneDNN" if bench.device.type == "cpu" and onednn_is_exact_and_faster() else "torch's choice"
+        },
         measurements=rows,
     )
 
 
-def _multiplying_as_a_run(step: Call, device: torch.device) -> Call:
+def _multiplying_as_a_run(step: Call, device: torch.device, examples: int) -> Call:
     def call() -> None:
-        with multiplying("float32", device):
+        with multiplying("float32", device, examples=examples):
             step()
 
     return call
