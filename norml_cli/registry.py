@@ -1,5 +1,6 @@
 """YAML files -> validated entries -> resolved run specs. Torch-free; all errors of a registry are told at once."""
 
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -116,8 +117,8 @@ class Registry:
     ) -> Resolved:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
-        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, its rule, its rule on
-        this benchmark, `overrides` (--set).
+        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, method on it by shots,
+        its rule, its rule on this benchmark by shots, `overrides` (--set).
         Raises UserError.
         """
         method_entry = self.method(method)
@@ -240,7 +241,7 @@ def _layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[st
         bench.protocol_by_shots.get(shots),
         *method.protocol_layers(bench.id, shots).values(),
         method.rule,
-        method.rule_by_benchmark.get(bench.id),
+        method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
     values = _defaults()
     sources = dict.fromkeys(values, "norml's default")
@@ -420,18 +421,19 @@ def _values(layers: list[Any]) -> dict[str, Any]:
 
 
 def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> Iterator[str]:
+    by_shots = ("protocol_by_shots", "rule_by_shots")
     unknown = ids.fault("benchmarks", "benchmark", method.default_benchmark)
     if unknown:
         yield f"default_benchmark: {unknown}"
-    for key in ("protocol", "protocol_by_shots", "rule_by_benchmark"):
+    for key in ("protocol", *by_shots):
         for id_ in getattr(method, key):
             unknown = ids.fault("benchmarks", "benchmark", id_)
             if unknown and (key, id_) != ("protocol", EVERYWHERE):
                 yield f"{key}.{id_}: {unknown}"
-    for bench in ids.registry.benchmarks.values():
-        for shots in method.protocol_by_shots.get(bench.id, {}):
+    for key, bench in itertools.product(by_shots, ids.registry.benchmarks.values()):
+        for shots in getattr(method, key).get(bench.id, {}):
             if shots not in bench.shots:
-                yield f"protocol_by_shots.{bench.id}.{shots}: '{bench.id}' does not declare {shots} shots"
+                yield f"{key}.{bench.id}.{shots}: '{bench.id}' does not declare {shots} shots"
     for bench in sound:
         yield from dict.fromkeys(_own_protocol_faults(ids, method, bench))  # told once, not for each number of shots
 

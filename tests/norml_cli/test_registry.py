@@ -116,11 +116,12 @@ def put_all(folder: Path) -> dict[str, Path]:
         ("methods", "protocol.omniglot", {}, "protocol.omniglot: unknown benchmark 'omniglot', did you mean"),
         (
             "methods",
-            "rule_by_benchmark",
+            "rule_by_shots",
             {"tinny": {}},
-            "rule_by_benchmark.tinny: unknown benchmark 'tinny', did you mean",
+            "rule_by_shots.tinny: unknown benchmark 'tinny', did you mean",
         ),
-        ("methods", "rule_by_benchmark", {"everywhere": {}}, "rule_by_benchmark.everywhere: unknown benchmark"),
+        ("methods", "rule_by_shots", {"everywhere": {}}, "rule_by_shots.everywhere: unknown benchmark"),
+        ("methods", "rule_by_shots", {"tiny": {7: {}}}, "rule_by_shots.tiny.7: 'tiny' does not declare 7 shots"),
         ("methods", "protocol_by_shots", {"tinny": {}}, "protocol_by_shots.tinny: unknown benchmark 'tinny', did you"),
         (
             "methods",
@@ -136,9 +137,9 @@ def put_all(folder: Path) -> dict[str, Path]:
         ),
         (
             "methods",
-            "rule_by_benchmark",
-            {"tiny": {"learned_rates": {"value": "some", "source": "paper"}}},
-            "rule_by_benchmark.tiny.learned_rates.value: ",
+            "rule_by_shots",
+            {"tiny": {1: {"learned_rates": {"value": "some", "source": "paper"}}}},
+            "rule_by_shots.tiny.1.learned_rates.value: ",
         ),
         (
             "methods",
@@ -523,15 +524,19 @@ def test_a_method_may_differ_on_a_benchmark_by_its_shots(tmp_path):
     assert [r.sources["inner_lr"] for r in (one, five)] == ["chosen: here", "chosen: here, 5-shot"]
 
 
-def test_a_rule_may_differ_on_a_benchmark(tmp_path):
+def test_a_rule_may_differ_on_a_benchmark_by_its_shots(tmp_path):
     write_entry(tmp_path, "benchmarks", made_benchmark())
-    own = {"tiny": {"learned_rates": {"value": "layer-wise", "source": "chosen: here"}}}
-    write_entry(tmp_path, "methods", METHOD | {"rule_by_benchmark": own})
+    own = {"glyphs-5way": {5: {"learned_rates": {"value": "layer-wise", "source": "chosen: here, 5-shot"}}}}
+    write_entry(tmp_path, "methods", METHOD | {"rule_by_shots": own})
     registry = read_registry([builtin_registry(), tmp_path])
-    tiny, glyphs = (registry.resolve("mine", bench) for bench in ("tiny", "glyphs-5way"))
-    assert [r.spec.rule.learned_rates for r in (tiny, glyphs)] == ["layer-wise", "none"]
-    assert [r.sources["learned_rates"] for r in (tiny, glyphs)] == ["chosen: here", "chosen: for tests"]
-    assert registry.resolve("mine", "tiny", overrides={"learned_rates": "global"}).spec.rule.learned_rates == "global"
+    five, *others = (
+        registry.resolve("mine", *place) for place in (("glyphs-5way", 5), ("glyphs-5way", 1), ("tiny", 1))
+    )
+    assert (five.spec.rule.learned_rates, five.sources["learned_rates"]) == ("layer-wise", "chosen: here, 5-shot")
+    for other in others:
+        assert (other.spec.rule.learned_rates, other.sources["learned_rates"]) == ("none", "chosen: for tests")
+    changed = registry.resolve("mine", "glyphs-5way", 5, {"learned_rates": "global"})
+    assert changed.spec.rule.learned_rates == "global"
 
 
 def test_what_a_method_asks_everywhere_must_be_possible_everywhere(tmp_path):
