@@ -1,37 +1,54 @@
 """Write results/README.md, what was reproduced of the paper, from the records in this checkout: `nox -s reproduction`.
 
-Every number outside of results/findings.md, which it begins with, comes from a record.
+Its words are those of docs/findings.md.jinja, its numbers all come from records and the registry.
 """
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from figures import TABLE, Figures
+from jinja2 import Environment, StrictUndefined
+
 from norml_cli.comparison_pages import matrix_pages
-from norml_cli.comparisons import Comparison, Difference, compare_table
+from norml_cli.comparisons import Comparison, Difference
 from norml_cli.grids import Grid, Page, to_markdown
 from norml_cli.page import cost_grid, groups_of, pictures_of
-from norml_cli.records import RunRecord, find_records, find_studies
+from norml_cli.records import TrialRecord
 from norml_cli.registry import Registry, builtin_registry, read_registry
 from norml_cli.report import percent, render_table, render_trials
 from norml_cli.tables import Table, build_table
 
-RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "results"
 PICTURES = RESULTS / "pictures"
-MADE = "<!-- made by `nox -s reproduction` from findings.md and the records; edit findings.md instead -->"
-EXTERNAL, MAIN = "table-omniglot-5way", "table-2"
+MADE = "<!-- made by `nox -s reproduction` from docs/findings.md.jinja and the records; edit the former instead -->"
+EXTERNAL = "table-omniglot-5way"
 
 
 def report() -> str:
     """The page; pictures are written beside it."""
     registry = read_registry([builtin_registry()])
-    records = [record for _, record in find_records(RESULTS)]
-    findings = (RESULTS / "findings.md").read_text(encoding="utf-8")
-    return "\n".join([MADE, "", findings, *_table_2(registry, records), *_external(registry, records), *_studies()])
+    figures = Figures(registry, RESULTS)
+    return "\n".join(
+        [
+            *(MADE, "", findings(figures)),
+            *_table_2(registry, figures),
+            *_external(registry, figures),
+            *_studies(figures.trials),
+        ]
+    )
 
 
-def _table_2(registry: Registry, records: list[RunRecord]) -> Iterator[str]:
-    table = build_table(registry, registry.table(MAIN), records)
+def findings(figures: Figures) -> str:
+    """What the numbers say, in words. Raises whatever a number that is not there raises."""
+    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
+    template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(figures=figures)
+
+
+def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:
+    table = build_table(registry, registry.table(TABLE), figures.records)
     yield "## Table 2\n"
     yield _markdown(table)
     yield from _pictures(table)
@@ -42,9 +59,8 @@ def _table_2(registry: Registry, records: list[RunRecord]) -> Iterator[str]:
         "*contradicts*: it is told from zero with the other sign, or where the paper's two numbers are equal. "
         "*preliminary*: one of the two has not yet been run by the declared protocol.\n"
     )
-    comparisons = compare_table(registry, table.entry, records)
-    yield to_markdown(_pairs(table, comparisons))
-    for matrix in matrix_pages(comparisons):
+    yield to_markdown(_pairs(table, figures.comparisons))
+    for matrix in matrix_pages(figures.comparisons):
         yield to_markdown(matrix)
     yield "## What it cost\n"
     yield to_markdown(Page(cost_grid(list(groups_of(table)))))
@@ -76,18 +92,19 @@ def _verdict(paper: float, ours: Difference) -> str:
     return "agrees" if paper * ours.interval.mean > 0 else "contradicts"
 
 
-def _external(registry: Registry, records: list[RunRecord]) -> Iterator[str]:
-    table = build_table(registry, registry.table(EXTERNAL), records)
+def _external(registry: Registry, figures: Figures) -> Iterator[str]:
+    table = build_table(registry, registry.table(EXTERNAL), figures.records)
     yield "## The engine against the outside world\n"
     yield _markdown(table)
     yield from _pictures(table)
 
 
-def _studies() -> Iterator[str]:
+def _studies(trials: list[TrialRecord]) -> Iterator[str]:
     """Every trial that a protocol value was chosen by."""
     yield "## Studies on meta-validation\n"
-    trials = sorted((trial for _, trial in find_studies(RESULTS)), key=lambda trial: trial.study)
-    for name, of_study in itertools.groupby(trials, key=lambda trial: trial.study):
+    for name, of_study in itertools.groupby(
+        sorted(trials, key=lambda trial: trial.study), key=lambda trial: trial.study
+    ):
         yield f"### {name}\n"
         yield render_trials(list(of_study), "markdown", width=80)
 

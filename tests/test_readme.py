@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from made_records import made_record
 
-from norml_cli.records import find_records
+from norml_cli.records import find_records, record_path, write_record
 from norml_cli.registry import builtin_registry, read_registry
 from norml_cli.report import render_table
 from norml_cli.tables import build_table
@@ -101,3 +102,37 @@ def test_ci_calls_the_test_command_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "nox uv" in ci
     assert '/bin/nox"' in ci
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+    """docs/figures.py on made records of the real benchmark, four episodes of 20 queries each."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    registry = read_registry([builtin_registry()])
+    for method, correct in {
+        "maml-constant-lr": [18, 17, 18, 17],
+        "maml-global-lr": [17, 18, 18, 18],
+        "maml-layerwise-lr": [17, 17, 17, 17],
+        "norml": [20, 19, 20, 20],
+    }.items():
+        record = made_record(registry, method, correct, benchmark="omniglot-20way", test_episodes=4)
+        write_record(record_path(tmp_path, record.spec, 0), record)
+    return importlib.import_module("figures").Figures(registry, tmp_path)
+
+
+def test_a_lead_in_words_is_one_in_the_records(figures):
+    assert figures.accuracy("norml", 1) == figures.passing("norml", 1) == "98.75"
+    assert figures.lead("norml", "maml-constant-lr", 1) == "11.25 ± 3.98"  # 3.182 * 0.5 / sqrt(4) of 20
+    assert figures.level("maml-global-lr", "maml-constant-lr", 1) == "+1.25 ± 7.62"
+    assert figures.paper_lead("norml", "maml-constant-lr", 1) == "4.0"
+    for untrue in (
+        lambda: figures.lead("maml-constant-lr", "norml", 1),
+        lambda: figures.lead("maml-global-lr", "maml-constant-lr", 1),
+        lambda: figures.level("norml", "maml-constant-lr", 1),
+        lambda: figures.paper_lead("maml-constant-lr", "norml", 1),
+        lambda: figures.passing("maml-layerwise-lr", 1),
+    ):
+        with pytest.raises(ValueError, match="say something else"):
+            untrue()
+    with pytest.raises(ValueError, match="not enough values"):
+        figures.accuracy("norml", 5)

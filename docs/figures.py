@@ -1,0 +1,130 @@
+"""The numbers that docs/findings.md.jinja speaks of, each taken from a record, a trial, an inspection or the registry.
+
+What is asked for and not there raises an error, and so does a lead that is none, so that no sentence outlives the
+record it rests on. Accuracies and differences are returned as the page prints them: percent and points.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from norml_cli.comparisons import Difference, compare_table
+from norml_cli.records import RunRecord, find_records, find_studies
+from norml_cli.registry import Registry
+from norml_cli.report import percent
+
+BENCHMARK, TABLE = "omniglot-20way", "table-2"
+
+
+class Figures:
+    """Read from the records under `results` once, looked up by name."""
+
+    def __init__(self, registry: Registry, results: Path) -> None:
+        self._registry, self._results = registry, results
+        self.records = [record for _, record in find_records(results)]
+        self.trials = [trial for _, trial in find_studies(results)]
+        table = registry.table(TABLE)
+        self.comparisons = compare_table(registry, table, self.records)
+        shots = {column.title: column.shots for column in table.columns}
+        self._published = {
+            (row.method, shots[title]): 100 * published.accuracy
+            for row in table.rows
+            for title, published in row.published.items()
+        }
+
+    def value(self, method: str, shots: int, key: str) -> Any:
+        """What the registry declares."""
+        [value] = self._registry.resolve(method, BENCHMARK, shots).spec.values_of([key]).values()
+        return f"{value:,}" if isinstance(value, int) else value
+
+    def accuracy(self, method: str, shots: int, benchmark: str = BENCHMARK) -> str:
+        """On meta-test: '90.53'."""
+        return f"{100 * self._record(method, shots, benchmark).accuracy.mean:.2f}"
+
+    def passing(self, method: str, shots: int) -> str:
+        """The same, no less than what the paper prints. Raises ValueError where it is."""
+        ours = self.accuracy(method, shots)
+        if float(ours) < self._published[method, shots]:
+            raise ValueError(f"{method} falls short of the paper at {shots} shots; say something else")
+        return ours
+
+    def best_validation(self, method: str, shots: int) -> str:
+        """Of a run's weights on meta-validation: '90.7'."""
+        return f"{100 * self._record(method, shots, BENCHMARK).best.validation_accuracy:.1f}"
+
+    def paper(self, method: str, shots: int) -> str:
+        """What the paper prints: '90.3'."""
+        return f"{self._published[method, shots]:.1f}"
+
+    def lead(self, a: str, b: str, shots: int) -> str:
+        """How far `a` is ahead of `b` on the same test episodes, with its interval: '1.46 ± 0.15'.
+
+        Raises ValueError unless it is, told from zero with the number of comparisons taken into account.
+        """
+        sign, found = self._difference(a, b, shots)
+        if not found.settled or sign * found.interval.mean < 0:
+            raise ValueError(f"{a} is not ahead of {b} at {shots} shots; say something else")
+        return percent(sign * found.interval.mean, found.interval.half_width)
+
+    def level(self, a: str, b: str, shots: int) -> str:
+        """The difference of two that are not told apart: '-0.02 ± 0.14'. Raises ValueError if they are."""
+        sign, found = self._difference(a, b, shots)
+        if found.settled:
+            raise ValueError(f"{a} and {b} are told apart at {shots} shots; say something else")
+        return percent(sign * found.interval.mean, found.interval.half_width, sign="+")
+
+    def paper_lead(self, a: str, b: str, shots: int) -> str:
+        """How far `a` is ahead of `b` in the paper: '4.0'. Raises ValueError where it is behind."""
+        lead = self._published[a, shots] - self._published[b, shots]
+        if lead < 0:
+            raise ValueError(f"{a} is behind {b} in the paper at {shots} shots; say something else")
+        return f"{lead:.1f}"
+
+    def trial(self, study: str, method: str, shots: int, outer_steps: int, /, **values: Any) -> str:
+        """The best accuracy on meta-validation of the trial that `norml study` makes with these values: '81.8'."""
+        spec = self._registry.resolve(method, BENCHMARK, shots, {"outer_steps": outer_steps, **values}).spec
+        [found] = [trial for trial in self.trials if (trial.study, trial.spec_hash) == (study, spec.hash())]
+        return f"{100 * found.best.validation_accuracy:.1f}"
+
+    def n_trials(self, method: str, shots: int, outer_steps: int, studies: Sequence[str]) -> int:
+        """Different trials of so many outer steps in these studies."""
+        return len(
+            {
+                trial.spec_hash
+                for trial in self.trials
+                if (trial.spec.method, trial.spec.shots) == (method, shots)
+                and trial.study in studies
+                and trial.spec.protocol.outer_steps == outer_steps
+            }
+        )
+
+    def effective_rate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
+        """What `norml inspect` found in the weights of a run."""
+        [row] = [
+            row
+            for row in self._inspected(method, shots, "layers.csv")
+            if (int(row["layer"]), int(row["inner_step"])) == (layer, inner_step)
+        ]
+        return float(row["effective_rate"])
+
+    def frozen(self, method: str, case: str, shots: int = 1) -> str:
+        """Meta-validation accuracy with parts of the learner left as they were: '64.5'."""
+        [row] = [row for row in self._inspected(method, shots, "freezing.csv") if row["case"] == case]
+        return f"{100 * float(row['accuracy']):.1f}"
+
+    def _record(self, method: str, shots: int, benchmark: str) -> RunRecord:
+        place = (method, shots, benchmark, 0)
+        [found] = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark, r.seed) == place]
+        return found
+
+    def _difference(self, a: str, b: str, shots: int) -> tuple[int, Difference]:
+        """+1 or -1, and the difference that it makes one of `a` from `b`: over episodes, of all seeds."""
+        [found] = [c for c in self.comparisons if c.shots == shots and {c.a, c.b} == {a, b}]
+        difference = next(each for each in found.differences[::-1] if each.over == "episodes")
+        return (1 if found.a == a else -1), difference
+
+    def _inspected(self, method: str, shots: int, name: str) -> list[dict[str, str]]:
+        path = self._results / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / name
+        with path.open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
