@@ -37,6 +37,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.made = False
+        self._breaks_off = False
 
     def obey(self) -> None:
         """Raise Stopped if a stop was asked for."""
@@ -44,11 +45,23 @@ class StopRequest:
             raise Stopped
 
     @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Within it, a request raises Stopped at once: for what takes long and leaves nothing half done."""
+        self._breaks_off = True
+        try:
+            self.obey()
+            yield
+        finally:
+            self._breaks_off = False
+
+    @contextmanager
     def listening(self) -> Iterator[None]:
         """Take those signals as requests, instead of breaking off a step."""
 
         def request_stop(_signal: int, _frame: FrameType | None) -> None:
             self.made = True
+            if self._breaks_off:
+                raise Stopped
 
         names = (signal.SIGINT, signal.SIGTERM)
         previous = [signal.signal(name, request_stop) for name in names]

@@ -296,15 +296,20 @@ class Run:
         return self._train_pool.gather(indices, k_shot=self.spec.shots)
 
     def _compile(self) -> None:
-        """Compile the meta-gradient, on episodes of its own. Raises UserError if it must be and cannot."""
+        """Compile the meta-gradient, on episodes of its own.
+
+        Raises UserError if it must be and cannot; Stopped at once on a stop request.
+        """
         self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
         batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
         gradient = compiled_meta_gradient(self.device)
         try:
-            gradient(self._meta_learner(), batch, self.spec.protocol.inner_steps)
+            with self._stop.breaking_off():
+                gradient(self._meta_learner(), batch, self.spec.protocol.inner_steps)
         except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
+            self._stop.obey()  # Ctrl-C ends the C++ compiler, too, and torch wraps what is raised within it
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             fault = f"the outer step cannot be compiled here ({reason})"
             if self._compile_wanted == "must":

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import signal
 import socket
 import time
@@ -293,6 +294,30 @@ def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pyt
     tried = read(shell, results="tried")
     assert tried["correct"] == read(shell, results="plain")["correct"]
     assert tried["cost"]["compile_s"] is None
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "as torch wraps it"])
+def test_a_run_that_is_stopped_while_compiling_stops_at_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, *, wrapped: bool
+):
+    """And does not say that the step cannot be compiled: Ctrl-C reaches the C++ compiler, too, which then fails."""
+
+    def stopped(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except Exception as error:
+            if wrapped:
+                raise RuntimeError("CppCompileError: C++ compile error") from error
+            raise
+        pytest.fail("went on")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "compiled_meta_gradient", lambda _device: stopped)
+        code, out, _ = shell.norml(*NORML, "--compile", "--results", "stopped")
+    assert (code, "cannot be compiled" in out) == (130, False)
+    assert "stopped after outer step 0; the same command goes on from there" in out
+    assert shell.norml(*NORML, "--results", "stopped")[0] == 0
 
 
 def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch):
