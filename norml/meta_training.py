@@ -122,17 +122,21 @@ def outer_step(
     *,
     inner_steps: int,
     gradient_clip: float | None = None,
+    gradient_norm_limit: float | None = None,
     gradient: MetaGradient = meta_gradient,
 ) -> tuple[Tensor, Tensor]:
     """One step on theta_0 and Phi (paper eqs 12-13); returns the query loss and accuracy, both scalars on the device.
 
-    `gradient`: `meta_gradient` itself or compiled.
+    `gradient_clip` bounds each element of the meta-gradient, `gradient_norm_limit` then its length over all parameters
+    (Pascanu, Mikolov & Bengio 2013). `gradient`: `meta_gradient` itself or compiled.
     """
     loss, accuracy, gradients = gradient(meta_learner, batch, inner_steps)
     for name, parameter in meta_learner.named_parameters():
         parameter.grad = gradients.get(name)
     if gradient_clip is not None:
         nn.utils.clip_grad_value_(meta_learner.parameters(), gradient_clip)
+    if gradient_norm_limit is not None:
+        nn.utils.clip_grad_norm_(meta_learner.parameters(), gradient_norm_limit)
     optimizer.step()
     return loss, accuracy
 

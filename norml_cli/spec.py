@@ -74,6 +74,9 @@ class Protocol(Model):
     feature_scaling: Literal["none", "unit-length"] = Field(
         default="none", description="what is done to each example's features"
     )
+    gradient_norm_limit: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="a longer meta-gradient, over all that is learned, is shortened to it; null: none is"
+    )
     # How it is computed.
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",

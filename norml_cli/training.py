@@ -257,6 +257,7 @@ class Run:
             self._meta_batch(self._generator),
             inner_steps=protocol.inner_steps,
             gradient_clip=protocol.gradient_clip,
+            gradient_norm_limit=protocol.gradient_norm_limit,
             gradient=self._checked if self.device.type == "cpu" else self._gradient,
         )
 

@@ -126,6 +126,23 @@ def test_a_gradient_clip_bounds_every_entry_and_leaves_smaller_ones(make_meta_le
     assert n_clipped > 0
 
 
+def test_a_gradient_norm_limit_shortens_a_longer_meta_gradient_and_leaves_a_shorter_one(
+    make_meta_learner, make_episodes
+):
+    batch = make_episodes()
+
+    def meta_gradient_under(limit: float | None) -> torch.Tensor:
+        meta_learner = make_meta_learner("norml")
+        optimizer = torch.optim.SGD(meta_learner.parameters(), lr=0.0)
+        outer_step(meta_learner, optimizer, batch, inner_steps=2, gradient_norm_limit=limit)
+        return torch.cat([parameter.grad.flatten() for parameter in meta_learner.parameters()])
+
+    free = meta_gradient_under(None)
+    length = float(free.norm())
+    torch.testing.assert_close(meta_gradient_under(0.25 * length), 0.25 * free)
+    assert torch.equal(meta_gradient_under(4 * length), free)
+
+
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("rule", METHODS)
 def test_outer_steps_lower_the_loss_of_a_fixed_batch(rule, first_order, make_meta_learner, make_episodes):
