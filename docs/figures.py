@@ -42,13 +42,6 @@ class Figures:
         """On meta-test: '90.53'."""
         return f"{100 * self._record(method, shots, benchmark).accuracy.mean:.2f}"
 
-    def passing(self, method: str, shots: int) -> str:
-        """The same, no less than what the paper prints. Raises ValueError where it is."""
-        ours = self.accuracy(method, shots)
-        if float(ours) < self._published[method, shots]:
-            raise ValueError(f"{method} falls short of the paper at {shots} shots; say something else")
-        return ours
-
     def validation_at(self, method: str, shots: int, step: int) -> str:
         """On meta-validation, of a run's weights after so many outer steps: '90.7'."""
         curve = self._record(method, shots, BENCHMARK).curve
