@@ -38,9 +38,9 @@ class Figures:
         [value] = self._registry.resolve(method, BENCHMARK, shots).spec.values_of([key]).values()
         return f"{value:,}" if isinstance(value, int) else value
 
-    def accuracy(self, method: str, shots: int, benchmark: str = BENCHMARK) -> str:
+    def accuracy(self, method: str, shots: int) -> str:
         """On meta-test: '90.53'."""
-        return f"{100 * self._record(method, shots, benchmark).accuracy.mean:.2f}"
+        return f"{100 * self._record(method, shots).accuracy.mean:.2f}"
 
     def passing(self, method: str, shots: int) -> str:
         """The same, no less than what the paper prints. Raises ValueError where it is."""
@@ -51,7 +51,7 @@ class Figures:
 
     def validation_at(self, method: str, shots: int, step: int) -> str:
         """On meta-validation, of a run's weights after so many outer steps: '90.7'."""
-        curve = self._record(method, shots, BENCHMARK).curve
+        curve = self._record(method, shots).curve
         [accuracy] = [point.validation_accuracy for point in curve if point.step == step]
         return f"{100 * accuracy:.1f}"
 
@@ -115,8 +115,8 @@ class Figures:
         [row] = [row for row in self._inspected(method, shots, "freezing.csv") if row["case"] == case]
         return f"{100 * float(row['accuracy']):.1f}"
 
-    def _record(self, method: str, shots: int, benchmark: str) -> RunRecord:
-        place = (method, shots, benchmark, 0)
+    def _record(self, method: str, shots: int) -> RunRecord:
+        place = (method, shots, BENCHMARK, 0)
         [found] = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark, r.seed) == place]
         return found
 
