@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from norml_cli.comparisons import Difference, compare_table
-from norml_cli.records import RunRecord, find_records, find_studies
+from norml_cli.records import CurvePoint, RunRecord, find_records, find_studies
 from norml_cli.registry import Registry
 from norml_cli.report import percent
 
 BENCHMARK, TABLE = "omniglot-20way", "table-2"
+OTHER_PROTOCOLS = "other-protocols"
 
 
 class Figures:
@@ -51,8 +52,13 @@ class Figures:
 
     def validation_at(self, method: str, shots: int, step: int) -> str:
         """On meta-validation, of a run's weights after so many outer steps: '90.7'."""
-        curve = self._record(method, shots).curve
-        [accuracy] = [point.validation_accuracy for point in curve if point.step == step]
+        return f"{100 * self._point(method, shots, step).validation_accuracy:.1f}"
+
+    def training_at(self, method: str, shots: int, step: int) -> str:
+        """On the queries of training episodes, mean over the outer steps since the meta-validation before: '97.7'."""
+        accuracy = self._point(method, shots, step).train_accuracy
+        if accuracy is None:
+            raise ValueError(f"nothing was trained before step {step}")
         return f"{100 * accuracy:.1f}"
 
     def paper(self, method: str, shots: int) -> str:
@@ -118,6 +124,10 @@ class Figures:
     def _record(self, method: str, shots: int) -> RunRecord:
         place = (method, shots, BENCHMARK, 0)
         [found] = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark, r.seed) == place]
+        return found
+
+    def _point(self, method: str, shots: int, step: int) -> CurvePoint:
+        [found] = [point for point in self._record(method, shots).curve if point.step == step]
         return found
 
     def _difference(self, a: str, b: str, shots: int) -> tuple[int, Difference]:

@@ -51,7 +51,8 @@ rows under the name in brackets, beside `half_width_formula`, and a table's `tab
 RECORDS_HEAD = """\
 One file a run, `results/<benchmark>/<K>-shot/<method>/seed-<n>.json`, in UTF-8. `digest` is the SHA-256 of the JSON of
 all other keys, keys sorted, without spaces. A record that contradicts itself is refused. A study's trials hold the same
-without a meta-test.
+without a meta-test. `results/other-protocols/NAME/` keeps runs of a table by other values than the declared ones: a
+results folder of its own, which the table leaves out and `--results` shows.
 """
 
 

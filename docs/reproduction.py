@@ -7,14 +7,14 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from figures import TABLE, Figures
+from figures import OTHER_PROTOCOLS, TABLE, Figures
 from jinja2 import Environment, StrictUndefined
 
 from norml_cli.comparison_pages import matrix_pages
-from norml_cli.comparisons import Comparison, Difference
+from norml_cli.comparisons import Comparison, Difference, compare_table
 from norml_cli.grids import Grid, Page, to_markdown
 from norml_cli.page import cost_grid, groups_of, pictures_of
-from norml_cli.records import TrialRecord
+from norml_cli.records import TrialRecord, find_records
 from norml_cli.registry import Registry, builtin_registry, read_registry
 from norml_cli.report import percent, render_table, render_trials
 from norml_cli.tables import Table, build_table
@@ -32,19 +32,23 @@ def report() -> str:
     figures = Figures(registry, RESULTS)
     return "\n".join(
         [
-            *(MADE, "", findings(figures)),
+            *(MADE, "", findings(figures, Figures(registry, RESULTS / OTHER_PROTOCOLS / "meta-batch-16"))),
             *_table_2(registry, figures),
+            *_other_protocols(registry),
             *_external(registry, figures),
             *_studies(figures.trials),
         ]
     )
 
 
-def findings(figures: Figures) -> str:
-    """What the numbers say, in words. Raises whatever a number that is not there raises."""
+def findings(figures: Figures, steps_of_16: Figures) -> str:
+    """What the numbers say, in words: those of the table, and of its 5-shot rows with outer steps of 16 episodes.
+
+    Raises whatever a number that is not there raises.
+    """
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(figures=figures)
+    return environment.from_string(template).render(figures=figures, steps_of_16=steps_of_16)
 
 
 def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:
@@ -90,6 +94,19 @@ def _verdict(paper: float, ours: Difference) -> str:
     if not ours.settled:
         return "no difference found" if paper == 0 else "not told apart"
     return "agrees" if paper * ours.interval.mean > 0 else "contradicts"
+
+
+def _other_protocols(registry: Registry) -> Iterator[str]:
+    """The columns of Table 2 that were made by other values than the declared ones too, which the notes name."""
+    for folder in sorted((RESULTS / OTHER_PROTOCOLS).glob("*")):
+        records = [record for _, record in find_records(folder)]
+        ran = {(record.spec.benchmark, record.spec.shots) for record in records}
+        entry = registry.table(TABLE)
+        columns = [column for column in entry.columns if (column.benchmark, column.shots) in ran]
+        yield f"## Table 2 by another protocol: {folder.name}\n"
+        yield _markdown(build_table(registry, entry.model_copy(update={"columns": columns}), records))
+        for matrix in matrix_pages(compare_table(registry, entry, records)):
+            yield to_markdown(matrix)
 
 
 def _external(registry: Registry, figures: Figures) -> Iterator[str]:

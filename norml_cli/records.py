@@ -24,8 +24,8 @@ from norml_cli.spec import Count, Id, PretrainSpec, RunSpec, Sha256, content_has
 
 SCHEMA_VERSION: Final = 2
 NOT_RUNS = frozenset(
-    {"studies", "speed", "pretraining", "trust"}
-)  # folders under results/ that hold measurements of another kind
+    {"studies", "speed", "pretraining", "trust", "other-protocols"}
+)  # folders under results/ that hold no runs of a table: other-protocols/<name> is a results folder of its own
 
 _MEAN_TOLERANCE = 1e-12
 _HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit that is printed

@@ -130,7 +130,11 @@ def _records(results: Path) -> Iterator[Finding]:
     count = 0
     for path in sorted(results.rglob("*seed-*.json")):
         folder = path.relative_to(results).parts[0]
-        readers: dict[str, Callable[[Path], object]] = {"studies": read_trial, "pretraining": read_pretraining}
+        readers: dict[str, Callable[[Path], object]] = {
+            "studies": read_trial,
+            "pretraining": read_pretraining,
+            "other-protocols": read_record,
+        }
         if folder in NOT_RUNS and folder not in readers:
             continue
         try:

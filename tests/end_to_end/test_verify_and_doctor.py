@@ -94,6 +94,18 @@ def test_doctor_is_content_with_a_sound_place(shell: Shell):
         assert words in out
 
 
+def test_doctor_reads_the_runs_of_other_protocols_too(shell: Shell, record: Path):
+    results = record.parents[3]
+    apart = results / "other-protocols" / "short" / record.relative_to(results)
+    apart.parent.mkdir(parents=True)
+    apart.write_bytes(record.read_bytes())
+    assert "records: 2 sound" in shell.norml("doctor")[1]
+    apart.write_bytes(record.read_bytes().replace(b"finished", b"finishes"))
+    code, out, _ = shell.norml("doctor")
+    assert code == 1
+    assert f"must  record: {apart}: digest: " in out
+
+
 def test_doctor_says_what_to_do_and_returns_1(shell: Shell, record: Path):
     record.with_name("seed-9.json").write_text("{}")
     record.with_name(".seed-0.json.abc.part").touch()

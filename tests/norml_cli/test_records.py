@@ -247,7 +247,10 @@ def test_records_are_found_in_order_and_other_files_left_alone(registry, tmp_pat
     for folder in ("studies", "speed"):
         (results / folder).mkdir()
         (results / folder / "seed-0.json").write_text("another kind of measurement")
+    other = results / "other-protocols" / "meta-batch-4"
+    apart = put(other, made_record(registry, "norml", CORRECT))
     assert [path for path, _ in find_records(results)] == sorted(paths)
+    assert [path for path, _ in find_records(other)] == [apart]
 
 
 def test_every_broken_record_is_told(registry, tmp_path):
