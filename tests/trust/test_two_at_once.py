@@ -70,13 +70,15 @@ def test_a_pretraining_of_a_recipe_that_another_process_pretrains_is_told_who_do
 
 
 def test_a_second_preparing_waits_and_says_for_whom(shell: Shell, another_process: Holding):
-    with another_process(shell.home / "made-omniglot.h5") as other:
-        timer = threading.Timer(0.3, other.kill)
-        timer.start()
-        code, out, err = shell.norml(*PREPARE)
-        timer.join()
-    assert code == 0, err
-    assert re.search(rf"waits for process {other.pid} on .*, {SINCE}, which is at work on made-omniglot\.h5", out)
+    with another_process(shell.home / "made-omniglot.h5") as other, shell.start(*PREPARE) as second:
+        assert second.stdout is not None
+        first_line = second.stdout.readline()
+        still_waits = second.poll() is None
+        other.kill()
+        rest, _ = second.communicate(timeout=60)
+    assert re.fullmatch(rf"waits for process {other.pid} on .*, {SINCE}, which is at work on made-omniglot\.h5\n", first_line)
+    assert still_waits
+    assert second.returncode == 0, rest
     assert [path.name for path in shell.home.iterdir()] == ["made-omniglot.h5"]
 
 
