@@ -76,7 +76,9 @@ def test_a_second_preparing_waits_and_says_for_whom(shell: Shell, another_proces
         still_waits = second.poll() is None
         other.kill()
         rest, _ = second.communicate(timeout=60)
-    assert re.fullmatch(rf"waits for process {other.pid} on .*, {SINCE}, which is at work on made-omniglot\.h5\n", first_line)
+    assert re.fullmatch(
+        rf"waits for process {other.pid} on .*, {SINCE}, which is at work on made-omniglot\.h5\n", first_line
+    )
     assert still_waits
     assert second.returncode == 0, rest
     assert [path.name for path in shell.home.iterdir()] == ["made-omniglot.h5"]
