@@ -54,6 +54,10 @@ class Figures:
         """On meta-validation, of a run's weights after so many outer steps: '90.7'."""
         return f"{100 * self._point(method, shots, step).validation_accuracy:.1f}"
 
+    def best_validation(self, method: str, shots: int) -> str:
+        """On meta-validation, of the weights that a run keeps: '90.8'."""
+        return f"{100 * self._record(method, shots).best.validation_accuracy:.1f}"
+
     def training_at(self, method: str, shots: int, step: int) -> str:
         """On the queries of training episodes, mean over the outer steps since the meta-validation before: '97.7'."""
         accuracy = self._point(method, shots, step).train_accuracy
