@@ -31,7 +31,8 @@ def test_a_table_is_the_one_that_the_records_give(table_id):
 def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     registry = read_registry([builtin_registry()])
-    f = importlib.import_module("figures").Figures(registry, ROOT / "results")
+    figures = importlib.import_module("figures")
+    f = figures.Figures(registry, ROOT / "results")
     norml, constant, zero_both = "norml", "maml-constant-lr", "norml-zero-hidden-zero-cell"
     for method, shots in itertools.product([row.method for row in registry.table("table-2").rows], [1, 5]):
         if (method, shots) != (norml, 5):
@@ -48,6 +49,11 @@ def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
         "meta-validation. NORML leads MAML with a constant rate by {} points at 1 shot and by {} at 5 shots"
     )
     assert said.format(*accuracies, *leads) in " ".join(README.split())
+    shift_alone = figures.Figures(registry, ROOT / "results" / figures.OTHER_PROTOCOLS / "shift-alone")
+    shift_alone.level(norml, constant, 1)
+    goes = "MAML with a constant rate goes from {} to {} and NORML from {} to {}, not told apart from it"
+    pairs = [each.accuracy(method, 1) for method in (constant, norml) for each in (f, shift_alone)]
+    assert goes.format(*pairs) in " ".join(README.split())
     for shots in (1, 5):  # "its hidden state costs more than its cell brings"
         f.lead(zero_both, norml, shots)
     f.level("maml-layerwise-lr", "norml-zero-hidden", 1)
