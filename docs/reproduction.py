@@ -32,7 +32,7 @@ def report() -> str:
     figures = Figures(registry, RESULTS)
     return "\n".join(
         [
-            *(MADE, "", findings(figures, Figures(registry, RESULTS / OTHER_PROTOCOLS / "meta-batch-4"))),
+            *(MADE, "", findings(registry, figures)),
             *_table_2(registry, figures),
             *_other_protocols(registry),
             *_external(registry, figures),
@@ -41,14 +41,18 @@ def report() -> str:
     )
 
 
-def findings(figures: Figures, steps_of_4: Figures) -> str:
-    """What the numbers say, in words: those of the table, and of its 5-shot rows with outer steps of 4 episodes.
+def findings(registry: Registry, figures: Figures) -> str:
+    """What the numbers say, in words: those of the table, and of its columns as they were made before.
 
     Raises whatever a number that is not there raises.
     """
+    before = {
+        name: Figures(registry, RESULTS / OTHER_PROTOCOLS / folder)
+        for name, folder in {"steps_of_4": "meta-batch-4", "with_scale": "with-scale"}.items()
+    }
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(figures=figures, steps_of_4=steps_of_4)
+    return environment.from_string(template).render(figures=figures, **before)
 
 
 def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:
