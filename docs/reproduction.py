@@ -46,13 +46,15 @@ def findings(registry: Registry, figures: Figures) -> str:
 
     Raises whatever a number that is not there raises.
     """
-    before = {
-        name: Figures(registry, RESULTS / OTHER_PROTOCOLS / folder)
-        for name, folder in {"steps_of_4": "meta-batch-4", "with_scale": "with-scale"}.items()
-    }
+
+    def before(folder: str) -> Figures:
+        return Figures(registry, RESULTS / OTHER_PROTOCOLS / folder)
+
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(figures=figures, **before)
+    return environment.from_string(template).render(
+        figures=figures, steps_of_4=before("meta-batch-4"), with_scale=before("with-scale")
+    )
 
 
 def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:

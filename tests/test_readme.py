@@ -38,8 +38,8 @@ def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
     for method, shots in itertools.product([row.method for row in registry.table("table-2").rows], [1, 5]):
         if (method, shots) != (norml, 5):
             f.passing(method, shots)
-    f.level(norml, constant, 1)
-    for shots in (1, 5):
+    f.level(norml, constant, 1)  # "not told apart"
+    for shots in (1, 5):  # "its hidden state costs it points"
         f.lead("norml-zero-hidden", norml, shots)
     words = " ".join(README.split())
     assert (
