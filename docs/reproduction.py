@@ -53,7 +53,10 @@ def findings(registry: Registry, figures: Figures) -> str:
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        figures=figures, steps_of_4=before("meta-batch-4"), with_scale=before("with-scale")
+        figures=figures,
+        steps_of_4=before("meta-batch-4"),
+        with_scale=before("with-scale"),
+        shift_alone=before("shift-alone"),
     )
 
 
@@ -103,14 +106,15 @@ def _verdict(paper: float, ours: Difference) -> str:
 
 
 def _other_protocols(registry: Registry) -> Iterator[str]:
-    """The columns of Table 2 that were made by other values than the declared ones too, which the notes name."""
+    """What was made of Table 2 by other values than the declared ones, too; the notes name them."""
     for folder in sorted((RESULTS / OTHER_PROTOCOLS).glob("*")):
         records = [record for _, record in find_records(folder)]
         ran = {(record.spec.benchmark, record.spec.shots) for record in records}
         entry = registry.table(TABLE)
         columns = [column for column in entry.columns if (column.benchmark, column.shots) in ran]
+        rows = [row for row in entry.rows if row.method in {record.spec.method for record in records}]
         yield f"## Table 2 by another protocol: {folder.name}\n"
-        yield _markdown(build_table(registry, entry.model_copy(update={"columns": columns}), records))
+        yield _markdown(build_table(registry, entry.model_copy(update={"columns": columns, "rows": rows}), records))
         for matrix in matrix_pages(compare_table(registry, entry, records)):
             yield to_markdown(matrix)
 

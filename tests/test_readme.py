@@ -54,6 +54,8 @@ def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
         f"MAML with a constant rate reaches {with_scale.accuracy(constant, 1)} instead of {f.accuracy(constant, 1)}, "
         f"and NORML is {points(with_scale.lead(norml, constant, 1))} points ahead of it."
     ) in words
+    shift_alone = figures.Figures(registry, ROOT / "results" / figures.OTHER_PROTOCOLS / "shift-alone")
+    assert f"MAML with a constant rate, made so, reaches {shift_alone.accuracy(constant, 5)}." in words
 
 
 def points(difference: str) -> str:
