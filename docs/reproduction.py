@@ -110,9 +110,10 @@ def _other_protocols(registry: Registry) -> Iterator[str]:
     for folder in sorted((RESULTS / OTHER_PROTOCOLS).glob("*")):
         records = [record for _, record in find_records(folder)]
         ran = {(record.spec.benchmark, record.spec.shots) for record in records}
+        methods = {record.spec.method for record in records}
         entry = registry.table(TABLE)
         columns = [column for column in entry.columns if (column.benchmark, column.shots) in ran]
-        rows = [row for row in entry.rows if row.method in {record.spec.method for record in records}]
+        rows = [row for row in entry.rows if row.method in methods]
         yield f"## Table 2 by another protocol: {folder.name}\n"
         yield _markdown(build_table(registry, entry.model_copy(update={"columns": columns, "rows": rows}), records))
         for matrix in matrix_pages(compare_table(registry, entry, records)):
