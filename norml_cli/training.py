@@ -23,6 +23,7 @@ from norml.evaluation import correct_counts
 from norml.frozen_classifiers import FrozenClassifier
 from norml.matrix_products import multiplying
 from norml.meta_training import (
+    CapturedMetaGradient,
     MetaGradient,
     MetaLearner,
     compiled_meta_gradient,
@@ -117,7 +118,7 @@ class Run:
         self.spec, self.seed, self.device, self.display = spec, seed, device, display
         self.compiled = False
         self._compile_wanted = compile_
-        self._gradient: MetaGradient = meta_gradient
+        self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         self._checkpoint = checkpoint
         self.dataset = examples.identity
         self._identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": self.dataset.content_hash}

@@ -1,4 +1,4 @@
-"""The compiled meta-gradient: one unbroken graph, and the numbers of the plain one."""
+"""The compiled and the captured meta-gradient: one unbroken graph, and the numbers of the plain one."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from norml.episodes import EpisodeBatch
-from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
+from norml.meta_training import CapturedMetaGradient, compiled_meta_gradient, meta_gradient, outer_step
 
 CPU = torch.device("cpu")
 TRACED = {
@@ -75,4 +75,28 @@ def test_the_compiled_meta_gradient_trains_to_the_numbers_of_the_plain_one(
         for _ in range(3):
             outer_step(meta_learner, optimizer, batch, inner_steps=1, gradient=of)
     for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def on_gpu(batch):
+    return type(batch)(batch.x.cuda(), batch.y.cuda(), batch.n_support)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml", "meta-sgd"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_captured_meta_gradient_trains_to_the_numbers_of_the_plain_one(
+    rule, recompute, make_meta_learner, make_episodes
+):
+    """One CUDA graph, batch after batch, step after step."""
+    batches = [on_gpu(in_single_precision(make_episodes(n_episodes=2, seed=seed))) for seed in range(3)]
+    plain, captured = (make_meta_learner(rule, sizes=(5, 4, 3), recompute=recompute).float().cuda() for _ in range(2))
+    gradient = CapturedMetaGradient()
+    optimizers = [torch.optim.Adam(each.parameters(), lr=0.01, fused=True) for each in (plain, captured)]
+    for batch in batches:
+        assert_same(gradient(captured, batch, 2), meta_gradient(plain, batch, 2), 1e-4)
+        outer_step(plain, optimizers[0], batch, inner_steps=2)
+        outer_step(captured, optimizers[1], batch, inner_steps=2, gradient=gradient)
+    for one, other in zip(captured.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
