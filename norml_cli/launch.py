@@ -30,7 +30,8 @@ from norml_cli.spec import PretrainSpec, Protocol, RunSpec
 from norml_cli.status import SUFFIX, StatusFile
 from norml_cli.training import Compile, Run
 
-COMPILE_FROM_OUTER_STEPS = 1000  # an inner step, measured: compiling takes about 10-20 s an inner step on two cores
+# For each inner step; measured: compiling one takes 10-20 s, on two cores and beside an H100, which it saves less.
+COMPILE_FROM_OUTER_STEPS = {"cpu": 1000, "cuda": 4000}
 STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
 
 
@@ -208,11 +209,11 @@ def device_of(name: str) -> torch.device:
 def _compile(launch: Launch, protocol: Protocol) -> Compile:
     if launch.compiled is not None:
         return "must" if launch.compiled else "never"
-    return "try" if _compile_pays(protocol) else "never"
+    return "try" if _compile_pays(protocol, launch.device) else "never"
 
 
-def _compile_pays(protocol: Protocol) -> bool:
+def _compile_pays(protocol: Protocol, device: torch.device) -> bool:
     """Whether the time that compiling takes is won back: it takes longer with each inner step, and needs a compiler."""
     compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
-    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS * max(1, protocol.inner_steps)
+    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS[device.type] * max(1, protocol.inner_steps)
     return compiler and long_enough and not protocol.recompute

@@ -7,6 +7,7 @@ checkpoint or follows from spec and seed, so on the CPU a resumed run ends with 
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,8 +44,8 @@ from norml_cli.provenance import peak_memory_bytes
 from norml_cli.spec import RunSpec
 
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
-EPISODES_AT_ONCE = 32  # of an evaluation; changes memory and speed only
 EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
+EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
 STEPS_BETWEEN_LOOKS = 25  # outer steps between two looks at the loss: each look makes a GPU's queue run empty
 
 
@@ -308,7 +309,8 @@ class Run:
         batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
         gradient = compiled_meta_gradient(self.device)
         try:
-            with self._stop.breaking_off():
+            with self._stop.breaking_off(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="TensorFloat32")  # declared: matmul_precision
                 gradient(self._meta_learner(), batch, self.spec.protocol.inner_steps)
         except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
             self._stop.obey()  # Ctrl-C ends the C++ compiler, too, and torch wraps what is raised within it
@@ -383,7 +385,7 @@ class Run:
                     pool,
                     episodes[start : start + EPISODES_BETWEEN_LOOKS],
                     k_shot=self.spec.shots,
-                    episodes_at_once=EPISODES_AT_ONCE,
+                    episodes_at_once=EPISODES_AT_ONCE[self.device.type],
                 ).cpu()
             )
         correct: NDArray[np.int64] = torch.cat(counts).numpy()

@@ -1,5 +1,6 @@
 """What an outer step of MAML and NORML costs, how that grows, and what it gains by who multiplies."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
@@ -14,7 +15,7 @@ from record import Section, measured
 from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
 from norml.matrix_products import multiplying, onednn_is_exact_and_faster
-from norml.meta_training import compiled_meta_gradient, meta_gradient, outer_step
+from norml.meta_training import CapturedMetaGradient, MetaGradient, compiled_meta_gradient, meta_gradient, outer_step
 
 CELL_SIZES = (16, 64)
 META_BATCH_SIZES = (4, 8, 16, 32, 64, 128)
@@ -22,9 +23,17 @@ INNER_STEPS = (1, 2, 5, 10, 20, 50)
 WIDTHS = (1, 2, 4, 8)
 
 
-def step_of(device: torch.device, method: str, workload: Workload, *, compiled: bool = False, **overrides: Any) -> Call:
-    """One outer step of the registry's method, ready to be called."""
-    gradient = compiled_meta_gradient(device) if compiled else meta_gradient
+# How a meta-gradient is computed: operation by operation; as a CUDA graph of these; compiled.
+MADE: dict[str, Callable[[torch.device], MetaGradient]] = {
+    "plain": lambda _device: meta_gradient,
+    "captured": lambda _device: CapturedMetaGradient(),
+    "compiled": compiled_meta_gradient,
+}
+
+
+def step_of(device: torch.device, method: str, workload: Workload, *, made: str = "plain", **overrides: Any) -> Call:
+    """One outer step of the registry's method, ready to be called; `made`: of MADE."""
+    gradient = MADE[made](device)
     meta_learner = from_registry(method, workload, device=device, **overrides)
     optimizer = adam(meta_learner.parameters())
     batch = made_episodes(workload, device=device)
@@ -33,19 +42,17 @@ def step_of(device: torch.device, method: str, workload: Workload, *, compiled: 
 
 
 def methods(bench: Bench) -> Section:
-    """NORML against MAML at the three workloads, plain and compiled."""
+    """NORML against MAML at the three workloads, plain, captured (on a GPU) and compiled."""
     spec = registry().resolve(NORML, BENCHMARK, 1).spec
     own, sizes = spec.rule.cell_size, from_registry(MAML, SHOTS_AND_QUERIES[0]).learner.sizes
     cells = {f"{NORML}, cell size {cell}{' (registry)' * (cell == own)}": cell for cell in sorted({*CELL_SIZES, own})}
-    plain = {MAML: None} | cells
-    candidates = {name: (cell, False) for name, cell in plain.items()}
-    if bench.compiled:
-        candidates |= {f"{name}, compiled": (cell, True) for name, cell in plain.items()}
+    ways = ["plain", *(["captured"] if bench.device.type == "cuda" else []), *(["compiled"] if bench.compiled else [])]
+    candidates = {_named(name, way): (cell, way) for way in ways for name, cell in ({MAML: None} | cells).items()}
     rows = []
     for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
         seconds = _side_by_side(bench, workload, candidates)
         for name, spent in seconds.items():
-            base = median(seconds[f"{MAML}, compiled" if name.endswith("compiled") else MAML])
+            base = median(seconds[_named(MAML, candidates[name][1])])
             labels = {"shots/queries": workload.title, "method": name}
             needed = outer_step_multiplications(sizes, workload, cell_size=candidates[name][0])
             floor = needed / outer_step_multiplications(sizes, workload)
@@ -58,25 +65,29 @@ def methods(bench: Bench) -> Section:
     )
 
 
+def _named(method: str, way: str) -> str:
+    return method if way == "plain" else f"{method}, {way}"
+
+
 def _side_by_side(
-    bench: Bench, workload: Workload, candidates: dict[str, tuple[int | None, bool]]
+    bench: Bench, workload: Workload, candidates: dict[str, tuple[int | None, str]]
 ) -> dict[str, list[float]]:
-    """Seconds of an outer step by candidate: (cell size, or None for MAML; whether it is compiled)."""
+    """Seconds of an outer step by candidate: (cell size, or None for MAML; how it is made)."""
     with ExitStack() as stack:
         steps = {}
-        for place, (name, (cell, compiled)) in enumerate(candidates.items()):
-            what = "compiling, which takes minutes" if compiled else "first steps"
+        for place, (name, (cell, made)) in enumerate(candidates.items()):
+            what = "compiling, which takes minutes" if made == "compiled" else "first steps"
             bench.progress.at(f"methods, {workload.title}, {what}", place, len(candidates))
-            steps[name] = stack.enter_context(OwnProcess(name, _step_by_cell, bench.device, workload, cell, compiled))
+            steps[name] = stack.enter_context(OwnProcess(name, _step_by_cell, bench.device, workload, cell, made))
             steps[name]()
         return bench.interleaved(
             f"methods, {workload.title}, turns", steps, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
         )
 
 
-def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, compiled: bool) -> Call:
+def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, made: str) -> Call:
     overrides = {} if cell is None else {"cell_size": cell}
-    return step_of(device, MAML if cell is None else NORML, workload, compiled=compiled, **overrides)
+    return step_of(device, MAML if cell is None else NORML, workload, made=made, **overrides)
 
 
 def growth(bench: Bench) -> Section:

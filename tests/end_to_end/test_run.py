@@ -286,7 +286,7 @@ def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pyt
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nwith details")
 
     assert shell.norml(*NORML, "--results", "plain")[0] == 0
-    monkeypatch.setattr(launch, "_compile_pays", lambda _protocol: True)
+    monkeypatch.setattr(launch, "_compile_pays", lambda *_: True)
     monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: fails)
     code, out, err = shell.norml(*NORML, "--results", "tried")
     assert code == 0, err
@@ -325,16 +325,13 @@ def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pyt
         return SimpleNamespace(outer_steps=outer_steps, inner_steps=inner_steps, recompute=recompute)
 
     monkeypatch.setattr(launch.shutil, "which", lambda name: f"/bin/{name}")
-    assert launch._compile_pays(protocol(60_000))
-    assert not launch._compile_pays(protocol(600))
-    assert not launch._compile_pays(protocol(60_000, inner_steps=200))
-    assert not launch._compile_pays(protocol(60_000, recompute=True))
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert launch._compile_pays(protocol(60_000), cpu)
+    assert not launch._compile_pays(protocol(600), cpu)
+    assert not launch._compile_pays(protocol(60_000, inner_steps=200), cpu)
+    assert not launch._compile_pays(protocol(60_000, recompute=True), cpu)
+    assert launch._compile_pays(protocol(60_000), gpu)
+    assert launch._compile_pays(protocol(10_000), cpu)
+    assert not launch._compile_pays(protocol(10_000), gpu)  # whose uncompiled step is one launch, too
     monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
-    assert not launch._compile_pays(protocol(60_000))
-
-
-def test_a_results_folder_that_cannot_be_written_is_told_before_training(shell: Shell):
-    (shell.folder / "taken").write_text("a file")
-    code, _, err = shell.norml(*NORML, "--results", "taken")
-    assert code == 2
-    assert "--results taken: cannot be written" in err
+    assert not launch._compile_pays(protocol(60_000), cpu)
