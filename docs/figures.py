@@ -5,8 +5,9 @@ record it rests on. Accuracies and differences are returned as the page prints t
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from norml_cli.comparisons import Difference, compare_table
@@ -40,8 +41,8 @@ class Figures:
         return f"{value:,}" if isinstance(value, int) else value
 
     def accuracy(self, method: str, shots: int) -> str:
-        """On meta-test: '90.53'."""
-        return f"{100 * self._record(method, shots).accuracy.mean:.2f}"
+        """On meta-test, mean over seeds: '90.53'."""
+        return f"{100 * self._over_runs(method, shots, lambda run: run.accuracy.mean):.2f}"
 
     def passing(self, method: str, shots: int) -> str:
         """The same, no less than what the paper prints. Raises ValueError where it is."""
@@ -51,19 +52,20 @@ class Figures:
         return ours
 
     def validation_at(self, method: str, shots: int, step: int) -> str:
-        """On meta-validation, of a run's weights after so many outer steps: '90.7'."""
-        return f"{100 * self._point(method, shots, step).validation_accuracy:.1f}"
+        """On meta-validation, of a run's weights after so many outer steps, mean over seeds: '90.7'."""
+        return f"{100 * self._over_runs(method, shots, lambda run: _point(run, step).validation_accuracy):.1f}"
 
     def best_validation(self, method: str, shots: int) -> str:
-        """On meta-validation, of the weights that a run keeps: '90.8'."""
-        return f"{100 * self._record(method, shots).best.validation_accuracy:.1f}"
+        """On meta-validation, of the weights that a run keeps, mean over seeds: '90.8'."""
+        return f"{100 * self._over_runs(method, shots, lambda run: run.best.validation_accuracy):.1f}"
 
     def training_at(self, method: str, shots: int, step: int) -> str:
-        """On the queries of training episodes, mean over the outer steps since the meta-validation before: '97.7'."""
-        accuracy = self._point(method, shots, step).train_accuracy
-        if accuracy is None:
-            raise ValueError(f"nothing was trained before step {step}")
-        return f"{100 * accuracy:.1f}"
+        """On queries of training episodes, over the steps since the meta-validation before, mean over seeds: '97.7'."""
+        return f"{100 * self._over_runs(method, shots, lambda run: _train_accuracy(run, step)):.1f}"
+
+    def n_seeds(self, method: str, shots: int) -> int:
+        """How often it was trained."""
+        return len(self._runs(method, shots))
 
     def paper(self, method: str, shots: int) -> str:
         """What the paper prints: '90.3'."""
@@ -125,14 +127,15 @@ class Figures:
         [row] = [row for row in self._inspected(method, shots, "freezing.csv") if row["case"] == case]
         return f"{100 * float(row['accuracy']):.1f}"
 
-    def _record(self, method: str, shots: int) -> RunRecord:
-        place = (method, shots, BENCHMARK, 0)
-        [found] = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark, r.seed) == place]
+    def _runs(self, method: str, shots: int) -> list[RunRecord]:
+        place = (method, shots, BENCHMARK)
+        found = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark) == place]
+        if not found:
+            raise ValueError(f"{method} has not been run at {shots} shots")
         return found
 
-    def _point(self, method: str, shots: int, step: int) -> CurvePoint:
-        [found] = [point for point in self._record(method, shots).curve if point.step == step]
-        return found
+    def _over_runs(self, method: str, shots: int, value: Callable[[RunRecord], float]) -> float:
+        return fmean(value(run) for run in self._runs(method, shots))
 
     def _difference(self, a: str, b: str, shots: int) -> tuple[int, Difference]:
         """+1 or -1, and the difference that it makes one of `a` from `b`: over episodes, of all seeds."""
@@ -144,3 +147,15 @@ class Figures:
         path = self._results / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / name
         with path.open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+
+def _point(run: RunRecord, step: int) -> CurvePoint:
+    [found] = [point for point in run.curve if point.step == step]
+    return found
+
+
+def _train_accuracy(run: RunRecord, step: int) -> float:
+    accuracy = _point(run, step).train_accuracy
+    if accuracy is None:
+        raise ValueError(f"nothing was trained before step {step}")
+    return accuracy

@@ -170,5 +170,5 @@ def test_a_lead_in_words_is_one_in_the_records(figures):
     ):
         with pytest.raises(ValueError, match="say something else"):
             untrue()
-    with pytest.raises(ValueError, match="not enough values"):
+    with pytest.raises(ValueError, match="norml has not been run at 5 shots"):
         figures.accuracy("norml", 5)
