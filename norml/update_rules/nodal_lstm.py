@@ -100,11 +100,11 @@ class NodalLstm(UpdateRule):
         Where examples share their gates, S = 1.
         """
         cell = self._cell(layer)
-        h_product = state["h_product"] if "h_product" in state else cell.h_product(self._h_features(h))
-        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_product, state)
+        h_features = None if "h_product" in state else self._h_features(h)
+        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, state)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
         if "h_product" in state:
-            after["h_product"] = h_product
+            after["h_product"] = state["h_product"]
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
@@ -171,13 +171,21 @@ class NodalCell(nn.Module):
         """What h [E, B, F] gives to the packed gates: [E, B, G]."""
         return functional.linear(h, self.h_weight)
 
-    def forward(self, losses: Tensor, delta: Tensor, h_product: Tensor, state: State) -> tuple[Tensor, State]:
-        """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H]."""
-        # Biases are added apart from the products: compiled, they become part of the passes that come next.
-        packed = functional.linear(delta, self.delta_weight) + h_product + self.bias
-        packed = packed + functional.linear(losses, self.loss_weight)
+    def forward(self, losses: Tensor, delta: Tensor, h: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H].
+
+        Without `h`, the state has its product.
+        """
+        sources = [(losses, self.loss_weight), (delta, self.delta_weight)]
+        if h is not None:
+            sources.append((h, self.h_weight))
         if self.hidden_weight is not None and "hidden" in state:
-            packed = packed + functional.linear(state["hidden"], self.hidden_weight)
+            sources.append((state["hidden"], self.hidden_weight))
+        # One product for all sources: a GPU spends more time on starting several small ones than on their arithmetic.
+        inputs, weights = zip(*sources, strict=True)
+        packed = functional.linear(torch.cat(inputs, dim=-1), torch.cat(weights, dim=1)) + self.bias
+        if h is None:
+            packed = packed + state["h_product"]
         n_sigmoid = packed.shape[-1] - self.cell_size
         open_ = torch.split(packed[..., :n_sigmoid].sigmoid(), self.cell_size, dim=-1)
         cell = open_[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
