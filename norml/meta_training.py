@@ -188,7 +188,10 @@ def outer_step(
 
 
 def outer_lr_at(step: int, *, outer_lr: float, outer_steps: int, schedule: Literal["constant", "cosine"]) -> float:
-    """The outer learning rate of step `step` in 0..outer_steps - 1; cosine falls from outer_lr towards 0."""
-    if schedule == "constant":
+    """The outer learning rate of step `step` in 0..outer_steps - 1; cosine falls from outer_lr towards 0.
+
+    Of no steps it is outer_lr.
+    """
+    if schedule == "constant" or not outer_steps:
         return outer_lr
     return outer_lr * 0.5 * (1 + math.cos(math.pi * step / outer_steps))

@@ -184,3 +184,8 @@ def test_cosine_learning_rates_at_exact_points():
 
 def test_a_constant_learning_rate_is_constant():
     assert {outer_lr_at(s, outer_lr=0.003, outer_steps=10, schedule="constant") for s in range(10)} == {0.003}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_weights_that_are_tested_untrained_have_an_outer_rate_too(schedule):
+    assert outer_lr_at(0, outer_lr=0.003, outer_steps=0, schedule=schedule) == 0.003
