@@ -32,6 +32,7 @@ from norml_cli.training import Compile, Run
 
 # For each inner step; measured: compiling one takes 10-20 s, on two cores and beside an H100, which it saves less.
 COMPILE_FROM_OUTER_STEPS = {"cpu": 1000, "cuda": 4000}
+SEVERAL_DEVICES = "to rounding, which training enlarges: it was stopped and taken up on another device"
 STOPPED_EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
 
 
@@ -85,6 +86,8 @@ def launched(
             compile_=_compile(launch, spec.protocol),
             splits=splits,
         )
+        if len(run.state.devices) > 1:
+            known |= {"device": ", then ".join(run.state.devices), "repeatability": SEVERAL_DEVICES}
         status.begin("meta-training", run.state.step, spec.protocol.outer_steps)
         changes = spec.shown(key for key in item.changed if key != "outer_steps")  # these are said anyway
         display.say(_begun(run.state.step, spec.protocol.outer_steps, changes))

@@ -40,7 +40,7 @@ from norml_cli.datasets.splits import SplitName
 from norml_cli.divergence import Diverged, refuse_if_diverged, require_finite, rising, told_apart, write_note
 from norml_cli.errors import UserError, reason
 from norml_cli.examples import Examples
-from norml_cli.provenance import peak_memory_bytes
+from norml_cli.provenance import device_name, peak_memory_bytes
 from norml_cli.spec import RunSpec
 
 SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
@@ -83,6 +83,7 @@ class State:
     compile_s: float = 0.0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
+    devices: list[str] = field(default_factory=list)  # that it was computed on, one after the other
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,9 @@ class Run:
         refuse_if_diverged(checkpoint, self._identity)
         if checkpoint.exists():
             self._load()
+        name = device_name(device, spec.examples_of_an_outer_step)
+        if self.state.devices[-1:] != [name]:
+            self.state.devices.append(name)
 
     def train(self) -> None:
         """Train to the end and put the best weights of meta-validation in place.
@@ -417,9 +421,18 @@ class Run:
         self.method.load_state_dict(content["meta_learner"])
         if self._optimizer is not None:
             self._optimizer.load_state_dict(content["optimizer"])
-        self._generator.set_state(content["generator"].cpu())
         self.state = State(**content["state"])
+        self._take_up_draws(content["generator"].cpu())
         self._saved_step = self.state.step
+
+    def _take_up_draws(self, generator_state: torch.Tensor) -> None:
+        """Go on drawing training episodes where it was left; on another kind of device, which cannot, by new ones."""
+        if generator_state.shape == self._generator.get_state().shape:
+            self._generator.set_state(generator_state)
+            return
+        step = self.state.step
+        self._generator = generator_for(f"training episodes from outer step {step}", self.seed, self.device)
+        self.display.say("begun on another kind of device, so from here on other training episodes are drawn")
 
     def _account(self) -> None:
         """Bring wall time and peak memory up to now."""

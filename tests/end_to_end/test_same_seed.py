@@ -7,8 +7,9 @@ import pytest
 import torch
 from command_line import Shell
 
-from norml_cli.checkpoints import read_checkpoint
-from norml_cli.launch import repeatability
+from norml_cli.checkpoints import Stopped, read_checkpoint, write_checkpoint
+from norml_cli.launch import SEVERAL_DEVICES, repeatability
+from norml_cli.provenance import device_name
 from norml_cli.training import Run
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
@@ -48,6 +49,34 @@ def test_a_record_from_a_gpu_says_what_may_differ(monkeypatch: pytest.MonkeyPatc
     assert "to rounding" in repeatability(gpu)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert repeatability(gpu).startswith("to the bit on the same kind of GPU")
+
+
+def test_a_run_can_be_taken_up_on_another_kind_of_device_and_its_record_says_so(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    """A GPU's generator has another state than a CPU's, so a checkpoint is made as one would leave it."""
+    steps_at_once = Run._outer_steps
+
+    def stopped_after_three(run: Run, count: int) -> float:
+        if run.state.step == 3:
+            raise Stopped
+        return steps_at_once(run, count)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_outer_steps", stopped_after_three)
+        assert shell.norml(*RUN)[0] == 130
+    path = shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint"
+    left = read_checkpoint(path, {})
+    here = left["state"]["devices"]
+    assert here == [device_name(torch.device("cpu"), 20)]
+    left["state"]["devices"] = ["Some GPU"]
+    write_checkpoint(path, left | {"generator": torch.zeros(16, dtype=torch.uint8)})
+    code, out, err = shell.norml(*RUN)
+    assert code == 0, err
+    assert "begun on another kind of device, so from here on other training episodes are drawn" in out
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["device"] == f"Some GPU, then {here[0]}"
+    assert record["repeatability"] == SEVERAL_DEVICES
 
 
 def test_a_run_ends_alike_again_and_beside_other_runs(shell: Shell):
