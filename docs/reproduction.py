@@ -56,7 +56,6 @@ def findings(registry: Registry, figures: Figures) -> str:
         figures=figures,
         steps_of_4=before("meta-batch-4"),
         with_scale=before("with-scale"),
-        shift_alone=before("shift-alone"),
     )
 
 

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from norml.evaluation import correct_counts
     from norml.frozen_classifiers import LogisticRegression, NearestCentroid
     from norml.learner import Learner
-    from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
+    from norml.meta_training import (
+        CapturedMetaGradient,
+        MetaLearner,
+        compiled_meta_gradient,
+        meta_gradient,
+        outer_step,
+    )
     from norml.statistics import interval_95
     from norml.update_rules import Rates, State, UpdateRule
     from norml.update_rules.gradient_descent import GradientDescent
@@ -36,7 +42,13 @@ _HOMES = {
     "norml.evaluation": ("correct_counts",),
     "norml.frozen_classifiers": ("LogisticRegression", "NearestCentroid"),
     "norml.learner": ("Learner",),
-    "norml.meta_training": ("MetaLearner", "compiled_meta_gradient", "meta_gradient", "outer_step"),
+    "norml.meta_training": (
+        "CapturedMetaGradient",
+        "MetaLearner",
+        "compiled_meta_gradient",
+        "meta_gradient",
+        "outer_step",
+    ),
     "norml.statistics": ("interval_95",),
     "norml.update_rules": ("Rates", "State", "UpdateRule"),
     "norml.update_rules.gradient_descent": ("GradientDescent",),
@@ -47,6 +59,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptation",
+    "CapturedMetaGradient",
     "EpisodeBatch",
     "EpisodeIndices",
     "ExamplePool",

@@ -149,15 +149,16 @@ class _Captured:
 
 def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> _Captured:
     batch = EpisodeBatch(batch.x.clone(), batch.y.clone(memory_format=torch.contiguous_format), batch.n_support)
-    # Once by itself, apart from the usual stream as torch asks: what libraries set up at first use is not captured.
-    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        meta_gradient(meta_learner, batch, inner_steps)
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = meta_gradient(meta_learner, batch, inner_steps)
+    with torch.cuda.device(batch.x.device):
+        # Once by itself, apart from the usual stream as torch asks: what libraries set up at first use is not captured.
+        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            meta_gradient(meta_learner, batch, inner_steps)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            found = meta_gradient(meta_learner, batch, inner_steps)
     return _Captured(graph, batch, found)
 
 
