@@ -89,7 +89,8 @@ def _run_stage(stage: Stage, deadline: float, at_once: int) -> int:
     waiting, running, code = deque(stage), list[subprocess.Popen[bytes]](), 0
     while running or (waiting and code == 0):
         if time.monotonic() >= deadline:
-            return code or _stopped(running)
+            stopped = _stopped(running)
+            return code or stopped
         while waiting and code == 0 and len(running) < at_once:
             arguments = waiting.popleft()
             say(f"norml {' '.join(arguments)}")
