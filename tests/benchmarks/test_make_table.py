@@ -71,6 +71,16 @@ def test_after_a_failure_what_runs_is_let_finish_and_nothing_more_is_begun(tmp_p
 
 
 @pytest.mark.usefixtures("scripts")
+def test_when_time_is_up_after_a_failure_what_runs_is_stopped_too(tmp_path: Path):
+    begun, stopped = tmp_path / "begun", tmp_path / "stopped"
+    waits = f"import time\nopen({str(begun)!r}, 'w')\ntry: time.sleep(60)\nfinally: open({str(stopped)!r}, 'w')"
+    obeys = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n{waits}"
+    assert run_for(3, "raise SystemExit(2)", obeys, at_once=2) == 2
+    assert begun.exists()
+    assert stopped.exists()
+
+
+@pytest.mark.usefixtures("scripts")
 def test_as_many_commands_as_asked_for_run_side_by_side(tmp_path: Path):
     """Each waits for the other's file, so one after the other they would never end."""
     meets = "import os, time\nopen({own!r}, 'w')\nwhile not os.path.exists({other!r}): time.sleep(0.01)"
