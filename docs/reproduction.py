@@ -56,6 +56,7 @@ def findings(registry: Registry, figures: Figures) -> str:
         figures=figures,
         steps_of_4=before("meta-batch-4"),
         with_scale=before("with-scale"),
+        at_a_tenth=before("inner-rate-0.1"),
     )
 
 
