@@ -11,10 +11,10 @@ from figures import OTHER_PROTOCOLS, TABLE, Figures
 from jinja2 import Environment, StrictUndefined
 
 from norml_cli.comparison_pages import matrix_pages
-from norml_cli.comparisons import Comparison, Difference, compare_table
+from norml_cli.comparisons import Comparison, Difference
 from norml_cli.grids import Grid, Page, to_markdown
 from norml_cli.page import cost_grid, groups_of, pictures_of
-from norml_cli.records import TrialRecord, find_records
+from norml_cli.records import TrialRecord
 from norml_cli.registry import Registry, builtin_registry, read_registry
 from norml_cli.report import percent, render_table, render_trials
 from norml_cli.tables import Table, build_table
@@ -30,34 +30,26 @@ def report() -> str:
     """The page; pictures are written beside it."""
     registry = read_registry([builtin_registry()])
     figures = Figures(registry, RESULTS)
+    others = {folder.name: Figures(registry, folder) for folder in sorted((RESULTS / OTHER_PROTOCOLS).iterdir())}
     return "\n".join(
         [
-            *(MADE, "", findings(registry, figures)),
+            *(MADE, "", findings(figures, others)),
             *_table_2(registry, figures),
-            *_other_protocols(registry),
+            *_other_protocols(registry, others),
             *_external(registry, figures),
             *_studies(figures.trials),
         ]
     )
 
 
-def findings(registry: Registry, figures: Figures) -> str:
-    """What the numbers say, in words: those of the table, and of its columns as they were made before.
+def findings(figures: Figures, others: dict[str, Figures]) -> str:
+    """What the numbers say, in words: those of the table, and of what `others` made of it by other protocols.
 
     Raises whatever a number that is not there raises.
     """
-
-    def before(folder: str) -> Figures:
-        return Figures(registry, RESULTS / OTHER_PROTOCOLS / folder)
-
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        figures=figures,
-        steps_of_4=before("meta-batch-4"),
-        with_scale=before("with-scale"),
-        at_a_tenth=before("inner-rate-0.1"),
-    )
+    return environment.from_string(template).render(figures=figures, others=others)
 
 
 def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:
@@ -105,20 +97,20 @@ def _verdict(paper: float, ours: Difference) -> str:
     return "agrees" if paper * ours.interval.mean > 0 else "contradicts"
 
 
-def _other_protocols(registry: Registry) -> Iterator[str]:
+def _other_protocols(registry: Registry, others: dict[str, Figures]) -> Iterator[str]:
     """What was made of Table 2 by other values than the declared ones, too; the notes name them."""
-    for folder in sorted((RESULTS / OTHER_PROTOCOLS).glob("*")):
-        records = [record for _, record in find_records(folder)]
-        if not records:  # git leaves the folders of records that were moved
+    for name, figures in others.items():
+        if not figures.records:  # git leaves the folders of records that were moved
             continue
-        ran = {(record.spec.benchmark, record.spec.shots) for record in records}
-        methods = {record.spec.method for record in records}
+        ran = {(record.spec.benchmark, record.spec.shots) for record in figures.records}
+        methods = {record.spec.method for record in figures.records}
         entry = registry.table(TABLE)
         columns = [column for column in entry.columns if (column.benchmark, column.shots) in ran]
         rows = [row for row in entry.rows if row.method in methods]
-        yield f"## Table 2 by another protocol: {folder.name}\n"
-        yield _markdown(build_table(registry, entry.model_copy(update={"columns": columns, "rows": rows}), records))
-        for matrix in matrix_pages(compare_table(registry, entry, records)):
+        yield f"## Table 2 by another protocol: {name}\n"
+        part = entry.model_copy(update={"columns": columns, "rows": rows})
+        yield _markdown(build_table(registry, part, figures.records))
+        for matrix in matrix_pages(figures.comparisons):
             yield to_markdown(matrix)
 
 
