@@ -120,17 +120,23 @@ class Figures:
 
     def effective_rate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
         """What `norml inspect` found in the weights of a run."""
-        [row] = [
-            row
-            for row in self._inspected(method, shots, "layers.csv")
-            if (int(row["layer"]), int(row["inner_step"])) == (layer, inner_step)
-        ]
-        return float(row["effective_rate"])
+        return self._inspected(method, shots, "layers", "effective_rate", layer=layer, inner_step=inner_step)
+
+    def cosine(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
+        """Of a layer's inner step to its gradient."""
+        return self._inspected(method, shots, "layers", "cosine_to_gradient", layer=layer, inner_step=inner_step)
+
+    def mean_gate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
+        """Of NORML's gates of the error signal (delta), over examples and neurons."""
+        return self._inspected(method, shots, "gates", "mean", layer=layer, inner_step=inner_step, signal="delta")
+
+    def after_steps(self, method: str, inner_steps: int, shots: int = 1) -> str:
+        """Meta-validation accuracy of a run's weights after so many inner steps: '64.5'."""
+        return f"{100 * self._inspected(method, shots, 'accuracy-by-step', 'accuracy', inner_steps=inner_steps):.1f}"
 
     def frozen(self, method: str, case: str, shots: int = 1) -> str:
         """Meta-validation accuracy with parts of the learner left as they were: '64.5'."""
-        [row] = [row for row in self._inspected(method, shots, "freezing.csv") if row["case"] == case]
-        return f"{100 * float(row['accuracy']):.1f}"
+        return f"{100 * self._inspected(method, shots, 'freezing', 'accuracy', case=case):.1f}"
 
     def _runs(self, method: str, shots: int) -> list[RunRecord]:
         place = (method, shots, BENCHMARK)
@@ -148,10 +154,13 @@ class Figures:
         difference = next(each for each in found.differences[::-1] if each.over == "episodes")
         return (1 if found.a == a else -1), difference
 
-    def _inspected(self, method: str, shots: int, name: str) -> list[dict[str, str]]:
-        path = self._results / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / name
+    def _inspected(self, method: str, shots: int, name: str, column: str, /, **labels: int | str) -> float:
+        """One figure of a file that `norml inspect` wrote, in the row that has these labels."""
+        path = self._results / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / f"{name}.csv"
         with path.open(encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            rows = [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in labels.items())]
+        [row] = rows
+        return float(row[column])
 
 
 def _point(run: RunRecord, step: int) -> CurvePoint:
