@@ -59,6 +59,7 @@ def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
         f"A second seed moves MAML's rows by up to {f.farthest_seeds(maml, 1)} points at 1 shot and "
         f"{f.farthest_seeds(maml, 5)} at 5"
     ) in words
+    assert int(min(map(float, leads[1])) / float(f.farthest_seeds(maml, 1))) == 6  # "six times as large"
     at_a_tenth = figures.Figures(registry, ROOT / "results" / figures.OTHER_PROTOCOLS / "inner-rate-0.1")
     assert float(at_a_tenth.accuracy(norml, 1)) < min(float(f.accuracy(method, 1)) for method in maml)
     of_5000 = {"validate_every": 1000, "validation_episodes": 2000}
