@@ -74,8 +74,8 @@ def page(session: nox.Session) -> None:
 def trust(session: nox.Session) -> None:
     """Run the long campaigns that the default tests have a few cases of, and keep what they found (docs/trust.md)."""
     session.install("-e", ".[dev]")
-    session.run("python", "tests/trust/flips.py", "--flips", "500", "--record", "results/trust/flips.json")
-    session.run("python", "tests/trust/kills.py", "--kills", "200", "--record", "results/trust")
+    session.run("python", "-m", "tests.trust.flips", "--flips", "500", "--record", "results/trust/flips.json")
+    session.run("python", "-m", "tests.trust.kills", "--kills", "200", "--record", "results/trust")
     session.run("pytest", "tests/trust", "-m", "slow or not slow", *session.posargs)
 
 
@@ -93,4 +93,4 @@ def audit(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
     session.install("--upgrade", "-e", ".[bench]")
-    session.run("python", "tests/benchmarks/speed.py", *session.posargs)
+    session.run("python", "-m", "tests.benchmarks.speed", *session.posargs)

@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from norml_cli.comparisons import Difference, compare_table
-from norml_cli.records import CurvePoint, RunRecord, find_records, find_studies
-from norml_cli.registry import Registry
-from norml_cli.report import percent
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.formats import percent
+from norml_cli.results.comparisons import Difference, compare_table
+from norml_cli.results.records import CurvePoint, RunRecord
+from norml_cli.results.store import find_records, find_studies
 
 BENCHMARK, TABLE = "omniglot-20way", "table-2"
 OTHER_PROTOCOLS = "other-protocols"

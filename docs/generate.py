@@ -16,11 +16,14 @@ from typing import Any
 import typer
 
 from norml_cli.app import app
-from norml_cli.comparison_pages import COMPARISON_KEYS
-from norml_cli.declared import Model
-from norml_cli.records import RunRecord
-from norml_cli.report import CELL_KEYS, RUN_KEYS, TRIAL_KEYS
-from norml_cli.spec import RULES, Protocol, Recipe, RunSpec
+from norml_cli.registry.entries import RULES
+from norml_cli.registry.protocol import Protocol, Recipe
+from norml_cli.registry.sourced import Model
+from norml_cli.registry.specs import RunSpec
+from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS
+from norml_cli.reporting.lists import RUN_KEYS, TRIAL_KEYS
+from norml_cli.reporting.table_sheet import CELL_KEYS
+from norml_cli.results.records import RunRecord
 
 HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"

@@ -10,14 +10,17 @@ from pathlib import Path
 from figures import OTHER_PROTOCOLS, TABLE, Figures
 from jinja2 import Environment, StrictUndefined
 
-from norml_cli.comparison_pages import matrix_pages
-from norml_cli.comparisons import Comparison, Difference
-from norml_cli.grids import Grid, Page, to_markdown
-from norml_cli.page import cost_grid, groups_of, pictures_of
-from norml_cli.records import TrialRecord
-from norml_cli.registry import Registry, builtin_registry, read_registry
-from norml_cli.report import percent, render_table, render_trials
-from norml_cli.tables import Table, build_table
+from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.comparison_sheets import matrix_pages
+from norml_cli.reporting.formats import percent
+from norml_cli.reporting.html import cost_grid, groups_of, pictures_of
+from norml_cli.reporting.lists import render_trials
+from norml_cli.reporting.sheets import Grid, Page, to_markdown
+from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.comparisons import Comparison, Difference
+from norml_cli.results.records import TrialRecord
+from norml_cli.results.tables import Table, build_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"

@@ -1,7 +1,5 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
-import itertools
-import math
 import os
 import re
 import sys
@@ -13,14 +11,11 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from norml_cli import __version__
-from norml_cli.completion import ids_of
-from norml_cli.errors import LONGEST_LINE, UserError, plain
-from norml_cli.output import Output
-from norml_cli.registry import KINDS, Registry, Resolved, load_registry
-from norml_cli.spec import ID_PATTERN
-from norml_cli.yaml_files import parse_yaml
-
-MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
+from norml_cli.arguments import grid_of, ids_of, nameable, nameable_all, overrides_of, trials_of, with_outer_steps
+from norml_cli.files.errors import LONGEST_LINE, UserError, plain
+from norml_cli.registry.protocol import ID_PATTERN
+from norml_cli.registry.reading import KINDS, load_registry
+from norml_cli.terminal.output import Output
 
 app = typer.Typer(
     name="norml",
@@ -34,30 +29,14 @@ app = typer.Typer(
 METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # what the shell completes
 
 
-def _nameable(path: Path | None) -> Path | None:
-    """A path that this system can look for at all; whether it is there is the command's to say."""
-    try:
-        if path is not None:
-            path.exists()
-    except OSError as error:
-        raise UserError(f"{plain(path)}: cannot be looked for ({error.strerror}); name another place") from None
-    return path
-
-
-def _nameable_all(paths: list[Path]) -> list[Path]:
-    for path in paths:
-        _nameable(path)
-    return paths
-
-
 RegistryOption = Annotated[
     Path | None,
     typer.Option(
-        "--registry", metavar="DIR", callback=_nameable, help="Folder with entries of your own (or NORML_REGISTRY)."
+        "--registry", metavar="DIR", callback=nameable, help="Folder with entries of your own (or NORML_REGISTRY)."
     ),
 ]
 ResultsOption = Annotated[
-    Path, typer.Option("--results", metavar="DIR", callback=_nameable, help="Folder of the run records.")
+    Path, typer.Option("--results", metavar="DIR", callback=nameable, help="Folder of the run records.")
 ]
 BenchmarkOption = Annotated[
     str | None,
@@ -131,7 +110,7 @@ def show_command(
     """Show an entry with its values resolved and the source of each."""
     from norml_cli.commands.show import show
 
-    overrides = _overrides(set_)
+    overrides = overrides_of(set_)
     show(load_registry(registry), id_, Console(), benchmark=benchmark, shots=shots, overrides=overrides, as_json=json)
 
 
@@ -139,7 +118,7 @@ def show_command(
 def validate_command(
     path: Annotated[
         Path | None,
-        typer.Argument(callback=_nameable, help="Folder of entries, or one entry; default: the built-in."),
+        typer.Argument(callback=nameable, help="Folder of entries, or one entry; default: the built-in."),
     ] = None,
     registry: RegistryOption = None,
 ) -> None:
@@ -154,7 +133,7 @@ def prepare_command(
     dataset: Annotated[str, typer.Argument(help="Data set id, such as omniglot.", autocompletion=ids_of("datasets"))],
     source: Annotated[
         Path | None,
-        typer.Option("--source", metavar="PATH", callback=_nameable, help="Take the raw data from here; no download."),
+        typer.Option("--source", metavar="PATH", callback=nameable, help="Take the raw data from here; no download."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the cache anew.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the cache.")] = False,
@@ -192,11 +171,11 @@ def pretrain_command(
 ) -> None:
     """Pretrain a backbone on the meta-training classes; start again what was stopped and it goes on."""
     entries = load_registry(registry)
-    from norml_cli.recipes import resolve_recipe  # before torch: fails fast
+    from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
     resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
     from norml_cli.commands.pretrain import pretrain
-    from norml_cli.launch import be_deterministic
+    from norml_cli.training.launch import be_deterministic
 
     if deterministic:
         be_deterministic()
@@ -231,11 +210,11 @@ def run_command(
     registry: RegistryOption = None,
 ) -> None:
     """Meta-train methods and test them; start again what was stopped and it goes on."""
-    overrides = _with_outer_steps(set_, outer_steps)
+    overrides = with_outer_steps(set_, outer_steps)
     entries = load_registry(registry)
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
-    from norml_cli.launch import be_deterministic
+    from norml_cli.training.launch import be_deterministic
 
     if deterministic:
         be_deterministic()
@@ -285,9 +264,9 @@ def study_command(
     if not re.fullmatch(ID_PATTERN, name):
         raise UserError(f"study {name!r}: must be made of a-z, 0-9 and single hyphens, such as inner-lr")
     entries = load_registry(registry)
-    trials = _trials(entries, methods or [], benchmark, shots, _grid(grid), _with_outer_steps(set_, outer_steps))
+    trials = trials_of(entries, methods or [], benchmark, shots, grid_of(grid), with_outer_steps(set_, outer_steps))
     from norml_cli.commands.study import study
-    from norml_cli.launch import be_deterministic
+    from norml_cli.training.launch import be_deterministic
 
     if deterministic:
         be_deterministic()
@@ -369,13 +348,13 @@ def compare_command(
 @app.command("verify")
 def verify_command(
     records: Annotated[
-        list[Path], typer.Argument(metavar="RECORD...", callback=_nameable_all, help="Records: seed-N.json files.")
+        list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
     ],
     device: DeviceOption = "auto",
     registry: RegistryOption = None,
 ) -> None:
     """Test the stored weights of runs again and hold each episode's correct answers against the record."""
-    from norml_cli.records import read_record  # before torch: fails fast
+    from norml_cli.results.store import read_record  # before torch: fails fast
 
     entries, found = load_registry(registry), [(path, read_record(path)) for path in records]
     from norml_cli.commands.verify import verify
@@ -418,7 +397,7 @@ def report_command(
         typer.Option(
             "--html",
             metavar="FILE",
-            callback=_nameable,
+            callback=nameable,
             help="Write one self-contained page instead: tables, pictures, cost, where each cell is from.",
         ),
     ] = None,
@@ -434,65 +413,6 @@ def report_command(
         report_html(load_registry(registry), table_id=table, out=html, results=results, console=Console())
         return
     report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
-
-
-def _with_outer_steps(items: list[str] | None, outer_steps: int | None) -> dict[str, Any]:
-    overrides = _overrides(items)
-    if outer_steps is None:
-        return overrides
-    if "outer_steps" in overrides:
-        raise UserError("--outer-steps: is given twice, also by --set outer_steps; give it once")
-    return overrides | {"outer_steps": outer_steps}
-
-
-def _overrides(items: list[str] | None) -> dict[str, Any]:
-    """`--set KEY=VALUE` items as a mapping; values are read as YAML, as in the entries."""
-    return _read_items("--set", items, "KEY=VALUE, such as --set inner_lr=0.2", "{}")
-
-
-def _grid(items: list[str] | None) -> dict[str, list[Any]]:
-    """`--grid KEY=V1,V2` items as a mapping to the values, read as YAML."""
-    return _read_items("--grid", items, "KEY=V1,V2, such as --grid inner_lr=0.1,0.2", "[{}]")
-
-
-def _read_items(option: str, items: list[str] | None, expected: str, form: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for item in items or []:
-        key, equals, text = item.partition("=")
-        if not key or not equals:
-            raise UserError(f"{option} {plain(item)}: expected {expected}")
-        if key in values:
-            raise UserError(f"{option} {plain(key)}: given twice; give it once")
-        try:
-            values[key] = parse_yaml(form.format(text))
-        except ValueError as error:
-            raise UserError(f"{option} {plain(item)}: {error}") from None
-    return values
-
-
-def _trials(
-    registry: Registry,
-    methods: list[str],
-    benchmark: str | None,
-    shots: int | None,
-    grid: dict[str, list[Any]],
-    overrides: dict[str, Any],
-) -> list[Resolved]:
-    """Every method with every combination of the grid's values. Raises UserError, before anything runs."""
-    for key, values in grid.items():
-        if key in overrides:
-            raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
-        if not values:
-            raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
-    n_trials = math.prod(len(values) for values in grid.values()) * len(methods)
-    if n_trials > MAX_TRIALS:
-        raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
-    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    return [
-        registry.resolve(method, benchmark, shots, overrides | combination)
-        for method in methods
-        for combination in combinations
-    ]
 
 
 def main() -> None:

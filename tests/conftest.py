@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from reference import RULES
 
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner
@@ -14,6 +13,7 @@ from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
+from tests.helpers.reference import RULES
 
 torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
 

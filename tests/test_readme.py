@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
-from made_records import made_record
 
-from norml_cli.records import find_records, record_path, write_record
-from norml_cli.registry import builtin_registry, read_registry
-from norml_cli.report import render_table
-from norml_cli.tables import build_table
+from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.store import find_records, record_path, write_record
+from norml_cli.results.tables import build_table
+from tests.helpers.made_records import made_record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

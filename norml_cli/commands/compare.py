@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.commands.report import print_text
-from norml_cli.comparison_pages import COMPARISON_KEYS, comparison_page, comparison_values, matrix_pages
-from norml_cli.comparisons import compare, compare_table
-from norml_cli.errors import UserError
-from norml_cli.records import find_records
-from norml_cli.registry import Registry
-from norml_cli.report import render_pages, require_format
+from norml_cli.files.errors import UserError
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, comparison_page, comparison_values, matrix_pages
+from norml_cli.reporting.formats import render_pages, require_format
+from norml_cli.results.comparisons import compare, compare_table
+from norml_cli.results.store import find_records
+from norml_cli.terminal.output import print_text
 
 
 def compare_methods(

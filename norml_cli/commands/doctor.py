@@ -12,12 +12,13 @@ from typing import Literal
 
 from rich.console import Console
 
-from norml_cli import cache
-from norml_cli.errors import UserError
-from norml_cli.files import home
-from norml_cli.records import NOT_RUNS, read_pretraining, read_record, read_trial
-from norml_cli.registry import Registry, load_registry
-from norml_cli.status import find_unfinished
+from norml_cli.data import cache
+from norml_cli.files.atomic import home
+from norml_cli.files.errors import UserError
+from norml_cli.registry.reading import load_registry
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.store import NOT_RUNS, read_pretraining, read_record, read_trial
+from norml_cli.terminal.status_files import find_unfinished
 
 LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and its features take 2 GB, their making as much again
 PYTHON = (3, 11)

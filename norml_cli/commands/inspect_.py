@@ -11,19 +11,18 @@ from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool
 from norml.evaluation import correct_counts
 from norml.inspection import freezings, frozen, logits_of_each_step, watch
 from norml.statistics import Interval, interval_95
-from norml_cli.build import episode_indices
-from norml_cli.cache import episode_requests
-from norml_cli.commands.prepare import ensure_ready
-from norml_cli.display import RunDisplay
-from norml_cli.errors import UserError
-from norml_cli.examples import Examples
-from norml_cli.inspection_files import Inspection, write_inspection
-from norml_cli.launch import device_of
-from norml_cli.output import Output
-from norml_cli.records import RunRecord
-from norml_cli.registry import Registry
-from norml_cli.report import percent
-from norml_cli.trained import Trained, load_trained
+from norml_cli.data.examples import Examples, episode_indices
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.errors import UserError
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.formats import percent
+from norml_cli.reporting.inspection_files import Inspection, write_inspection
+from norml_cli.results.records import RunRecord
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.launch import device_of
+from norml_cli.training.trained import Trained, load_trained
 
 EPISODES_AT_ONCE = 8  # every weight's gradient is formed: changes memory and speed only
 

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from norml_cli.registry import Registry
+from norml_cli.registry.resolving import Registry
 
 
 def list_entries(registry: Registry, console: Console, *, as_json: bool) -> None:

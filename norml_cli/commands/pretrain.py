@@ -7,32 +7,26 @@ import torch
 from rich.console import Console
 
 from norml.statistics import FORMULA
-from norml_cli.cache import Cache, pretraining_requests
-from norml_cli.checkpoints import Stopped, StopRequest
-from norml_cli.commands.prepare import ensure_ready
-from norml_cli.display import RunDisplay
-from norml_cli.divergence import note_path
-from norml_cli.embedding import feature_streams, read_backbone
-from norml_cli.errors import UserError
-from norml_cli.features import FeatureCache, write_features
-from norml_cli.files import file_sha256
-from norml_cli.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
-from norml_cli.locks import held
-from norml_cli.output import Output
-from norml_cli.pretraining import Pretraining
-from norml_cli.recipes import ResolvedRecipe, backbone_path
-from norml_cli.records import (
-    Accuracy,
-    PretrainingCost,
-    PretrainingPoint,
-    PretrainingRecord,
-    pretraining_path,
-    read_pretraining,
-    write_record,
-)
-from norml_cli.registry import Registry
-from norml_cli.report import percent
-from norml_cli.status import SUFFIX, StatusFile
+from norml_cli.data.cache import Cache
+from norml_cli.data.features import FeatureCache, write_features
+from norml_cli.data.fixed_episodes import pretraining_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.atomic import file_sha256
+from norml_cli.files.errors import UserError
+from norml_cli.files.locks import held
+from norml_cli.registry.recipes import ResolvedRecipe, backbone_path
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.formats import percent
+from norml_cli.results.records import Accuracy, PretrainingCost, PretrainingPoint, PretrainingRecord
+from norml_cli.results.store import pretraining_path, read_pretraining, write_record
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.terminal.status_files import SUFFIX, StatusFile
+from norml_cli.training.checkpoints import Stopped, StopRequest
+from norml_cli.training.divergence import note_path
+from norml_cli.training.embedding import feature_streams, read_backbone
+from norml_cli.training.launch import STOPPED_EXIT_CODE, device_of, known_fields, now, require_writable
+from norml_cli.training.pretraining import Pretraining
 
 
 def pretrain(

@@ -5,13 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.errors import UserError
-from norml_cli.files import write_atomically
-from norml_cli.output import writable
-from norml_cli.records import RunRecord, find_records
-from norml_cli.registry import Registry
-from norml_cli.report import render_runs, render_table, require_format
-from norml_cli.tables import Table, benchmarks_of, build_table
+from norml_cli.files.atomic import write_atomically
+from norml_cli.files.errors import UserError
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.formats import require_format
+from norml_cli.reporting.lists import render_runs
+from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import find_records
+from norml_cli.results.tables import Table, benchmarks_of, build_table
+from norml_cli.terminal.output import print_text
 
 EVERY = "every"  # in place of a table's id
 
@@ -37,7 +40,7 @@ def report_html(registry: Registry, *, table_id: str | None, out: Path, results:
 
     Raises UserError as `report`, and if `out` cannot be written.
     """
-    from norml_cli.page import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
+    from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
     tables, runs = _tables(registry, table_id or EVERY, results)
     page = render_html(registry, tables, runs).encode()
@@ -56,8 +59,3 @@ def _tables(registry: Registry, table_id: str, results: Path) -> tuple[list[Tabl
     if not shown:
         raise UserError(f"{results}: no table has a finished run; `norml run METHOD` makes one")
     return shown, runs
-
-
-def print_text(text: str, console: Console) -> None:
-    """Write `text` as it is: not wrapped, not read as markup, and in ASCII where the output holds no more."""
-    console.out(writable(text, console.encoding), end="", highlight=False)

@@ -6,20 +6,21 @@ from typing import Any
 from rich.console import Console
 
 from norml.statistics import FORMULA, interval_95
-from norml_cli.cache import Cache, EpisodeRequest, episode_requests
-from norml_cli.commands.prepare import ensure_ready
-from norml_cli.commands.report import print_text
-from norml_cli.datasets.splits import SplitName
-from norml_cli.errors import UserError
-from norml_cli.examples import Examples
-from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
-from norml_cli.locks import held
-from norml_cli.output import Output
-from norml_cli.records import Accuracy, EpisodesIdentity, RunRecord, read_record, record_path, write_record
-from norml_cli.registry import Registry, Resolved
-from norml_cli.report import render_runs
-from norml_cli.status import SUFFIX
-from norml_cli.training import Outcome, Run
+from norml_cli.data.cache import Cache
+from norml_cli.data.examples import Examples
+from norml_cli.data.fixed_episodes import EpisodeRequest, episode_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.data.splits import SplitName
+from norml_cli.files.errors import UserError
+from norml_cli.files.locks import held
+from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.reporting.lists import render_runs
+from norml_cli.results.records import Accuracy, EpisodesIdentity, RunRecord
+from norml_cli.results.store import read_record, record_path, write_record
+from norml_cli.terminal.output import Output, print_text
+from norml_cli.terminal.status_files import SUFFIX
+from norml_cli.training.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.training.run import Outcome, Run
 
 
 def run(

@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from norml_cli.declared import Sourced
-from norml_cli.registry import Registry, Resolved
-from norml_cli.spec import RULES, Entry, Protocol, Published, RecipeEntry
+from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
+from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.registry.sourced import Sourced
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
 
@@ -61,7 +62,7 @@ def _method_rows(resolved: Resolved) -> Rows:
 
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
-    from norml_cli.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
+    from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
 
     counts = parameter_counts(registry, resolved.spec)
     if not any(counts.values()):
@@ -74,7 +75,7 @@ def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
 
 
 def _backbone_rows(entry: RecipeEntry) -> Rows:
-    from norml_cli.build import backbone_parameters  # noqa: PLC0415 - torch, which only counting needs
+    from norml_cli.training.build import backbone_parameters  # noqa: PLC0415 - torch, which only counting needs
 
     return [("backbone parameters", f"{backbone_parameters(entry.values):,}", "counted: without the layer to classes")]
 

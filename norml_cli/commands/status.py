@@ -6,10 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from norml_cli.display import duration
-from norml_cli.files import home
-from norml_cli.records import find_pretrainings, find_records, find_studies
-from norml_cli.status import Found, find_unfinished
+from norml_cli.files.atomic import home
+from norml_cli.results.store import find_pretrainings, find_records, find_studies
+from norml_cli.terminal.progress import duration
+from norml_cli.terminal.status_files import Found, find_unfinished
 
 NEWEST = 10  # finished trainings that a person is shown; `norml report` lists every run
 

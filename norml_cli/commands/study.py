@@ -4,18 +4,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.cache import episode_requests
-from norml_cli.commands.prepare import ensure_ready
-from norml_cli.commands.report import print_text
-from norml_cli.divergence import Diverged
-from norml_cli.errors import UserError
-from norml_cli.examples import Examples
-from norml_cli.launch import Launch, device_of, found_fields, launched, require_writable
-from norml_cli.locks import held
-from norml_cli.output import Output
-from norml_cli.records import TrialRecord, find_trials, trial_path, write_record
-from norml_cli.registry import Registry, Resolved
-from norml_cli.report import render_trials, require_format
+from norml_cli.data.examples import Examples
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.errors import UserError
+from norml_cli.files.locks import held
+from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.reporting.formats import require_format
+from norml_cli.reporting.lists import render_trials
+from norml_cli.results.records import TrialRecord
+from norml_cli.results.store import find_trials, trial_path, write_record
+from norml_cli.terminal.output import Output, print_text
+from norml_cli.training.divergence import Diverged
+from norml_cli.training.launch import Launch, device_of, found_fields, launched, require_writable
 
 
 def study(

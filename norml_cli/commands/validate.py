@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.errors import UserError
-from norml_cli.registry import KINDS, Registry, RegistryError
+from norml_cli.files.errors import UserError
+from norml_cli.registry.reading import KINDS, RegistryError
+from norml_cli.registry.resolving import Registry
 
 
 def validate(registry: Registry, console: Console) -> None:
@@ -30,7 +31,7 @@ def validate(registry: Registry, console: Console) -> None:
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
     """Where each model is declared, and what builds it."""
-    from norml_cli.build import backbone_parameters, parameter_counts  # noqa: PLC0415 - torch; reading does without
+    from norml_cli.training.build import backbone_parameters, parameter_counts  # noqa: PLC0415 - torch; reading does without
 
     for method in registry.methods.values():
         for bench in registry.benchmarks.values():

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.cache import Cache, episode_requests
-from norml_cli.display import RunDisplay
-from norml_cli.errors import UserError
-from norml_cli.examples import Examples
-from norml_cli.launch import device_of
-from norml_cli.provenance import device_name
-from norml_cli.records import RunRecord
-from norml_cli.registry import Registry
-from norml_cli.training import Run
+from norml_cli.data.cache import Cache
+from norml_cli.data.examples import Examples
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.files.errors import UserError
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.records import RunRecord
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.launch import device_of
+from norml_cli.training.provenance import device_name
+from norml_cli.training.run import Run
 
 LARGEST_SHARE_ELSEWHERE = 0.001  # chosen: of all answers, on another device or number of threads; where two logits lie
 # within rounding of each other, another order of summation moves an answer

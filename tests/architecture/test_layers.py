@@ -1,4 +1,4 @@
-"""The layer table: which module may import which, and what stays free of torch."""
+"""Which folder may import which, and what stays free of torch."""
 
 import ast
 import subprocess
@@ -14,57 +14,25 @@ import norml_cli
 
 ROOTS = [Path(package.__file__).parent for package in (norml, norml_cli)]
 
-# A module imports only from layers below its own; a package named with `.*` is one layer whose modules may use each
-# other. A new module must be placed here.
-LAYERS: list[set[str]] = [
-    {"norml_cli", "norml_cli.errors"},
-    {
-        "norml.episodes",
-        "norml.fast_weights",
-        "norml.hidden_layer",
-        "norml.matrix_products",
-        "norml.resnet12",
-        "norml.statistics",
-        "norml.update_rules",
-    },
-    {
-        "norml.frozen_classifiers",
-        "norml.learner",
-        "norml.update_rules.*",
-    },
-    {"norml.adaptation"},
-    {"norml.meta_training"},
-    {"norml.evaluation", "norml.inspection"},
+# A folder imports from folders of a lower rank, and from itself.
+RANKS: list[set[str]] = [
     {"norml"},
-    {"norml_cli.declared", "norml_cli.files", "norml_cli.output", "norml_cli.grids"},
-    {"norml_cli.display"},
-    {"norml_cli.rules"},
-    {"norml_cli.rules.*"},
-    {"norml_cli.spec"},
-    {"norml_cli.faults", "norml_cli.json_files", "norml_cli.locks", "norml_cli.yaml_files"},
-    {"norml_cli.registry"},
-    {"norml_cli.records", "norml_cli.datasets.*", "norml_cli.build", "norml_cli.completion", "norml_cli.image_batches"},
-    {"norml_cli.array_files"},
-    {"norml_cli.tables", "norml_cli.cache", "norml_cli.checkpoints", "norml_cli.provenance"},
-    {"norml_cli.report", "norml_cli.comparisons", "norml_cli.recipes"},
-    {"norml_cli.comparison_pages", "norml_cli.drawings"},
-    {"norml_cli.page"},
-    {"norml_cli.features", "norml_cli.divergence"},
-    {"norml_cli.examples", "norml_cli.pretraining", "norml_cli.embedding"},
-    {"norml_cli.training", "norml_cli.status", "norml_cli.event_files"},
-    {"norml_cli.trained", "norml_cli.inspection_files"},
-    {"norml_cli.launch"},
-    {"norml_cli.commands.*"},
-    {"norml_cli.app"},
-    {"norml_cli.__main__"},
+    {"files"},
+    {"registry"},
+    {"results", "terminal"},
+    {"data", "reporting"},
+    {"training"},
+    {"commands"},
+    {"app"},  # the modules beside the folders
 ]
+APART = {("training", "reporting")}  # what trains prints no results
+ALONE = {"commands"}  # its modules do not import each other
+MAX_FILES = 15  # in a folder
 
 TORCH_FREE = [
     "norml",
     "norml.statistics",
     "norml_cli.app",
-    "norml_cli.array_files",
-    "norml_cli.cache",
     "norml_cli.commands.compare",
     "norml_cli.commands.doctor",
     "norml_cli.commands.list_",
@@ -73,15 +41,9 @@ TORCH_FREE = [
     "norml_cli.commands.show",
     "norml_cli.commands.status",
     "norml_cli.commands.validate",
-    "norml_cli.datasets.mini_imagenet",
-    "norml_cli.datasets.omniglot",
-    "norml_cli.features",
-    "norml_cli.locks",
-    "norml_cli.recipes",
-    "norml_cli.records",
-    "norml_cli.registry",
-    "norml_cli.report",
-    "norml_cli.spec",
+    "norml_cli.data.features",
+    "norml_cli.data.sources.mini_imagenet",
+    "norml_cli.data.sources.omniglot",
 ]
 NUMPY_FREE = [  # numpy alone takes 0.3 s
     "norml_cli.app",
@@ -99,15 +61,19 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for root in ROOTS for path in sorted(root.rglob("*.py"))}
 
 
-def layer_name(module: str) -> str | None:
-    """The name under which the table lists `module`: its own, or its package's `.*`."""
-    package = module.rpartition(".")[0]
-    names = {module, f"{module}.*", f"{package}.*"}
-    return next((name for layer in LAYERS for name in layer if name in names), None)
+def folder_of(module: str) -> str:
+    """'norml', one of the folders of norml_cli, or 'app' for what lies beside them; 'files' for norml_cli itself."""
+    package, *rest = module.split(".")
+    if package == "norml":
+        return "norml"
+    if not rest:
+        return "files"  # its version alone, which all may read
+    is_folder = (MODULES["norml_cli"].parent / rest[0]).is_dir()
+    return rest[0] if is_folder else "app"
 
 
-def rank(module: str) -> int:
-    return next(number for number, layer in enumerate(LAYERS) if layer_name(module) in layer)
+def rank(folder: str) -> int:
+    return next(number for number, folders in enumerate(RANKS) if folder in folders)
 
 
 def imported(tree: ast.AST, modules: set[str]) -> Iterator[str]:
@@ -129,10 +95,10 @@ def imports_of(module: str) -> set[str]:
 
 
 def may_import(importer: str, target: str) -> bool:
-    if importer.partition(".")[0] == "norml" and target.partition(".")[0] != "norml":
-        return False
-    same_package = layer_name(importer) == layer_name(target) and str(layer_name(target)).endswith(".*")
-    return same_package or rank(target) < rank(importer)
+    here, there = folder_of(importer), folder_of(target)
+    if here == there:
+        return here not in ALONE or target in importer
+    return rank(there) < rank(here) and (here, there) not in APART
 
 
 def loads(statement: str, module: str) -> bool:
@@ -146,9 +112,8 @@ def test_modules_are_found():
     assert {"norml", "norml.learner", "norml.update_rules", "norml_cli.commands.report"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_has_a_layer(module):
-    assert layer_name(module) is not None, f"place {module} in LAYERS"
+def test_every_folder_has_a_rank():
+    assert {folder_of(module) for module in MODULES} == {folder for folders in RANKS for folder in folders}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -161,36 +126,50 @@ def test_no_cycles():
     list(TopologicalSorter({module: imports_of(module) - {module} for module in MODULES}).static_order())
 
 
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_a_folder_is_small_enough_to_be_looked_over(folder):
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MAX_FILES
+
+
+def test_packages_of_the_command_line_load_nothing():
+    faces = [path for path in MODULES.values() if path.name == "__init__.py" and "norml_cli" in path.parts]
+    assert [path for path in faces if "import" in path.read_text(encoding="utf-8")] == []
+
+
 def test_imports_inside_functions_are_seen():
-    tree = ast.parse("def f():\n    from norml_cli import registry, __version__\n    import norml_cli.spec\n")
-    assert list(imported(tree, set(MODULES))) == ["norml_cli.registry", "norml_cli", "norml_cli.spec"]
+    tree = ast.parse("def f():\n    from norml_cli.registry import specs, __doc__\n    import norml_cli.app\n")
+    assert list(imported(tree, set(MODULES))) == [
+        "norml_cli.registry.specs",
+        "norml_cli.registry",
+        "norml_cli.app",
+    ]
 
 
 @pytest.mark.parametrize(
     ("importer", "target"),
     [
-        ("norml.statistics", "norml_cli.errors"),
-        ("norml_cli.spec", "norml_cli.registry"),
-        ("norml_cli.records", "norml_cli.build"),
-        ("norml.learner", "norml.update_rules.nodal_lstm"),
-        ("norml_cli.datasets.glyphs", "norml_cli.commands.report"),
+        ("norml.statistics", "norml_cli.files.errors"),
+        ("norml_cli.registry.specs", "norml_cli.results.records"),
+        ("norml_cli.results.records", "norml_cli.terminal.output"),
+        ("norml_cli.terminal.output", "norml_cli.results.records"),
+        ("norml_cli.reporting.html", "norml_cli.data.cache"),
+        ("norml_cli.data.cache", "norml_cli.reporting.html"),
+        ("norml_cli.training.run", "norml_cli.reporting.html"),
+        ("norml_cli.commands.run", "norml_cli.commands.report"),
+        ("norml_cli.commands.run", "norml_cli.app"),
     ],
 )
 def test_upward_and_sideways_imports_are_refused(importer, target):
     assert not may_import(importer, target)
 
 
-def test_modules_of_one_layer_package_may_use_each_other():
-    assert may_import("norml_cli.commands.run", "norml_cli.commands.prepare")
-    assert may_import("norml_cli.datasets", "norml_cli.datasets.glyphs")
-
-
-@pytest.mark.parametrize("module", [module for module in TORCH_FREE if module in MODULES])
+@pytest.mark.parametrize("module", TORCH_FREE)
 def test_starts_without_torch(module):
     assert not loads(f"import {module}", "torch")
 
 
-@pytest.mark.parametrize("module", [module for module in NUMPY_FREE if module in MODULES])
+@pytest.mark.parametrize("module", NUMPY_FREE)
 def test_starts_without_numpy(module):
     assert not loads(f"import {module}", "numpy")
 

@@ -5,10 +5,10 @@ from a difference there.
 """
 
 import torch
-from engines import Engine, Ours, Tensors
-from workloads import Workload, made_episodes
 
 from norml.learner import Learner
+from tests.benchmarks.engines import Engine, Ours, Tensors
+from tests.benchmarks.workloads import Workload, made_episodes
 
 TOLERANCE = 1e-8  # chosen: far above float64 rounding through five inner steps, far below any error of a formula
 SMALL = 1e-4  # a gradient smaller than this share of the whole is held against this share (a bias before batch norm: 0)

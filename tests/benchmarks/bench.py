@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from display import Progress
-from measure import Call, Timer
+
+from tests.benchmarks.display import Progress
+from tests.benchmarks.measure import Call, Timer
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import Bench
-from record import ROOT, Section, measured
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.record import ROOT, Section, measured
 
 STARTED = ("--help", "list", "report --table table-2", "show norml", "validate")
 PREPARED = "prepare glyphs --force"

@@ -7,15 +7,25 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench import Bench
-from floor import outer_step_multiplications
-from measure import Call
-from own_process import OwnProcess
-from record import Section, measured
-from workloads import BENCHMARK, MAML, NORML, SHOTS_AND_QUERIES, Workload, adam, from_registry, made_episodes, registry
 
 from norml.matrix_products import multiplying, onednn_is_exact_and_faster
 from norml.meta_training import CapturedMetaGradient, MetaGradient, compiled_meta_gradient, meta_gradient, outer_step
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.floor import outer_step_multiplications
+from tests.benchmarks.measure import Call
+from tests.benchmarks.own_process import OwnProcess
+from tests.benchmarks.record import Section, measured
+from tests.benchmarks.workloads import (
+    BENCHMARK,
+    MAML,
+    NORML,
+    SHOTS_AND_QUERIES,
+    Workload,
+    adam,
+    from_registry,
+    made_episodes,
+    registry,
+)
 
 CELL_SIZES = (16, 64)
 META_BATCH_SIZES = (4, 8, 16, 32, 64, 128)

@@ -4,9 +4,10 @@ import sys
 import time
 from typing import TextIO
 
-from record import Measurement, Section
 from rich.console import Console
 from rich.table import Table
+
+from tests.benchmarks.record import Measurement, Section
 
 PLAIN_EVERY_S = 10.0  # chosen: a log that a person can follow
 LONG_S = 10.0  # from here on a time reads better in seconds

@@ -16,14 +16,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from workloads import adam
 
 from norml.adaptation import InnerLoop
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner
 from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
 from norml.update_rules.gradient_descent import GradientDescent
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks.workloads import adam
 
 Tensors = dict[str, Tensor]
 

@@ -4,15 +4,15 @@ from functools import partial
 from statistics import median
 
 import torch
-from bench import Bench
-from cost import step_of
-from record import Section, measured
-from workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
 
 from norml.episodes import EpisodeIndices, ExamplePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner
-from norml_cli.build import generator_for
+from norml_cli.training.build import generator_for
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.cost import step_of
+from tests.benchmarks.record import Section, measured
+from tests.benchmarks.workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
 
 POOL = {"n_classes": 1100, "n_examples": 20, "size_px": 28}  # Omniglot's meta-train classes
 TEST_EPISODES, QUICK_TEST_EPISODES = 10_000, 320

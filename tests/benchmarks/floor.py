@@ -27,7 +27,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from workloads import Workload
+from tests.benchmarks.workloads import Workload
 
 Form = Literal["materialised", "factored"]
 FORMS: tuple[Form, ...] = ("materialised", "factored")

@@ -1,7 +1,7 @@
 """Everything that a table needs on one machine, in order: data, backbones, features, every method, every seed.
 
-    python tests/benchmarks/make_table.py table-1 --source PATH_TO_MINI_IMAGENET --seeds 0 1 2 [--minutes 9]
-    python tests/benchmarks/make_table.py table-2 --seeds 0 1 2 --at-once 14
+    python -m tests.benchmarks.make_table table-1 --source PATH_TO_MINI_IMAGENET --seeds 0 1 2 [--minutes 9]
+    python -m tests.benchmarks.make_table table-2 --seeds 0 1 2 --at-once 14
 
 Each step is a `norml` command that finishes at once where its work is done already and goes on from its checkpoint
 where it was stopped. So where a command may take ten minutes at most, give --minutes and start this one again until it
@@ -19,9 +19,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from norml_cli import datasets
-from norml_cli.registry import Registry, load_registry
-from norml_cli.spec import TableEntry
+from norml_cli.data.sources import loading as datasets
+from norml_cli.registry.entries import TableEntry
+from norml_cli.registry.reading import load_registry
+from norml_cli.registry.resolving import Registry
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 STOPPED = 130  # what `norml` exits with after a stop request, its checkpoint written

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import Bench
-from record import Measurement, Section, measured, not_measured
 
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.record import Measurement, Section, measured, not_measured
 
 INNER_STEPS = (1, 5, 20, 50, 100, 200)
 QUICK_INNER_STEPS = (1, 5)
@@ -23,7 +23,7 @@ METHODS = {
 }
 
 EXCEEDED = 3  # exit code of the probe
-_PROBE = Path(__file__).with_name("memory_probe.py")
+_PROBE = ("-m", "tests.benchmarks.memory_probe")
 
 
 def memory(bench: Bench) -> Section:
@@ -57,7 +57,7 @@ def _row(labels: dict[str, Any], peak: int, before: list[Measurement]) -> Measur
 def _peak_bytes(bench: Bench, inner_steps: int, limit: int, *, recompute: bool) -> int | None:
     """The peak, or None if the step needs more than `limit`. Raises RuntimeError if the probe fails otherwise."""
     asked = {"inner_steps": inner_steps, "recompute": recompute, "limit": limit, "device": str(bench.device)}
-    done = subprocess.run([sys.executable, str(_PROBE), json.dumps(asked)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *_PROBE, json.dumps(asked)], capture_output=True, text=True, check=False)
     if done.returncode in {EXCEEDED, -9}:  # -9: the system took it for the machine's sake
         return None
     if done.returncode != 0:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory import EXCEEDED
-from workloads import NORML, Workload, adam, from_registry, made_episodes
 
 from norml.meta_training import outer_step
+from tests.benchmarks.memory import EXCEEDED
+from tests.benchmarks.workloads import NORML, Workload, adam, from_registry, made_episodes
 
 
 def main() -> None:

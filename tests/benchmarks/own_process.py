@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from bench import synchroniser
-from measure import Call
 
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks.bench import synchroniser
+from tests.benchmarks.measure import Call
 
 
 class OwnProcess:

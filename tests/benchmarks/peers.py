@@ -4,14 +4,15 @@ from contextlib import ExitStack
 from statistics import median
 
 import torch
-from agreement import TOLERANCE, errors_against_ours, require_agreement
-from bench import Bench
-from engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
-from floor import outer_step_multiplications
-from measure import PEAK_FLOP, PEAK_SIZE, Call, matrix_product
-from own_process import OwnProcess
-from record import Measurement, Section, measured
-from workloads import MAML, SHOTS_AND_QUERIES, Workload, apart, from_registry, made_episodes
+
+from tests.benchmarks.agreement import TOLERANCE, errors_against_ours, require_agreement
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
+from tests.benchmarks.floor import outer_step_multiplications
+from tests.benchmarks.measure import PEAK_FLOP, PEAK_SIZE, Call, matrix_product
+from tests.benchmarks.own_process import OwnProcess
+from tests.benchmarks.record import Measurement, Section, measured
+from tests.benchmarks.workloads import MAML, SHOTS_AND_QUERIES, Workload, apart, from_registry, made_episodes
 
 CHECKED = Workload(1, 1, meta_batch_size=3)
 PEAK = "matrix product"

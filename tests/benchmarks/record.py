@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 
-from norml_cli.declared import Model, Text
-from norml_cli.files import write_atomically
-from norml_cli.provenance import git_state
-from norml_cli.records import GitState, command_line
+from norml_cli.files.atomic import write_atomically
+from norml_cli.registry.sourced import Model, Text
+from norml_cli.results.records import GitState
+from norml_cli.terminal.command_line import command_line
+from norml_cli.training.provenance import git_state
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "speed"  # below the results folder; `norml report` leaves it alone
@@ -98,7 +99,7 @@ def speed_record(
     """The record of these sections, made now and here."""
     return SpeedRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command_line(arguments, ("python", "tests/benchmarks/speed.py")),
+        command=command_line(arguments, ("python", "-m", "tests.benchmarks.speed")),
         git=git_state(TIMED),
         versions={"python": platform.python_version()} | _installed("norml", *PACKAGES),
         machine=machine(device),

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from agreement import DisagreementError
-from bench import Bench
-from commands import commands
-from cost import growth, methods, products
-from display import Progress, show
-from episodes_cost import evaluation, sampling
-from memory import memory
-from peers import peers
-from record import ROOT, Section, speed_record, write_speed_record
 from rich.console import Console
 from typing_extensions import override
 
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks.agreement import DisagreementError
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.commands import commands
+from tests.benchmarks.cost import growth, methods, products
+from tests.benchmarks.display import Progress, show
+from tests.benchmarks.episodes_cost import evaluation, sampling
+from tests.benchmarks.memory import memory
+from tests.benchmarks.peers import peers
+from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_record
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     section.__name__: section for section in (peers, methods, products, growth, memory, sampling, evaluation, commands)

@@ -4,10 +4,17 @@ import importlib.util
 
 import pytest
 import torch
-from agreement import TOLERANCE, DisagreementError, errors_against_ours, relative_error, require_agreement
-from engines import Engine, Higher, Ours, TorchFunc, TorchOptMetaSgd
-from tiny_problem import TINY, tiny_learner
-from workloads import made_episodes
+
+from tests.benchmarks.agreement import (
+    TOLERANCE,
+    DisagreementError,
+    errors_against_ours,
+    relative_error,
+    require_agreement,
+)
+from tests.benchmarks.engines import Engine, Higher, Ours, TorchFunc, TorchOptMetaSgd
+from tests.benchmarks.tiny_problem import TINY, tiny_learner
+from tests.benchmarks.workloads import made_episodes
 
 
 def needs(package: str) -> pytest.MarkDecorator:

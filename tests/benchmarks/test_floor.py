@@ -4,15 +4,15 @@ import itertools
 from typing import Any
 
 import torch
-from engines import TorchFunc
-from floor import layer_multiplications, lstm_multiplications, outer_step_multiplications
-from tiny_problem import TINY, tiny_learner
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from workloads import NORML, Workload, from_registry, made_episodes
 
 from norml.meta_training import meta_gradient
+from tests.benchmarks.engines import TorchFunc
+from tests.benchmarks.floor import layer_multiplications, lstm_multiplications, outer_step_multiplications
+from tests.benchmarks.tiny_problem import TINY, tiny_learner
+from tests.benchmarks.workloads import NORML, Workload, from_registry, made_episodes
 
 
 class Products(TorchDispatchMode):

@@ -4,10 +4,10 @@ import sys
 import time
 from pathlib import Path
 
-import make_table
 import pytest
 
-from norml_cli.registry import builtin_registry, read_registry
+from norml_cli.registry.reading import builtin_registry, read_registry
+from tests.benchmarks import make_table
 
 OBEYS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); time.sleep(60)"
 

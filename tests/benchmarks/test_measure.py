@@ -1,7 +1,7 @@
 """The timer, on a clock that is moved by hand."""
 
-from measure import Timer
-from record import measured
+from tests.benchmarks.measure import Timer
+from tests.benchmarks.record import measured
 
 
 def test_every_candidate_gets_its_turn_in_every_round_and_only_measured_calls_count():

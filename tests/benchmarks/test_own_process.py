@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_process import OwnProcess
 
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks.own_process import OwnProcess
 
 CPU = torch.device("cpu")
 

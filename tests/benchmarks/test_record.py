@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from record import Measurement, Section, SpeedRecord, measured, not_measured, speed_record, write_speed_record
 
-from norml_cli.records import find_records
+from norml_cli.results.store import find_records
+from tests.benchmarks.record import (
+    Measurement,
+    Section,
+    SpeedRecord,
+    measured,
+    not_measured,
+    speed_record,
+    write_speed_record,
+)
 
 
 def made_record() -> SpeedRecord:
@@ -28,7 +36,7 @@ def test_a_record_is_complete_and_names_no_folder(tmp_path: Path):
     assert record.sections[0].measurements[0].repeats == [3.0, 1.0, 2.0]
     assert {"python", "norml", "torch"} <= set(record.versions)
     assert record.machine.threads == torch.get_num_threads()
-    assert record.command == "python tests/benchmarks/speed.py --quick --results results --results=else"
+    assert record.command == "python -m tests.benchmarks.speed --quick --results results --results=else"
     assert "somebody" not in text
     assert str(Path.cwd()) not in text
 

@@ -7,20 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import speed
-from agreement import DisagreementError
-from engines import usable_engines
-from record import SpeedRecord
 
-from norml_cli.errors import UserError
+from norml_cli.files.errors import UserError
+from tests.benchmarks import speed
+from tests.benchmarks.agreement import DisagreementError
+from tests.benchmarks.engines import usable_engines
+from tests.benchmarks.record import SpeedRecord
 
-SCRIPT = Path(__file__).with_name("speed.py")
+SCRIPT = ("-m", "tests.benchmarks.speed")
 
 
 def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
     )
 
 

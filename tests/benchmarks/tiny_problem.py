@@ -1,9 +1,9 @@
 """A problem that takes milliseconds, for the benchmark's own tests."""
 
 import torch
-from workloads import Workload
 
 from norml.learner import Learner
+from tests.benchmarks.workloads import Workload
 
 TINY = Workload(2, 3, meta_batch_size=3, inner_steps=2, n_way=3, n_features=6)
 

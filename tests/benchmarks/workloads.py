@@ -10,8 +10,9 @@ from torch import Tensor
 
 from norml.episodes import EpisodeBatch, ExamplePool
 from norml.meta_training import MetaLearner
-from norml_cli.build import build_meta_learner, generator_for
-from norml_cli.registry import Registry, builtin_registry, read_registry
+from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.registry.resolving import Registry
+from norml_cli.training.build import build_meta_learner, generator_for
 
 BENCHMARK = "omniglot-20way"
 MAML, NORML = "maml-constant-lr", "norml"

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from norml_cli.commands.report import report_html
-from norml_cli.registry import builtin_registry, read_registry
+from norml_cli.registry.reading import builtin_registry, read_registry
 
 RESULTS = Path(__file__).parents[2] / "results"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

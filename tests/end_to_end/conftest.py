@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-from command_line import Shell
-from tiny import write_registry
+
+from tests.helpers.command_line import Shell
+from tests.helpers.tiny import write_registry
 
 
 @pytest.fixture

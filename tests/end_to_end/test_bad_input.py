@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from command_line import Shell
 
-from norml_cli import registry
+from norml_cli.registry import reading
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 STUDY = ("study", "trial", "norml", "--benchmark", "tiny-5way")
@@ -256,18 +256,18 @@ WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str
 @pytest.fixture(autouse=True)
 def built_in_entries_are_read_once(monkeypatch: pytest.MonkeyPatch):
     """They are no part of what is tested here, and reading them is most of a command's time."""
-    monkeypatch.setattr(registry, "_read_entry", _read_entry_once)
+    monkeypatch.setattr(reading, "_read_entry", _read_entry_once)
 
 
 def _read_entry_once(kind: str, path: Path, faults: list[str]) -> object:
-    if registry.builtin_registry() not in path.parents:
+    if reading.builtin_registry() not in path.parents:
         return READ_ENTRY(kind, path, faults)
     if path not in READ:
         READ[path] = READ_ENTRY(kind, path, faults)
     return READ[path]
 
 
-READ_ENTRY = registry._read_entry
+READ_ENTRY = reading._read_entry
 READ: dict[Path, object] = {}
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Shell
-from tiny import write_entry
 
-from norml_cli.registry import builtin_registry
+from norml_cli.registry.reading import builtin_registry
+from tests.helpers.command_line import Shell
+from tests.helpers.tiny import write_entry
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 

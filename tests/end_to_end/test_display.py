@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import Shell
 
-from norml_cli import display, status
-from norml_cli.display import Look, RunDisplay
-from norml_cli.output import Output
-from norml_cli.registry import builtin_registry
-from norml_cli.status import Process, StatusFile, find_unfinished
+from norml_cli.registry.reading import builtin_registry
+from norml_cli.terminal import progress as display
+from norml_cli.terminal import status_files as status
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import Look, RunDisplay
+from norml_cli.terminal.status_files import Process, StatusFile, find_unfinished
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 LONG = (*RUN, "--set", "validation_episodes=32", "--set", "test_episodes=64", "--outer-steps", "100000", "--no-compile")
@@ -26,7 +27,7 @@ LONG = (*RUN, "--set", "validation_episodes=32", "--set", "test_episodes=64", "-
 def says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "JSON_EVERY_S", 0.0)
     monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
-    monkeypatch.setattr("norml_cli.training.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr("norml_cli.training.run.SHOW_EVERY_S", 0.0)
 
 
 @pytest.mark.parametrize("command", [("prepare", "tiny-glyphs", "--force"), RUN, ("study", "trial", *RUN[1:])])

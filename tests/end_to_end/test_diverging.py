@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Shell
 
-from norml_cli import registry, training
-from norml_cli.checkpoints import read_checkpoint
-from norml_cli.spec import RunSpec
-from norml_cli.training import Run
+from norml_cli.registry import resolving
+from norml_cli.registry.specs import RunSpec
+from norml_cli.training import run as training
+from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.run import Run
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "maml-constant-lr", "--benchmark", "tiny-5way")
 
@@ -21,14 +22,14 @@ RUN = ("run", "maml-constant-lr", "--benchmark", "tiny-5way")
 @pytest.fixture
 def absurd(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs with values far beyond the registry's bounds, within which every number stays finite."""
-    run_spec = registry._run_spec
+    run_spec = resolving._run_spec
 
     def run_with(**values: float) -> None:
         def made(*arguments: Any) -> RunSpec:
             spec = run_spec(*arguments)
             return spec.model_copy(update={"protocol": spec.protocol.model_copy(update=values)})
 
-        monkeypatch.setattr(registry, "_run_spec", made)
+        monkeypatch.setattr(resolving, "_run_spec", made)
 
     return run_with
 
@@ -101,7 +102,7 @@ def test_a_checkpoint_is_never_overwritten_by_bad_weights(shell: Shell, monkeypa
 
 
 def test_a_study_goes_on_past_a_trial_that_diverges(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    run_spec = registry._run_spec
+    run_spec = resolving._run_spec
 
     def made(*arguments: Any) -> RunSpec:
         spec = run_spec(*arguments)
@@ -111,7 +112,7 @@ def test_a_study_goes_on_past_a_trial_that_diverges(shell: Shell, monkeypatch: p
             update={"protocol": spec.protocol.model_copy(update={"inner_lr": 3e38, "inner_steps": 8})}
         )
 
-    monkeypatch.setattr(registry, "_run_spec", made)
+    monkeypatch.setattr(resolving, "_run_spec", made)
     code, out, err = shell.norml(
         "study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=1000,0.4"
     )

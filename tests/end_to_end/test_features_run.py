@@ -9,15 +9,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import photos
 import pytest
-import tiny
-from command_line import Shell
 
 from norml.meta_training import outer_step
-from norml_cli import training
+from norml_cli.training import run as training
+from tests.helpers import photos, tiny
+from tests.helpers.command_line import Shell
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "make_table.py"
+SCRIPT = ("-m", "tests.benchmarks.make_table")
 META_LEARNED = (
     "maml-constant-lr",
     "maml-global-lr",
@@ -206,7 +205,7 @@ def test_a_benchmark_of_an_unknown_recipe_is_a_fault_of_its_file(shell: Shell):
 
 def make_table(shell: Shell, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(SCRIPT), "made-table", "--device", "cpu", *options],
+        [sys.executable, *SCRIPT, "made-table", "--device", "cpu", *options],
         cwd=shell.folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

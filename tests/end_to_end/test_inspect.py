@@ -4,9 +4,9 @@ import csv
 import json
 
 import pytest
-from command_line import Shell
 
-from norml_cli.checkpoints import read_checkpoint, write_checkpoint
+from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "--benchmark", "tiny-5way")
 

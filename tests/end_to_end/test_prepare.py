@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import photos
 import pytest
+
+from tests.helpers import photos
 
 NORML = shutil.which("norml", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 

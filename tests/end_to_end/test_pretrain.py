@@ -7,19 +7,19 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import photos
 import pytest
 import torch
 import yaml
-from command_line import Shell
-from tiny import write_entry
 
 from norml.resnet12 import Blocks, ResNet12
-from norml_cli import pretraining
 from norml_cli.app import main
-from norml_cli.checkpoints import read_checkpoint
-from norml_cli.image_batches import ImageBatches
-from norml_cli.records import digest_of
+from norml_cli.results.store import digest_of
+from norml_cli.training import pretraining
+from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.image_batches import ImageBatches
+from tests.helpers import photos
+from tests.helpers.command_line import Shell
+from tests.helpers.tiny import write_entry
 
 BLOCKS = Blocks(
     convolution_biases=False,

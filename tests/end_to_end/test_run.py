@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command_line import Shell
 
-from norml_cli import launch, training
 from norml_cli.app import main
+from norml_cli.training import launch
+from norml_cli.training import run as training
+from tests.helpers.command_line import Shell
 
 METHODS = [
     "maml-constant-lr",

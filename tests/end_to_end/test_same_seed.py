@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Shell
 
-from norml_cli.checkpoints import Stopped, read_checkpoint, write_checkpoint
-from norml_cli.launch import SEVERAL_DEVICES, repeatability
-from norml_cli.provenance import device_name
-from norml_cli.training import Run
+from norml_cli.training.checkpoints import Stopped, read_checkpoint, write_checkpoint
+from norml_cli.training.launch import SEVERAL_DEVICES, repeatability
+from norml_cli.training.provenance import device_name
+from norml_cli.training.run import Run
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 

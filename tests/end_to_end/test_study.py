@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import Shell
 
-from norml_cli import training
-from norml_cli.examples import Examples
+from norml_cli.data.examples import Examples
+from norml_cli.training import run as training
+from tests.helpers.command_line import Shell
 
 STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Shell
 
-from norml_cli.checkpoints import read_checkpoint, write_checkpoint
-from norml_cli.records import digest_of
+from norml_cli.results.store import digest_of
+from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
+from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 import torch
-from reference import RULES, Settings, adapted, loss_and_meta_gradient
 
 from norml.adaptation import Adaptation
 from norml.meta_training import meta_gradient
+from tests.helpers.reference import RULES, Settings, adapted, loss_and_meta_gradient
 
 FORMS = ["materialised", "factored"]
 

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from reference import METHODS, RULES, Settings, query_logits
 
 from norml.episodes import ExamplePool, sample_indices
 from norml.evaluation import correct_counts
+from tests.helpers.reference import METHODS, RULES, Settings, query_logits
 
 N_EPISODES, N_WAY, K_SHOT, N_QUERY = 7, 3, 2, 3
 

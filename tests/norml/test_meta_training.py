@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from reference import METHODS, NORML_RULES, RULES, Settings, query_logits
 
 from norml.episodes import EpisodeBatch
 from norml.meta_training import outer_lr_at, outer_step
+from tests.helpers.reference import METHODS, NORML_RULES, RULES, Settings, query_logits
 
 
 @pytest.mark.parametrize("query_statistics", ["query", "support"])

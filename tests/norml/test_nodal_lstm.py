@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from reference import NORML_RULES
 from torch import nn
 
 from norml.update_rules.nodal_lstm import NodalLstm, log_sign, standardise
+from tests.helpers.reference import NORML_RULES
 
 E, S = 2, 4
 SIZES = (6, 5, 3)

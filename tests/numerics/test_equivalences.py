@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from reference import METHODS, NORML_RULES, RULES, forward, initial_weights
 
 from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
+from tests.helpers.reference import METHODS, NORML_RULES, RULES, forward, initial_weights
 
 STEPS = (1, 2, 5)
 FORMS = ["materialised", "factored", "auto"]

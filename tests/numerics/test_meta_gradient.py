@@ -33,10 +33,10 @@ import math
 
 import pytest
 import torch
-from reference import RULES
 from torch.nn import functional
 
 from norml.episodes import EpisodeBatch
+from tests.helpers.reference import RULES
 
 LAMBDA = math.log(3)
 ETA = 2 * LAMBDA

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from reference import METHODS, RULES, Settings, loss_and_meta_gradient
 from torch.nn import functional
 
 from norml.meta_training import meta_gradient
+from tests.helpers.reference import METHODS, RULES, Settings, loss_and_meta_gradient
 
 FORMS = ("materialised", "factored", "auto")
 

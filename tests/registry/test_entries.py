@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from norml_cli.registry import KINDS, builtin_registry, read_registry
-from norml_cli.spec import Published
-from norml_cli.yaml_files import parse_yaml
+from norml_cli.files.yaml_files import parse_yaml
+from norml_cli.registry.entries import Published
+from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
 
 FOLDER = builtin_registry()
 FILES = sorted(FOLDER.glob("*/*.yaml"))

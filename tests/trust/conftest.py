@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import Shell
-from places import environment, furnish
+
+from tests.helpers.command_line import Shell
+from tests.trust.places import environment, furnish
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 HOLDER = """
 import sys
 from pathlib import Path
-from norml_cli.locks import held
+from norml_cli.files.locks import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,6 +1,6 @@
 """One flipped byte anywhere: refused with a clear line, or what is read is bit for bit what was there.
 
-python tests/trust/flips.py --flips 500 --record results/trust/flips.json
+python -m tests.trust.flips --flips 500 --record results/trust/flips.json
 """
 
 import argparse
@@ -17,22 +17,21 @@ from unittest import mock
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # where pytest looks, too
-
-from places import PREPARE_PHOTOS, PRETRAIN, RUN_ON_FEATURES, flat, furnish, norml, working_in  # noqa: E402
-from versions import versions  # noqa: E402
-
-from norml_cli.cache import Cache, cache_path, pretraining_requests  # noqa: E402
-from norml_cli.checkpoints import read_checkpoint  # noqa: E402
-from norml_cli.datasets.splits import SPLITS  # noqa: E402
-from norml_cli.embedding import read_backbone  # noqa: E402
-from norml_cli.errors import UserError  # noqa: E402
-from norml_cli.features import FeatureCache  # noqa: E402
-from norml_cli.pretraining import Pretraining  # noqa: E402
-from norml_cli.recipes import backbone_path, resolve_recipe  # noqa: E402
-from norml_cli.records import pretraining_path, read_pretraining, read_record  # noqa: E402
-from norml_cli.registry import Registry, load_registry  # noqa: E402
-from norml_cli.spec import PretrainSpec  # noqa: E402
+from norml_cli.data.cache import Cache, cache_path
+from norml_cli.data.features import FeatureCache
+from norml_cli.data.fixed_episodes import pretraining_requests
+from norml_cli.data.splits import SPLITS
+from norml_cli.files.errors import UserError
+from norml_cli.registry.reading import load_registry
+from norml_cli.registry.recipes import backbone_path, resolve_recipe
+from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import PretrainSpec
+from norml_cli.results.store import pretraining_path, read_pretraining, read_record
+from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.embedding import read_backbone
+from norml_cli.training.pretraining import Pretraining
+from tests.trust.places import PREPARE_PHOTOS, PRETRAIN, RUN_ON_FEATURES, flat, furnish, norml, working_in
+from tests.trust.versions import versions
 
 REMEDIES = ("norml prepare", "norml pretrain", "--force", "run it again", "run again", "out of the results folder")
 
@@ -168,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), options.flips, options.seed)
     kinds = {kind: vars(count) for kind, count in found.items()}
-    command = f"python tests/trust/flips.py --flips {options.flips} --seed {options.seed}"
+    command = f"python -m tests.trust.flips --flips {options.flips} --seed {options.seed}"
     text = json.dumps({"command": command, "versions": with_versions, "kinds": kinds}, indent=2)
     print(text)  # noqa: T201 - a script
     if options.record is not None:

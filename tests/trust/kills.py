@@ -1,6 +1,6 @@
 """SIGKILL at random moments, then the same command again: the end is that of a command that nobody killed.
 
-    python tests/trust/kills.py --kills 200 --record results/trust
+    python -m tests.trust.kills --kills 200 --record results/trust
 
 Commands are forked from this process, which has loaded torch: a fresh interpreter would spend its seconds importing.
 Two kills in three come from outside after a random time; every third comes from inside, at a random one of the moments
@@ -20,10 +20,13 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # where pytest looks, too
+import torch
 
-import torch  # noqa: E402
-from places import (  # noqa: E402
+from norml_cli.commands import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
+from norml_cli.files import atomic as files
+from norml_cli.training import pretraining
+from norml_cli.training import run as training
+from tests.trust.places import (
     PREPARE,
     PREPARE_PHOTOS,
     PRETRAIN,
@@ -33,10 +36,7 @@ from places import (  # noqa: E402
     furnish,
     norml,
 )
-from versions import versions  # noqa: E402
-
-from norml_cli import files, pretraining, training  # noqa: E402
-from norml_cli.commands import prepare, pretrain, run  # noqa: E402, F401 - loaded once, before forking
+from tests.trust.versions import versions
 
 COMMANDS = {"prepare": PREPARE, "pretrain": PRETRAIN, "run": RUN}
 WRITES = {"prepare": 1, "pretrain": 11, "run": 13}  # files that each writes when left alone
@@ -196,7 +196,7 @@ def main() -> None:
         with_versions = versions()  # of what runs, not of what stands there when it ends
         with tempfile.TemporaryDirectory() as folder:
             count = campaign(command, Path(folder), options.kills, options.seed)
-        line = f"python tests/trust/kills.py --only {command} --kills {options.kills} --seed {options.seed}"
+        line = f"python -m tests.trust.kills --only {command} --kills {options.kills} --seed {options.seed}"
         text = json.dumps({"command": line, "versions": with_versions, "count": vars(count)}, indent=2)
         print(text, flush=True)  # noqa: T201 - a script
         if options.record is not None:

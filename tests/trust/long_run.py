@@ -1,6 +1,6 @@
 """A long meta-training watched from inside: resident memory, open files, step time and what the display costs.
 
-    python tests/trust/long_run.py results/trust/long-run.json      # minutes; Linux only: reads /proc/self
+    python -m tests.trust.long_run results/trust/long-run.json      # minutes; Linux only: reads /proc/self
 
 The run is NORML on the embedded glyphs with a learner of a few neurons, so that a step takes milliseconds and what
 leaks by the step would show. Its bar is drawn as on a terminal. Judged over the last two thirds, when caches are warm:
@@ -26,14 +26,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy import stats
 
-from norml_cli import __version__, training
-from norml_cli.cache import episode_requests
-from norml_cli.commands.prepare import ensure_ready
-from norml_cli.display import RunDisplay
-from norml_cli.examples import Examples
-from norml_cli.provenance import git_state
-from norml_cli.registry import load_registry
-from norml_cli.training import Run
+from norml_cli import __version__
+from norml_cli.data.examples import Examples
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.registry.reading import load_registry
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training import run as training
+from norml_cli.training.provenance import git_state
+from norml_cli.training.run import Run
 
 OUTER_STEPS = 30_000
 MOST_SAMPLES = 100_000  # five a second: over five hours
@@ -162,7 +163,7 @@ def main() -> None:
         figures = judged(watched_run(arguments.outer_steps, Path(home)), arguments.outer_steps)
     git = git_state(("norml", "norml_cli", "registry", "tests/trust"))
     record = {
-        "command": f"python tests/trust/long_run.py {arguments.target.name}",
+        "command": f"python -m tests.trust.long_run {arguments.target.name}",
         "wall_s": time.perf_counter() - started_at,
         **figures,
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import photos
-import synthetic
-import tiny
 import torch
 
 from norml_cli.app import main
-from norml_cli.checkpoints import read_checkpoint
+from norml_cli.training.checkpoints import read_checkpoint
+from tests.helpers import photos, synthetic, tiny
 
 NOT_FIGURES = {"digest", "cost", "created", "command", "git"}  # time, memory, date, and what follows from them
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from flips import Count, campaign
+
+from tests.trust.flips import Count, campaign
 
 FLIPS = 20
 
@@ -27,7 +28,7 @@ def test_no_byte_of_what_has_a_checksum_of_the_whole_can_change(counts: dict[str
 
 def test_a_flip_that_nothing_notices_is_counted_as_wrong(tmp_path: Path):
     """The campaign can fail."""
-    from flips import flipped  # noqa: PLC0415
+    from tests.trust.flips import flipped  # noqa: PLC0415
 
     path = tmp_path / "file"
     path.write_bytes(b"content")

@@ -18,17 +18,20 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_records import made_record, made_registry
 
-from norml_cli.app import _grid, _overrides, _trials
-from norml_cli.array_files import ArrayFile
-from norml_cli.cache import Cache, EpisodeRequest
-from norml_cli.errors import UserError
-from norml_cli.features import FeatureCache
-from norml_cli.json_files import parse_json
-from norml_cli.records import RunRecord, read_record, write_record
-from norml_cli.registry import Registry, builtin_registry, load_registry, read_registry
-from norml_cli.yaml_files import parse_yaml
+from norml_cli.arguments import grid_of, overrides_of, trials_of
+from norml_cli.data.array_files import ArrayFile
+from norml_cli.data.cache import Cache
+from norml_cli.data.features import FeatureCache
+from norml_cli.data.fixed_episodes import EpisodeRequest
+from norml_cli.files.errors import UserError
+from norml_cli.files.json_files import parse_json
+from norml_cli.files.yaml_files import parse_yaml
+from norml_cli.registry.reading import builtin_registry, load_registry, read_registry
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import read_record, write_record
+from tests.helpers.made_records import made_record, made_registry
 
 FEW, MANY = 60, 20_000
 
@@ -124,7 +127,7 @@ def fuzz_options(_: Path) -> Callable[[tuple[list[str], list[str]]], None]:
     def target(case: tuple[list[str], list[str]]) -> None:
         sets, grids = case
         with contextlib.suppress(UserError):
-            _trials(registry, ["norml"], "glyphs-5way", 1, _grid(grids), _overrides(sets))
+            trials_of(registry, ["norml"], "glyphs-5way", 1, grid_of(grids), overrides_of(sets))
 
     return target
 
@@ -167,7 +170,7 @@ def cache_files(folder: Path) -> list[ArrayFile]:
     import h5py  # noqa: PLC0415 - as numpy
     import numpy as np  # noqa: PLC0415 - only these tests need it
 
-    from norml_cli.array_files import FILE_FORM, content_hash_of, put, put_text  # noqa: PLC0415
+    from norml_cli.data.array_files import FILE_FORM, content_hash_of, put, put_text  # noqa: PLC0415
 
     found: list[ArrayFile] = []
     for kind, dtype in (("images", np.uint8), ("features", np.float32)):
@@ -257,10 +260,10 @@ def fuzzed(name: str, folder: Path, examples: int) -> tuple[int, float]:
 @pytest.fixture(autouse=True)
 def built_in_entries_are_read_once(monkeypatch: pytest.MonkeyPatch):
     """They are no part of what is fuzzed, and reading them is most of a registry's time."""
-    from norml_cli import registry  # noqa: PLC0415
+    from norml_cli.registry import reading  # noqa: PLC0415
 
     read: dict[Path, Any] = {}
-    read_entry = registry._read_entry
+    read_entry = reading._read_entry
 
     def once(kind: str, path: Path, faults: list[str]) -> Any:
         if builtin_registry() not in path.parents:
@@ -269,7 +272,7 @@ def built_in_entries_are_read_once(monkeypatch: pytest.MonkeyPatch):
             read[path] = read_entry(kind, path, faults)
         return read[path]
 
-    monkeypatch.setattr(registry, "_read_entry", once)
+    monkeypatch.setattr(reading, "_read_entry", once)
 
 
 @pytest.mark.parametrize("name", TARGETS)

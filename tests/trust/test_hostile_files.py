@@ -17,11 +17,11 @@ import torch
 
 import norml
 import norml_cli
-from norml_cli.cache import Cache
-from norml_cli.checkpoints import read_checkpoint
-from norml_cli.datasets import pictures
-from norml_cli.errors import UserError
-from norml_cli.yaml_files import MAX_DEPTH, parse_yaml
+from norml_cli.data.cache import Cache
+from norml_cli.data.sources import images as pictures
+from norml_cli.files.errors import UserError
+from norml_cli.files.yaml_files import MAX_DEPTH, parse_yaml
+from norml_cli.training.checkpoints import read_checkpoint
 
 
 class Attack:
@@ -143,7 +143,7 @@ def test_yaml_within_its_limits_is_read():
 
 
 NETWORK = {"socket", "urllib", "http", "requests", "ftplib", "ssl", "smtplib", "aiohttp", "httpx"}
-DOWNLOADS = {"norml_cli/datasets/omniglot.py"}
+DOWNLOADS = {"norml_cli/data/sources/omniglot.py"}
 
 
 def opens_network(source: str) -> bool:

@@ -3,22 +3,22 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from command_line import Shell
-from places import PREPARE_PHOTOS, PRETRAIN, RUN, contents
+
+from tests.helpers.command_line import Shell
+from tests.trust.places import PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
 KILLS = 3
 COMMANDS = ["prepare", "pretrain", "run"]
-SCRIPT = Path(__file__).with_name("kills.py")
+SCRIPT = ("-m", "tests.trust.kills")
 
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """In a process of its own, which has no threads and may fork."""
     folder = tmp_path_factory.mktemp("kills")
-    arguments = [str(SCRIPT), "--kills", str(KILLS), "--seed", "1", "--record", str(folder)]
+    arguments = [*SCRIPT, "--kills", str(KILLS), "--seed", "1", "--record", str(folder)]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     records = {command: folder / f"kills-{command}.json" for command in COMMANDS}
     assert all(record.exists() for record in records.values()), done.stderr

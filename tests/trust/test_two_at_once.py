@@ -11,15 +11,15 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from command_line import Shell
-from places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
-from norml_cli.cache import Cache
 from norml_cli.commands.prepare import prepare
-from norml_cli.datasets import omniglot
-from norml_cli.locks import held, lock_path
-from norml_cli.output import Output
-from norml_cli.registry import load_registry
+from norml_cli.data.cache import Cache
+from norml_cli.data.sources import omniglot
+from norml_cli.files.locks import held, lock_path
+from norml_cli.registry.reading import load_registry
+from norml_cli.terminal.output import Output
+from tests.helpers.command_line import Shell
+from tests.trust.places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
 Holding = Callable[[Path], AbstractContextManager["Popen[str]"]]
 

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import synthetic
-from command_line import Shell
-from places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
-from norml_cli import files, launch, training
-from norml_cli.examples import Examples
+from norml_cli.data.examples import Examples
+from norml_cli.files import atomic as files
+from norml_cli.training import launch
+from norml_cli.training import run as training
+from tests.helpers import synthetic
+from tests.helpers.command_line import Shell
+from tests.trust.places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
 
 @contextmanager

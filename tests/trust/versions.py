@@ -7,7 +7,7 @@ import h5py
 import torch
 
 from norml_cli import __version__
-from norml_cli.provenance import git_state
+from norml_cli.training.provenance import git_state
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Raw sources -> examples and fixed episodes."""

@@ -1,0 +1,186 @@
+"""HDF5 files of arrays by split and class, each array with the SHA-256 of its content. Torch-free.
+
+    /<kind>/<split>    [C, P, ...] of C classes with P examples each; `kind` is 'images' or 'features'
+    /classes/<split>   names of the C classes
+
+A file is written beside its place and moved there when it is whole, class by class, and verified in slabs, so that its
+arrays may be larger than memory. Texts have a fixed length and the file is of HDF5 1.10's form: its structure is
+checksummed, and the heap that texts of any length lie in, where one flipped bit can send HDF5 into an endless loop, is
+not there.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from norml_cli.data.splits import SPLITS, ClassStream, SplitName
+from norml_cli.files.errors import UserError
+from norml_cli.registry.specs import content_hash
+
+FILE_FORM = ("v110", "v110")  # see above
+SLAB_BYTES = 1 << 24  # chosen: 16 MiB, what `verify` holds of an array at once
+
+_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py makes of a damaged file
+
+Kind = Literal["images", "features"]
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An open file's identity; each array is checked against its checksum when it is read.
+
+    remake: the command that makes the file again, for messages.
+    """
+
+    kind: ClassVar[Kind]
+    path: Path
+    remake: str
+    fingerprint: str
+    content_hash: str
+
+    def size(self, split: SplitName) -> tuple[int, int]:
+        """C and P: the classes of a split and the examples of each."""
+        with self._file() as file:
+            n_classes, n_examples, *_ = _own(file, f"{self.kind}/{split}").shape
+            return n_classes, n_examples
+
+    def class_names(self, split: SplitName) -> list[str]:
+        """The names of the C classes of a split."""
+        with self._file() as file:
+            return [name.decode() for name in self._array(file, f"classes/{split}")]
+
+    def verify(self) -> int:
+        """Check every array, and that they are those the file was made with; returns how many.
+
+        Raises UserError that names the first damaged part.
+        """
+        with self._file() as file:
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            for name in names:
+                stored = _own(file, name)
+                self._check(stored, _hash_of_parts(stored.dtype, stored.shape, _slabs(stored)))
+            return len(names)
+
+    @contextmanager
+    def _file(self) -> Iterator[h5py.File]:
+        """The file, open, and still the one that this object is about. Raises UserError."""
+        with reading(self.path, self.remake) as file:
+            if text(file, "content_hash") != self.content_hash or text(file, "fingerprint") != self.fingerprint:
+                raise UserError(f"{self.path}: was made anew with other content meanwhile; start the command again")
+            if content_hash_of(file, self.kind) != self.content_hash:
+                raise UserError(f"{self.path}: its parts are not those it was made with; {again(self.remake)}")
+            yield file
+
+    def _array(self, file: h5py.File, name: str) -> NDArray[Any]:
+        stored = _own(file, name)
+        array: NDArray[Any] = stored[()]
+        self._check(stored, array_hash(array))
+        return array
+
+    def _check(self, stored: h5py.Dataset, found: str) -> None:
+        if text(stored, "sha256") != found:
+            raise UserError(f"{self.path}: {stored.name.lstrip('/')} is damaged; {again(self.remake)}")
+
+
+def _own(file: h5py.File, name: str) -> h5py.Dataset:
+    """The array of that name, if it lies in this very file as our writer leaves it.
+
+    A link may lead to any file of the user's, a virtual or external array is read from one, and an array of which
+    little is stored may be declared larger than memory. Raises ValueError for these.
+    """
+    parts = name.strip("/").split("/")
+    for end in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:end]), getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not in this file; do not trust it")  # noqa: TRY004 - as h5py says of damage
+    stored = file[name]
+    if not isinstance(stored, h5py.Dataset):
+        raise ValueError(f"{name} is no array")  # noqa: TRY004 - as above
+    if stored.is_virtual or stored.external:
+        raise ValueError(f"{name} is kept in another file; do not trust it")
+    if stored.id.get_storage_size() != stored.nbytes:
+        raise ValueError(f"{name} declares {stored.nbytes:,} bytes and holds {stored.id.get_storage_size():,}")
+    return stored
+
+
+def _slabs(stored: h5py.Dataset) -> Iterator[NDArray[Any]]:
+    """The rows of a stored array in parts of at most SLAB_BYTES, or one row."""
+    row_bytes = max(1, stored.nbytes // max(1, len(stored)))
+    rows = max(1, SLAB_BYTES // row_bytes)
+    for start in range(0, len(stored), rows):
+        yield stored[start : start + rows]
+
+
+@contextmanager
+def reading(path: Path, remake: str) -> Iterator[h5py.File]:
+    """The file at `path`, open. Raises UserError for whatever h5py finds wrong in it, also while it is used."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable cache ({reason}); {again(remake)}") from None
+
+
+def again(remake: str) -> str:
+    """What every message about an unusable file ends with."""
+    return f"make it again: {remake}"
+
+
+def content_hash_of(file: h5py.File, kind: Kind) -> str:
+    """One hash over arrays and class names of all splits, from the arrays' own."""
+    return content_hash([text(file[f"{part}/{split}"], "sha256") for part in (kind, "classes") for split in SPLITS])
+
+
+def array_hash(array: NDArray[Any]) -> str:
+    """SHA-256 over type, shape and content."""
+    return _hash_of_parts(array.dtype, array.shape, [array])
+
+
+def _hash_of_parts(dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[NDArray[Any]]) -> str:
+    """`array_hash` of an array of that type and shape whose rows come in `parts`."""
+    digest = hashlib.sha256(f"{dtype.str}{shape}".encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def put_classes(file: h5py.File, kind: Kind, split: SplitName, classes: ClassStream, dtype: DTypeLike) -> None:
+    """Write the examples of all classes of a split as one array, class by class, and the names of the classes."""
+    stored = file.create_dataset(f"{kind}/{split}", shape=classes.shape, dtype=dtype)
+    names: list[str] = []
+
+    def written() -> Iterator[NDArray[Any]]:
+        for class_name, examples in classes:
+            stored[len(names)] = examples
+            names.append(class_name)
+            yield examples
+
+    put_text(stored, "sha256", _hash_of_parts(stored.dtype, stored.shape, written()))
+    put(file, f"classes/{split}", np.array([name.encode() for name in names]))
+
+
+def put(file: h5py.File, name: str, array: NDArray[Any]) -> None:
+    """Write an array with its checksum."""
+    put_text(file.create_dataset(name, data=array), "sha256", array_hash(array))
+
+
+def put_text(item: h5py.HLObject, name: str, text: str) -> None:
+    """Write an attribute."""
+    item.attrs[name] = np.bytes_(text.encode())  # of fixed length, as said at the top
+
+
+def text(item: h5py.HLObject, name: str) -> str:
+    """An attribute's text. Raises KeyError if it is not there."""
+    value = item.attrs[name]
+    return value.decode() if isinstance(value, bytes) else str(value)

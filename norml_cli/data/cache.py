@@ -1,0 +1,201 @@
+"""One HDF5 file a data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
+
+    /images/<split>                                uint8 [C, P, height, width], or [C, P, height, width, 3] in colour
+    /classes/<split>                               names of the C classes
+    /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
+
+How it is written, checked and read is `array_files`' job.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from norml_cli.data.array_files import (
+    FILE_FORM,
+    ArrayFile,
+    again,
+    content_hash_of,
+    put,
+    put_classes,
+    put_text,
+    reading,
+    text,
+)
+from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest
+from norml_cli.data.splits import SPLITS, LoadedDataset, SplitName, identity
+from norml_cli.files.atomic import home, write_atomically
+from norml_cli.files.errors import UserError
+from norml_cli.files.locks import held
+from norml_cli.registry.entries import DatasetEntry
+from norml_cli.registry.specs import content_hash
+
+SCHEMA_VERSION = 1
+
+Status = Literal["missing", "stale", "up to date"]
+
+
+def cache_path(dataset: str) -> Path:
+    """The cache file of a data set."""
+    return home() / f"{dataset}.h5"
+
+
+_DECIDING = {
+    "kind",
+    "classes",
+    "examples_per_class",
+    "image_size_px",
+    "resize",
+    "invert",
+    "rotations",
+    "content_sha256",
+    "generator_seed",
+}
+
+
+def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
+    """SHA-256 over everything declared that decides a cache's images and splits."""
+    values = entry.model_dump(mode="json", include=_DECIDING)
+    for key in ("image_size_px", "resize", "invert", "rotations"):
+        values[key] = values[key]["value"]  # a better worded source changes no pixel
+    return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Cache(ArrayFile):
+    """A cache that fits its declaration."""
+
+    kind = "images"
+    dataset: str
+
+    @classmethod
+    def open(cls, entry: DatasetEntry, entry_file: Path) -> "Cache":
+        """The cache of `entry`. Raises UserError if it is missing, damaged, of another schema or declaration."""
+        path = cache_path(entry.id)
+        if not path.exists():
+            raise UserError(f"data set '{entry.id}' is not prepared; run `norml prepare {entry.id}`{_hint(entry)}")
+        remake = _remake(entry.id)
+        with reading(path, remake) as file:
+            schema = file.attrs.get("schema_version")
+            if schema != SCHEMA_VERSION:
+                raise UserError(
+                    f"{path}: has schema version {schema}, this norml reads {SCHEMA_VERSION}; {again(remake)}"
+                )
+            if text(file, "fingerprint") != fingerprint(entry, entry_file):
+                raise UserError(f"{path}: was made for another declaration of '{entry.id}'; {again(remake)}")
+            return cls(
+                path=path,
+                remake=remake,
+                fingerprint=text(file, "fingerprint"),
+                content_hash=text(file, "content_hash"),
+                dataset=entry.id,
+            )
+
+    def images(self, split: SplitName) -> NDArray[np.uint8]:
+        """[C, P, height, width] uint8, ink = 255; or [C, P, height, width, 3] in colour. All in memory."""
+        with self._file() as file:
+            return self._array(file, f"images/{split}")
+
+    def has(self, request: EpisodeRequest) -> bool:
+        """Whether the cache holds these episodes."""
+        with self._file() as file:
+            return f"episodes/{request.key}" in file
+
+    def episodes(self, request: EpisodeRequest) -> EpisodeArrays:
+        """The fixed episodes of a request. Raises UserError if they are damaged."""
+        with self._file() as file:
+            group = f"episodes/{request.key}"
+            if group not in file:
+                raise UserError(f"{self.path}: holds no episodes '{request.key}'; {again(self.remake)}")
+            return EpisodeArrays(*(self._array(file, f"{group}/{part}") for part in ("classes", "examples", "turns")))
+
+
+def status(entry: DatasetEntry, entry_file: Path) -> Status:
+    """Whether the cache of `entry` can be used as it is. Raises UserError if the split files cannot be read."""
+    if not cache_path(entry.id).exists():
+        return "missing"
+    wanted = fingerprint(entry, entry_file)
+    try:
+        with reading(cache_path(entry.id), _remake(entry.id)) as file:
+            return "up to date" if text(file, "fingerprint") == wanted else "stale"
+    except UserError:
+        return "stale"
+
+
+def _remake(dataset: str) -> str:
+    return f"norml prepare {dataset} --force"
+
+
+def _hint(entry: DatasetEntry) -> str:
+    return "" if entry.home == "embedded" else ", with --source PATH if you have its files"
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write_cache(
+    entry: DatasetEntry,
+    entry_file: Path,
+    loaded: LoadedDataset,
+    episodes: Mapping[EpisodeRequest, EpisodeArrays],
+) -> Cache:
+    """Make the cache of `entry` in one piece; an old one stays until the new one is whole.
+
+    For who holds the cache's lock. No more than a class of `loaded` and the one read after it are in memory.
+    Raises UserError.
+    """
+
+    def write(target: BinaryIO) -> None:
+        with h5py.File(target, "w", libver=FILE_FORM) as file:
+            for split in SPLITS:
+                put_classes(file, "images", split, loaded.splits[split], np.uint8)
+            _put_episodes(file, episodes)
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            put_text(file, "dataset", entry.id)
+            put_text(file, "fingerprint", fingerprint(entry, entry_file))
+            content = content_hash_of(file, "images")
+            if loaded.content_hash not in {None, content}:
+                raise UserError(
+                    f"{entry_file}: content_sha256: the source holds other pixels or names ({content}); declare that, "
+                    "or none"
+                )
+            put_text(file, "content_hash", content)
+            put_text(file, "source", loaded.source)
+
+    write_atomically(cache_path(entry.id), write)
+    return Cache.open(entry, entry_file)
+
+
+def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
+    """Put further episodes into a cache, again in one piece; those that it holds by now are left as they are.
+
+    Processes take turns, each adding to what the one before it left. Raises UserError, also if the cache was made anew
+    with other content since it was opened.
+    """
+
+    def write(target: BinaryIO) -> None:
+        with cache.path.open("rb") as old:
+            shutil.copyfileobj(old, target)
+        with h5py.File(target, "r+", libver=FILE_FORM) as file:
+            _put_episodes(file, {request: arrays for request, arrays in episodes.items() if not cache.has(request)})
+
+    with held(cache.path, waiting=lambda _: None):  # for a second at most
+        write_atomically(cache.path, write)
+
+
+def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
+    for request, arrays in episodes.items():
+        group = f"episodes/{request.key}"
+        put(file, f"{group}/classes", arrays.classes.astype(np.uint16))
+        put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
+        put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
+        put_text(file[group], "hash", arrays.hash())

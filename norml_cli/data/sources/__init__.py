@@ -1,0 +1,1 @@
+"""One module a kind of raw source; files of others are taken for hostile."""

@@ -1,0 +1,248 @@
+"""Omniglot (Lake et al. 2015) from its two archives, zipped or unpacked: read in memory, checked, resized.
+
+The archives' own checksums are no use (repacked copies hold the same drawings), so what is checked is the content:
+the alphabets, characters and drawers, and a hash over every decoded pixel.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import re
+import socket
+import sys
+import tempfile
+import urllib.error
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from norml_cli.data.sources import archives
+from norml_cli.data.sources import images as pictures
+from norml_cli.data.splits import ImageClasses, Progress
+from norml_cli.files.errors import UserError, reason
+from norml_cli.registry.entries import DatasetEntry
+
+PARTS = ("images_background", "images_evaluation")
+RAW_SIZE_PX = 105  # brendenlake/omniglot, README: 105x105 images
+ALPHABETS = {1623: 50}  # characters -> alphabets of the whole data set; a declared subset has no known number
+MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file; more is not a drawing
+TIMEOUT_S = 60  # chosen: a server silent for that long is taken for gone
+
+_INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One PNG file: the character it shows, who drew it, where it lies and how to get its bytes."""
+
+    character: str  # Alphabet/characterNN
+    drawer: int
+    where: str
+    read: Callable[[], bytes]
+
+
+def read(entry: DatasetEntry, source: Path | None, progress: Progress) -> tuple[ImageClasses, str]:
+    """All characters, sorted by name, and what they were read from; downloaded first if `source` is None.
+
+    Raises UserError with one line for anything but the complete Omniglot that `entry` declares.
+    """
+    _check_declaration(entry)
+    if source is not None:
+        return _read_folder(entry, source, progress)
+    with tempfile.TemporaryDirectory(prefix="norml-omniglot-") as folder:
+        _download(entry, Path(folder))
+        classes, _ = _read_folder(entry, Path(folder), progress)
+        return classes, f"{entry.kind}, downloaded"
+
+
+def _check_declaration(entry: DatasetEntry) -> None:
+    if entry.resize.value == "none" and entry.image_size_px.value != RAW_SIZE_PX:
+        size = entry.image_size_px.value
+        raise UserError(
+            f"{entry.id}: resize: none leaves images of {RAW_SIZE_PX} px, but image_size_px is {size}; make them agree"
+        )
+
+
+def _read_folder(entry: DatasetEntry, source: Path, progress: Progress) -> tuple[ImageClasses, str]:
+    drawings, text = _find_drawings(entry, source)
+    _check_complete(entry, source, drawings)
+    classes, digest = _decode_all(entry, drawings, progress)
+    if entry.content_sha256 not in {None, digest}:
+        raise UserError(
+            f"{source}: complete, but its pixels are not those of '{entry.id}' (sha256 {digest[:12]}..., declared "
+            f"{str(entry.content_sha256)[:12]}...); get the originals from {entry.home}"
+        )
+    return classes, text
+
+
+# ------------------------------------------------------------------------------------------------ finding the drawings
+
+
+def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[int, _Drawing]], str]:
+    """Drawings by character and drawer, and the kind of source."""
+    if not source.is_dir():
+        what = "is a file" if source.exists() else "does not exist"
+        raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
+    present = {part: _present(source, part) for part in PARTS}
+    missing = [part for part, path in present.items() if path is None]
+    if missing:
+        wanted = " and ".join(f"{part}.zip (or the folder {part})" for part in missing)
+        raise UserError(f"--source {source}: holds no {wanted}; get it from {entry.home}")
+    drawings: dict[str, dict[int, _Drawing]] = {}
+    kinds = []
+    for part, path in present.items():
+        assert path is not None  # noqa: S101 - an internal impossibility: `missing` was empty
+        kinds.append("folder" if path.is_dir() else "zip")
+        count = 0
+        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path, part):
+            drawers = drawings.setdefault(drawing.character, {})
+            if drawing.drawer in drawers:
+                raise UserError(f"{drawing.where}: a second drawing by drawer {drawing.drawer:02d}; remove one")
+            drawers[drawing.drawer] = drawing
+            count += 1
+        if not count:
+            raise UserError(
+                f"{path}: not Omniglot: holds no drawing {part}/<Alphabet>/characterNN/NNNN_MM.png; see {entry.home}"
+            )
+    text = f"two {kinds[0]}s" if kinds[0] == kinds[1] else "a zip and a folder"
+    return drawings, f"{entry.kind}, {text}"
+
+
+def _wanted() -> list[str]:
+    return [f"{part}.zip" for part in PARTS]
+
+
+def _present(source: Path, part: str) -> Path | None:
+    """The part's archive, or else its folder."""
+    archive, folder = source / f"{part}.zip", source / part
+    if archive.is_file():
+        return archive
+    return folder if folder.is_dir() else None
+
+
+def _in_folder(folder: Path) -> Iterator[_Drawing]:
+    for path in sorted(folder.glob("*/character*/*.png")):
+        match = _INSIDE_PART.match(path.relative_to(folder).as_posix())
+        if match:
+            yield _Drawing(match[1], int(match[2]), str(path), lambda path=path: _limited(path))  # type: ignore[misc]
+
+
+def _limited(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_IMAGE_BYTES)
+
+
+def _in_zip(path: Path, part: str) -> Iterator[_Drawing]:
+    def found(name: str) -> re.Match[str] | None:
+        return _INSIDE_PART.match(name.removeprefix(f"{part}/")) if name.startswith(f"{part}/") else None
+
+    for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if found(name) else None):
+        match = found(name)
+        assert match is not None  # noqa: S101 - no other files are read
+        yield _Drawing(match[1], int(match[2]), f"{path}: {name}", lambda data=data: data)  # type: ignore[misc]
+
+
+def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[int, _Drawing]]) -> None:
+    """Exactly the declared characters, each drawn once by each drawer 1..P."""
+    expected = set(range(1, entry.examples_per_class + 1))
+    for character, drawers in sorted(drawings.items()):
+        wrong = sorted(expected.symmetric_difference(drawers))
+        if wrong:
+            state = "missing" if wrong[0] in expected else "one too many"
+            raise UserError(
+                f"{source}: {character}: drawer {wrong[0]:02d} is {state}; get the originals from {entry.home}"
+            )
+    alphabets = {character.split("/")[0] for character in drawings}
+    known = ALPHABETS.get(entry.classes, len(alphabets))
+    if len(drawings) != entry.classes or len(alphabets) != known:
+        raise UserError(
+            f"{source}: {len(drawings):,} characters of {len(alphabets)} alphabets, but '{entry.id}' has "
+            f"{entry.classes:,} of {known}; get the originals from {entry.home}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- decoding, resizing
+
+
+def _decode_all(
+    entry: DatasetEntry, drawings: dict[str, dict[int, _Drawing]], progress: Progress
+) -> tuple[ImageClasses, str]:
+    """The resized images, and the SHA-256 over names and 1-bit pixels of the raw ones, in sorted order."""
+    digest = hashlib.sha256()
+    size, names = entry.image_size_px.value, tuple(sorted(drawings))
+    images = np.empty((len(names), entry.examples_per_class, size, size), np.uint8)
+    total = len(names) * entry.examples_per_class
+    for index, name in enumerate(names):
+        for drawer, drawing in sorted(drawings[name].items()):
+            raw = _decode(drawing)
+            digest.update(f"{name}/{drawer:02d}\n".encode())
+            digest.update(np.packbits(np.asarray(raw)).tobytes())  # row by row, a set bit is paper
+            images[index, drawer - 1] = resized(raw, size, entry.resize.value, invert=entry.invert.value)
+        progress((index + 1) * entry.examples_per_class, total)
+    return ImageClasses(names, images), digest.hexdigest()
+
+
+def _decode(drawing: _Drawing) -> Image.Image:
+    """The drawing as a 1-bit image, ink = 0."""
+    try:
+        data = drawing.read()
+    except OSError as error:
+        raise UserError(f"{drawing.where}: cannot be read ({reason(error)}); fetch it again") from None
+    return pictures.decoded(data, drawing.where, ("PNG",), _fault).convert("1", dither=Image.Dither.NONE)
+
+
+def _fault(image: Image.Image) -> str | None:
+    if image.size != (RAW_SIZE_PX, RAW_SIZE_PX):
+        return f"{image.width} x {image.height} px, expected {RAW_SIZE_PX} x {RAW_SIZE_PX}"
+    if image.mode not in {"1", "L"} or (image.mode == "L" and set(np.unique(np.asarray(image))) - {0, 255}):
+        return f"a drawing is black and white, this is not (mode {image.mode})"
+    return None
+
+
+def resized(raw: Image.Image, size_px: int, resize: str, *, invert: bool) -> NDArray[np.uint8]:
+    """[size_px, size_px] uint8 from a 1-bit drawing; `invert` makes ink 255.
+
+    `lanczos` works on grey levels: Pillow silently takes NEAREST for a 1-bit image, whatever filter is named.
+    """
+    if resize == "nearest":
+        raw = raw.resize((size_px, size_px), Image.Resampling.NEAREST)
+    grey = raw.convert("L")
+    if resize == "lanczos":
+        grey = grey.resize((size_px, size_px), Image.Resampling.LANCZOS)
+    pixels = np.asarray(grey, dtype=np.uint8)
+    return 255 - pixels if invert else pixels
+
+
+# --------------------------------------------------------------------------------------------------------- downloading
+
+
+def _download(entry: DatasetEntry, folder: Path) -> None:
+    """Fetch both archives into `folder` by torchvision, which knows their address and md5 and shows a bar."""
+    from torchvision.datasets import Omniglot  # noqa: PLC0415 - imports torch, needed by a download alone
+    from torchvision.datasets.utils import download_url  # noqa: PLC0415 - as above
+
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a silent server would be waited for without end
+    try:
+        for part in PARTS:
+            url = f"{Omniglot.download_url_prefix}/{part}.zip"
+            with _bar_only_on_a_terminal():
+                download_url(url, str(folder), md5=Omniglot.zips_md5[part])
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # the answer that it carries holds the connection open
+        raise UserError(
+            f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
+            f"their folder: norml prepare {entry.id} --source FOLDER"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _bar_only_on_a_terminal() -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())

@@ -1,0 +1,1 @@
+"""What may be declared, and what a declaration resolves to."""

@@ -1,0 +1,228 @@
+"""What a registry entry may say: pydantic models of datasets, benchmarks, methods, pretraining recipes and tables.
+
+Torch-free, so that `list`, `validate`'s reading half and `report` start at once. A value that decides a number is
+written in YAML as `{value: ..., source: "..."}`; the source names the paper's section or equation, another paper's
+place, or `chosen: why`. The plain models (`Protocol`, `Recipe`, the rules of `norml_cli.registry.rules`) describe the
+values once; the `*Entry` models, made from them, describe the same values with their sources.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, create_model, field_validator, model_validator
+
+from norml_cli.registry.protocol import Count, Id, Protocol, Recipe, Sha256, Shots
+from norml_cli.registry.rules.base import Rule, found_rules
+from norml_cli.registry.sourced import Model, Sourced, Text, with_sources
+
+RULES = found_rules()
+
+ProtocolEntry = with_sources(Protocol, "ProtocolEntry", partial=True)
+RecipeValuesEntry = with_sources(Recipe, "RecipeValuesEntry", partial=False)
+
+
+class Entry(Model):
+    """What every registry file starts with."""
+
+    id: Id = Field(description="the file's name without .yaml")
+    title: Text = Field(description="the name that tables print")
+    citation: Text = Field(description="where it was published, or 'this project'")
+
+
+EVERYWHERE = "everywhere"  # in place of a benchmark's id
+
+
+class Method(Entry):
+    """A meta-learning method: an algorithm and its switches."""
+
+    default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
+    protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
+        default={},
+        description=f"values that differ from a benchmark's, by benchmark id; under '{EVERYWHERE}': from every one's",
+    )
+    protocol_by_shots: dict[Id, dict[Shots, ProtocolEntry]] = Field(  # type: ignore[valid-type]
+        default={}, description="values that differ on a benchmark by its shots too, by its id"
+    )
+    algorithm: str = Field(description="the rule that `rule` is the settings of")
+    rule: Any = Field(description="the rule's settings, every one of them")
+    rule_by_shots: Any = Field(default={}, description="settings that differ on a benchmark by its shots, by its id")
+
+    def protocol_layers(self, benchmark: str, shots: int) -> dict[str, Any]:
+        """The method's own values on a benchmark, each layer by its place in the file; later layers win."""
+        layers = {f"protocol.{id_}": self.protocol.get(id_) for id_ in (EVERYWHERE, benchmark)}
+        layers[f"protocol_by_shots.{benchmark}.{shots}"] = self.protocol_by_shots.get(benchmark, {}).get(shots)
+        return {place: layer for place, layer in layers.items() if layer is not None}
+
+
+def _method_of(algorithm: str, rule: type[Rule]) -> type[Method]:
+    """An entry's model whose settings are those of `rule`."""
+    name = rule.__name__
+    settings: Any = with_sources(rule, f"{name}Entry", partial=False)
+    some: Any = with_sources(rule, f"{name}PartEntry", partial=True)
+    fields: dict[str, Any] = {
+        "algorithm": (Literal[algorithm], ...),
+        "rule": (settings, Method.model_fields["rule"]),
+        "rule_by_shots": (dict[Id, dict[Shots, some]], Method.model_fields["rule_by_shots"]),
+    }
+    return create_model(f"{name.removesuffix('Rule')}Method", __base__=Method, __module__=__name__, **fields)
+
+
+METHODS = {algorithm: _method_of(algorithm, rule) for algorithm, rule in RULES.items()}
+AnyMethod: Any = Annotated[Union[*METHODS.values()], Field(discriminator="algorithm")]
+
+
+class RecipeEntry(Entry):
+    """A way to pretrain a backbone."""
+
+    recipe: RecipeValuesEntry  # type: ignore[valid-type]
+
+    @property
+    def values(self) -> Recipe:
+        """The recipe without its sources."""
+        return Recipe(**{key: getattr(self.recipe, key).value for key in Recipe.model_fields})
+
+
+class BenchmarkEntry(Entry):
+    """A few-shot problem: data, episodes, learner, schedule and evaluation."""
+
+    dataset: Id
+    shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
+    protocol: ProtocolEntry  # type: ignore[valid-type]
+    protocol_by_shots: dict[Shots, ProtocolEntry] = Field(  # type: ignore[valid-type]
+        default={}, description="values that differ by shots"
+    )
+
+
+class SeededSplit(Model):
+    """Classes shuffled by the SHA-256 of 'seed/class', then cut: no file-system order, no library's generator."""
+
+    kind: Literal["seeded"]
+    seed: int = Field(ge=0)
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    source: Text
+
+
+class FileSplit(Model):
+    """Classes listed in text files, one `Alphabet/character[/rotNNN]` a line; paths relative to the entry's file."""
+
+    kind: Literal["files"]
+    meta_train: Text
+    meta_val: Text
+    meta_test: Text
+    source: Text
+
+
+class SourceSplit(Model):
+    """Classes as the raw source itself splits them; declared are how many each split must hold."""
+
+    kind: Literal["from-source"]
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    source: Text
+
+
+class DatasetEntry(Entry):
+    """Images by class: where they come from, how they are checked and what is done to them."""
+
+    kind: Literal["omniglot", "glyphs", "mini-imagenet"] = Field(description="the code that reads or makes it")
+    home: Text = Field(description="public home, or 'embedded'")
+    licence: Text
+    classes: Count
+    examples_per_class: Count
+    image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]]
+    resize: Sourced[Literal["lanczos", "nearest", "none"]] = Field(description="filter; lanczos works on grey levels")
+    invert: Sourced[bool] = Field(description="whether ink becomes 1 and paper 0")
+    rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
+        description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
+    )
+    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")]
+    content_sha256: Sha256 | None = Field(
+        default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
+    )
+    generator_seed: int | None = Field(default=None, ge=0, description="seed of an embedded data set")
+
+    @property
+    def in_colour(self) -> bool:
+        """Whether an image has three values a pixel."""
+        return self.kind == "mini-imagenet"
+
+
+_PUBLISHED = re.compile(r"^(\d{1,2}(?:\.\d+)?)(?: \+- (\d{1,2}(?:\.\d+)?))?$")
+
+
+class Published(Model):
+    """An accuracy as a paper prints it, in percent: '60.2' or '60.2 +- 0.91'."""
+
+    text: str
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return float(Decimal(self._groups()[0]) / 100)  # decimal: 95.7 is 0.957
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the 95% interval as a fraction, or None where the paper prints none."""
+        half = self._groups()[1]
+        return None if half is None else float(Decimal(half) / 100)
+
+    def _groups(self) -> tuple[str, str | None]:
+        match = _PUBLISHED.match(self.text)
+        if match is None:
+            raise ValueError(f"'{self.text}' is not of the form '60.2' or '60.2 +- 0.91' (percent)")
+        return match.group(1), match.group(2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @field_validator("text")
+    @classmethod
+    def _well_formed(cls, text: str) -> str:
+        if not _PUBLISHED.match(text):
+            raise ValueError(f"'{text}' is not of the form '60.2' or '60.2 +- 0.91' (percent)")
+        return text
+
+
+class Column(Model):
+    """One column of a table: a benchmark at one number of shots."""
+
+    title: Text
+    benchmark: Id | None = Field(default=None, description="null: a column of published numbers only")
+    shots: Shots
+
+
+class Row(Model):
+    """One row of a table: a published method, one of ours, or both."""
+
+    title: Text
+    method: Id | None = Field(default=None, description="the registry's method; null: a published row only")
+    benchmark: Id | None = Field(default=None, description="the row's own, in place of the columns'")
+    published: dict[str, Published] = Field(default={}, description="the paper's numbers, by column title")
+    citation: Text
+
+
+class TableEntry(Entry):
+    """A table of the paper: its rows, columns and published numbers."""
+
+    reference: Id | None = Field(default=None, description="the method that paired differences are taken against")
+    first_episodes: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="also give our accuracy over so many test episodes, the first ones: as many as a paper's",
+    )
+    columns: list[Column] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _published_columns_exist(self) -> "TableEntry":
+        titles = {column.title for column in self.columns}
+        for row in self.rows:
+            for title in row.published:
+                if title not in titles:
+                    raise ValueError(f"row '{row.title}' has a number for column '{title}', which is not declared")
+        return self

@@ -1,0 +1,128 @@
+"""The values of an experiment and of a pretraining, described once: their types, ranges and meaning. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from norml_cli.registry.sourced import Model
+
+ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+
+Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=64)]
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Shots = Annotated[int, Field(ge=1, le=1000)]
+Rgb = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
+class Protocol(Model):
+    """Every value of one experiment that is not the update rule's own."""
+
+    n_way: int = Field(ge=2, le=1000, description="N: classes per episode")
+    queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class, in training and test")
+    rotations: Literal["every-split", "meta-train", "none"] = Field(
+        description="which splits turn each class of an episode by one of 0, 90, 180, 270 degrees"
+    )
+    hidden_sizes: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        max_length=32, description="neurons of each hidden layer; an empty list is a single linear layer"
+    )
+    batch_norm_scale: bool = Field(description="whether batch norm learns a scale besides its shift (outer loop only)")
+    batch_norm_epsilon: float = Field(gt=0, lt=1, description="added to the variance in batch norm")
+    query_statistics: Literal["query", "support"] = Field(
+        description="batch norm of query examples by their own statistics (transductive) or by the support set's"
+    )
+    initial_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he"] = Field(
+        description="standard deviation of the truncated-normal initial weights; 'he' = sqrt(2 / inputs)"
+    )
+    inner_lr: float = Field(gt=0, le=1000, description="eta, stated on mean cross-entropy over the support set")
+    inner_steps: int = Field(ge=0, le=10_000, description="T: inner steps in meta-training")
+    inner_steps_test: int = Field(ge=0, le=10_000, description="inner steps in meta-validation and meta-test")
+    first_order: bool = Field(description="whether the meta-gradient ignores how signals depend on the weights")
+    meta_batch_size: int = Field(ge=1, le=4096, description="E: episodes per outer step")
+    outer_steps: int = Field(
+        ge=0, le=10_000_000, description="outer steps of meta-training; 0: the initial weights are tested as they are"
+    )
+    outer_lr: float = Field(gt=0, le=10, description="learning rate of the outer Adam")
+    outer_schedule: Literal["constant", "cosine"] = Field(description="outer learning rate over meta-training")
+    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
+        description="each element of the meta-gradient is clipped to +- this value; null clips nothing"
+    )
+    validate_every: Count = Field(description="outer steps between meta-validations; the best one is tested")
+    validation_episodes: Count = Field(description="fixed meta-validation episodes")
+    test_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-test episodes, shared by all methods")
+    episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+    # What follows has defaults, which a spec's hash leaves out: a run that takes them is the same run.
+    backbone: Id | None = Field(
+        default=None, description="recipe whose pretrained, frozen features take the images' place; null: images"
+    )
+    backbone_seed: int = Field(default=0, ge=0, lt=2**31, description="seed of that pretraining")
+    feature_scaling: Literal["none", "unit-length"] = Field(
+        default="none", description="what is done to each example's features"
+    )
+    gradient_norm_limit: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="a longer meta-gradient, over all that is learned, is shortened to it; null: none is"
+    )
+    # How it is computed.
+    matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description="of matrix products, where the device has a faster one; published numbers: float32",
+    )
+    weight_form: Literal["auto", "materialised", "factored"] = Field(
+        default="auto",
+        description="how adapted weights are held: 'auto' takes the cheaper form of each layer; "
+        "weights with a rate each are materialised always",
+    )
+    recompute: bool = Field(
+        default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"
+    )
+
+
+class Recipe(Model):
+    """Every value of the pretraining of one ResNet-12 backbone."""
+
+    input_size_px: int = Field(
+        ge=16, le=1024, description="side of the network's input; images are averaged down to it"
+    )
+    pixel_mean: Rgb = Field(description="subtracted from pixels in 0..1, by colour")
+    pixel_std: PositiveRgb = Field(description="what the difference is divided by, by colour")
+    widths: list[Annotated[int, Field(ge=1, le=8192)]] = Field(
+        min_length=4, max_length=4, description="channels of the four blocks; the last is the number of features"
+    )
+    convolution_biases: bool = Field(description="whether the 3x3 convolutions have biases")
+    batch_norm_scale: bool = Field(description="whether batch norm learns a scale besides its shift")
+    batch_norm_epsilon: float = Field(gt=0, lt=1, description="added to the variance in batch norm")
+    skip_batch_norm: bool = Field(description="whether the 1x1 convolution of the skip is normalised")
+    activate_after_sum: bool = Field(
+        description="whether the sum of both branches is activated, or the third 3x3 alone"
+    )
+    initial_weights: Literal["he", "xavier"] = Field(description="'he': normal, by fan-out; 'xavier': uniform")
+    drop_rate: float = Field(ge=0, lt=1, description="share of a block's output that training drops")
+    drop_block_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        description="side of the squares that blocks 3 and 4 drop (DropBlock); null: single values in every block"
+    )
+    drop_ramp_steps: int = Field(ge=0, le=10_000_000, description="steps over which squares reach drop_rate from 0")
+    crop_padding_px: int = Field(ge=0, le=64, description="zeros around an image before it is cropped at random")
+    colour_jitter: float = Field(ge=0, le=1, description="random change of brightness, contrast and saturation")
+    flip: bool = Field(description="whether half of the images are mirrored left to right")
+    images_per_draw: int = Field(ge=1, le=4096, description="images of a batch that share one draw of augmentation")
+    batch_size: int = Field(ge=2, le=65_536, description="images per step")
+    steps: Count = Field(description="steps of the whole pretraining")
+    optimiser: Literal["adam", "sgd"] = Field(description="Adam, or stochastic gradient descent with momentum")
+    learning_rate: float = Field(gt=0, le=10, description="of the first step")
+    momentum: float = Field(ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(ge=0, le=1, description="L2 penalty on all learned values")
+    schedule: Literal["drops", "cosine"] = Field(description="'drops': at lr_drops; 'cosine': falls to 0 at the end")
+    lr_drops: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        max_length=32, description="where, as fractions of all steps, the learning rate is multiplied by lr_factor"
+    )
+    lr_factor: float = Field(gt=0, le=1, description="of each drop of the learning rate")
+    validations: int = Field(
+        ge=1, le=10_000, description="meta-validations, evenly spaced; the best one's weights stay"
+    )
+    n_way: int = Field(ge=2, le=1000, description="N: classes of a meta-validation episode")
+    shots: list[Shots] = Field(min_length=1, description="K values whose nearest-centroid accuracies are averaged")
+    queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class of an episode")
+    validation_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-validation episodes of each K")
+    episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")

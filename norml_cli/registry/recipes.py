@@ -1,0 +1,66 @@
+"""A recipe on a data set, with what the command line changed -> the spec of one pretraining. Torch-free."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from norml_cli.files.atomic import home
+from norml_cli.files.errors import UserError
+from norml_cli.registry.entries import DatasetEntry, RecipeEntry, SourceSplit
+from norml_cli.registry.faults import fault_lines
+from norml_cli.registry.protocol import Recipe
+from norml_cli.registry.specs import PretrainSpec
+
+HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept for monitoring
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """One pretraining's spec, and the keys that the command line changed."""
+
+    spec: PretrainSpec
+    changed: tuple[str, ...]
+
+
+def resolve_recipe(
+    entry: RecipeEntry, dataset: DatasetEntry, *, epochs: int | None = None, width: int | None = None
+) -> ResolvedRecipe:
+    """The pretraining of `entry` on `dataset`.
+
+    epochs: passes through the training images in place of the recipe's steps; its schedule and meta-validations shrink
+    with them.
+    width: channels of the first block; the others keep their ratio to it. Raises UserError.
+    """
+    recipe = entry.values
+    per_epoch = training_images(dataset) // recipe.batch_size
+    if per_epoch == 0:
+        raise UserError(
+            f"{entry.id}: batch_size {recipe.batch_size} is more than the {training_images(dataset):,} training images "
+            f"of '{dataset.id}'; take another recipe"
+        )
+    values = recipe.model_dump()
+    if epochs is not None:
+        values["steps"] = epochs * per_epoch
+        values["validations"] = max(1, round(recipe.validations * values["steps"] / recipe.steps))
+    if width is not None:
+        values["widths"] = [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
+    try:
+        changed_recipe = Recipe(**values)
+    except ValidationError as error:
+        raise UserError(f"--epochs, --width: {fault_lines(error, values)[0]}") from None
+    changed = tuple(key for key in values if values[key] != getattr(recipe, key))
+    return ResolvedRecipe(PretrainSpec(dataset=dataset.id, recipe=entry.id, values=changed_recipe), changed)
+
+
+def training_images(dataset: DatasetEntry) -> int:
+    """How many images of the training classes are not held out. Raises UserError for grey images."""
+    if not dataset.in_colour or not isinstance(dataset.splits, SourceSplit):
+        raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
+    held_out = -(-dataset.examples_per_class // HELD_OUT_EVERY)
+    return dataset.splits.meta_train * (dataset.examples_per_class - held_out)
+
+
+def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:
+    """Where a backbone's file lies beside the caches; `suffix` says what it holds, such as '.weights'."""
+    return home() / "backbones" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}{suffix}"

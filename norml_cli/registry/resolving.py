@@ -1,0 +1,214 @@
+"""Entries -> resolved run specs: whose value wins, and what is refused. Torch-free."""
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError, create_model
+
+from norml_cli.files.errors import UserError, plain
+from norml_cli.registry.entries import (
+    RULES,
+    BenchmarkEntry,
+    DatasetEntry,
+    Entry,
+    FileSplit,
+    Method,
+    RecipeEntry,
+    TableEntry,
+)
+from norml_cli.registry.faults import did_you_mean, value_fault
+from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.sourced import Model, constrained
+from norml_cli.registry.specs import RunSpec
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One run's spec, with the source of each of its values and the keys changed by --set."""
+
+    spec: RunSpec
+    sources: dict[str, str]
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All entries by id. The mappings cannot be changed by who reads them."""
+
+    datasets: MappingProxyType[str, DatasetEntry]
+    benchmarks: MappingProxyType[str, BenchmarkEntry]
+    methods: MappingProxyType[str, Method]
+    recipes: MappingProxyType[str, RecipeEntry]
+    tables: MappingProxyType[str, TableEntry]
+    files: MappingProxyType[tuple[str, str], Path] = field(repr=False)
+
+    def dataset(self, id_: str) -> DatasetEntry:
+        """The data set of that id; raises UserError with the nearest ids."""
+        return _find(self.datasets, "data set", id_)
+
+    def benchmark(self, id_: str) -> BenchmarkEntry:
+        """The benchmark of that id; raises UserError with the nearest ids."""
+        return _find(self.benchmarks, "benchmark", id_)
+
+    def method(self, id_: str) -> Method:
+        """The method of that id; raises UserError with the nearest ids."""
+        return _find(self.methods, "method", id_)
+
+    def recipe(self, id_: str) -> RecipeEntry:
+        """The pretraining recipe of that id; raises UserError with the nearest ids."""
+        return _find(self.recipes, "recipe", id_)
+
+    def table(self, id_: str) -> TableEntry:
+        """The table of that id; raises UserError with the nearest ids."""
+        return _find(self.tables, "table", id_)
+
+    def entry(self, id_: str) -> Entry:
+        """The entry of that id, of any kind; raises UserError with the nearest ids."""
+        everything: dict[str, Entry] = {}
+        for entries in (self.tables, self.datasets, self.benchmarks, self.recipes, self.methods):
+            everything.update(entries)
+        return _find(MappingProxyType(everything), "entry", id_)
+
+    def resolve(
+        self,
+        method: str,
+        benchmark: str | None = None,
+        shots: int | None = None,
+        overrides: dict[str, Any] | None = None,
+    ) -> Resolved:
+        """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
+
+        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, method on it by shots,
+        its rule, its rule on this benchmark by shots, `overrides` (--set).
+        Raises UserError.
+        """
+        method_entry = self.method(method)
+        bench = self.benchmark(method_entry.default_benchmark if benchmark is None else benchmark)
+        k_shot = bench.shots[0] if shots is None else shots
+        if k_shot not in bench.shots:
+            declared = ", ".join(map(str, bench.shots))
+            raise UserError(f"--shots {k_shot}: benchmark '{bench.id}' declares {declared}; take one of these")
+        values, sources = layered(bench, k_shot, method_entry)
+        changed = _override(values, sources, overrides or {}, method_entry.algorithm)
+        spec = _run_spec(method_entry, bench, k_shot, values)
+        faults = list(contradictions(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes))
+        if faults:
+            raise UserError(
+                "\n".join(f"{method} on {bench.id}, {k_shot}-shot: {key}: {fault}" for key, fault in faults)
+            )
+        return Resolved(spec, sources, changed)
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
+    if id_ in entries:
+        return entries[id_]
+    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
+
+
+# -------------------------------------------------------------------------------------------------------- resolving
+
+
+def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and their sources, protocol and rule together; later layers win."""
+    layers: list[Any] = [
+        bench.protocol,
+        bench.protocol_by_shots.get(shots),
+        *method.protocol_layers(bench.id, shots).values(),
+        method.rule,
+        method.rule_by_shots.get(bench.id, {}).get(shots),
+    ]
+    values = defaults()
+    sources = dict.fromkeys(values, "norml's default")
+    for layer in layers:
+        for key in type(layer).model_fields if layer is not None else ():
+            sourced = getattr(layer, key)
+            if sourced is not None:
+                values[key], sources[key] = sourced.value, sourced.source
+    if not RULES[method.algorithm].meta_trained:
+        values["outer_steps"], sources["outer_steps"] = 0, f"{method.algorithm} has no outer loop"
+    return values, sources
+
+
+def defaults() -> dict[str, Any]:
+    """Those values of a protocol that a benchmark need not declare."""
+    return {key: field.default for key, field in Protocol.model_fields.items() if not field.is_required()}
+
+
+def _override(
+    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], algorithm: str
+) -> tuple[str, ...]:
+    """Put --set values in place; returns the keys whose value changed."""
+    changed = []
+    for key, value in overrides.items():
+        if key == "outer_steps" and not RULES[algorithm].meta_trained:
+            continue  # of several methods run together, a shorter schedule leaves these as they are
+        model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
+        if key not in model.model_fields:
+            known = [*Protocol.model_fields, *RULES[algorithm].model_fields]
+            raise UserError(f"--set {key}: unknown key{did_you_mean(key, known)}; `norml show` lists a method's keys")
+        checked = _checked(model, key, value)
+        if checked != values.get(key):
+            changed.append(key)
+        values[key], sources[key] = checked, "--set on the command line"
+    return tuple(changed)
+
+
+def _checked(model: type[Model], key: str, value: Any) -> Any:
+    """`value` as `model` would hold it under `key`. Raises UserError."""
+    alone: dict[str, Any] = {key: (constrained(model.model_fields[key]), ...)}
+    try:
+        return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
+    except ValidationError as error:
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+        raise UserError(
+            f"--set {plain(key)}={plain(shown)}: {value_fault(error)}; `norml show` lists a method's keys"
+        ) from None
+
+
+def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[str, Any]) -> RunSpec:
+    rule = RULES[method.algorithm]
+    return RunSpec(
+        method=method.id,
+        benchmark=bench.id,
+        dataset=bench.dataset,
+        shots=shots,
+        algorithm=method.algorithm,
+        protocol=Protocol.model_validate({key: values[key] for key in Protocol.model_fields if key in values}),
+        rule=rule.model_validate({key: values[key] for key in rule.model_fields}),
+    )
+
+
+def contradictions(
+    protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Contradictions between values that are each allowed: the key to change, and what is wrong."""
+    per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
+    if per_class > available:
+        fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
+        yield "queries_per_class", f"{fault} of '{dataset.id}' has"
+    if not isinstance(dataset.splits, FileSplit):
+        sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
+        smallest = min(sizes, key=sizes.__getitem__)
+        if protocol.n_way > sizes[smallest]:
+            fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
+            yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    if protocol.backbone is None and dataset.in_colour:
+        yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
+    if protocol.backbone is not None and not dataset.in_colour:
+        yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
+    if protocol.backbone is None and protocol.feature_scaling != "none":
+        yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
+    if protocol.backbone is not None and protocol.backbone not in recipes:
+        yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
+    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
+        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
+        yield "rotations", fault

@@ -1,0 +1,1 @@
+"""One module an algorithm: its settings, and how it is built."""

@@ -1,0 +1,60 @@
+"""What each algorithm can be told in a method's entry, and how it is built: one file each, torch-free to import.
+
+The file's name is the algorithm's, with hyphens: `meta_sgd.py` is `algorithm: meta-sgd`. It holds one class, whose
+fields are the settings: their types, ranges and meaning. Nothing else names it: entries, `--set`, records, the
+documentation and the builder find it here.
+"""
+
+import importlib
+import pkgutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from norml_cli.registry import rules
+from norml_cli.registry.sourced import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from norml.frozen_classifiers import FrozenClassifier
+    from norml.update_rules import UpdateRule
+
+
+class Rule(Model):
+    """Settings of an algorithm. No two rules and no protocol value share a name with another meaning."""
+
+    meta_trained: ClassVar[bool]
+    """Whether there is an outer loop."""
+
+
+class LearnedRule(Rule):
+    """Settings of an update rule, which is meta-trained beside the learner's initial weights."""
+
+    meta_trained: ClassVar[bool] = True
+
+    @abstractmethod
+    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+        """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
+
+
+class FittedRule(Rule):
+    """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""
+
+    meta_trained: ClassVar[bool] = False
+
+    @abstractmethod
+    def classifier(self) -> "FrozenClassifier":
+        """The classifier."""
+
+
+def found_rules() -> dict[str, type[Rule]]:
+    """The settings of every algorithm, by its name in entries."""
+    names = sorted(module.name for module in pkgutil.iter_modules(rules.__path__) if module.name != "base")
+    return {name.replace("_", "-"): _settings_in(f"{rules.__name__}.{name}") for name in names}
+
+
+def _settings_in(name: str) -> type[Rule]:
+    values = vars(importlib.import_module(name)).values()
+    (found,) = (v for v in values if isinstance(v, type) and issubclass(v, Rule) and v.__module__ == name)
+    return found

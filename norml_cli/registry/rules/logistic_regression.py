@@ -1,0 +1,25 @@
+"""Logistic regression on frozen features."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from typing_extensions import override
+
+from norml_cli.registry.rules.base import FittedRule
+
+if TYPE_CHECKING:
+    from norml.frozen_classifiers import FrozenClassifier
+
+
+class LogisticRegressionRule(FittedRule):
+    """Logistic regression fitted to each support set; nothing is learned in an outer loop."""
+
+    inverse_penalty: float = Field(
+        gt=0, le=1000, description="C: the penalty on the weights is |W|^2 / (2 C), the loss a sum over the support set"
+    )
+
+    @override
+    def classifier(self) -> "FrozenClassifier":
+        from norml.frozen_classifiers import LogisticRegression  # noqa: PLC0415 - torch; an entry is read without
+
+        return LogisticRegression(self.inverse_penalty)

@@ -1,0 +1,28 @@
+"""Meta-SGD (Li et al. 2017)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from typing_extensions import override
+
+from norml_cli.registry.rules.base import LearnedRule
+
+if TYPE_CHECKING:
+    import torch
+
+    from norml.update_rules import UpdateRule
+
+
+class MetaSgdRule(LearnedRule):
+    """Meta-SGD's update rule: a learned rate for every weight and bias, of either sign."""
+
+    initial_rate: float = Field(
+        gt=0, le=100, description="what every rate starts from, as a multiple of inner_lr; 1: as MAML starts"
+    )
+
+    @override
+    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+        from norml.update_rules.meta_sgd import MetaSgd  # noqa: PLC0415 - torch; an entry is read without
+
+        return MetaSgd(sizes, initial_rate=self.initial_rate)

@@ -1,0 +1,25 @@
+"""Nearest centroids of frozen features."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from norml_cli.registry.rules.base import FittedRule
+
+if TYPE_CHECKING:
+    from norml.frozen_classifiers import FrozenClassifier
+
+
+class NearestCentroidRule(FittedRule):
+    """The class whose mean support example is nearest; nothing is learned in an outer loop."""
+
+    similarity: Literal["euclidean", "cosine"] = Field(
+        description="nearest by Euclidean distance, or by the angle between query and mean"
+    )
+
+    @override
+    def classifier(self) -> "FrozenClassifier":
+        from norml.frozen_classifiers import NearestCentroid  # noqa: PLC0415 - torch; an entry is read without
+
+        return NearestCentroid(self.similarity)

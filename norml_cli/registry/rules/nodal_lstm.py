@@ -1,0 +1,46 @@
+"""NORML and its zeroed-state variants."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from norml_cli.registry.rules.base import LearnedRule
+
+if TYPE_CHECKING:
+    import torch
+
+    from norml.update_rules import UpdateRule
+
+
+class NodalLstmRule(LearnedRule):
+    """NORML's update rule (eqs 14-19): one LSTM cell a layer scales both signals neuron by neuron."""
+
+    gates: Literal["per-example", "batch-shared", "flattened"] = Field(
+        description="one cell state per support example; one per episode from inputs averaged over the support set; "
+        "or one per episode from all support examples flattened into one input"
+    )
+    previous_cell: bool = Field(description="whether the cell state is carried over inner steps (false: zero cell)")
+    hidden_state: Literal["output-gate", "none"] = Field(
+        description="'output-gate' feeds h = o * tanh(c) back into the gates; 'none' is eqs 14-17 as printed"
+    )
+    previous_hidden: bool = Field(description="whether the hidden state is carried over (false: zero hidden)")
+    cell_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer-width"] = Field(
+        description="neurons of each LSTM cell; 'layer-width' = the layer's outputs"
+    )
+    input_normalisation: Literal["standardise", "log-sign", "none"] = Field(
+        description="how delta and h enter the cell: standardised over neurons, log and sign (p = 10), or as they are"
+    )
+    gate_scale: float = Field(
+        gt=0,
+        le=100,
+        description="factor on the sigmoid gates: how far one can open; untrained, it is 1 (half of this, below 2)",
+    )
+    forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
+
+    @override
+    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+        from norml.update_rules.nodal_lstm import NodalLstm  # noqa: PLC0415 - torch; an entry is read without
+
+        return NodalLstm(sizes, n_support=n_support, generator=generator, **self.model_dump())

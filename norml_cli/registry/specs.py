@@ -1,0 +1,72 @@
+"""A resolved run and a resolved pretraining: everything that decides their numbers but the seed. Torch-free."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import SerializeAsAny, ValidationInfo, field_validator
+
+from norml_cli.registry.entries import RULES
+from norml_cli.registry.protocol import Id, Protocol, Recipe, Shots
+from norml_cli.registry.rules.base import Rule
+from norml_cli.registry.sourced import Model
+
+
+class RunSpec(Model):
+    """Everything that decides one run's numbers but the seed: a method on a benchmark at K shots, resolved."""
+
+    method: Id
+    benchmark: Id
+    dataset: Id
+    shots: Shots
+    algorithm: Literal[*RULES]  # type: ignore[valid-type]
+    protocol: Protocol
+    rule: SerializeAsAny[Rule]
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _rule_of_algorithm(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read plain data as the rule that `algorithm` names, so that a fault names that rule's keys only."""
+        model = RULES.get(info.data.get("algorithm", ""))
+        return model.model_validate(value) if model is not None else value
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
+        return content_hash(self.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def examples_of_an_outer_step(self) -> int:
+        """E * S: the support examples of all episodes of an outer step."""
+        return self.protocol.meta_batch_size * self.protocol.n_way * self.shots
+
+    def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
+        said = self.protocol.model_dump() | self.rule.model_dump()
+        return {key: said[key] for key in keys if key in said}
+
+    def title(self, changed: Iterable[str], seed: int) -> str:
+        """'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0': what a person tells runs apart by."""
+        return ", ".join([self.method, self.benchmark, f"{self.shots}-shot", f"seed {seed}", *self.shown(changed)])
+
+    def shown(self, keys: Iterable[str]) -> list[str]:
+        """`values_of` as a person reads them: 'gate_scale 8.0'."""
+        return [f"{key} {value}" for key, value in self.values_of(keys).items()]
+
+
+class PretrainSpec(Model):
+    """Everything that decides one pretraining's numbers but the seed."""
+
+    dataset: Id
+    recipe: Id
+    values: Recipe
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of all values: equal hashes, equal pretrainings."""
+        return content_hash(self.model_dump(mode="json"))
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Results as text, LaTeX, HTML and pictures."""

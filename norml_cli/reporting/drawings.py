@@ -1,0 +1,121 @@
+"""Pictures of results as SVG that reads on light and on dark ground: accuracies beside a paper's, learning curves.
+
+Colours are variables of a style sheet inside each picture, so that one file serves a page, a dark page and paper.
+Text stays text.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from norml_cli.results.records import CurvePoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# (light, dark): ink, then Okabe & Ito's colours, which colour-blind readers tell apart, made darker or lighter where
+# they would not stand out by 3:1 from their ground.
+_COLOURS = [
+    ("#1b1f24", "#e6e8ea"),
+    ("#0072b2", "#56b4e9"),
+    ("#b84e00", "#f08a3c"),
+    ("#007a58", "#00b386"),
+    ("#a8457f", "#e08fc0"),
+    ("#8a6a00", "#e6b800"),
+    ("#5b5f66", "#a3a8b0"),
+]
+_DRAWN = [f"#0000{number:02x}" for number in range(1, len(_COLOURS) + 1)]  # placeholders, replaced in the SVG
+INK, SERIES = _DRAWN[0], _DRAWN[1:]
+_FAR = 20  # points below the best; chosen: no method that learns is as far from another
+_DASHES = ["-", "--", ":", "-."]
+_WIDTH = 4.6  # inches; chosen: its text is still legible on a phone
+_STYLE = "<style>svg{{{light}}}@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One method's accuracy in percent beside the paper's; half-widths where there are any."""
+
+    title: str
+    ours: tuple[float, float] | None
+    paper: tuple[float, float] | None
+
+
+def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
+    """A row a method: our interval, and the paper's number as a diamond. Returns SVG.
+
+    A method far below the others would press them together: it is named below instead.
+    """
+    best = max(figure[0] for bar in bars for figure in (bar.ours, bar.paper) if figure)
+    shown = [bar for bar in bars if max(f[0] for f in (bar.ours, bar.paper) if f) > best - _FAR]
+    far = ", ".join(f"{bar.title} {bar.ours[0]:.1f}" for bar in bars if bar not in shown and bar.ours)
+
+    def draw(panel: "Axes") -> None:
+        for offset, marker, colour, label in ((-0.16, "o", SERIES[0], "ours"), (0.16, "D", SERIES[1], "paper")):
+            rows = [(row, found) for row, bar in enumerate(shown) if (found := getattr(bar, label)) is not None]
+            if rows:
+                errors = [half_width for _, (_, half_width) in rows]
+                places = [row + offset for row, _ in rows]
+                means = [mean for _, (mean, _) in rows]
+                panel.errorbar(
+                    means, places, xerr=errors, fmt=marker, color=colour, markersize=4, capsize=2.5, label=label
+                )
+        panel.set_yticks(range(len(shown)), [bar.title for bar in shown])
+        panel.set_ylim(len(shown) - 0.5, -0.5)
+        panel.grid(axis="x", color=INK, alpha=0.15)
+        aside = f"\n(off the scale: {far})" if far else ""
+        panel.figure.supxlabel(f"accuracy in percent, with 95% intervals{aside}", fontsize=8)
+        panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderpad=0, labelcolor=INK)
+
+    return _svg(draw, title, height=1.15 + 0.27 * len(shown))
+
+
+def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], title: str, *, order: Sequence[str]) -> str:
+    """Meta-validation accuracy over outer steps, a line a method, which `order` gives its colour. Returns SVG."""
+
+    def draw(panel: "Axes") -> None:
+        for method, points in curves.items():
+            number = order.index(method)
+            panel.plot(
+                [point.step for point in points],
+                [100 * point.validation_accuracy for point in points],
+                color=SERIES[number % len(SERIES)],
+                linestyle=_DASHES[number // len(SERIES) % len(_DASHES)],
+                linewidth=1.2,
+                label=method,
+            )
+        panel.grid(color=INK, alpha=0.15)
+        panel.set_xlabel("outer steps")
+        panel.set_ylabel("meta-validation accuracy in percent")
+        panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2, frameon=False, labelcolor=INK)
+
+    return _svg(draw, title, height=2.9 + 0.09 * len(curves))
+
+
+def _svg(draw: Callable[["Axes"], None], title: str, *, height: float) -> str:
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
+
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "norml", "font.size": 8, **dict.fromkeys(ink, INK)}
+    with mpl.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        panel = figure.subplots()
+        panel.patch.set_alpha(0)
+        draw(panel)
+        panel.set_title(title, fontsize=9, loc="left")
+        content = io.StringIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return _with_variables(content.getvalue())
+
+
+def _with_variables(svg: str) -> str:
+    """The placeholders become variables with a value for light and one for dark ground."""
+    for number, colour in enumerate(_DRAWN):
+        svg = svg.replace(colour, f"var(--c{number})")
+    light, dark = (";".join(f"--c{number}:{pair[which]}" for number, pair in enumerate(_COLOURS)) for which in (0, 1))
+    head, tag, rest = svg.partition("<defs>")
+    return f"{head}{_STYLE.format(light=light, dark=dark)}{tag}{rest}"

@@ -1,0 +1,105 @@
+"""Sheets and their values as text: rich, Markdown, LaTeX, CSV and JSON.
+
+Percent appears only in rich, Markdown and LaTeX; CSV and JSON hold fractions in full precision.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from norml.statistics import FORMULA
+from norml_cli.files.errors import UserError
+from norml_cli.registry.faults import did_you_mean
+from norml_cli.reporting.sheets import Page, to_latex, to_markdown, to_rich
+
+FORMATS = ("rich", "markdown", "latex", "csv", "json")
+
+
+def require_format(format_: str) -> None:
+    """Raises UserError for a format that is not one of FORMATS."""
+    if format_ not in FORMATS:
+        near = did_you_mean(format_, FORMATS)
+        raise UserError(f"--format {format_}: unknown format{near or ';'} use one of {', '.join(FORMATS)}")
+
+
+# ------------------------------------------------------------------------------------------------------------- texts
+
+
+def render_pages(
+    pages: Sequence[Page],
+    keys: Mapping[str, str],
+    values: Sequence[Mapping[str, Any]],
+    name: str,
+    format_: str,
+    *,
+    width: int,
+) -> str:
+    """`pages`, or for CSV and JSON their `values` under `keys`; JSON says `name` and how half-widths are made."""
+    if format_ == "csv":
+        return to_csv(keys, values)
+    if format_ == "json":
+        return to_json({"half_width_formula": FORMULA, name: values})
+    return "\n".join(page_text(page, format_, width) for page in pages)
+
+
+def page_text(page: Page, format_: str, width: int) -> str:
+    """One sheet as rich, Markdown or LaTeX."""
+    if format_ == "markdown":
+        return to_markdown(page)
+    return to_latex(page) if format_ == "latex" else to_rich(page, width)
+
+
+def percent(mean: float, half_width: float, *, sign: Literal["", "+"] = "") -> str:
+    """Fractions as '80.45 ± 0.19', with `sign` '+' before a positive one, too."""
+    return f"{100 * mean:{sign}.2f} ± {100 * half_width:.2f}"
+
+
+def marks_of(notes: Iterable[str]) -> dict[str, str]:
+    """A letter for each different note, in order: a ... z, aa, ab, ..."""
+    marks: dict[str, str] = {}
+    for note in notes:
+        if note not in marks:
+            marks[note] = _letters(len(marks))
+    return marks
+
+
+def _letters(number: int) -> str:
+    head, last = divmod(number, 26)
+    return (_letters(head - 1) if head else "") + "abcdefghijklmnopqrstuvwxyz"[last]
+
+
+def marked(text: str, notes: Sequence[str], marks: Mapping[str, str]) -> str:
+    """`text` with the marks of its notes behind it."""
+    return f"{text} ({', '.join(marks[note] for note in notes)})" if notes else text
+
+
+def note_lines(marks: Mapping[str, str]) -> list[str]:
+    """The notes below a sheet, each behind its mark."""
+    return [f"({mark}) {note}" for note, mark in marks.items()]
+
+
+def to_csv(keys: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Lists and mappings are joined: numbers by spaces, texts and KEY=VALUE by ' | '."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(keys), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _csv_value(value) for key, value in row.items()})
+    return text.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return " | ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, list):
+        return (" " if value and isinstance(value[0], int) else " | ").join(map(str, value))
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON that ends in a newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,223 @@
+"""Results as one HTML page that needs no network and no script: tables, pictures, cost, and where each cell is from."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+
+from norml_cli import __version__
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.comparison_sheets import comparison_page, matrix_pages
+from norml_cli.reporting.drawings import Bar, draw_accuracies, draw_curves
+from norml_cli.reporting.formats import percent
+from norml_cli.reporting.lists import runs_page
+from norml_cli.reporting.sheets import Figure, Grid, Page
+from norml_cli.reporting.table_sheet import anchor, table_page
+from norml_cli.results.comparisons import compare_table
+from norml_cli.results.groups import Group
+from norml_cli.results.records import CurvePoint, RunRecord
+from norml_cli.results.tables import Table
+
+Runs = Sequence[tuple[Path, RunRecord]]
+
+_INSPECTED = {
+    "freezing.svg": "accuracy with parts of the learner left at their initial weights",
+    "accuracy-by-step.svg": "accuracy after each inner step",
+    "effective-rates.svg": "effective learning rates of neurons",
+    "gates.svg": "gates over inner steps",
+    "gates-and-loss.svg": "gates beside an example's loss",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG with a name for its file, and what it shows to who cannot see it."""
+
+    name: str
+    svg: str
+    says: str
+
+    @property
+    def address(self) -> str:
+        """The picture itself as an image's address; nothing in it can run there."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that the figures of one cell depend on: a list of facts a seed, and what was looked at inside."""
+
+    anchor: str
+    title: str
+    runs: Sequence[dict[str, str]]
+    values: str
+    inspected: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page, with all that belongs to it."""
+
+    id: str
+    title: str
+    page: Page
+    pictures: Sequence[Picture]
+    matrices: Sequence[Page]
+    pairs: Page | None
+    cost: Grid
+    provenance: Sequence[Provenance]
+
+
+def render_html(registry: Registry, tables: Sequence[Table], runs: Runs) -> str:
+    """The page of those `tables`, and of all `runs`, in the order given. Records are taken to be checked."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = lambda cell: cell if isinstance(cell, Figure) else Figure(cell)
+    template = environment.from_string(
+        files("norml_cli.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    )
+    return template.render(
+        sections=[_section(registry, table, runs) for table in tables],
+        runs=runs_page(registry, runs),
+        n_runs=len(runs),
+        newest=max((record.created for _, record in runs), default="")[:10],
+        version=__version__,
+    )
+
+
+def _section(registry: Registry, table: Table, runs: Runs) -> Section:
+    groups = list(groups_of(table))
+    comparisons = compare_table(registry, table.entry, [record for _, record in runs])
+    paths = {id(record): path for path, record in runs}
+    return Section(
+        id=table.entry.id,
+        title=table.entry.title,
+        page=table_page(table),
+        pictures=list(pictures_of(table)),
+        matrices=matrix_pages(comparisons),
+        pairs=comparison_page(comparisons) if comparisons else None,
+        cost=cost_grid(groups),
+        provenance=[_provenance(anchor(table, group), title, group, paths) for title, group in groups],
+    )
+
+
+def groups_of(table: Table) -> Iterator[tuple[str, Group]]:
+    """The runs of every cell that has some, with the title of its row, column by column."""
+    for number in range(len(table.entry.columns)):
+        for row in table.rows:
+            ours = row.cells[number].ours
+            if ours is not None:
+                yield row.entry.title, ours.runs
+
+
+def pictures_of(table: Table) -> Iterator[Picture]:
+    """Accuracies beside the paper's, a picture a column, and learning curves, one a benchmark and number of shots."""
+    yield from _accuracies(table)
+    yield from _curves(list(groups_of(table)))
+
+
+def _accuracies(table: Table) -> Iterator[Picture]:
+    """A picture for each column with runs of ours."""
+    for number, column in enumerate(table.entry.columns):
+        cells = [(row.entry.title, row.cells[number]) for row in table.rows]
+        bars = [
+            Bar(
+                title,
+                (100 * (interval := cell.ours.accuracy.interval).mean, 100 * interval.half_width)
+                if cell.ours
+                else None,
+                (100 * cell.published.accuracy, 100 * (cell.published.half_width or 0)) if cell.published else None,
+            )
+            for title, cell in cells
+            if cell.ours or cell.published
+        ]
+        if any(bar.ours for bar in bars):
+            says = f"Accuracies of {column.title}, as in the table, beside the paper's"
+            yield Picture(f"{table.entry.id}-{column.title}", draw_accuracies(bars, column.title), says)
+
+
+def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
+    """A picture for each benchmark and number of shots: the first seed of every method that was meta-trained."""
+    places: dict[tuple[str, int], dict[str, Sequence[CurvePoint]]] = {}
+    for title, group in groups:
+        curve = group.records[0].curve
+        if len(curve) > 1:
+            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = curve
+    order = list(dict.fromkeys(title for title, _ in groups))
+    for (benchmark, shots), curves in places.items():
+        title = f"{benchmark}, {shots}-shot: learning curves"
+        ends = ", ".join(f"{method} {100 * curve[-1].validation_accuracy:.1f}%" for method, curve in curves.items())
+        says = f"{title}; meta-validation accuracy at the end: {ends}"
+        yield Picture(f"{benchmark}-{shots}-shot-curves", draw_curves(curves, title, order=order), says)
+
+
+def cost_grid(groups: Sequence[tuple[str, Group]]) -> Grid:
+    """What the first seed of each cell took."""
+    headers = ["method", "benchmark", "device", "outer steps/s", "training", "meta-test", "memory", "parameters"]
+    rows = []
+    for title, group in groups:
+        record = group.records[0]
+        cost, learned = record.cost, record.parameters
+        rows.append(
+            [
+                title,
+                f"{group.spec.benchmark}, {group.spec.shots}-shot",
+                record.device,
+                f"{cost.steps_per_s:,.1f}" if cost.steps_per_s else "-",
+                _duration(cost.training_s),
+                _duration(cost.evaluation_s),
+                f"{cost.peak_memory_bytes / 2**30:.2f} GiB" if cost.peak_memory_bytes else "-",
+                f"{learned.learner + learned.meta_learner:,}",
+            ]
+        )
+    return Grid(headers, rows, n_left=3)
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _provenance(name: str, title: str, group: Group, paths: Mapping[int, Path]) -> Provenance:
+    spec = group.spec
+    return Provenance(
+        anchor=name,
+        title=f"{title}, {spec.benchmark}, {spec.shots}-shot",
+        runs=[_facts(record, paths[id(record)]) for record in group.records],
+        values=json.dumps(spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        inspected=[picture for record in group.records for picture in _inspected(paths[id(record)])],
+    )
+
+
+def _facts(record: RunRecord, path: Path) -> dict[str, str]:
+    """What the figures of one run depend on, by name."""
+    commit = f"{record.git.commit}{' with changes' if record.git.dirty else ''}" if record.git.commit else "unknown"
+    features = {"features": record.dataset.features} if record.dataset.features else {}
+    return {
+        "record": str(path),
+        "made by": record.command,
+        "again": f"norml verify {path}",
+        "seed": str(record.seed),
+        "accuracy": f"{percent(record.accuracy.mean, record.accuracy.half_width)} over {record.accuracy.n:,} episodes",
+        "best step": f"{record.best_step:,} of {record.spec.protocol.outer_steps:,}",
+        "finished": record.created,
+        "device": record.device,
+        **({"repeatable": record.repeatability} if record.repeatability else {}),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "commit": commit,
+        "data": f"{record.dataset.id}, content {record.dataset.content_hash}",
+        **features,
+        "test episodes": record.episodes.test_hash,
+        "protocol": record.spec_hash,
+    }
+
+
+def _inspected(path: Path) -> Iterator[Picture]:
+    """What `norml inspect` left beside the record at `path`."""
+    for name, says in _INSPECTED.items():
+        picture = path.with_name(f"{path.stem}-inspection") / name
+        if picture.is_file():
+            yield Picture(picture.stem, picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")

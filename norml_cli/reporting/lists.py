@@ -1,0 +1,194 @@
+"""Lists of runs and of a study's trials, as text."""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import RunSpec
+from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_pages, require_format
+from norml_cli.reporting.sheets import Grid, Page
+from norml_cli.results.groups import protocol_differences, steps_of
+from norml_cli.results.records import RunRecord, TrialRecord
+
+RUN_KEYS = {
+    "benchmark": "registry id",
+    "shots": "K",
+    "method": "registry id",
+    "seed": "of initial weights and training episodes",
+    "accuracy": "mean over test episodes",
+    "half_width": "half the 95% interval over test episodes",
+    "n_episodes": "test episodes",
+    "outer_steps": "outer steps of this run",
+    "declared_outer_steps": "outer steps that the registry declares; empty if it does not know this run",
+    "device": "where it ran",
+    "created": "UTC",
+    "spec_hash": "equal for runs of one protocol",
+    "notes": "how the run differs from the declared protocol",
+}
+
+TRIAL_KEYS = {
+    "method": "registry id",
+    "benchmark": "registry id",
+    "shots": "K",
+    "seed": "of initial weights and training episodes",
+    "values": "what was varied in this study, by key",
+    "outer_steps": "outer steps of this trial",
+    "best_step": "outer steps of its best meta-validation",
+    "validation_accuracy": "mean over the meta-validation episodes at best_step",
+    "validation_half_width": "half the 95% interval over those episodes",
+    "steps_per_s": "outer steps per second",
+    "device": "where it ran",
+    "spec_hash": "equal for trials of one protocol",
+}
+
+
+def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
+    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
+    require_format(format_)
+    if not runs and format_ == "rich":
+        return "no finished runs; `norml run METHOD` makes one\n"
+    values = [_run_values(registry, record) for _, record in runs]
+    return render_pages([_runs_page(values)], RUN_KEYS, values, "runs", format_, width=width)
+
+
+def runs_page(registry: Registry, runs: Sequence[tuple[Path, RunRecord]]) -> Page:
+    """The list of `runs`, with how each differs from the declared protocol."""
+    return _runs_page([_run_values(registry, record) for _, record in runs])
+
+
+def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
+    """A study's trials, the best on meta-validation first in each method and number of shots, as `render_runs`."""
+    require_format(format_)
+    varied = sorted({key for trial in trials for key in trial.changed})
+    values = [_trial_values(trial, varied) for trial in trials]
+    values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
+    return render_pages([_trials_page(values)], TRIAL_KEYS, values, "trials", format_, width=width)
+
+
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def _run_values(registry: Registry, record: RunRecord) -> dict[str, Any]:
+    declared = _declared(registry, record.spec)
+    steps = record.spec.protocol.outer_steps
+    return {
+        "benchmark": record.spec.benchmark,
+        "shots": record.spec.shots,
+        "method": record.spec.method,
+        "seed": record.seed,
+        "accuracy": record.accuracy.mean,
+        "half_width": record.accuracy.half_width,
+        "n_episodes": record.accuracy.n,
+        "outer_steps": steps,
+        "declared_outer_steps": declared.protocol.outer_steps if declared else None,
+        "device": record.device,
+        "created": record.created,
+        "spec_hash": record.spec_hash,
+        "notes": _run_notes(record.spec, declared),
+    }
+
+
+def _declared(registry: Registry, spec: RunSpec) -> RunSpec | None:
+    """What the registry says of this run today; None if it declares no such run."""
+    bench = registry.benchmarks.get(spec.benchmark)
+    if spec.method not in registry.methods or bench is None or spec.shots not in bench.shots:
+        return None
+    return registry.resolve(spec.method, spec.benchmark, spec.shots).spec
+
+
+def _run_notes(spec: RunSpec, declared: RunSpec | None) -> list[str]:
+    """Differences from the declared protocol, but fewer outer steps, which have a column of their own."""
+    if declared is None:
+        return ["not declared by this registry"]
+    if spec.protocol.outer_steps < declared.protocol.outer_steps:
+        protocol = declared.protocol.model_copy(update={"outer_steps": spec.protocol.outer_steps})
+        declared = declared.model_copy(update={"protocol": protocol})
+    return protocol_differences(spec, declared)
+
+
+def _runs_page(runs: Sequence[Mapping[str, Any]]) -> Page:
+    marks = marks_of(note for run in runs for note in _joined_notes(run))
+    headers = ["benchmark", "shots", "method", "device", "seed", "accuracy", "outer steps", "date"]
+    wide = Grid(headers, [[*_place(run), *_result(run, marks)] for run in runs], n_left=4)
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        benchmark, shots, _, device = _place(run)
+        groups.setdefault((benchmark, shots, device), []).append(run)
+    pieces = [
+        Grid(
+            ["method", *headers[4:]],
+            [[run["method"], *_result(run, marks)] for run in members],
+            title=f"{benchmark}, {shots}-shot, on {device}",
+        )
+        for (benchmark, shots, device), members in groups.items()
+    ]
+    legend = ["accuracy: meta-test, in percent, with its 95% interval over test episodes"]
+    return Page(wide, pieces, [*legend, *note_lines(marks)])
+
+
+def _place(run: Mapping[str, Any]) -> list[str]:
+    return [run["benchmark"], str(run["shots"]), run["method"], run["device"]]
+
+
+def _result(run: Mapping[str, Any], marks: Mapping[str, str]) -> list[str]:
+    accuracy = marked(percent(run["accuracy"], run["half_width"]), _joined_notes(run), marks)
+    steps = steps_of(run["outer_steps"], run["declared_outer_steps"])
+    return [str(run["seed"]), accuracy, steps, run["created"][:10]]
+
+
+def _joined_notes(run: Mapping[str, Any]) -> list[str]:
+    return ["; ".join(run["notes"])] if run["notes"] else []
+
+
+# ------------------------------------------------------------------------------------------------------------ trials
+
+
+def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
+    best = trial.best
+    return {
+        "method": trial.spec.method,
+        "benchmark": trial.spec.benchmark,
+        "shots": trial.spec.shots,
+        "seed": trial.seed,
+        "values": trial.spec.values_of(key for key in varied if key != "outer_steps"),
+        "outer_steps": trial.spec.protocol.outer_steps,
+        "best_step": best.step,
+        "validation_accuracy": best.validation_accuracy,
+        "validation_half_width": best.validation_half_width,
+        "steps_per_s": trial.cost.steps_per_s,
+        "device": trial.device,
+        "spec_hash": trial.spec_hash,
+    }
+
+
+def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
+    keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
+    headers = ["method", "shots", *keys, "seed", "meta-validation", "at step"]
+    rows = [[trial["method"], str(trial["shots"]), *_trial_figures(trial, keys)] for trial in trials]
+    groups = itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"]))
+    pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), headers[-3:]) for (method, shots), group in groups]
+    footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
+    return Page(Grid(headers, rows), pieces, footer)
+
+
+def _trials_piece(title: str, trials: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> Grid:
+    """For a narrow terminal: what most trials share stands in the title, and a row names only what it changed."""
+    shared = {
+        key: Counter(str(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
+        for key in trials[0]["values"]
+    }
+    rows = [[_changes(trial["values"], shared), *_trial_figures(trial, [])] for trial in trials]
+    return Grid(["changed", *headers], rows, title=f"{title}: {', '.join(f'{k} {v}' for k, v in shared.items())}")
+
+
+def _changes(values: Mapping[str, Any], shared: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if str(value) != shared.get(key)) or "-"
+
+
+def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    values = [str(trial["values"].get(key, "")) for key in keys]
+    accuracy = percent(trial["validation_accuracy"], trial["validation_half_width"])
+    return [*values, str(trial["seed"]), accuracy, f"{trial['best_step']:,} of {trial['outer_steps']:,}"]

@@ -1,0 +1,230 @@
+"""A table of the paper beside our runs, as text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from norml.statistics import FORMULA, Interval, OverSeeds
+from norml_cli.registry.entries import Column, Row
+from norml_cli.reporting.formats import (
+    marked,
+    marks_of,
+    note_lines,
+    page_text,
+    percent,
+    require_format,
+    to_csv,
+    to_json,
+)
+from norml_cli.reporting.sheets import Figure, Grid, Page
+from norml_cli.results.groups import Group
+from norml_cli.results.tables import Cell, Ours, Table, TableRow
+
+CELL_KEYS = {
+    "row": "the row's title",
+    "method": "registry id; empty for a published row only",
+    "column": "the column's title",
+    "benchmark": "registry id; empty for a column of published numbers only",
+    "shots": "K",
+    "published": "the paper's accuracy",
+    "published_half_width": "the paper's half 95% interval, where it prints one",
+    "accuracy": "ours: mean over test episodes and seeds",
+    "half_width": "half the 95% interval over test episodes, conditional on the seeds",
+    "n_episodes": "test episodes",
+    "accuracy_over_first": "the same over the table's first_episodes alone, as many as the paper's",
+    "half_width_over_first": "half its 95% interval",
+    "seeds": "the seeds that were averaged",
+    "seed_sd": "standard deviation between the seeds' means; empty for one seed",
+    "outer_steps": "outer steps of our runs",
+    "minus_published": "accuracy - published",
+    "minus_reference": "paired difference from the table's reference method, same episodes and seeds",
+    "minus_reference_half_width": "half its 95% interval",
+    "missing": "whether this cell could be run and was not",
+    "notes": "how the runs differ from the declared protocol, and what was left out",
+}
+
+
+def render_table(table: Table, format_: str, *, width: int) -> str:
+    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format."""
+    require_format(format_)
+    if format_ == "csv":
+        return to_csv(CELL_KEYS, (_cell_values(*cell) for cell in table.cells()))
+    if format_ == "json":
+        return to_json(
+            {
+                "table": table.entry.id,
+                "title": table.entry.title,
+                "citation": table.entry.citation,
+                "reference": table.entry.reference,
+                "half_width_formula": FORMULA,
+                "cells": [_cell_values(*cell) for cell in table.cells()],
+            }
+        )
+    return page_text(table_page(table), format_, width)
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def table_page(table: Table) -> Page:
+    """The columns side by side and, for less room, one below the other."""
+    marks = marks_of(note for _, _, cell in table.cells() for note in cell.notes)
+    columns = range(len(table.entry.columns))
+    return Page(
+        _table_grid(table, columns, marks),
+        [_column_grid(table, number, marks) for number in columns],
+        [*_legend(table), *note_lines(marks)],
+        _missing(table),
+    )
+
+
+def _table_grid(table: Table, columns: Sequence[int], marks: Mapping[str, str]) -> Grid:
+    """The columns side by side, each with the figures that it has."""
+    figures = [(number, header) for number in columns for header in _headers(table, number)]
+    rows = [
+        [row.entry.title, *(_figure(table, row, number, header, marks) for number, header in figures)]
+        for row in table.rows
+    ]
+    spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in columns]
+    headers = ["method", *(header for _, header in figures)]
+    return Grid(headers, rows, [("", 1), *spans], title=table.entry.title)
+
+
+def _column_grid(table: Table, number: int, marks: Mapping[str, str]) -> Grid:
+    """One column alone, for a narrow terminal."""
+    grid = _table_grid(table, [number], marks)
+    headers = [header.replace("ours - paper", "ours\n- paper") for header in grid.headers]
+    return replace(grid, headers=headers, groups=(), title=table.entry.columns[number].title)
+
+
+def _headers(table: Table, number: int) -> list[str]:
+    """Which figures a column has: none that no cell of it could hold."""
+    has_paper = any(row.cells[number].published for row in table.rows)
+    has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
+    first = table.entry.first_episodes
+    has_reference = has_ours and table.reference_title is not None
+    wanted = {
+        "paper": has_paper,
+        f"first {first:,}" if first else "": has_ours and first is not None,
+        "ours": has_ours,
+        "ours - paper": has_paper and has_ours,
+        "vs reference": has_reference,
+    }
+    return [header for header, is_wanted in wanted.items() if is_wanted]
+
+
+def _figure(table: Table, row: TableRow, number: int, header: str, marks: Mapping[str, str]) -> str | Figure:
+    """One printed figure; '-' where there is none."""
+    cell = row.cells[number]
+    if header == "paper":
+        return cell.published.text.replace("+-", "±") if cell.published else "-"
+    if cell.ours is None:
+        return "-"
+    if header == "ours":
+        shown = marked(_shown(cell.ours.accuracy), cell.notes, marks)
+        return Figure(shown, best=cell is table.best(number), link=f"#{anchor(table, cell.ours.runs)}")
+    if header == "ours - paper":
+        return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
+    if header != "vs reference":
+        return _shown(cell.ours.over_first)
+    return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours.minus_reference)
+
+
+def anchor(table: Table, runs: Group) -> str:
+    """Names these runs on a page of tables."""
+    return f"{table.entry.id}-{runs.spec.benchmark}-{runs.spec.shots}-shot-{runs.spec.method}"
+
+
+def _shown(accuracy: OverSeeds | None) -> str:
+    return "-" if accuracy is None else percent(accuracy.interval.mean, accuracy.interval.half_width)
+
+
+def _difference(difference: Interval | None) -> str:
+    """With a star where the interval excludes zero."""
+    if difference is None:
+        return "-"
+    return f"{percent(difference.mean, difference.half_width, sign='+')}{'*' * _excludes_zero(difference)}"
+
+
+def _excludes_zero(difference: Interval) -> bool:
+    return abs(difference.mean) > difference.half_width
+
+
+def _legend(table: Table) -> list[str]:
+    lines = [f"paper: {table.entry.citation}"] if any(cell.published for _, _, cell in table.cells()) else []
+    ours = [cell.ours for _, _, cell in table.cells() if cell.ours is not None]
+    if not ours:
+        return lines
+    episodes = _range([result.accuracy.interval.n for result in ours], "test episode")
+    seeds = _range([result.accuracy.n_seeds for result in ours], "seed")
+    if table.entry.first_episodes is not None:
+        lines.append(
+            f"first {table.entry.first_episodes:,}: ours over so many of the test episodes, as many as the paper's"
+        )
+    lines.append(f"ours: accuracy in percent with its 95% interval over {episodes}, mean of {seeds}")
+    scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
+    if scatter:
+        lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")
+    if any(result.minus_reference for result in ours):
+        lines.append(
+            f"vs reference: difference from {table.reference_title} on the same test episodes and seeds, "
+            f"paired by episode, with its 95% interval; *: this excludes zero (not adjusted for the number of methods)"
+        )
+    return lines
+
+
+def _scatter(deviations: Sequence[float]) -> str:
+    low, high = 100 * min(deviations), 100 * max(deviations)
+    return f"{low:.2f} points" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} points"
+
+
+def _range(numbers: Sequence[int], noun: str) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,} to {high:,} {noun}s" if low != high else f"{low:,} {noun}{'s' if low > 1 else ''}"
+
+
+def _missing(table: Table) -> list[str]:
+    """The commands that fill the missing cells, one line a benchmark and number of shots."""
+    methods: dict[tuple[str, int], dict[str, None]] = {}
+    for row, column, cell in table.cells():
+        if cell.missing and row.method and cell.benchmark:
+            methods.setdefault((cell.benchmark, column.shots), {})[row.method] = None
+    return [
+        f"missing: norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}"
+        for (benchmark, shots), names in methods.items()
+    ]
+
+
+def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
+    published = cell.published
+    return {
+        "row": row.title,
+        "method": row.method,
+        "column": column.title,
+        "benchmark": cell.benchmark,
+        "shots": column.shots,
+        "published": published.accuracy if published else None,
+        "published_half_width": published.half_width if published else None,
+        **_ours_values(cell.ours),
+        "missing": cell.missing,
+        "notes": list(cell.notes),
+    }
+
+
+def _ours_values(ours: Ours | None) -> dict[str, Any]:
+    interval = ours.accuracy.interval if ours else None
+    first = ours.over_first.interval if ours and ours.over_first else None
+    difference = ours.minus_reference if ours else None
+    return {
+        "accuracy": interval.mean if interval else None,
+        "half_width": interval.half_width if interval else None,
+        "n_episodes": interval.n if interval else None,
+        "accuracy_over_first": first.mean if first else None,
+        "half_width_over_first": first.half_width if first else None,
+        "seeds": list(ours.runs.seeds) if ours else None,
+        "seed_sd": ours.accuracy.seed_sd if ours else None,
+        "outer_steps": ours.runs.spec.protocol.outer_steps if ours else None,
+        "minus_published": ours.minus_published if ours else None,
+        "minus_reference": difference.mean if difference else None,
+        "minus_reference_half_width": difference.half_width if difference else None,
+    }

@@ -1,0 +1,117 @@
+"""Which runs may be averaged, which a cell takes, and how they differ from the declared protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import RunSpec
+from norml_cli.results.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be averaged: one spec on the same data and test episodes, by seed."""
+
+    records: tuple[RunRecord, ...]
+
+    @property
+    def spec(self) -> RunSpec:
+        """What all of these runs did."""
+        return self.records[0].spec
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In rising order."""
+        return tuple(record.seed for record in self.records)
+
+    @property
+    def episodes(self) -> tuple[str, str, int]:
+        """Equal for two groups whose accuracies may be paired episode by episode."""
+        first = self.records[0]
+        return first.dataset.content_hash, first.episodes.test_hash, self.queries
+
+    @property
+    def queries(self) -> int:
+        """M: what the counts are out of."""
+        return self.records[0].episodes.queries_per_episode
+
+    def counts(self, seeds: Sequence[int]) -> list[list[int]]:
+        """Correctly classified queries: [len(seeds), episodes]."""
+        return [record.correct for record in self.records if record.seed in seeds]
+
+
+def steps_of(steps: int, declared: int | None) -> str:
+    """'2,000 of 60,000' for a run that was cut short, else the number alone."""
+    return f"{steps:,} of {declared:,}" if declared is not None and steps < declared else f"{steps:,}"
+
+
+def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
+    """'inner_lr 0.2 instead of 0.4' for each value of `spec` that is not the declared one, in the spec's order."""
+    ours, theirs = _flat(spec), _flat(declared)
+    differences = []
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        mine, expected = ours.get(key), theirs.get(key)
+        if key in ours and key in theirs and mine == expected:
+            continue
+        if key == "outer_steps" and isinstance(mine, int) and isinstance(expected, int) and mine < expected:
+            differences.append(f"{steps_of(mine, expected)} outer steps")
+        else:
+            differences.append(f"{key} {_shown(ours, key)} instead of {_shown(theirs, key)}")
+    return differences
+
+
+def choose_runs(
+    registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
+) -> tuple[Group | None, list[str]]:
+    """The runs of one method at one place, with notes on how they differ and on the runs that are left out.
+
+    The declared protocol comes first, then the most outer steps, then the most seeds.
+    """
+    place = (method, benchmark, shots)
+    groups = _groups([r for r in records if (r.spec.method, r.spec.benchmark, r.spec.shots) == place])
+    if not groups:
+        return None, []
+    declared = registry.resolve(*place).spec
+    groups.sort(key=lambda g: (g.spec != declared, -g.spec.protocol.outer_steps, -len(g.seeds), g.seeds))
+    chosen, *others = groups
+    differences = protocol_differences(chosen.spec, declared)
+    notes = ["; ".join(differences)] if differences else []
+    return chosen, notes + [_left_out(other, chosen, declared) for other in others]
+
+
+def _groups(records: Sequence[RunRecord]) -> list[Group]:
+    by_protocol: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        data = record.dataset
+        key = (record.spec_hash, data.content_hash, data.features or "", record.episodes.test_hash)
+        by_protocol.setdefault(key, []).append(record)
+    return [Group(tuple(group)) for group in by_protocol.values()]
+
+
+def _left_out(other: Group, chosen: Group, declared: RunSpec) -> str:
+    elsewhere = "other test episodes" if other.episodes != chosen.episodes else "other features"
+    differences = protocol_differences(other.spec, declared) or [elsewhere]
+    return f"left out: {seeds_text(other.seeds)} ({'; '.join(differences)})"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """'seed 0' or 'seeds 0, 1'."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    """Every value by its own key; no two models of a spec share one."""
+    values = spec.model_dump(mode="json")
+    return {**values.pop("protocol"), **values.pop("rule"), **values}
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    if key not in values:
+        return "(none)"
+    value = values[key]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "null" if value is None else str(value)

@@ -1,0 +1,245 @@
+"""Records: one JSON file a finished run or trial, holding everything its numbers depend on. Torch-free.
+
+A record checks itself: its hash, its mean and its interval must follow from what it holds, and its digest must be that
+of everything else in it, so a file that was edited, damaged or cut off is refused instead of reported.
+"""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from norml.statistics import FORMULA, interval_95
+from norml_cli.registry.protocol import Count, Id, Sha256
+from norml_cli.registry.sourced import Model, Text
+from norml_cli.registry.specs import PretrainSpec, RunSpec
+
+SCHEMA_VERSION: Final = 2
+
+_MEAN_TOLERANCE = 1e-12
+_HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit that is printed
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class DatasetIdentity(Model):
+    """Which data the run saw."""
+
+    id: Id = Field(description="of the registry's data set")
+    fingerprint: Text = Field(description="hash of how the cache was made: the entry's values and the code's version")
+    content_hash: Text = Field(description="hash of the images and classes themselves")
+    features: Text | None = Field(
+        default=None, description="fingerprint of the backbone's features in their place; null: the images themselves"
+    )
+
+
+class EpisodesIdentity(Model):
+    """Which fixed evaluation episodes the run saw."""
+
+    validation_hash: Text = Field(description="of the meta-validation episodes")
+    test_hash: Text = Field(description="equal hashes: the same test episodes, so differences may be paired")
+    n_test: Count = Field(description="test episodes")
+    queries_per_episode: Count = Field(description="M = N * Q")
+
+
+class Accuracy(Model):
+    """Mean meta-test accuracy with its 95% interval over episodes, as fractions."""
+
+    mean: Fraction = Field(description="over test episodes")
+    half_width: Annotated[float, Field(ge=0, description="of the 95% interval")]
+    n: Count = Field(description="test episodes")
+    formula: Text = Field(description="of the half-width")
+
+
+class CurvePoint(Model):
+    """One meta-validation: training figures are means since the one before."""
+
+    step: NonNegative = Field(description="outer steps done")
+    loss: Annotated[float, Field(ge=0)] | None = Field(
+        description="query loss, mean over episodes and queries; null: before any step"
+    )
+    train_accuracy: Fraction | None = Field(description="null: before any step")
+    validation_accuracy: Fraction = Field(description="mean over the meta-validation episodes")
+    validation_half_width: Annotated[float, Field(ge=0, description="of its 95% interval")]
+    outer_lr: Annotated[float, Field(ge=0, description="Adam's, at this step")]
+
+
+class Parameters(Model):
+    """Learned values."""
+
+    learner: NonNegative = Field(description="initial weights, with batch norm's")
+    meta_learner: NonNegative = Field(description="of the update rule")
+
+
+class Cost(Model):
+    """What the run took."""
+
+    wall_s: Duration = Field(description="from start to record, over all restarts")
+    training_s: Duration = Field(description="in outer steps alone")
+    compile_s: Duration | None = Field(default=None, description="compiling the outer step; null: not compiled")
+    evaluation_s: Duration = Field(description="in the meta-test")
+    steps_per_s: Duration = Field(description="outer steps per second of training_s; 0: there were none")
+    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+
+
+class GitState(Model):
+    """The code's commit; null outside a checkout."""
+
+    commit: Text | None = Field(description="its hash")
+    dirty: bool | None = Field(description="whether the code differed from that commit")
+
+
+class Record(Model):
+    """What every finished training leaves: where its figures come from."""
+
+    schema_version: Literal[2] = Field(description="of these keys and what they mean; 2")
+    status: Literal["finished"] = Field(description="finished: nothing else leaves a record")
+    spec_hash: Sha256 = Field(description="of spec; equal for runs of one protocol")
+    changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
+    seed: NonNegative = Field(description="of initial weights and of what training draws")
+    dataset: DatasetIdentity
+    best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
+    device: Text = Field(description="GPU, or CPU with the threads that torch used")
+    versions: dict[str, Text] = Field(description="of norml, Python and torch")
+    git: GitState
+    command: Text = Field(description="as it was given, without paths")
+    deterministic: bool | None = Field(
+        default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
+    )
+    repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
+    created: Text = Field(description="UTC, ISO 8601")
+
+    @field_validator("created")
+    @classmethod
+    def _is_utc(cls, text: str) -> str:
+        try:
+            offset = datetime.fromisoformat(text).utcoffset()
+        except ValueError:
+            offset = None
+        if offset != timedelta(0):
+            raise ValueError("must be a UTC time such as 2026-01-31T12:00:00+00:00")
+        return text
+
+    def _check_spec(self, spec: RunSpec | PretrainSpec) -> None:
+        if self.spec_hash != spec.hash():
+            raise ValueError("spec_hash is not the hash of spec")
+        if self.dataset.id != spec.dataset:
+            raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{spec.dataset}'")
+
+    def _check_steps(self, steps: list[int], last: int, name: str) -> None:
+        if steps != sorted(set(steps)) or steps[-1] != last:
+            raise ValueError(f"curve does not run up to the spec's {name}")
+        if self.best_step not in steps:
+            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+
+
+class TrainingRecord(Record):
+    """What every finished meta-training leaves: one method, benchmark, number of shots and seed."""
+
+    spec: RunSpec
+    curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
+    parameters: Parameters
+    cost: Cost
+
+    @model_validator(mode="after")
+    def _training_consistent(self) -> Self:
+        self._check_spec(self.spec)
+        self._check_steps([point.step for point in self.curve], self.spec.protocol.outer_steps, "outer_steps")
+        return self
+
+    @property
+    def best(self) -> CurvePoint:
+        """The best meta-validation."""
+        return next(point for point in self.curve if point.step == self.best_step)
+
+
+class RunRecord(TrainingRecord):
+    """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
+
+    episodes: EpisodesIdentity
+    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
+    accuracy: Accuracy
+
+    @model_validator(mode="after")
+    def _test_consistent(self) -> Self:
+        self._check_counts()
+        self._check_accuracy()
+        return self
+
+    def _check_counts(self) -> None:
+        episodes, protocol = self.episodes, self.spec.protocol
+        if episodes.queries_per_episode != protocol.n_way * protocol.queries_per_class:
+            raise ValueError("episodes.queries_per_episode is not n_way * queries_per_class")
+        sizes = {len(self.correct), episodes.n_test, self.accuracy.n, protocol.test_episodes}
+        if len(sizes) != 1:
+            raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
+        if max(self.correct) > episodes.queries_per_episode:
+            raise ValueError(f"correct holds a count above the {episodes.queries_per_episode} queries of an episode")
+
+    def _check_accuracy(self) -> None:
+        interval = interval_95(self.correct).divided_by(self.episodes.queries_per_episode)
+        if abs(self.accuracy.mean - interval.mean) > _MEAN_TOLERANCE:
+            raise ValueError("accuracy.mean is not the mean of correct / queries_per_episode")
+        if self.accuracy.formula != FORMULA:
+            raise ValueError(f"accuracy.formula is not '{FORMULA}'")
+        if abs(self.accuracy.half_width - interval.half_width) > _HALF_WIDTH_TOLERANCE:
+            raise ValueError(f"accuracy.half_width is not {FORMULA}")
+
+
+class PretrainingPoint(Model):
+    """One look at the backbone: training figures are means since the one before."""
+
+    step: Count = Field(description="steps done")
+    loss: Annotated[float, Field(ge=0)] = Field(description="cross-entropy over the training classes")
+    train_accuracy: Fraction = Field(description="over the training classes, on augmented images")
+    held_out_accuracy: Fraction = Field(description="over the training classes, on the images held out")
+    nearest_centroid: dict[str, Fraction] = Field(description="meta-validation accuracy by shots")
+    learning_rate: Annotated[float, Field(ge=0)]
+
+    @property
+    def selection(self) -> float:
+        """The figure that picks the weights: the mean over shots of the nearest-centroid accuracies."""
+        return sum(self.nearest_centroid.values()) / len(self.nearest_centroid)
+
+
+class PretrainingCost(Model):
+    """What the pretraining took."""
+
+    wall_s: Duration = Field(description="from start to record, over all restarts")
+    training_s: Duration = Field(description="in steps alone")
+    images_per_s: Duration = Field(description="training images per second of training_s")
+    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+
+
+class PretrainingRecord(Record):
+    """What every finished pretraining of a backbone leaves; meta-test is left alone."""
+
+    spec: PretrainSpec
+    curve: list[PretrainingPoint] = Field(min_length=1, description="in order")
+    nearest_centroid: dict[str, Accuracy] = Field(description="of the best weights on meta-validation, by shots")
+    validation_hashes: dict[str, Text] = Field(description="of the meta-validation episodes, by shots")
+    training_images: Count = Field(description="of the training classes, without those held out")
+    parameters: NonNegative = Field(description="of the backbone")
+    weights_sha256: Sha256 = Field(description="of the file with the backbone's weights")
+    cost: PretrainingCost
+
+    @model_validator(mode="after")
+    def _pretraining_consistent(self) -> Self:
+        self._check_spec(self.spec)
+        self._check_steps([point.step for point in self.curve], self.spec.values.steps, "steps")
+        best = next(point for point in self.curve if point.step == self.best_step)
+        if best.selection < max(point.selection for point in self.curve):
+            raise ValueError(f"best_step {self.best_step} is not the best on meta-validation")
+        found = {shots: accuracy.mean for shots, accuracy in self.nearest_centroid.items()}
+        if found != best.nearest_centroid:
+            raise ValueError("nearest_centroid is not that of best_step")
+        return self
+
+
+class TrialRecord(TrainingRecord):
+    """One finished trial of a study: meta-trained and meta-validated, with meta-test left alone."""
+
+    study: Id
+    validation_hash: Text = Field(description="equal hashes: the same meta-validation episodes")

@@ -1,0 +1,121 @@
+"""Run records beside a paper's table: which runs a cell takes, what they reached, and how they differ from it.
+
+Nothing is mixed silently. A cell averages only runs of one protocol on the same episodes; what was left out, and every
+value that differs from the registry's, becomes a note of the cell. Accuracies are fractions here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from norml.statistics import Interval, OverSeeds, episode_means, over_seeds, paired_difference
+from norml_cli.registry.entries import Column, Published, Row, TableEntry
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.groups import Group, choose_runs, seeds_text
+from norml_cli.results.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What our runs of one cell reached. `over_first`: over the table's `first_episodes` alone."""
+
+    runs: Group
+    accuracy: OverSeeds
+    over_first: OverSeeds | None
+    minus_published: float | None
+    minus_reference: Interval | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row in one column, which is about `benchmark`, if any. `missing`: it could be run, and was not."""
+
+    published: Published | None
+    benchmark: str | None = None
+    ours: Ours | None = None
+    missing: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row's declaration with its cells, one a column."""
+
+    entry: Row
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's declaration with its rows, and the title of the method that differences are taken against."""
+
+    entry: TableEntry
+    rows: tuple[TableRow, ...]
+    reference_title: str | None
+
+    def best(self, number: int) -> Cell | None:
+        """The cell of a column where ours is highest; None without another to be higher than."""
+        ours = [row.cells[number] for row in self.rows if row.cells[number].ours is not None]
+        return max(ours, key=lambda cell: cell.ours.accuracy.interval.mean if cell.ours else 0) if ours[1:] else None
+
+    def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
+        """Row by row."""
+        for row in self.rows:
+            for column, cell in zip(self.entry.columns, row.cells, strict=True):
+                yield row.entry, column, cell
+
+
+def build_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> Table:
+    """Put the `records` that belong to `table` beside its published numbers."""
+    title = registry.method(table.reference).title if table.reference is not None else None
+    rows = [
+        TableRow(row, tuple(_cell(registry, table, row, column, records) for column in table.columns))
+        for row in table.rows
+    ]
+    return Table(table, tuple(rows), title)
+
+
+def benchmarks_of(table: TableEntry) -> set[str]:
+    """The benchmarks whose runs a table may show."""
+    named = [*(row.benchmark for row in table.rows), *(column.benchmark for column in table.columns)]
+    return {benchmark for benchmark in named if benchmark is not None}
+
+
+def _cell(registry: Registry, table: TableEntry, row: Row, column: Column, records: Sequence[RunRecord]) -> Cell:
+    published, benchmark = row.published.get(column.title), row.benchmark or column.benchmark
+    if row.method is None or benchmark is None:
+        return Cell(published, benchmark)
+    group, notes = choose_runs(registry, row.method, benchmark, column.shots, records)
+    if group is None:
+        return Cell(published, benchmark, missing=True)
+    paired: Interval | None = None
+    if table.reference is not None and row.method != table.reference:
+        reference, _ = choose_runs(registry, table.reference, benchmark, column.shots, records)
+        if reference is not None:
+            paired, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
+            notes += pairing_notes
+    counts = group.counts(group.seeds)
+    accuracy = over_seeds(counts).divided_by(group.queries)
+    difference = accuracy.interval.mean - published.accuracy if published is not None else None
+    over_first = _over_first(counts, table.first_episodes, group.queries)
+    ours = Ours(group, accuracy, over_first, difference, paired)
+    return Cell(published, benchmark, ours, notes=tuple(notes))
+
+
+def _over_first(counts: list[list[int]], episodes: int | None, queries: int) -> OverSeeds | None:
+    """Over the first test episodes alone; None if as many were not asked for or are not there."""
+    if episodes is None or len(counts[0]) < episodes:
+        return None
+    return over_seeds([of_seed[:episodes] for of_seed in counts]).divided_by(queries)
+
+
+def _paired(group: Group, reference: Group, title: str) -> tuple[Interval | None, list[str]]:
+    """Difference from the reference over the seeds in common, or a note that says why there is none."""
+    if group.episodes != reference.episodes:
+        return None, [f"no paired difference: other test episodes than {title}"]
+    common = [seed for seed in group.seeds if seed in reference.seeds]
+    if not common:
+        return None, [f"no paired difference: no seed in common with {title}"]
+    means = [episode_means(runs.counts(common)) for runs in (group, reference)]
+    difference = paired_difference(*means).divided_by(group.queries)
+    partial = set(common) != set(group.seeds) | set(reference.seeds)
+    return difference, [f"paired with {title} over {seeds_text(common)}"] if partial else []

@@ -1,0 +1,1 @@
+"""How a command shows itself: to a person, to `norml status`, to TensorBoard."""

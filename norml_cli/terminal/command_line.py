@@ -1,0 +1,30 @@
+"""The command that was run, fit to be published."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+_PATH_OPTIONS = frozenset({"--results", "--registry", "--source"})
+
+
+def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) -> str:
+    """The command that was run, fit to be published: folders are named by their last part only.
+
+    `arguments` are those after the program's name, as in sys.argv[1:].
+    """
+    words = [*program]
+    previous = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if previous in _PATH_OPTIONS:
+            words.append(_last_part(argument))
+        elif equals and option in _PATH_OPTIONS:
+            words.append(f"{option}={_last_part(value)}")
+        else:
+            words.append(argument)
+        previous = argument
+    return shlex.join(words)
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name or "."

@@ -1,0 +1,66 @@
+"""The console of a command: as a person reads it, silent, or in JSON for programs."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from typing_extensions import override
+
+_ASCII = str.maketrans({"±": "+-", "─": "-"})
+
+
+def writable(text: str, encoding: str) -> str:
+    """`text` as `encoding` can hold it: signs become ASCII where it has none for them, other characters '?'."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def print_text(text: str, console: Console) -> None:
+    """Write `text` as it is: not wrapped, not read as markup, and in ASCII where the output holds no more."""
+    console.out(writable(text, console.encoding), end="", highlight=False)
+
+
+class Output(Console):
+    """A rich console. `quiet`: nothing but errors. `as_json`: the result alone on standard output, as JSON.
+
+    With `as_json` all that is said on the way goes to standard error, one JSON object a line, unless `quiet`.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, **settings: Any) -> None:
+        super().__init__(quiet=quiet and not as_json, **settings)
+        self.silent, self.as_json = quiet, as_json
+
+    @property
+    def result_format(self) -> str:
+        """The format of `--format` that results are printed in."""
+        return "json" if self.as_json else "rich"
+
+    @override
+    def print(self, *objects: Any, **settings: Any) -> None:
+        if self.as_json:
+            self.event("line", line=" ".join(map(str, objects)))
+        else:
+            texts = (writable(item, self.encoding) if isinstance(item, str) else item for item in objects)
+            super().print(*texts, **settings)
+
+    @override
+    def out(self, *objects: Any, sep: str = " ", end: str = "\n", **settings: Any) -> None:
+        if self.as_json:
+            self.file.write(sep.join(map(str, objects)) + end)
+        else:
+            super().out(*objects, sep=sep, end=end, **settings)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """One JSON object on standard error."""
+        if not self.silent:
+            sys.stderr.write(json.dumps({"event": kind, **values}) + "\n")
+            sys.stderr.flush()
+
+    def result(self, data: Any) -> None:
+        """The command's result, for those commands whose lines say it to a person already."""
+        if self.as_json:
+            self.out(json.dumps(data, indent=2), highlight=False)

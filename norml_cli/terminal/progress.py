@@ -1,0 +1,201 @@
+"""How a long command shows itself: a live bar in a terminal, elsewhere a plain line or a JSON object now and then; and
+whoever else follows it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from norml_cli.terminal.output import Output
+
+REFRESHES_PER_S = 2  # of the bar: each takes 1.5 ms of the CPU, so Rich's own 10 would cost over 1% of a run's time
+PLAIN_EVERY_S = 15.0  # chosen: a log that a person can follow and a file can hold
+JSON_EVERY_S = 1.0  # chosen: as often as a program may want to draw it
+
+_SPLITS = {"meta_train": "meta-training", "meta_val": "meta-validation", "meta_test": "meta-test"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How far something is. rate: of `done`, a second; 0: not known yet. figures: loss and accuracies by name."""
+
+    phase: str
+    done: int
+    total: int
+    rate: float
+    speed: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of this phase, at this rate."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+    @property
+    def note(self) -> str:
+        """Speed and figures, for a person."""
+        parts = [self.speed] if self.speed else []
+        if "loss" in self.figures:
+            parts.append(f"loss {self.figures['loss']:.3f}")
+        if "validation" in self.figures:
+            parts.append(f"meta-val {100 * self.figures['validation']:.1f}%")
+        return ", ".join(parts)
+
+
+class Follower:
+    """Who is told of a run beside the terminal; by default nothing is done."""
+
+    def look(self, look: Look) -> None:
+        """Now and then."""
+
+    def validated(self, point: Mapping[str, Any]) -> None:
+        """After each meta-validation, with its point of the learning curve."""
+
+    def tested(self, step: int, accuracy: float) -> None:
+        """After the meta-test of the weights of outer step `step`."""
+
+    def close(self) -> None:
+        """At the end, whatever it is."""
+
+
+@dataclass
+class _Begun:
+    """When a phase was looked at first, and what was done by then and by the last look."""
+
+    at: float
+    done: int
+    last: int
+
+
+class RunDisplay:
+    """What is done, how far it is, how fast it goes and how long it will take."""
+
+    def __init__(self, console: Console, title: str, followers: Sequence[Follower] = ()) -> None:
+        self._console, self._title, self._followers = console, title, followers
+        self._as_json = isinstance(console, Output) and console.as_json
+        self._live = console.is_terminal and not console.quiet and not self._as_json
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=REFRESHES_PER_S,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._phase = ""  # that the bar shows
+        self._said_at = time.perf_counter()
+        self._begun: dict[str, _Begun] = {}  # by phase
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        for follower in self._followers:
+            follower.close()
+
+    def training(self, step: int, outer_steps: int, loss: float, validation: float | None) -> None:
+        """Show meta-training at `step` of `outer_steps`."""
+        rate = self._rate("meta-training", step)
+        figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
+        self._show(Look("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", figures))
+
+    def pretraining(self, step: int, steps: int, batch_size: int, loss: float, validation: float | None) -> None:
+        """Show a backbone's pretraining at `step` of `steps`, each of `batch_size` images."""
+        rate = self._rate("pretraining", step)
+        figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
+        self._show(Look("pretraining", step, steps, rate, f"{rate * batch_size:.0f} images/s" if rate else "", figures))
+
+    def reading(self, done: int, images: int) -> None:
+        """Show how many images of a data set's source have been read."""
+        self.counting("reading images", done, images, "images")
+
+    def embedding(self, split: str, done: int, images: int) -> None:
+        """Show how many images of a split have been turned into features."""
+        self.counting(f"features of {_SPLITS[split]}", done, images, "images")
+
+    def evaluating(self, split: str, done: int, episodes: int) -> None:
+        """Show an evaluation at `done` of `episodes` episodes."""
+        self.counting(_SPLITS[split], done, episodes, "episodes")
+
+    def validated(self, point: Mapping[str, Any]) -> None:
+        """Tell followers of a meta-validation; the next looks show it."""
+        for follower in self._followers:
+            follower.validated(point)
+
+    def tested(self, step: int, accuracy: float) -> None:
+        """Tell followers of the meta-test."""
+        for follower in self._followers:
+            follower.tested(step, accuracy)
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        if isinstance(self._console, Output) and self._as_json:
+            self._console.event("line", title=self._title, line=line)
+        else:
+            self._console.print(f"{self._title}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    def counting(self, phase: str, done: int, total: int, unit: str) -> None:
+        """Show anything that is counted in `unit`."""
+        rate = self._rate(phase, done)
+        self._show(Look(phase, done, total, rate, f"{rate:.0f} {unit}/s" if rate else ""))
+
+    def _rate(self, phase: str, done: int) -> float:
+        """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's
+        meta-validations, since they take their time again.
+        """
+        now = time.perf_counter()
+        began = self._begun.get(phase)
+        if began is None or done <= began.last:  # the first look, or the same once more
+            self._begun[phase] = _Begun(now, done, done)
+            return 0.0
+        began.last = done
+        return (done - began.done) / max(now - began.at, 1e-9)
+
+    def _show(self, look: Look) -> None:
+        for follower in self._followers:
+            follower.look(look)
+        if self._live:
+            if self._task is None or self._phase != look.phase:
+                if self._task is not None:
+                    self._progress.remove_task(self._task)
+                self._phase = look.phase
+                description = look.phase if self._title == "" else f"{self._title}: {look.phase}"
+                self._task = self._progress.add_task(description, total=look.total, note=look.note)
+            self._progress.update(self._task, completed=look.done, total=look.total, note=look.note)
+        elif self._is_due(JSON_EVERY_S if self._as_json else PLAIN_EVERY_S):
+            self._say_how_far(look)
+
+    def _is_due(self, every_s: float) -> bool:
+        now = time.perf_counter()
+        due = now - self._said_at >= every_s
+        self._said_at = now if due else self._said_at
+        return due
+
+    def _say_how_far(self, look: Look) -> None:
+        if isinstance(self._console, Output) and self._as_json:
+            values: dict[str, Any] = {"phase": look.phase, "done": look.done, "total": look.total, "per_s": look.rate}
+            values["seconds_left"] = look.seconds_left
+            self._console.event("progress", title=self._title, **values, **look.figures)
+            return
+        note = f", {look.note}" if look.note else ""
+        left = f", {duration(look.seconds_left)} left" if look.seconds_left is not None else ""
+        self.say(f"{look.phase} {look.done:,}/{look.total:,}{note}{left}")
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

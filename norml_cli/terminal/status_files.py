@@ -1,0 +1,166 @@
+"""What runs now and what waits to be taken up: a small JSON file beside each checkpoint, `<name>.status`. Torch-free.
+
+A training writes its own every few seconds, whole or not at all, and takes it away when it has finished. Whether it is
+still running is asked of the system, by process number and start: one that was killed reads as paused. So does one on
+another machine that shares the folder, since nobody here can tell.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from typing_extensions import override
+
+from norml_cli.files.atomic import write_atomically
+from norml_cli.files.errors import UserError
+from norml_cli.registry.sourced import Model, Text
+from norml_cli.terminal.command_line import command_line
+from norml_cli.terminal.progress import Follower, Look
+
+WRITE_EVERY_S = 2.0  # chosen: looks live, costs one small file
+SUFFIX = ".status"
+
+
+class Process(Model):
+    """Which process of which machine; nobody's name."""
+
+    pid: int
+    started: str = Field(description="so that another process with that number is not taken for it; '': unknown")
+    machine: str = Field(description="hash of the machine's name and of when it was started")
+
+    @classmethod
+    def own(cls) -> "Process":
+        """This one."""
+        return cls(pid=os.getpid(), started=_started(os.getpid()), machine=_machine())
+
+    def is_alive(self) -> bool:
+        """Whether it is running, on this machine."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # there, and someone else's
+        return _started(self.pid) == self.started
+
+
+class Status(Model):
+    """How far one training is."""
+
+    title: Text
+    phase: str
+    done: int
+    total: int
+    per_s: float
+    seconds_left: float | None = Field(description="of this phase")
+    loss: float | None
+    validation: float | None = Field(description="last accuracy on meta-validation")
+    command: Text = Field(description="the same goes on with it")
+    process: Process
+    updated: Text = Field(description="UTC, ISO 8601")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A training that has not finished. `status`: None where only its checkpoint is there."""
+
+    path: Path
+    state: Literal["running", "paused"]
+    status: Status | None
+
+
+class StatusFile(Follower):
+    """Keeps the status file of one training, from `begin` on."""
+
+    def __init__(self, path: Path, title: str) -> None:
+        self._path, self._title = path, title
+        self._last: Look | None = None
+        self._written_at = 0.0
+
+    def begin(self, phase: str, step: int, steps: int) -> None:
+        """The training begins, or is taken up at `step` of `steps`."""
+        self._last = Look(phase, step, steps, 0.0, "")
+        self._write(self._last)
+
+    @override
+    def look(self, look: Look) -> None:
+        self._last = look
+        if time.perf_counter() - self._written_at >= WRITE_EVERY_S:
+            self._write(look)
+
+    @override
+    def close(self) -> None:
+        if self._last is not None and self._path.exists():  # it has begun and not finished
+            self._write(self._last)
+
+    def remove(self) -> None:
+        """The training has finished: its record tells of it."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, look: Look) -> None:
+        self._written_at = time.perf_counter()
+        status = Status(
+            title=self._title,
+            phase=look.phase,
+            done=look.done,
+            total=look.total,
+            per_s=look.rate,
+            seconds_left=look.seconds_left,
+            loss=look.figures.get("loss"),
+            validation=look.figures.get("validation"),
+            command=command_line(sys.argv[1:]),
+            process=Process.own(),
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        content = f"{status.model_dump_json(indent=2)}\n".encode()
+        with suppress(UserError):  # hours of training do not end for want of this file; their checkpoint matters
+            write_atomically(self._path, lambda file: file.write(content))
+
+
+def find_unfinished(folder: Path) -> list[Found]:
+    """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
+    if not folder.is_dir():
+        return []
+    bases = {path.with_suffix("") for suffix in (SUFFIX, ".checkpoint") for path in folder.rglob(f"*{suffix}")}
+    return [found for base in sorted(bases) if (found := _found(base)) is not None]
+
+
+def _found(base: Path) -> Found | None:
+    path = base.with_suffix(SUFFIX)
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:  # a checkpoint of before there were status files; or it has finished just now
+        return Found(base, "paused", None) if base.with_suffix(".checkpoint").exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}); delete it") from None
+    try:
+        status = Status.model_validate(content)
+    except ValidationError:
+        raise UserError(f"{path}: not a status file of this version of norml; delete it") from None
+    return Found(base, "running" if status.process.is_alive() else "paused", status)
+
+
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the name alone
+    text = f"{platform.node()}/{boot.read_text(encoding='ascii').strip() if boot.exists() else ''}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _started(pid: int) -> str:
+    """When the process was started, in ticks since the machine was; '' where the system does not say so."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return fields[19]

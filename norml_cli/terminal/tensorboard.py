@@ -1,0 +1,64 @@
+"""TensorBoard's event files of a run: its loss and speed as it goes, its meta-validations, its meta-test."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from norml_cli.files.errors import UserError
+from norml_cli.terminal.progress import Follower, Look
+
+
+class EventFiles(Follower):
+    """Writes to one folder; a run that is taken up again adds a file there, which TensorBoard joins by steps."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError if the tensorboard package is not installed or the folder cannot be written."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+                from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise UserError(
+                "--tensorboard: the package tensorboard is not installed; pip install 'norml[tensorboard]'"
+            ) from None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = SummaryWriter(str(folder))
+        except OSError as error:
+            raise UserError(f"--tensorboard {folder}: cannot be written ({error.strerror})") from None
+
+    @override
+    def look(self, look: Look) -> None:
+        if "loss" in look.figures:
+            self._add("loss/query, last look", look.figures["loss"], look.done)
+            self._add("speed/outer steps a second", look.rate, look.done)
+
+    @override
+    def validated(self, point: Mapping[str, Any]) -> None:
+        step = point["step"]
+        for name, key in _OF_POINT.items():
+            if point[key] is not None:
+                self._add(name, point[key], step)
+        self._writer.flush()
+
+    @override
+    def tested(self, step: int, accuracy: float) -> None:
+        self._add("accuracy/meta-test", accuracy, step)
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+
+_OF_POINT = {
+    "loss/query, mean since the last meta-validation": "loss",
+    "accuracy/meta-training": "train_accuracy",
+    "accuracy/meta-validation": "validation_accuracy",
+    "outer learning rate": "outer_lr",
+}

@@ -1,0 +1,1 @@
+"""What trains, stoppable anywhere."""

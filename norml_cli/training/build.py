@@ -1,0 +1,86 @@
+"""A resolved run spec or recipe -> the torch objects of `norml`."""
+
+import dataclasses
+import hashlib
+
+import torch
+
+from norml.adaptation import InnerLoop
+from norml.frozen_classifiers import FrozenClassifier
+from norml.learner import Learner
+from norml.meta_training import MetaLearner
+from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
+from norml_cli.registry.protocol import Recipe
+from norml_cli.registry.resolving import Registry
+from norml_cli.registry.rules.base import FittedRule, LearnedRule
+from norml_cli.registry.specs import RunSpec
+
+
+def n_features(registry: Registry, spec: RunSpec) -> int:
+    """D: values of one example, a flattened image or the features that the backbone makes of it."""
+    if spec.protocol.backbone is not None:
+        return registry.recipe(spec.protocol.backbone).values.widths[-1]
+    return registry.datasets[spec.dataset].image_size_px.value ** 2
+
+
+def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
+    """A generator of its own for each purpose, so that one more draw here changes nothing there."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    generator = torch.Generator(device or torch.device("cpu"))
+    return generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner | FrozenClassifier:
+    """What `spec` classifies with, on examples of D = `n_features` values: a meta-learner, or what learns nothing."""
+    if isinstance(spec.rule, FittedRule):
+        return spec.rule.classifier()
+    return build_meta_learner(spec, n_features, generator)
+
+
+def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner:
+    """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
+    protocol = spec.protocol
+    if not isinstance(spec.rule, LearnedRule):
+        raise TypeError(f"{spec.algorithm} has no update rule")
+    learner = Learner(
+        n_features,
+        protocol.hidden_sizes,
+        protocol.n_way,
+        batch_norm_scale=protocol.batch_norm_scale,
+        batch_norm_epsilon=protocol.batch_norm_epsilon,
+        initial_weight_std=protocol.initial_weight_std,
+        generator=generator,
+    )
+    inner_loop = InnerLoop(
+        inner_lr=protocol.inner_lr,
+        first_order=protocol.first_order,
+        query_statistics=protocol.query_statistics,
+        weight_form=protocol.weight_form,
+        recompute=protocol.recompute,
+    )
+    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    return MetaLearner(learner, rule, inner_loop)
+
+
+def parameter_counts(registry: Registry, spec: RunSpec) -> dict[str, int]:
+    """Learned values of learner and meta-learner, from a build that holds no numbers."""
+    with torch.device("meta"):
+        return build_method(spec, n_features(registry, spec), generator=None).parameter_counts()
+
+
+def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:
+    """The untrained backbone of `recipe` with its layer to `n_classes`; initial weights come from `generator`."""
+    blocks = Blocks(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Blocks)})
+    backbone = ResNet12(recipe.widths, blocks, initial_weights=recipe.initial_weights, generator=generator)
+    return Classifier(backbone, n_classes, generator)
+
+
+def backbone_parameters(recipe: Recipe) -> int:
+    """Learned values of a recipe's backbone, from a build that holds no numbers.
+
+    Raises ValueError if the recipe's images are too small for what it drops.
+    """
+    with torch.device("meta"):
+        classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)
+        classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
+    return parameter_count(classifier.backbone)

@@ -1,0 +1,111 @@
+"""Trainings whose numbers go wrong: what diverged, what to change, and a note so that they are not begun again blindly.
+
+The note lies beside the checkpoint, which stays as it was: the last one with finite weights.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from norml.adaptation import Adaptation
+from norml.episodes import EpisodeBatch
+from norml.learner import cross_entropy
+from norml.meta_training import MetaLearner
+from norml_cli.files.atomic import write_atomically
+from norml_cli.files.errors import UserError
+from norml_cli.files.json_files import read_json
+
+MOST_LOOKS = 9  # at the support loss along the inner loop; each adapts anew
+GROWN = (
+    10.0  # chosen: a guess among N classes costs log N; ten times that before any inner step is not adaptation's doing
+)
+
+
+class Diverged(UserError):  # noqa: N818 - as Stopped: what happened
+    """A loss or weights that are no longer numbers."""
+
+
+def require_finite(module: torch.nn.Module, name: str, step: int, advice: str) -> None:
+    """Raise Diverged if a weight is no number: neither a checkpoint nor a record is ever made of such."""
+    for key, value in module.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise Diverged(f"{name}: the weights {key} are no numbers after outer step {step:,}; {advice}")
+
+
+@torch.no_grad()
+def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str:
+    """Which loop diverged, from the support loss along the inner loop of this batch, and what to change."""
+    looks = min(MOST_LOOKS, inner_steps + 1)
+    steps = sorted({round(look * inner_steps / max(1, looks - 1)) for look in range(looks)})
+    losses = [_support_loss(meta_learner, batch, step) for step in steps]
+    n_way = int(batch.support_y.max()) + 1
+    if not losses[0] < GROWN * math.log(max(2, n_way)):
+        return (
+            f"the outer loop diverges: the support loss is {losses[0]:.3g} before any inner step, so the initial "
+            "weights have grown; lower outer_lr with --set, or set gradient_clip"
+        )
+    worst = next((at for at, loss in zip(steps, losses, strict=True) if not loss <= losses[0]), None)
+    if worst is not None:
+        found = losses[steps.index(worst)]
+        return (
+            f"the inner loop diverges: the weights are finite, but the support loss goes from {losses[0]:.3g} to "
+            f"{found:.3g} within {worst} inner steps; lower inner_lr with --set"
+        )
+    return (
+        f"the inner loop is sound (support loss {losses[0]:.3g} to {losses[-1]:.3g}), the queries' loss is not; lower "
+        "outer_lr with --set, or set gradient_clip"
+    )
+
+
+def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str | None:
+    """What is wrong where adapting makes the support loss larger, though every number is finite; None: it does not."""
+    before, after = (_support_loss(meta_learner, batch, steps) for steps in (0, inner_steps))
+    if after <= before:
+        return None
+    return (
+        f"warning: {inner_steps} inner steps raise the support loss from {before:.3g} to {after:.3g}; the inner loop "
+        "diverges: lower inner_lr with --set, and do not trust these figures"
+    )
+
+
+@torch.no_grad()
+def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> float:
+    """Mean over episodes and support examples after so many inner steps."""
+    adaptation, _ = meta_learner.adapted(batch, inner_steps, reversible=False)
+    return float(cross_entropy(_logits(adaptation), batch.support_y)[0].mean())
+
+
+def _logits(adaptation: Adaptation) -> torch.Tensor:
+    return adaptation.logits(adaptation.support_x)
+
+
+# ------------------------------------------------------------------------------------------------------------ the note
+
+
+def note_path(checkpoint: Path) -> Path:
+    """Where the note of a training lies whose checkpoint is `checkpoint`."""
+    return checkpoint.with_suffix(".diverged")
+
+
+def write_note(checkpoint: Path, identity: Mapping[str, Any], error: Diverged) -> None:
+    """Leave what happened to the training of that identity."""
+    content = json.dumps({**identity, "what": str(error)}, indent=2).encode()
+    write_atomically(note_path(checkpoint), lambda file: file.write(content))
+
+
+def refuse_if_diverged(checkpoint: Path, identity: Mapping[str, Any]) -> None:
+    """Raise Diverged if a training of that identity went wrong: the same values would go wrong again."""
+    path = note_path(checkpoint)
+    if not path.exists():
+        return
+    try:
+        note = read_json(path)
+        told = note.pop("what")
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{path}: not a readable note ({error}); delete it or start over with --force") from None
+    if note == dict(identity):
+        raise Diverged(f"{told}; it would do so again: change these values, or try the same again with --force")

@@ -1,0 +1,68 @@
+"""Every image of a data set through a pretrained backbone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from norml.resnet12 import ResNet12
+from norml_cli.data.cache import Cache
+from norml_cli.data.splits import SPLITS, SplitName
+from norml_cli.registry.specs import PretrainSpec
+from norml_cli.training.build import build_backbone_classifier
+from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.image_batches import ImageBatches, resident
+
+Look = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
+
+
+def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, device: torch.device) -> ResNet12:
+    """The backbone whose weights lie at `path`, in evaluation mode.
+
+    Raises UserError if they are damaged, or not of this recipe, seed and these images.
+    """
+    identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
+    content = read_checkpoint(path, identity)
+    n_classes, _ = cache.size("meta_train")
+    classifier = build_backbone_classifier(spec.values, n_classes, generator=None)
+    classifier.load_state_dict(content["classifier"])
+    return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # the stubs know no module with it
+
+
+def feature_streams(
+    backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, look: Look
+) -> dict[SplitName, "FeatureStream"]:
+    """The features of each split's classes, made when they are asked for."""
+    batches = ImageBatches(spec.values, device)
+    return {split: FeatureStream(backbone, spec, cache, split, device, batches, look) for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class FeatureStream:
+    """A split's classes, class by class: float32 features [P, F] of each."""
+
+    backbone: ResNet12
+    spec: PretrainSpec
+    cache: Cache
+    split: SplitName
+    device: torch.device
+    batches: ImageBatches
+    look: Look
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[C, P, F]."""
+        return (*self.cache.size(self.split), self.backbone.n_features)
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Each class's name and its features [P, F]."""
+        images = self.cache.images(self.split)
+        n_classes, per_class = images.shape[:2]
+        rows = torch.arange(per_class)
+        for index, name in enumerate(self.cache.class_names(self.split)):
+            self.look(self.split, index * per_class, n_classes * per_class)
+            of_class = resident(images[index : index + 1], self.spec.values.input_size_px, self.device)
+            yield name, self.batches.outputs(self.backbone, of_class, rows).cpu().numpy()

@@ -1,0 +1,94 @@
+"""Images of a split on a device as bytes, and what becomes of them on the way into a network.
+
+n images, B of them in a batch, s = the recipe's input size. Bytes lie as [n, s, s, 3]; turned to [B, 3, s, s] that is
+channels-last memory without a copy.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from norml_cli.registry.protocol import Recipe
+
+EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
+ROOM = 4  # chosen: images stay on a GPU that has so many times their size free; the network needs the rest
+
+
+def resident(images: NDArray[np.uint8], size_px: int, device: torch.device) -> Tensor:
+    """Images [C, P, height, width, 3] -> uint8 [C * P, s, s, 3], on `device` where they fit, else in main memory."""
+    stored = torch.from_numpy(images)
+    if stored.shape[2:4] != (size_px, size_px):
+        stored = torch.stack([_averaged(of_class, size_px) for of_class in stored])
+    fits = device.type != "cuda" or torch.cuda.mem_get_info(device)[0] >= ROOM * stored.nbytes
+    return stored.flatten(0, 1).to(device if fits else "cpu")
+
+
+def _averaged(images: Tensor, size_px: int) -> Tensor:
+    """Each pixel the mean of the area that it covers: uint8 [P, height, width, 3] -> [P, s, s, 3]."""
+    pixels = functional.interpolate(images.permute(0, 3, 1, 2).float(), size=(size_px, size_px), mode="area")
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _ignored(_done: int, _total: int) -> None:
+    pass
+
+
+class ImageBatches:
+    """Network inputs of resident images, augmented or as they are."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self._device, self._together = device, recipe.images_per_draw
+        self._mean, self._std = (
+            torch.tensor(values, device=device)[:, None, None] for values in (recipe.pixel_mean, recipe.pixel_std)
+        )
+        jitter = recipe.colour_jitter
+        steps: list[nn.Module] = []
+        if recipe.crop_padding_px:
+            steps.append(v2.RandomCrop(recipe.input_size_px, padding=recipe.crop_padding_px))
+        if jitter:
+            steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter))
+        if recipe.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        self._augment = v2.Compose(steps) if steps else None
+
+    def plain(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The images at `rows` [B] as float32 [B, 3, s, s]."""
+        return self._normalised(self._bytes(images, rows))
+
+    def augmented(self, images: Tensor, rows: Tensor, seed: int) -> Tensor:
+        """As `plain`, augmented; equal seeds draw the same.
+
+        torchvision draws from torch's global CPU generator, which is put back afterwards.
+        """
+        batch = self._bytes(images, rows)
+        if self._augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                batch = torch.cat([self._augment(part) for part in torch.split(batch, self._together)])
+        return self._normalised(batch)
+
+    @torch.no_grad()
+    def outputs(
+        self, model: nn.Module, images: Tensor, rows: Tensor, look: Callable[[int, int], None] = _ignored
+    ) -> Tensor:
+        """What `model`, in evaluation mode, makes of the images at `rows` [n]: [n, ...] on the device.
+
+        `look` is called with how many are done, and n, before each batch.
+        """
+        parts = []
+        for start in range(0, len(rows), EVALUATED_TOGETHER):
+            look(start, len(rows))
+            parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])))
+        return torch.cat(parts)
+
+    def _bytes(self, images: Tensor, rows: Tensor) -> Tensor:
+        return images[rows.to(images.device)].to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _normalised(self, batch: Tensor) -> Tensor:
+        pixels = batch.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return pixels.sub_(self._mean).div_(self._std)

@@ -1,0 +1,1 @@
+"""Proofs, in folders that mirror the code."""

@@ -1,0 +1,1 @@
+"""What several tests use: slow references, made data and records, a shell."""

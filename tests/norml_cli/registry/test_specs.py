@@ -1,0 +1,136 @@
+import json
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from norml_cli.registry.entries import RULES, ProtocolEntry, Published
+from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.registry.rules.gradient_descent import GradientDescentRule
+from norml_cli.registry.rules.nodal_lstm import NodalLstmRule
+from norml_cli.registry.sourced import Model
+from norml_cli.registry.specs import RunSpec, content_hash
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return read_registry([builtin_registry()])
+
+
+@pytest.fixture(params=["norml", "maml-constant-lr"])
+def spec(request, registry):
+    return registry.resolve(request.param, "glyphs-5way", 1).spec
+
+
+def reversed_keys(value):
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return value
+
+
+def leaves(value, path=()):
+    """Paths of every value of nested mappings."""
+    for key, item in value.items():
+        yield from leaves(item, (*path, key)) if isinstance(item, dict) else [(*path, key)]
+
+
+def changed(value, path):
+    """A copy with another value at `path`."""
+    copy = json.loads(json.dumps(value))
+    place = copy
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = "changed"
+    return copy
+
+
+def test_spec_survives_json(spec):
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert RunSpec.model_validate(json.loads(spec.model_dump_json())).hash() == spec.hash()
+
+
+def test_rule_is_read_as_the_algorithm_says(registry):
+    rules = {"norml": NodalLstmRule, "maml-layerwise-lr": GradientDescentRule}
+    for method, rule in rules.items():
+        content = registry.resolve(method, "glyphs-5way", 1).spec.model_dump_json()
+        assert type(RunSpec.model_validate_json(content).rule) is rule
+
+
+def test_rule_of_another_algorithm_is_refused(registry):
+    content = registry.resolve("norml", "glyphs-5way", 1).spec.model_dump(mode="json")
+    content["algorithm"] = "gradient-descent"
+    with pytest.raises(ValidationError) as caught:
+        RunSpec.model_validate(content)
+    assert ("rule", "learned_rates") in {error["loc"] for error in caught.value.errors()}
+
+
+def test_hash_is_stable_under_key_order(spec):
+    content = reversed_keys(spec.model_dump(mode="json"))
+    assert RunSpec.model_validate(content).hash() == spec.hash()
+    assert content_hash(reversed_keys(spec.model_dump(mode="json", exclude_defaults=True))) == spec.hash()
+
+
+def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
+    content = spec.model_dump(mode="json")
+    defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
+    features = {"backbone", "backbone_seed", "feature_scaling"}
+    assert set(defaults) == features | {"gradient_norm_limit", "matmul_precision", "weight_form", "recompute"}
+    for key in defaults:
+        del content["protocol"][key]
+    assert RunSpec.model_validate(content) == spec
+    assert content_hash(content) == spec.hash()
+
+
+def test_hash_changes_with_any_value(spec):
+    content = spec.model_dump(mode="json")
+    paths = list(leaves(content))
+    assert len(paths) >= len(Protocol.model_fields) + 6
+    hashes = {content_hash(changed(content, path)) for path in paths}
+    assert len(hashes | {spec.hash()}) == len(paths) + 1
+
+
+def test_hash_of_a_known_value():
+    # sha256 of {"a":1,"b":[0.4,null]}, by `printf '{"a":1,"b":[0.4,null]}' | sha256sum`
+    assert content_hash({"b": [0.4, None], "a": 1}) == content_hash({"a": 1, "b": [0.4, None]})
+    assert (
+        content_hash({"a": 1, "b": [0.4, None]}) == "74aec8341b6f003bd05a9649b96adb87c2e581a4dee8c0f60c5e8244a68d7087"
+    )
+
+
+def test_specs_cannot_be_changed(spec):
+    with pytest.raises(ValidationError):
+        spec.shots = 2
+
+
+@pytest.mark.parametrize(
+    ("text", "accuracy", "half_width"),
+    [("86.3", 0.863, None), ("95.7", 0.957, None), ("60.2 +- 0.91", 0.602, 0.0091), ("5", 0.05, None)],
+)
+def test_published_number(text, accuracy, half_width):
+    published = TypeAdapter(Published).validate_python(text)
+    assert (published.accuracy, published.half_width) == (accuracy, half_width)
+    assert published.text == text
+
+
+@pytest.mark.parametrize("text", ["100.5", "0.863 %", "60.2+-0.91", "60.2 ± 0.91", "", "-3", "60.2 +- "])
+def test_published_number_in_another_form(text):
+    with pytest.raises(ValidationError, match="is not of the form"):
+        TypeAdapter(Published).validate_python(text)
+
+
+def test_sourced_form_has_every_key():
+    assert list(ProtocolEntry.model_fields) == list(Protocol.model_fields)
+
+
+@pytest.mark.parametrize("model", [Protocol, *RULES.values()])
+def test_every_key_is_described(model: type[Model]):
+    undescribed = [key for key, field in model.model_fields.items() if not field.description]
+    assert undescribed == []
+
+
+def test_keys_of_protocol_and_rules_differ():
+    """--set and reports name a value by its key alone."""
+    keys = [*Protocol.model_fields, *(key for key in RunSpec.model_fields if key not in {"protocol", "rule"})]
+    for rule in RULES.values():
+        assert not set(keys) & set(rule.model_fields)
+    assert len(keys) == len(set(keys))

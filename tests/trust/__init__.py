@@ -1,0 +1,1 @@
+"""What docs/trust.md promises, and the campaigns that prove it."""
