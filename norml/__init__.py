@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         outer_step,
     )
     from norml.statistics import interval_95
-    from norml.update_rules import Rates, State, UpdateRule
+    from norml.update_rules import Carried, Rates, UpdateRule
     from norml.update_rules.gradient_descent import GradientDescent
     from norml.update_rules.meta_sgd import MetaSgd
     from norml.update_rules.nodal_lstm import NodalLstm
@@ -50,7 +50,7 @@ _HOMES = {
         "outer_step",
     ),
     "norml.statistics": ("interval_95",),
-    "norml.update_rules": ("Rates", "State", "UpdateRule"),
+    "norml.update_rules": ("Rates", "Carried", "UpdateRule"),
     "norml.update_rules.gradient_descent": ("GradientDescent",),
     "norml.update_rules.meta_sgd": ("MetaSgd",),
     "norml.update_rules.nodal_lstm": ("NodalLstm",),
@@ -60,6 +60,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptation",
     "CapturedMetaGradient",
+    "Carried",
     "EpisodeBatch",
     "EpisodeIndices",
     "ExamplePool",
@@ -72,7 +73,6 @@ __all__ = [
     "NearestCentroid",
     "NodalLstm",
     "Rates",
-    "State",
     "UpdateRule",
     "compiled_meta_gradient",
     "correct_counts",

@@ -2,7 +2,7 @@
 
 Going through it backwards is written by hand: the learner's passes and the weights have their adjoints beside them, so
 that second order takes a few passes over memory instead of a tape of thousands of small operations. Update rules alone
-are left to autograd (`update_rules.recorded`).
+are left to autograd (`update_rules.calls`).
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from norml.fast_weights import Form, Inputs, LayerWeights, Rated, layer_forms, made_weights
+from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
 from norml.hidden_layer import Gradients
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
-from norml.update_rules import Rates, State, UpdateRule
-from norml.update_rules.recorded import Named, Recorded, record
+from norml.update_rules import Carried, Rates, UpdateRule
+from norml.update_rules.calls import Call, Named, Values, call_rule
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Step:
     delta_out: Tensor
     forward: ForwardTrace
     backward: BackwardTrace
-    calls: list[Recorded]  # of the rule, one a layer
+    calls: list[Call]  # of the rule, one a layer
 
 
 class Adaptation:
@@ -80,12 +80,13 @@ class Adaptation:
         self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
-        self._states: list[list[State]] = []  # before each step, by layer
-        self._initial: list[Recorded] = []  # the rule's first states, by layer
+        self._carried: list[list[Carried]] = []  # into each step, by layer
+        self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
-        # Whose rows a query pass takes: the support set's too, where they make batch norm's statistics.
-        self._query_rows = None if not n_query else x[:, n_support:] if self._rows_of_statistics() is None else x
+        # With support statistics, a query pass needs the support rows, too.
+        inputs = Inputs(x, n_support, query_from=n_support if self._n_reference() is None else 0)
+        self._query_rows = inputs.of_query(x) if n_query else None
         forms = layer_forms(
             learner.sizes,
             n_support=n_support,
@@ -95,13 +96,13 @@ class Adaptation:
             device=x.device,
             form=loop.weight_form,
         )
-        self.weights: list[LayerWeights] = made_weights(
+        self.weights: list[LayerWeights] = initial_layers(
             forms,
             list(zip(learner.weights, learner.biases, strict=True)),
             eta=loop.inner_lr,
-            inputs=Inputs(x, self.support_x, self._query_rows),
-            keep=reversible,
-            rates=[None if call is None else _rates(call.outputs) for call in self._rates],
+            inputs=inputs,
+            reversible=reversible,
+            rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
         )
 
     # ------------------------------------------------------------------------------------------------------ forwards
@@ -127,75 +128,80 @@ class Adaptation:
 
         `after`: so many inner steps, those taken so far; default: all. Raises ValueError if there are no queries.
         """
-        own = self._rows_of_statistics()
-        rows = self._query_rows
+        n_reference = self._n_reference()
+        x = self._query_rows
         if query_x is not None:
-            rows = query_x if own is None else torch.cat([self.support_x, query_x], dim=1)
-        if rows is None:
+            x = query_x if n_reference is None else torch.cat([self.support_x, query_x], dim=1)
+        if x is None:
             raise ValueError("no queries are known; give query_x")
         steps = self.inner_steps if after is None else after
+        source: InputSource = "query" if query_x is None else "other"
         with torch.no_grad():
-            logits, self._query_trace = self.learner(self.weights, steps, rows, own=own)
-        found: Tensor = logits if own is None else logits[:, own:]
-        return found
+            logits, self._query_trace = self.learner(self.weights, steps, x, source=source, n_reference=n_reference)
+        of_queries: Tensor = logits if n_reference is None else logits[:, n_reference:]
+        return of_queries
 
     def _take(self, t: int) -> None:
         """Inner step t, after those before it."""
-        step = self._step(t, recorded=self._reversible and not self.loop.recompute)
-        signals = [(call.outputs["delta_hat"], call.outputs["h_hat"]) for call in step.calls]
-        for layer_weights, (delta_hat, h_hat) in zip(self.weights, signals, strict=True):
-            layer_weights.step(delta_hat, h_hat)
-        states = [_state(call.outputs) for call in step.calls]
+        step = self._step(t, reversible=self._reversible and not self.loop.recompute)
+        signals = [(call.outputs.signals["delta_hat"], call.outputs.signals["h_hat"]) for call in step.calls]
+        for layer_weights, call, (delta_hat, h_hat) in zip(self.weights, step.calls, signals, strict=True):
+            layer_weights.step(delta_hat, h_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
+        carried = [call.outputs.carried for call in step.calls]
         if not self._reversible:
-            self._states = [states]
+            self._carried = [carried]
             return
         self._signals.append(signals)
-        self._states.append(states)
+        self._carried.append(carried)
         if not self.loop.recompute:
             self._steps.append(step)
 
-    def _rows_of_statistics(self) -> int | None:
+    def _n_reference(self) -> int | None:
+        """How many rows of a query pass make batch norm's statistics; None: all."""
         return self.support_x.shape[1] if self.loop.query_statistics == "support" else None
 
-    def _step(self, t: int, *, recorded: bool) -> _Step:
-        """The signals of step t, from the weights and the states before it; `recorded`: so that it can be reversed."""
-        logits, forward = self.learner(self.weights, t, self.support_x)
+    def _step(self, t: int, *, reversible: bool) -> _Step:
+        """The signals of step t, from the weights before it and what is carried into it."""
+        logits, forward = self.learner(self.weights, t, self.support_x, source="support")
         losses, delta_out = cross_entropy(logits, self.support_y)
         backward = self.learner.backward(self.weights, t, forward, delta_out)
         signals = list(zip(backward.deltas, forward.inputs, strict=True))
-        if t == 0 and not self._initial:
-            self._initial = [self._first_state(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
-            self._states.append([_state(call.outputs) for call in self._initial])
-        states = self._states[t if self._reversible else -1]
+        if t == 0 and not self._initial_calls:
+            self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
+            self._carried.append([call.outputs.carried for call in self._initial_calls])
+        carried = self._carried[t if self._reversible else -1]
         calls = [
-            self._call(layer, delta, h, losses, state, recorded=recorded)
-            for layer, ((delta, h), state) in enumerate(zip(signals, states, strict=True))
+            self._call(layer, delta, h, losses, of_layer, reversible=reversible)
+            for layer, ((delta, h), of_layer) in enumerate(zip(signals, carried, strict=True))
         ]
         return _Step(logits, delta_out, forward, backward, calls)
 
-    def _first_state(self, layer: int, delta: Tensor, h: Tensor) -> Recorded:
-        return record(
+    def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
+        return call_rule(
             self.rule,
-            partial(_initial_state, self.rule, layer),
-            {"delta": delta, "h": h},
+            partial(_initially_carried, self.rule, layer),
+            Values({"delta": delta, "h": h}, {}),
             self.rule.parameters_of(layer) if self._reversible else None,
             constants=self._constants(layer),
         )
 
-    def _rates_of(self, layer: int) -> Recorded | None:
+    def _rates_of(self, layer: int) -> Call | None:
         """The rule's rates of a layer; they depend on its parameters alone."""
         with torch.no_grad():
             if self.rule.rates(layer) is None:
                 return None
             parameters = self.rule.parameters_of(layer) if self._reversible else None
-            return record(self.rule, partial(_named_rates, self.rule, layer), {}, parameters, constants=frozenset())
+            function = partial(_named_rates, self.rule, layer)
+            return call_rule(self.rule, function, Values({}, {}), parameters, constants=frozenset())
 
-    def _call(self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State, *, recorded: bool) -> Recorded:
-        return record(
+    def _call(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried, *, reversible: bool
+    ) -> Call:
+        return call_rule(
             self.rule,
             partial(_scaled, self.rule, layer),
-            {"delta": delta, "h": h, "losses": losses, **_prefixed(state)},
-            self.rule.parameters_of(layer) if recorded else None,
+            Values({"delta": delta, "h": h, "losses": losses}, carried),
+            self.rule.parameters_of(layer) if reversible else None,
             constants=self._constants(layer),
         )
 
@@ -220,50 +226,50 @@ class Adaptation:
         self._gradients = [Gradients() for _ in self.learner.shifts]
         self._rule_bars: dict[str, Tensor] = {}
         self._query_reverse(logits_bar)
-        state_bars: list[State] = [{} for _ in self.weights]
+        carried_bars: list[Carried] = [{} for _ in self.weights]
         for t in reversed(range(self.inner_steps)):
-            step = self._step(t, recorded=True) if self.loop.recompute else self._steps.pop()
-            state_bars = self._step_reverse(t, step, state_bars)
+            step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
+            carried_bars = self._step_reverse(t, step, carried_bars)
         for call, layer_weights in zip(self._rates, self.weights, strict=True):
             if call is not None and isinstance(layer_weights, Rated) and self.inner_steps:
                 weight_bar, bias_bar = layer_weights.rate_gradients()
-                self._pulled_back(call, {"weight": weight_bar, "bias": bias_bar})
+                self._pulled_back(call, Values({"weight": weight_bar, "bias": bias_bar}, {}))
         return self._learner_gradients(), self._rule_bars
 
     def _query_reverse(self, logits_bar: Tensor) -> None:
-        own = self._rows_of_statistics()
-        if own is not None:
-            unused = logits_bar.new_zeros(logits_bar.shape[0], own, logits_bar.shape[2])
+        n_reference = self._n_reference()
+        if n_reference is not None:
+            unused = logits_bar.new_zeros(logits_bar.shape[0], n_reference, logits_bar.shape[2])
             logits_bar = torch.cat([unused, logits_bar], dim=1)
         self.learner.forward_adjoint(
-            self.weights, self.inner_steps, self._query_trace, logits_bar, self._gradients, own=own
+            self.weights, self.inner_steps, self._query_trace, logits_bar, self._gradients, n_reference=n_reference
         )
 
-    def _step_reverse(self, t: int, step: _Step, state_bars: list[State]) -> list[State]:
-        """From the derivatives by the states after step t to those by the states before it."""
+    def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
+        """From the derivatives by what is carried out of step t to those by what is carried into it."""
         input_bars = []
         for call, layer_weights, signals, bars in zip(
-            step.calls, self.weights, self._signals[t], state_bars, strict=True
+            step.calls, self.weights, self._signals[t], carried_bars, strict=True
         ):
             delta_hat_bar, h_hat_bar = layer_weights.step_adjoint(t, *signals)
-            output_bars = {"delta_hat": delta_hat_bar, **_prefixed(bars)}
+            signal_bars = {"delta_hat": delta_hat_bar}
             if h_hat_bar is not None:
-                output_bars["h_hat"] = h_hat_bar
-            input_bars.append(self._pulled_back(call, output_bars))
-        if t == 0:  # whose signals the first states are made of, too
-            for call, bars in zip(self._initial, input_bars, strict=True):
-                _add(bars, self._pulled_back(call, _prefixed(_state(bars))))
+                signal_bars["h_hat"] = h_hat_bar
+            input_bars.append(self._pulled_back(call, Values(signal_bars, bars)))
+        if t == 0:  # whose signals make what is carried into it, too
+            for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
+                _add(bars_in.signals, self._pulled_back(call, Values({}, bars_in.carried)).signals)
         if not self.loop.first_order:
-            self._signals_reverse(t, step, input_bars)
-        return [_state(bars) for bars in input_bars]
+            self._signals_reverse(t, step, [bars.signals for bars in input_bars])
+        return [bars.carried for bars in input_bars]
 
-    def _signals_reverse(self, t: int, step: _Step, bars: list[dict[str, Tensor]]) -> None:
+    def _signals_reverse(self, t: int, step: _Step, signal_bars: list[Named]) -> None:
         """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
         delta_bars = [
-            given["delta"] if "delta" in given else torch.zeros_like(delta)
-            for given, delta in zip(bars, step.backward.deltas, strict=True)
+            bars["delta"] if "delta" in bars else torch.zeros_like(delta)
+            for bars, delta in zip(signal_bars, step.backward.deltas, strict=True)
         ]
-        losses_bars = [given["losses"] for given in bars if "losses" in given]
+        losses_bars = [bars["losses"] for bars in signal_bars if "losses" in bars]
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
             self.weights, t, step.forward, step.backward, delta_bars=delta_bars, gradients=self._gradients
         )
@@ -274,57 +280,46 @@ class Adaptation:
             step.forward,
             cross_entropy_adjoint(step.logits, step.delta_out, delta_out_bar, losses_bar),
             self._gradients,
-            input_bars=[given.get("h") for given in bars],
+            input_bars=[bars.get("h") for bars in signal_bars],
             of_backward=(step.backward, backward_bars),
         )
 
-    def _pulled_back(self, call: Recorded, output_bars: State) -> dict[str, Tensor]:
+    def _pulled_back(self, call: Call, output_bars: Values) -> Values:
         bars, parameter_bars = call.pull_back(output_bars)
         _add(self._rule_bars, parameter_bars)
         return bars
 
-    def _learner_gradients(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def _learner_gradients(self) -> Named:
+        by_name: Named = {}
         for layer, layer_weights in enumerate(self.weights):
-            found[f"weights.{layer}"], found[f"biases.{layer}"] = layer_weights.initial_gradients()
+            by_name[f"weights.{layer}"], by_name[f"biases.{layer}"] = layer_weights.initial_gradients()
         for layer, gradients in enumerate(self._gradients):
             if gradients.shift is not None:
-                found[f"shifts.{layer}"] = gradients.shift.sum(dim=(0, 1))
+                by_name[f"shifts.{layer}"] = gradients.shift.sum(dim=(0, 1))
             if gradients.scale is not None and self.learner.scales is not None:
-                found[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
-        return found
+                by_name[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
+        return by_name
 
 
-def _initial_state(rule: UpdateRule, layer: int, given: Named) -> Named:
-    return _prefixed(rule.initial_state(layer, given["delta"], given["h"]))
+def _initially_carried(rule: UpdateRule, layer: int, inputs: Values) -> Values:
+    return Values({}, rule.initially_carried(layer, inputs.signals["delta"], inputs.signals["h"]))
 
 
-def _named_rates(rule: UpdateRule, layer: int, _given: Named) -> Named:
+def _named_rates(rule: UpdateRule, layer: int, _inputs: Values) -> Values:
     rates = rule.rates(layer)
-    return {} if rates is None else rates._asdict()
+    return Values({} if rates is None else rates._asdict(), {})
 
 
 def _rates(named: Named) -> Rates:
     return Rates(named["weight"], named["bias"])
 
 
-def _scaled(rule: UpdateRule, layer: int, given: Named) -> Named:
-    delta_hat, h_hat, after = rule.scaled(layer, given["delta"], given["h"], given["losses"], _state(given))
-    return {"delta_hat": delta_hat, "h_hat": h_hat, **_prefixed(after)}
+def _scaled(rule: UpdateRule, layer: int, inputs: Values) -> Values:
+    delta, h, losses = (inputs.signals[name] for name in ("delta", "h", "losses"))
+    delta_hat, h_hat, carried = rule.scaled(layer, delta, h, losses, inputs.carried)
+    return Values({"delta_hat": delta_hat, "h_hat": h_hat}, carried)
 
 
 def _add(bars: Named, more: Named) -> None:
     for name, bar in more.items():
         bars[name] = bars[name] + bar if name in bars else bar
-
-
-_STATE = "state "
-
-
-def _prefixed(state: State) -> State:
-    """A rule's state among the named inputs or outputs of its call."""
-    return {_STATE + name: tensor for name, tensor in state.items()}
-
-
-def _state(named: State) -> State:
-    return {name.removeprefix(_STATE): tensor for name, tensor in named.items() if name.startswith(_STATE)}

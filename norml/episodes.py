@@ -76,7 +76,7 @@ def sample_indices(
     n_examples: int,
     n_way: int,
     examples_per_class: int,
-    turned: bool,
+    rotations: bool,
     n_episodes: int,
     generator: torch.Generator,
 ) -> EpisodeIndices:
@@ -96,7 +96,7 @@ def sample_indices(
     order = torch.rand(n_episodes, n_way, n_examples, generator=generator, device=device)
     examples = order.topk(examples_per_class, dim=2).indices  # [E, N, K + Q]
     turns = torch.randint(TURNS, (n_episodes, n_way), generator=generator, device=device)  # [E, N]
-    return EpisodeIndices(classes, examples, turns if turned else torch.zeros_like(turns))
+    return EpisodeIndices(classes, examples, turns if rotations else torch.zeros_like(turns))
 
 
 class ExamplePool:
@@ -105,21 +105,21 @@ class ExamplePool:
     They lie as rows of one table, one block of C * P rows for each turn, so that gathering is copying rows.
     """
 
-    def __init__(self, rows: Tensor, n_classes: int, n_examples: int, *, turned: bool) -> None:
+    def __init__(self, rows: Tensor, n_classes: int, n_examples: int, *, rotations: bool) -> None:
         """rows: [turns * C * P, D], float, or uint8 for pixels, which become 0..1."""
         self._rows = rows
-        self.turned = turned
+        self.rotations = rotations
         self.n_classes, self.n_examples = n_classes, n_examples
 
     @classmethod
-    def of_images(cls, images: Tensor, *, turned: bool) -> "ExamplePool":
-        """Square images [C, P, height, width] uint8; `turned`: in all four turns, side by side. Raises ValueError."""
+    def of_images(cls, images: Tensor, *, rotations: bool) -> "ExamplePool":
+        """Square images [C, P, height, width] uint8; `rotations`: in all four turns. Raises ValueError."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
             shape = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
-        turns = range(TURNS if turned else 1)
-        turned_images = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
-        return cls(torch.stack(turned_images).flatten(0, 2), *images.shape[:2], turned=turned)
+        turns = range(TURNS if rotations else 1)
+        in_turns = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
+        return cls(torch.stack(in_turns).flatten(0, 2), *images.shape[:2], rotations=rotations)
 
     @classmethod
     def of_features(cls, features: Tensor, *, unit_length: bool) -> "ExamplePool":
@@ -127,7 +127,7 @@ class ExamplePool:
         if not features.is_floating_point() or features.dim() != 3:  # noqa: PLR2004
             raise ValueError(f"expected float features [C, P, D], got {features.dtype} {tuple(features.shape)}")
         rows = functional.normalize(features, dim=-1) if unit_length else features
-        return cls(rows.flatten(0, 1), *features.shape[:2], turned=False)
+        return cls(rows.flatten(0, 1), *features.shape[:2], rotations=False)
 
     @property
     def n_features(self) -> int:

@@ -24,28 +24,29 @@ from torch.nn import functional
 from typing_extensions import override
 
 Form = Literal["materialised", "factored"]
+InputSource = Literal["support", "query", "other"]  # whose inputs; "query": of the queries known at the start
 Product = Tensor | None  # what an operation leaves for its adjoint
 
 
 class LayerWeights(ABC):
     """One layer's weights W_t, one set an episode, over the inner steps t = 0..T of one adaptation."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool) -> None:
-        """`weight` [O, I], `bias` [O]: W_0 and b_0. `keep`: every W_t stays at hand, for the adjoints."""
-        self.weight, self.bias, self.eta, self.keep = weight, bias, eta, keep
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
+        """`weight` [O, I], `bias` [O]: W_0 and b_0. `reversible`: every W_t stays at hand, for the adjoints."""
+        self.weight, self.bias, self.eta, self.reversible = weight, bias, eta, reversible
         self._biases: list[Tensor] = [bias]  # b_t, [E, 1, O] after a step
 
     @abstractmethod
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
-        """Pre-activations a = W_t h + b_t (eq. 1): [E, B, I] -> [E, B, O]."""
+    def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
+        """Pre-activations a = W_t h + b_t (eq. 1): [E, B, I] -> [E, B, O]. `source`: whose inputs."""
 
     @abstractmethod
     def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
         """W_t^T delta, the linear part of eq. 4: [E, B, O] -> [E, B, I]."""
 
     @abstractmethod
-    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
-        """One more inner step with signals [E, S, O] and [E, S, I]."""
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
+        """One more inner step with signals [E, S, O] and [E, S, I]. `h_is_scaled`: h_hat is not the layer's input."""
 
     def begin_reverse(self) -> None:
         """Set all that the adjoints add up to zero."""
@@ -53,7 +54,9 @@ class LayerWeights(ABC):
         self._bias_bar: Tensor | None = None  # [E, 1, O]
 
     @abstractmethod
-    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(
+        self, t: int, h: Tensor, source: InputSource, product: Product, a_bar: Tensor, *, to_input: bool
+    ) -> Tensor | None:
         """h_bar [E, B, I] from a_bar [E, B, O]; None unless `to_input`."""
 
     @abstractmethod
@@ -87,12 +90,12 @@ class LayerWeights(ABC):
 class Materialised(LayerWeights):
     """W_t itself, [E, O, I]; before the first step [O, I], shared by all episodes."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool) -> None:
-        super().__init__(weight, bias, eta, keep=keep)
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
+        super().__init__(weight, bias, eta, reversible=reversible)
         self._weights: list[Tensor] = [weight]  # W_t, or the newest alone unless kept
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
+    def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
         if t == 0:
             return functional.linear(h, self.weight, self.bias), None
         return torch.baddbmm(self._biases[t], h, self._at(t).mT), None
@@ -102,11 +105,11 @@ class Materialised(LayerWeights):
         return delta @ self._at(t), None
 
     @override
-    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
         self._step_bias(delta_hat)
         newest = self._weights[-1].expand(delta_hat.shape[0], -1, -1)
         stepped = torch.baddbmm(newest, delta_hat.mT, h_hat, alpha=-self.eta)
-        self._weights = [*self._weights, stepped] if self.keep else [stepped]
+        self._weights = [*self._weights, stepped] if self.reversible else [stepped]
 
     @override
     def begin_reverse(self) -> None:
@@ -114,7 +117,9 @@ class Materialised(LayerWeights):
         self._weights_bar: Tensor | None = None  # [E, O, I], by W_t of all steps passed
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(
+        self, t: int, h: Tensor, source: InputSource, product: Product, a_bar: Tensor, *, to_input: bool
+    ) -> Tensor | None:
         self._add_to_bias(a_bar)
         self._add_at(t, a_bar, h)
         return a_bar @ self._at(t) if to_input else None
@@ -137,7 +142,7 @@ class Materialised(LayerWeights):
         return weight_bar if self._weights_bar is None else weight_bar + self._weights_bar.sum(dim=0), bias_bar
 
     def _at(self, t: int) -> Tensor:
-        return self._weights[t] if self.keep else self._weights[-1]
+        return self._weights[t] if self.reversible else self._weights[-1]
 
     def _add_at(self, t: int, out: Tensor, into: Tensor) -> None:
         """Add sum_s out[s] into[s]^T to what W_t gets."""
@@ -152,16 +157,18 @@ class Materialised(LayerWeights):
 class Rated(Materialised):
     """Materialised, with rates: W_{t+1} = W_t - eta * rate * sum_s delta_hat[s] h_hat[s]^T, element by element."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, rates: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, rates: tuple[Tensor, Tensor]
+    ) -> None:
         """`rates` [O, I] and [O]: of the weights, and of the biases."""
-        super().__init__(weight, bias, eta, keep=keep)
+        super().__init__(weight, bias, eta, reversible=reversible)
         self._weight_rate, self._bias_rate = rates
 
     @override
-    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
         self._biases.append(self._biases[-1] - self.eta * self._bias_rate * delta_hat.sum(dim=1, keepdim=True))
         stepped = torch.addcmul(self._weights[-1], self._weight_rate, delta_hat.mT @ h_hat, value=-self.eta)
-        self._weights = [*self._weights, stepped] if self.keep else [stepped]
+        self._weights = [*self._weights, stepped] if self.reversible else [stepped]
 
     @override
     def begin_reverse(self) -> None:
@@ -201,13 +208,13 @@ class _Signals(NamedTuple):
 class Factored(LayerWeights):
     """The signals of every step; W_t is never formed. Those of all steps meet an input in one product."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool) -> None:
-        super().__init__(weight, bias, eta, keep=keep)
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
+        super().__init__(weight, bias, eta, reversible=reversible)
         self._signals: _Signals | None = None
         self._n_support = 0
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
+    def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
         base = functional.linear(h, self.weight).add_(self._biases[t])
         before = self._before(t)
         return (base, None) if before is None else self._minus_steps(base, h, before.h_hats, before.delta_hats)
@@ -218,7 +225,7 @@ class Factored(LayerWeights):
         return (base, None) if before is None else self._minus_steps(base, delta, before.delta_hats, before.h_hats)
 
     @override
-    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
         self._step_bias(delta_hat)
         self._n_support = delta_hat.shape[1]
         newest = _Signals(delta_hat, h_hat)
@@ -232,7 +239,9 @@ class Factored(LayerWeights):
         self._bars: _Signals | None = None  # by the signals of the steps that are still to be gone back through
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(
+        self, t: int, h: Tensor, source: InputSource, product: Product, a_bar: Tensor, *, to_input: bool
+    ) -> Tensor | None:
         self._add_to_bias(a_bar)
         self._add_to_weight(a_bar, h)
         h_bar = a_bar @ self.weight if to_input else None
@@ -282,14 +291,28 @@ class Factored(LayerWeights):
 
 
 class Inputs(NamedTuple):
-    """What goes into the first layer: all rows [E, S + M, D], and of them the support set [E, S, D], which comes first.
+    """What goes into the first layer: rows [E, S + M, D], of which the first `n_support` = S are the support set.
 
-    query: the rows of a query pass: the queries [E, M, D], or all rows, or None where they are not known yet.
+    query_from: the row with which a query pass begins. It is S, or 0 where queries are passed beside the support set,
+    which then makes batch norm's statistics.
     """
 
     rows: Tensor
-    support: Tensor
-    query: Tensor | None
+    n_support: int
+    query_from: int
+
+    @property
+    def support(self) -> Tensor:
+        """[E, S, D]."""
+        return self.rows[:, : self.n_support]
+
+    def of_support(self, per_row: Tensor) -> Tensor:
+        """The part [E, S, ...] of what there is for each row."""
+        return per_row[:, : self.n_support]
+
+    def of_query(self, per_row: Tensor) -> Tensor:
+        """The part [E, B, ...] of a query pass, of what there is for each row."""
+        return per_row[:, self.query_from :]
 
 
 class FactoredInput(LayerWeights):
@@ -298,32 +321,32 @@ class FactoredInput(LayerWeights):
     With K_u = x h_hat_u^T, the support set's pre-activations follow
     a_{u+1} = a_u - eta * (K_u delta_hat_u + sum_s delta_hat_u[s]): each step costs the same, however many came before.
     Where h_hat_u = x (a rule that scales no inputs), K is one product for all steps, and the queries meet the sum of
-    all delta_hat_u at once. Inputs are told apart by identity.
+    all delta_hat_u at once.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, keep: bool, inputs: Inputs) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, inputs: Inputs) -> None:
         """All of `inputs` go through each product."""
-        super().__init__(weight, bias, eta, keep=keep)
+        super().__init__(weight, bias, eta, reversible=reversible)
         self._inputs = inputs
         base = functional.linear(inputs.rows, weight)
-        self._query_base = self._of_query(base)
-        self._a: list[Tensor] = [self._of_support(base) + bias]  # a_t, or the newest alone unless kept
+        self._query_base = inputs.of_query(base)
+        self._a: list[Tensor] = [inputs.of_support(base) + bias]  # a_t, or the newest alone unless reversible
+        self._merges = True  # no step so far has scaled its input
         self._gram: Tensor | None = None
         self._products: list[Tensor] = []  # of all inputs with h_hat_u: [E, S + M, S]
         self._delta_hats: list[Tensor] = []
         self._h_hats: list[Tensor] = []
 
     @override
-    def linear(self, t: int, h: Tensor) -> tuple[Tensor, Product]:
-        if h is self._inputs.support:
-            return self._a[t if self.keep else -1], None
-        base = self._query_base if h is self._inputs.query else functional.linear(h, self.weight)
+    def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
+        """As `LayerWeights.linear`; of rows but the support set's, by the newest weights alone."""
+        if source == "support":
+            return self._a[t if self.reversible else -1], None
+        base = self._query_base if source == "query" else functional.linear(h, self.weight)
         base = base + self._biases[t]
         if not self._h_hats:
             return base, None
-        product = (
-            self._query_product() if h is self._inputs.query else torch.cat([h @ key.mT for key in self._keys()], dim=2)
-        )
+        product = self._query_product() if source == "query" else torch.cat([h @ key.mT for key in self._keys()], dim=2)
         return base.baddbmm_(product, self._values(), alpha=-self.eta), product
 
     @override
@@ -331,12 +354,13 @@ class FactoredInput(LayerWeights):
         raise NotImplementedError("nothing lies below the first layer")
 
     @override
-    def step(self, delta_hat: Tensor, h_hat: Tensor) -> None:
-        product = self._product(h_hat)
-        newest = torch.baddbmm(self._a[-1], self._of_support(product), delta_hat, alpha=-self.eta)
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
+        self._merges = self._merges and not h_is_scaled
+        product = self._inputs.rows @ h_hat.mT if h_is_scaled else self._gram_of_inputs()
+        newest = torch.baddbmm(self._a[-1], self._inputs.of_support(product), delta_hat, alpha=-self.eta)
         self._step_bias(delta_hat)
         newest += self._biases[-1] - self._biases[-2]
-        self._a = [*self._a, newest] if self.keep else [newest]
+        self._a = [*self._a, newest] if self.reversible else [newest]
         self._products.append(product)
         self._delta_hats.append(delta_hat)
         self._h_hats.append(h_hat)
@@ -349,16 +373,18 @@ class FactoredInput(LayerWeights):
         self._from_query: _Signals | None = None
 
     @override
-    def linear_adjoint(self, t: int, h: Tensor, product: Product, a_bar: Tensor, *, to_input: bool) -> Tensor | None:
+    def linear_adjoint(
+        self, t: int, h: Tensor, source: InputSource, product: Product, a_bar: Tensor, *, to_input: bool
+    ) -> Tensor | None:
+        if source == "other":
+            raise ValueError("of a factored first layer, only the queries it was made with can be gone back through")
         self._add_to_bias(a_bar)
-        if h is self._inputs.support:
+        if source == "support":
             self._support_bar += a_bar
             return None
-        if h is not self._inputs.query:
-            raise ValueError("of a factored first layer, only the queries it was made with can be gone back through")
         self._query_bar = a_bar
         if product is not None:
-            h_hats_bar = a_bar[:0] if self._merges() else (self._values() @ a_bar.mT) @ h
+            h_hats_bar = a_bar[:0] if self._merges else (self._values() @ a_bar.mT) @ h
             self._from_query = _Signals(product.mT @ a_bar, h_hats_bar)
         return None
 
@@ -368,17 +394,18 @@ class FactoredInput(LayerWeights):
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        delta_hat_bar = torch.baddbmm(self._bias_sum(), self._of_support(self._products[t]).mT, self._support_bar)
-        merges, n_support = self._merges(), delta_hat.shape[1]
-        rows = slice(None) if merges else slice(t * n_support, (t + 1) * n_support)
+        support_product = self._inputs.of_support(self._products[t])
+        delta_hat_bar = torch.baddbmm(self._bias_sum(), support_product.mT, self._support_bar)
+        n_support = delta_hat.shape[1]
+        signals = slice(None) if self._merges else slice(t * n_support, (t + 1) * n_support)
         if self._from_query is not None:
-            delta_hat_bar += self._from_query.delta_hats[:, rows]
-        if merges:
+            delta_hat_bar += self._from_query.delta_hats[:, signals]
+        if self._merges:
             return delta_hat_bar.mul_(-self.eta), None
         product_bar = delta_hat @ self._support_bar.mT
         if self._from_query is None:
             return delta_hat_bar.mul_(-self.eta), (product_bar @ self._inputs.support).mul_(-self.eta)
-        h_hat_bar = torch.baddbmm(self._from_query.h_hats[:, rows], product_bar, self._inputs.support)
+        h_hat_bar = torch.baddbmm(self._from_query.h_hats[:, signals], product_bar, self._inputs.support)
         return delta_hat_bar.mul_(-self.eta), h_hat_bar.mul_(-self.eta)
 
     @override
@@ -389,37 +416,26 @@ class FactoredInput(LayerWeights):
     def _rows_bar(self) -> Tensor:
         if self._query_bar is None:
             return self._support_bar
-        if self._inputs.query is not self._inputs.rows:
+        if self._inputs.query_from:
             return torch.cat([self._support_bar, self._query_bar], dim=1)
         bar = self._query_bar.clone()
-        bar[:, : self._inputs.support.shape[1]] += self._support_bar
+        self._inputs.of_support(bar).add_(self._support_bar)
         return bar
-
-    def _of_support(self, rows: Tensor) -> Tensor:
-        return rows[:, : self._inputs.support.shape[1]]
-
-    def _of_query(self, rows: Tensor) -> Tensor:
-        return rows if self._inputs.query is self._inputs.rows else rows[:, self._inputs.support.shape[1] :]
-
-    def _merges(self) -> bool:
-        return all(h_hat is self._inputs.support for h_hat in self._h_hats)
 
     def _keys(self) -> list[Tensor]:
         """What an input's products are made with: h_hat of every step, or the support set once for all."""
-        return [self._inputs.support] if self._merges() else self._h_hats
+        return [self._inputs.support] if self._merges else self._h_hats
 
     def _values(self) -> Tensor:
         """What those products multiply: delta_hat of every step [E, T * S, O], or their sum [E, S, O]."""
-        return torch.stack(self._delta_hats).sum(dim=0) if self._merges() else torch.cat(self._delta_hats, dim=1)
+        return torch.stack(self._delta_hats).sum(dim=0) if self._merges else torch.cat(self._delta_hats, dim=1)
 
     def _query_product(self) -> Tensor:
-        products = self._products[:1] if self._merges() else self._products
-        return torch.cat([self._of_query(product) for product in products], dim=2)
+        products = self._products[:1] if self._merges else self._products
+        return torch.cat([self._inputs.of_query(product) for product in products], dim=2)
 
-    def _product(self, h_hat: Tensor) -> Tensor:
-        """All inputs' products with h_hat [E, S + M, S]; of h_hat = x the same ones for all steps."""
-        if h_hat is not self._inputs.support:
-            return self._inputs.rows @ h_hat.mT
+    def _gram_of_inputs(self) -> Tensor:
+        """All inputs' products with the support set [E, S + M, S], the same ones for all steps."""
         if self._gram is None:
             self._gram = self._inputs.rows @ self._inputs.support.mT
         return self._gram
@@ -453,13 +469,13 @@ def layer_forms(
     ]
 
 
-def made_weights(
+def initial_layers(
     forms: Sequence[Form],
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
     inputs: Inputs,
-    keep: bool,
+    reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
@@ -467,17 +483,17 @@ def made_weights(
     `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
     """
     rates = [None] * len(forms) if rates is None else rates
-    made: list[LayerWeights] = []
+    layers: list[LayerWeights] = []
     for layer, (form, (weight, bias), of_layer) in enumerate(zip(forms, parameters, rates, strict=True)):
         if of_layer is not None:
-            made.append(Rated(weight, bias, eta, keep=keep, rates=of_layer))
+            layers.append(Rated(weight, bias, eta, reversible=reversible, rates=of_layer))
         elif form == "materialised":
-            made.append(Materialised(weight, bias, eta, keep=keep))
+            layers.append(Materialised(weight, bias, eta, reversible=reversible))
         elif layer == 0:
-            made.append(FactoredInput(weight, bias, eta, keep=keep, inputs=inputs))
+            layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs))
         else:
-            made.append(Factored(weight, bias, eta, keep=keep))
-    return made
+            layers.append(Factored(weight, bias, eta, reversible=reversible))
+    return layers
 
 
 def cheaper_form(
@@ -495,28 +511,28 @@ def cheaper_form(
 
     `is_first`: nothing is pulled back through the first layer, and its input stays the same. `scales_inputs`: h_hat
     changes from step to step even where h does not (NORML).
-    Products with W_0, one for all episodes, count once. An episode's own small products count `_own_cost` times: on a
-    CPU they reach about half of the speed at 20 rows, and nearly all of it at 100. The reverse does the same products
+    Products with W_0, one for all episodes, count once. An episode's own small products count `_episode_cost` times: on
+    a CPU they reach about half of the speed at 20 rows, and nearly all of it at 100. The reverse does the same products
     twice more in either form, so it changes nothing here.
     """
     support, query, weights, pair = n_support, n_query, n_in * n_out, n_in + n_out
-    own = _own_cost(n_support, device)
+    episode_cost = _episode_cost(n_support, device)
     later = max(inner_steps - 1, 0)
     passes = 1 if is_first else 2  # forward, and pulling delta back
-    materialised = passes * support * weights * (min(inner_steps, 1) + later * own)
-    materialised += inner_steps * support * weights + query * weights * own
+    materialised = passes * support * weights * (min(inner_steps, 1) + later * episode_cost)
+    materialised += inner_steps * support * weights + query * weights * episode_cost
     if not is_first:
         shared = (passes * inner_steps * support + query) * weights
         pairs = passes * inner_steps * later // 2 * support**2 + inner_steps * query * support
-        factored = shared + pairs * pair * own
+        factored = shared + pairs * pair * episode_cost
     else:
         terms = inner_steps if scales_inputs else min(inner_steps, 1)
         shared = (support + query) * weights
         grams = terms * (support**2 * n_in + query * support * pair)
-        factored = shared + (grams + inner_steps * support**2 * n_out) * own
+        factored = shared + (grams + inner_steps * support**2 * n_out) * episode_cost
     return "factored" if factored < materialised else "materialised"
 
 
-def _own_cost(rows: int, device: torch.device) -> float:
+def _episode_cost(rows: int, device: torch.device) -> float:
     """What a multiplication of an episode's own product costs, in those of one shared product."""
     return 1 + 20 / rows if device.type == "cpu" else 1.0  # on CPUs fitted to two cores; on others not measured

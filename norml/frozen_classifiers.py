@@ -42,8 +42,8 @@ class NearestCentroid(FrozenClassifier):
 
     def forward(self, batch: EpisodeBatch, inner_steps: int = 0) -> Tensor:  # noqa: ARG002 - it takes none
         """Similarities [E, M, N] of queries and centroids."""
-        own = functional.one_hot(batch.support_y).to(batch.x.dtype)  # [E, S, N]
-        centroids = (own / own.sum(dim=1, keepdim=True)).mT @ batch.support_x  # [E, N, D]
+        members = functional.one_hot(batch.support_y).to(batch.x.dtype)  # [E, S, N]
+        centroids = (members / members.sum(dim=1, keepdim=True)).mT @ batch.support_x  # [E, N, D]
         queries = batch.query_x
         if self.similarity == "cosine":
             return functional.normalize(queries, dim=-1) @ functional.normalize(centroids, dim=-1).mT

@@ -63,67 +63,68 @@ class Gradients:
         self.shift = mean * n_examples if self.shift is None else self.shift.add_(mean, alpha=n_examples)
 
 
-def forward(a: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float, own: int | None = None) -> Forward:
-    """Pre-activations [E, B, O] -> activations; the first `own` examples (default: all) make the statistics."""
+def forward(a: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float, n_reference: int | None = None) -> Forward:
+    """Pre-activations [E, B, O] -> activations; the first `n_reference` examples (default: all) make the statistics."""
     # Two means: on the CPU torch.var_mean takes tens of times as long as one.
-    centred = a - _mean(a[:, :own])
-    variance = _mean(centred[:, :own].square())
+    centred = a - _mean(a[:, :n_reference])
+    variance = _mean(centred[:, :n_reference].square())
     inverse_std = torch.rsqrt(variance + epsilon)
     normalised = centred.mul_(inverse_std)
     h = torch.addcmul(shift, normalised, scale).relu_()
     return Forward(h, normalised, h.sign(), inverse_std)
 
 
-def backward(above: Tensor, made: Forward, scale: Tensor) -> Backward:
+def backward(above: Tensor, forward_pass: Forward, scale: Tensor) -> Backward:
     """dL/dh [E, B, O] -> delta = dL/da (eq. 4 with batch norm), for statistics made by all examples."""
-    masked = above * made.active
-    mean, along = _mean(masked), _mean(masked * made.normalised)
-    unscaled = (masked - mean).addcmul_(made.normalised, along, value=-1).mul_(made.inverse_std)
+    masked = above * forward_pass.active
+    mean, along = _mean(masked), _mean(masked * forward_pass.normalised)
+    unscaled = (masked - mean).addcmul_(forward_pass.normalised, along, value=-1).mul_(forward_pass.inverse_std)
     return Backward(unscaled * scale, unscaled, masked, mean, along)
 
 
 def backward_adjoint(
-    delta_bar: Tensor, made: Forward, passed: Backward, scale: Tensor, gradients: Gradients
+    delta_bar: Tensor, forward_pass: Forward, backward_pass: Backward, scale: Tensor, gradients: Gradients
 ) -> tuple[Tensor, BackwardBar]:
     """delta_bar -> above_bar [E, B, O]; adds to `gradients`."""
-    unscaled_bar = _mean(passed.unscaled * delta_bar)
+    unscaled_bar = _mean(backward_pass.unscaled * delta_bar)
     gradients.add_to_scale(unscaled_bar, delta_bar.shape[1])
-    inner_bar = delta_bar * (made.inverse_std * scale)
-    mean, along = _mean(inner_bar), _mean(inner_bar * made.normalised)
-    above_bar = (inner_bar - mean).addcmul_(made.normalised, along, value=-1).mul_(made.active)
+    inner_bar = delta_bar * (forward_pass.inverse_std * scale)
+    mean, along = _mean(inner_bar), _mean(inner_bar * forward_pass.normalised)
+    above_bar = (inner_bar - mean).addcmul_(forward_pass.normalised, along, value=-1).mul_(forward_pass.active)
     return above_bar, BackwardBar(inner_bar, mean, along, unscaled_bar * scale)
 
 
 def forward_adjoint(
     h_bar: Tensor,
-    made: Forward,
+    forward_pass: Forward,
     scale: Tensor,
     gradients: Gradients,
     *,
     of_backward: tuple[Backward, BackwardBar] | None = None,
-    own: int | None = None,
+    n_reference: int | None = None,
 ) -> Tensor:
     """h_bar -> a_bar [E, B, O]; adds to `gradients`.
 
     `of_backward`: the backward pass that went through this layer, with what its adjoint left.
     """
     n_examples = h_bar.shape[1]
-    z_bar = h_bar * made.active
-    mean, along = _mean(z_bar), _mean(z_bar * made.normalised)
+    z_bar = h_bar * forward_pass.active
+    mean, along = _mean(z_bar), _mean(z_bar * forward_pass.normalised)
     gradients.add_to_shift(mean, n_examples)
     gradients.add_to_scale(along, n_examples)
-    gain, mean, along = made.inverse_std * scale, mean * scale, along * scale
+    gain, mean, along = forward_pass.inverse_std * scale, mean * scale, along * scale
     a_bar = z_bar.mul_(gain)
     if of_backward is not None:
-        passed, bar = of_backward
-        a_bar.addcmul_(bar.centred, made.inverse_std * passed.masked_along, value=-1)
-        a_bar.addcmul_(passed.masked, made.inverse_std * bar.along, value=-1)
-        mean = mean - passed.masked_along * bar.mean - passed.masked_mean * bar.along
-        along = along - 2 * passed.masked_along * bar.along + bar.std_along
-    if own is not None:
-        mean, along = mean * (n_examples / own), along * (n_examples / own)
-    a_bar[:, :own].addcmul_(made.normalised[:, :own], made.inverse_std * along, value=-1)
-    a_bar[:, :own].sub_(made.inverse_std * mean)
+        backward_pass, bar = of_backward
+        a_bar.addcmul_(bar.centred, forward_pass.inverse_std * backward_pass.masked_along, value=-1)
+        a_bar.addcmul_(backward_pass.masked, forward_pass.inverse_std * bar.along, value=-1)
+        mean = mean - backward_pass.masked_along * bar.mean - backward_pass.masked_mean * bar.along
+        along = along - 2 * backward_pass.masked_along * bar.along + bar.std_along
+    if n_reference is not None:
+        mean, along = mean * (n_examples / n_reference), along * (n_examples / n_reference)
+    reference_bar, normalised = a_bar[:, :n_reference], forward_pass.normalised[:, :n_reference]
+    reference_bar.addcmul_(normalised, forward_pass.inverse_std * along, value=-1)
+    reference_bar.sub_(forward_pass.inverse_std * mean)
     return a_bar
 
 

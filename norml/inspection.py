@@ -18,7 +18,7 @@ from typing_extensions import override
 from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
 from norml.meta_training import MetaLearner
-from norml.update_rules import Rates, State, UpdateRule
+from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.nodal_lstm import NodalLstm
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -33,8 +33,8 @@ class Wrapped(UpdateRule):
         self.scales_inputs = rule.scales_inputs
 
     @override
-    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:
-        return self.rule.initial_state(layer, delta, h)
+    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
+        return self.rule.initially_carried(layer, delta, h)
 
     @override
     def rates(self, layer: int) -> Rates | None:
@@ -42,9 +42,9 @@ class Wrapped(UpdateRule):
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        return self.rule.scaled(layer, delta, h, losses, state)
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        return self.rule.scaled(layer, delta, h, losses, carried)
 
 
 class Frozen(Wrapped):
@@ -56,9 +56,9 @@ class Frozen(Wrapped):
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, state)
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, carried)
         return (torch.zeros_like(delta_hat) if layer in self.layers else delta_hat), h_hat, after
 
 
@@ -88,9 +88,9 @@ class Watched(Wrapped):
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, state)
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, carried)
         if layer == 0:
             self.steps.append([])
             self.losses.append(losses)
@@ -98,8 +98,8 @@ class Watched(Wrapped):
         self.deltas_out[-1] = delta  # the last layer's stays
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(self.rule, NodalLstm):
-            found = self.rule.gates_of(layer, delta, h, losses, state)
-            gates = (found[0].expand_as(delta), found[1].expand_as(h))
+            delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
+            gates = (delta_gate.expand_as(delta), h_gate.expand_as(h))
         sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
         self.steps[-1].append(LayerStep(*gates, *sums))
         return delta_hat, h_hat, after

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from norml import hidden_layer
-from norml.fast_weights import LayerWeights, Product
+from norml.fast_weights import InputSource, LayerWeights, Product
 
 
 @dataclass(frozen=True)
 class ForwardTrace:
     """What a forward pass leaves; lists run over layers from the input up.
 
-    inputs: h_{l-1} [E, B, I] of every layer. products: of every linear part. hidden: of every hidden layer.
+    source: whose inputs went through. inputs: h_{l-1} [E, B, I] of every layer. products: of every linear part. hidden:
+    of every hidden layer.
     """
 
+    source: InputSource
     inputs: list[Tensor]
     products: list[Product]
     hidden: list[hidden_layer.Forward]
@@ -75,46 +77,52 @@ class Learner(nn.Module):
         return len(self.weights)
 
     def forward(
-        self, weights: Sequence[LayerWeights], t: int, x: Tensor, *, own: int | None = None
+        self,
+        weights: Sequence[LayerWeights],
+        t: int,
+        x: Tensor,
+        *,
+        source: InputSource = "other",
+        n_reference: int | None = None,
     ) -> tuple[Tensor, ForwardTrace]:
         """Logits [E, B, N] for x [E, B, D], by the weights W_t of every layer.
 
-        The first `own` examples (default: all) make batch norm's statistics.
+        `source`: whose inputs x are. The first `n_reference` of its rows (default: all) make batch norm's statistics.
         """
-        trace = ForwardTrace([], [], [])
+        trace = ForwardTrace(source, [], [], [])
         h = x
         for layer, layer_weights in enumerate(weights):
-            a, products = layer_weights.linear(t, h)
+            a, products = layer_weights.linear(t, h, source)
             trace.inputs.append(h)
             trace.products.append(products)
             if layer == self.n_layers - 1:
                 break
-            made = hidden_layer.forward(
-                a, self._scale(layer), self.shifts[layer], epsilon=self.batch_norm_epsilon, own=own
+            hidden = hidden_layer.forward(
+                a, self._scale(layer), self.shifts[layer], epsilon=self.batch_norm_epsilon, n_reference=n_reference
             )
-            trace.hidden.append(made)
-            h = made.h
+            trace.hidden.append(hidden)
+            h = hidden.h
         return a, trace
 
     def backward(
         self, weights: Sequence[LayerWeights], t: int, trace: ForwardTrace, delta_out: Tensor
     ) -> BackwardTrace:
         """delta_l of every layer from delta_out [E, B, N] (eq. 4, with batch norm between a_l and f_l)."""
-        passed = BackwardTrace([delta_out], [], [])
+        backward_pass = BackwardTrace([delta_out], [], [])
         for layer in reversed(range(self.n_layers - 1)):
-            above, products = weights[layer + 1].pull_back(t, passed.deltas[0])
-            made = hidden_layer.backward(above, trace.hidden[layer], self._scale(layer))
-            passed.products.insert(0, products)
-            passed.hidden.insert(0, made)
-            passed.deltas.insert(0, made.delta)
-        return passed
+            above, products = weights[layer + 1].pull_back(t, backward_pass.deltas[0])
+            hidden = hidden_layer.backward(above, trace.hidden[layer], self._scale(layer))
+            backward_pass.products.insert(0, products)
+            backward_pass.hidden.insert(0, hidden)
+            backward_pass.deltas.insert(0, hidden.delta)
+        return backward_pass
 
     def backward_adjoint(
         self,
         weights: Sequence[LayerWeights],
         t: int,
         trace: ForwardTrace,
-        passed: BackwardTrace,
+        backward_pass: BackwardTrace,
         *,
         delta_bars: list[Tensor],
         gradients: Sequence[hidden_layer.Gradients],
@@ -123,11 +131,15 @@ class Learner(nn.Module):
         bars = []
         for layer in range(self.n_layers - 1):
             above_bar, bar = hidden_layer.backward_adjoint(
-                delta_bars[layer], trace.hidden[layer], passed.hidden[layer], self._scale(layer), gradients[layer]
+                delta_bars[layer],
+                trace.hidden[layer],
+                backward_pass.hidden[layer],
+                self._scale(layer),
+                gradients[layer],
             )
             bars.append(bar)
-            upper = weights[layer + 1]
-            pulled = upper.pull_back_adjoint(t, passed.deltas[layer + 1], passed.products[layer], above_bar)
+            delta, products = backward_pass.deltas[layer + 1], backward_pass.products[layer]
+            pulled = weights[layer + 1].pull_back_adjoint(t, delta, products, above_bar)
             delta_bars[layer + 1] = delta_bars[layer + 1] + pulled
         return delta_bars[-1], bars
 
@@ -141,7 +153,7 @@ class Learner(nn.Module):
         *,
         input_bars: Sequence[Tensor | None] | None = None,
         of_backward: tuple[BackwardTrace, list[hidden_layer.BackwardBar]] | None = None,
-        own: int | None = None,
+        n_reference: int | None = None,
     ) -> None:
         """Add to the gradients of weights, scales and shifts what logits_bar [E, B, N] gives.
 
@@ -151,7 +163,7 @@ class Learner(nn.Module):
         a_bar = logits_bar
         for layer in reversed(range(self.n_layers)):
             h, products = trace.inputs[layer], trace.products[layer]
-            h_bar = weights[layer].linear_adjoint(t, h, products, a_bar, to_input=layer > 0)
+            h_bar = weights[layer].linear_adjoint(t, h, trace.source, products, a_bar, to_input=layer > 0)
             if h_bar is None:
                 return
             elsewhere = input_bars[layer] if input_bars is not None else None
@@ -163,7 +175,7 @@ class Learner(nn.Module):
                 self._scale(layer - 1),
                 gradients[layer - 1],
                 of_backward=of_backward and (of_backward[0].hidden[layer - 1], of_backward[1][layer - 1]),
-                own=own,
+                n_reference=n_reference,
             )
 
     def _scale(self, layer: int) -> Tensor:

@@ -30,7 +30,7 @@ class MetaLearner(nn.Module):
         They can be differentiated once by this module's parameters, not by the episodes.
         """
         if not torch.is_grad_enabled():
-            return self.adapted(batch, inner_steps, reversible=False)[1]
+            return self.adapt_and_query(batch, inner_steps, reversible=False)[1]
         logits: Tensor = _QueryLogits.apply(self, batch, inner_steps, *self.parameters())
         return logits
 
@@ -47,7 +47,7 @@ class MetaLearner(nn.Module):
             "meta_learner": sum(p.numel() for p in self.rule.parameters()),
         }
 
-    def adapted(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adaptation, Tensor]:
+    def adapt_and_query(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adaptation, Tensor]:
         """The adaptation to the support sets, and the query logits [E, M, N]."""
         adaptation = Adaptation(
             self.learner,
@@ -73,7 +73,7 @@ class _QueryLogits(torch.autograd.Function):
     def forward(
         ctx: Any, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int, *_parameters: nn.Parameter
     ) -> Tensor:
-        ctx.adaptation, logits = meta_learner.adapted(batch, inner_steps, reversible=True)
+        ctx.adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
         ctx.named = meta_learner.named
         ctx.names = [name for name, _ in meta_learner.named_parameters()]
         return logits
@@ -81,8 +81,8 @@ class _QueryLogits(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, logits_bar: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.named(*ctx.adaptation.reverse(logits_bar))
-        return None, None, None, *(found.get(name) for name in ctx.names)
+        gradients = ctx.named(*ctx.adaptation.reverse(logits_bar))
+        return None, None, None, *(gradients.get(name) for name in ctx.names)
 
 
 MetaGradient = Callable[[MetaLearner, EpisodeBatch, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -96,7 +96,7 @@ def meta_gradient(
 
     The loss is the mean over episodes and queries: the paper's sum divided by a constant, which Adam does not see.
     """
-    adaptation, logits = meta_learner.adapted(batch, inner_steps, reversible=True)
+    adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
     losses, delta_out = cross_entropy(logits, batch.query_y)
     gradients = meta_learner.named(*adaptation.reverse(delta_out / logits.shape[0]))
     accuracy = (logits.argmax(-1) == batch.query_y).to(logits.dtype).mean()
@@ -135,7 +135,7 @@ class CapturedMetaGradient:
         self._captured.batch.x.copy_(batch.x)
         self._captured.batch.y.copy_(batch.y)
         self._captured.graph.replay()
-        return self._captured.found
+        return self._captured.results
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Captured:
 
     graph: torch.cuda.CUDAGraph
     batch: EpisodeBatch
-    found: tuple[Tensor, Tensor, dict[str, Tensor]]
+    results: tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> _Captured:
@@ -158,8 +158,8 @@ def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) 
             meta_gradient(meta_learner, batch, inner_steps)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
-            found = meta_gradient(meta_learner, batch, inner_steps)
-    return _Captured(graph, batch, found)
+            results = meta_gradient(meta_learner, batch, inner_steps)
+    return _Captured(graph, batch, results)
 
 
 def outer_step(

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
-State = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
+Carried = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
 
 
 class Rates(NamedTuple):
@@ -18,7 +18,7 @@ class Rates(NamedTuple):
 
 
 class UpdateRule(nn.Module, ABC):
-    """Signals and state in, signals and state out (paper eq. 8). Its parameters are the outer loop's to learn.
+    """How a step's signals are made (paper eq. 8). The outer loop learns its parameters.
 
     A rule is written forwards, in differentiable operations; the engine goes back through it by autograd. Signals are
     not its own: it must not change them in place. What it hands through unchanged it should return as the same object,
@@ -28,8 +28,8 @@ class UpdateRule(nn.Module, ABC):
     scales_inputs: bool
     """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
 
-    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:  # noqa: ARG002 - for rules that need them
-        """The state before the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
+    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
+        """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
 
         At the first layer h is the support set, the same in every step. Default: nothing.
         """
@@ -37,9 +37,9 @@ class UpdateRule(nn.Module, ABC):
 
     @abstractmethod
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        """The step's delta_hat [E, S, O] and h_hat [E, S, I], and the state after it.
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
 
         delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
         Episodes and examples may not be mixed across E.
@@ -62,4 +62,4 @@ class UpdateRule(nn.Module, ABC):
         return call()
 
 
-__all__ = ["Rates", "State", "UpdateRule"]
+__all__ = ["Carried", "Rates", "UpdateRule"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from norml.update_rules import State, UpdateRule
+from norml.update_rules import Carried, UpdateRule
 
 LearnedRates = Literal["none", "global", "layer-wise"]
 
@@ -29,9 +29,9 @@ class GradientDescent(UpdateRule):
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
         if self.log_alpha is None:
-            return delta, h, state
+            return delta, h, carried
         alpha = self.log_alpha[layer if self.learned_rates == "layer-wise" else 0].exp()
-        return alpha * delta, h, state
+        return alpha * delta, h, carried

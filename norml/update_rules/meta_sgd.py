@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from norml.update_rules import Rates, State, UpdateRule
+from norml.update_rules import Carried, Rates, UpdateRule
 
 
 class MetaSgd(UpdateRule):
@@ -39,6 +39,6 @@ class MetaSgd(UpdateRule):
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        return delta, h, state
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        return delta, h, carried

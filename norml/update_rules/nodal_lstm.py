@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from norml.update_rules import State, UpdateRule
+from norml.update_rules import Carried, UpdateRule
 
 Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
@@ -81,30 +81,30 @@ class NodalLstm(UpdateRule):
         return {f"cells.{layer}.{name}": parameter for name, parameter in self.cells[layer].named_parameters()}
 
     @override
-    def initial_state(self, layer: int, delta: Tensor, h: Tensor) -> State:
+    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
         """Cell and hidden state are zero, so not there; at the first layer, what its constant input gives to gates."""
         return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
 
     @override
     def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, state)
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, carried)
         return delta * delta_gate, h * h_gate, after
 
     def gates_of(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, State]:
-        """The gates of delta [E, S, O] and of h [E, S, I], in 0..gate_scale, and the state after the step.
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        """The gates of delta [E, S, O] and of h [E, S, I], in 0..gate_scale, and what is carried on.
 
         Where examples share their gates, S = 1.
         """
         cell = self._cell(layer)
-        h_features = None if "h_product" in state else self._h_features(h)
-        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, state)
+        h_features = None if "h_product" in carried else self._h_features(h)
+        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, carried)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
-        if "h_product" in state:
-            after["h_product"] = state["h_product"]
+        if "h_product" in carried:
+            after["h_product"] = carried["h_product"]
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
@@ -171,26 +171,26 @@ class NodalCell(nn.Module):
         """What h [E, B, F] gives to the packed gates: [E, B, G]."""
         return functional.linear(h, self.h_weight)
 
-    def forward(self, losses: Tensor, delta: Tensor, h: Tensor | None, state: State) -> tuple[Tensor, State]:
+    def forward(self, losses: Tensor, delta: Tensor, h: Tensor | None, carried: Carried) -> tuple[Tensor, Carried]:
         """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H].
 
-        Without `h`, the state has its product.
+        Without `h`, its product is carried.
         """
         sources = [(losses, self.loss_weight), (delta, self.delta_weight)]
         if h is not None:
             sources.append((h, self.h_weight))
-        if self.hidden_weight is not None and "hidden" in state:
-            sources.append((state["hidden"], self.hidden_weight))
+        if self.hidden_weight is not None and "hidden" in carried:
+            sources.append((carried["hidden"], self.hidden_weight))
         # One product for all sources: a GPU spends more time on starting several small ones than on their arithmetic.
         inputs, weights = zip(*sources, strict=True)
         packed = functional.linear(torch.cat(inputs, dim=-1), torch.cat(weights, dim=1)) + self.bias
         if h is None:
-            packed = packed + state["h_product"]
+            packed = packed + carried["h_product"]
         n_sigmoid = packed.shape[-1] - self.cell_size
         open_ = torch.split(packed[..., :n_sigmoid].sigmoid(), self.cell_size, dim=-1)
         cell = open_[0] * packed[..., n_sigmoid:].tanh()  # eqs 15, 16
-        if self.forgets and "cell" in state:
-            cell = cell + open_[1] * state["cell"]  # eqs 14, 17
+        if self.forgets and "cell" in carried:
+            cell = cell + open_[1] * carried["cell"]  # eqs 14, 17
         after = {"cell": cell} if self.forgets else {}
         if self.feeds_hidden:
             after["hidden"] = open_[-1] * cell.tanh()

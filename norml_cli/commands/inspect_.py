@@ -59,7 +59,7 @@ def _meta_validation(
         raise UserError(f"{spec.dataset}: the data at hand is not what the run saw; run it again with --force")
     arrays = cache.episodes(request)
     indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
-    return examples.pool("meta_val", turned=request.turned, device=device), indices
+    return examples.pool("meta_val", rotations=request.rotations, device=device), indices
 
 
 def _inspected(

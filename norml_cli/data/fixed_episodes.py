@@ -6,9 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from norml_cli.data.array_files import (
-    array_hash,
-)
+from norml_cli.data.array_files import array_hash
 from norml_cli.data.splits import SplitName
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.specs import RunSpec
@@ -22,15 +20,18 @@ class EpisodeRequest:
     n_way: int
     shots: int
     queries_per_class: int
-    turned: bool
+    rotations: bool
     episodes: int
     seed: int
 
     @property
     def key(self) -> str:
-        """The request as the name of an HDF5 group."""
-        turned = "turned" if self.turned else "upright"
-        size = f"{self.n_way}way-{self.shots}shot-{self.queries_per_class}query-{turned}"
+        """The request as the name of an HDF5 group.
+
+        Caches are read by these words and seeds are drawn from them: they stay, whatever the code calls rotations.
+        """
+        rotations = "turned" if self.rotations else "upright"
+        size = f"{self.n_way}way-{self.shots}shot-{self.queries_per_class}query-{rotations}"
         return f"{self.split}-{size}-{self.episodes}episodes-seed{self.seed}"
 
     @property
@@ -47,7 +48,7 @@ def episode_requests(spec: RunSpec) -> tuple[EpisodeRequest, EpisodeRequest]:
         n_way=protocol.n_way,
         shots=spec.shots,
         queries_per_class=protocol.queries_per_class,
-        turned=protocol.rotations == "every-split",
+        rotations=protocol.rotations == "every-split",
         episodes=protocol.validation_episodes,
         seed=protocol.episode_seed,
     )
@@ -62,7 +63,7 @@ def pretraining_requests(recipe: Recipe) -> dict[int, EpisodeRequest]:
             n_way=recipe.n_way,
             shots=shots,
             queries_per_class=recipe.queries_per_class,
-            turned=False,
+            rotations=False,
             episodes=recipe.validation_episodes,
             seed=recipe.episode_seed,
         )

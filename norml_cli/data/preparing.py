@@ -111,7 +111,7 @@ def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeAr
             n_examples=n_examples,
             n_way=request.n_way,
             examples_per_class=request.shots + request.queries_per_class,
-            turned=request.turned,
+            rotations=request.rotations,
             n_episodes=request.episodes,
             generator=torch.Generator().manual_seed(request.generator_seed),
         )

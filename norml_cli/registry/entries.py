@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, create_model, field_validator, model_validator
 
 from norml_cli.registry.protocol import Count, Id, Protocol, Recipe, Sha256, Shots
-from norml_cli.registry.rules.base import Rule, found_rules
+from norml_cli.registry.rules.base import RuleSettings, settings_by_algorithm
 from norml_cli.registry.sourced import Model, Sourced, Text, with_sources
 
-RULES = found_rules()
+RULES = settings_by_algorithm()
 
 ProtocolEntry = with_sources(Protocol, "ProtocolEntry", partial=True)
 RecipeValuesEntry = with_sources(Recipe, "RecipeValuesEntry", partial=False)
@@ -55,7 +55,7 @@ class Method(Entry):
         return {place: layer for place, layer in layers.items() if layer is not None}
 
 
-def _method_of(algorithm: str, rule: type[Rule]) -> type[Method]:
+def _method_of(algorithm: str, rule: type[RuleSettings]) -> type[Method]:
     """An entry's model whose settings are those of `rule`."""
     name = rule.__name__
     settings: Any = with_sources(rule, f"{name}Entry", partial=False)
@@ -65,7 +65,7 @@ def _method_of(algorithm: str, rule: type[Rule]) -> type[Method]:
         "rule": (settings, Method.model_fields["rule"]),
         "rule_by_shots": (dict[Id, dict[Shots, some]], Method.model_fields["rule_by_shots"]),
     }
-    return create_model(f"{name.removesuffix('Rule')}Method", __base__=Method, __module__=__name__, **fields)
+    return create_model(f"{name.removesuffix('Settings')}Method", __base__=Method, __module__=__name__, **fields)
 
 
 METHODS = {algorithm: _method_of(algorithm, rule) for algorithm, rule in RULES.items()}

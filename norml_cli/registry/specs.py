@@ -9,7 +9,7 @@ from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
 from norml_cli.registry.entries import RULES
 from norml_cli.registry.protocol import Id, Protocol, Recipe, Shots
-from norml_cli.registry.rules.base import Rule
+from norml_cli.registry.rules.base import RuleSettings
 from norml_cli.registry.sourced import Model
 
 
@@ -22,7 +22,7 @@ class RunSpec(Model):
     shots: Shots
     algorithm: Literal[*RULES]  # type: ignore[valid-type]
     protocol: Protocol
-    rule: SerializeAsAny[Rule]
+    rule: SerializeAsAny[RuleSettings]
 
     @field_validator("rule", mode="before")
     @classmethod

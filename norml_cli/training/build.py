@@ -12,7 +12,7 @@ from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.resolving import Registry
-from norml_cli.registry.rules.base import FittedRule, LearnedRule
+from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 
@@ -32,7 +32,7 @@ def generator_for(purpose: str, seed: int, device: torch.device | None = None) -
 
 def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner | FrozenClassifier:
     """What `spec` classifies with, on examples of D = `n_features` values: a meta-learner, or what learns nothing."""
-    if isinstance(spec.rule, FittedRule):
+    if isinstance(spec.rule, FittedSettings):
         return spec.rule.classifier()
     return build_meta_learner(spec, n_features, generator)
 
@@ -40,7 +40,7 @@ def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | No
 def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner:
     """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
     protocol = spec.protocol
-    if not isinstance(spec.rule, LearnedRule):
+    if not isinstance(spec.rule, LearnedSettings):
         raise TypeError(f"{spec.algorithm} has no update rule")
     learner = Learner(
         n_features,

@@ -75,7 +75,7 @@ def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> 
 @torch.no_grad()
 def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> float:
     """Mean over episodes and support examples after so many inner steps."""
-    adaptation, _ = meta_learner.adapted(batch, inner_steps, reversible=False)
+    adaptation, _ = meta_learner.adapt_and_query(batch, inner_steps, reversible=False)
     return float(cross_entropy(_logits(adaptation), batch.support_y)[0].mean())
 
 

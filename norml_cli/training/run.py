@@ -127,8 +127,8 @@ class Run:
         if self.dataset.features is not None:
             self._identity["features"] = self.dataset.features
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        turned = spec.protocol.rotations != "none"
-        self._train_pool = examples.pool("meta_train", turned=turned, device=device)
+        rotations = spec.protocol.rotations != "none"
+        self._train_pool = examples.pool("meta_train", rotations=rotations, device=device)
         self.method = build_method(spec, self._train_pool.n_features, generator_for("initial weights", seed)).to(device)
         self._optimizer = _optimizer(self.method, spec.protocol.outer_lr)
         self._generator = generator_for("training episodes", seed, device)
@@ -136,7 +136,7 @@ class Run:
         fixed = {request.split: (request, examples.cache.episodes(request)) for request in requests}
         self._fixed = {
             split: (
-                examples.pool(split, turned=request.turned, device=device),
+                examples.pool(split, rotations=request.rotations, device=device),
                 episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device),
             )
             for split, (request, arrays) in fixed.items()
@@ -296,7 +296,7 @@ class Run:
             n_examples=self._train_pool.n_examples,
             n_way=protocol.n_way,
             examples_per_class=self.spec.shots + protocol.queries_per_class,
-            turned=self._train_pool.turned,
+            rotations=self._train_pool.rotations,
             n_episodes=protocol.meta_batch_size,
             generator=generator,
         )

@@ -86,7 +86,7 @@ def _episodes(pool: ExamplePool, workload: Workload, n_episodes: int, generator:
         n_examples=pool.n_examples,
         n_way=workload.n_way,
         examples_per_class=workload.k_shot + workload.n_query,
-        turned=pool.turned,
+        rotations=pool.rotations,
         n_episodes=n_episodes,
         generator=generator,
     )

@@ -63,7 +63,7 @@ def made_pool(*, n_classes: int, n_examples: int, size_px: int, device: torch.de
     """A pool of random images in four turns."""
     shape = (n_classes, n_examples, size_px, size_px)
     ink = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < INKED
-    return ExamplePool.of_images(ink.to(torch.uint8).mul_(255).to(device), turned=True)
+    return ExamplePool.of_images(ink.to(torch.uint8).mul_(255).to(device), rotations=True)
 
 
 @cache

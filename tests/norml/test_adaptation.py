@@ -34,7 +34,7 @@ def as_matrices(meta_learner, adaptation, n_episodes, t=None):
     matrices = []
     for layer, n_in in enumerate(meta_learner.learner.sizes[:-1]):
         probes = torch.cat([torch.zeros(1, n_in), torch.eye(n_in)]).double().expand(n_episodes, -1, -1)
-        a = adaptation.weights[layer].linear(t, probes)[0].detach()
+        a = adaptation.weights[layer].linear(t, probes, "other")[0].detach()
         matrices.append(((a[:, 1:] - a[:, :1]).mT, a[:, 0]))
     return matrices
 
@@ -88,8 +88,10 @@ def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_
             torch.testing.assert_close(w, expected_w, rtol=1e-12, atol=1e-13)
             torch.testing.assert_close(b, expected_b, rtol=1e-12, atol=1e-13)
         with torch.no_grad():
-            found = kept.weights[0].linear(t, kept.support_x)[0]
-            torch.testing.assert_close(found, newest.weights[0].linear(t, newest.support_x)[0], rtol=1e-12, atol=1e-13)
+            found = kept.weights[0].linear(t, kept.support_x, "support")[0]
+            torch.testing.assert_close(
+                found, newest.weights[0].linear(t, newest.support_x, "support")[0], rtol=1e-12, atol=1e-13
+            )
 
 
 def held_numbers(adaptation):
@@ -116,7 +118,7 @@ def held_numbers(adaptation):
 
 
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
-def test_evaluation_holds_the_newest_weights_and_states_alone(rule, make_meta_learner, make_episodes):
+def test_evaluation_holds_the_newest_weights_and_what_is_carried_alone(rule, make_meta_learner, make_episodes):
     """Of many steps it holds what it holds of one, but for the small biases; training holds more with each step."""
     meta_learner, batch = make_meta_learner(rule), make_episodes()
 
@@ -128,7 +130,7 @@ def test_evaluation_holds_the_newest_weights_and_states_alone(rule, make_meta_le
     assert held(9, reversible=True, queries_known=True) - held(1, reversible=True, queries_known=True) > 800
     adaptation = adapted_weights(meta_learner, batch, inner_steps=9)
     assert [len(layer._weights) for layer in adaptation.weights] == [1, 1, 1]
-    assert len(adaptation._states) == 1
+    assert len(adaptation._carried) == 1
     assert adaptation._steps == adaptation._signals == []
     factored = adapted_weights(meta_learner, batch, form="factored", inner_steps=9).weights[0]
     assert len(factored._a) == 1
@@ -204,7 +206,7 @@ def test_going_back_leaves_the_episodes_the_parameters_and_the_logits_derivative
     meta_learner, batch = make_meta_learner(rule, weight_form=form), make_episodes()
     parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y, *meta_learner.parameters())
     before = [part.detach().clone() for part in parts]
-    adaptation, logits = meta_learner.adapted(batch, 3, reversible=True)
+    adaptation, logits = meta_learner.adapt_and_query(batch, 3, reversible=True)
     logits_before, logits_bar = logits.clone(), torch.ones_like(logits)
     adaptation.reverse(logits_bar)
     assert all(torch.equal(a, b) for a, b in zip(before, parts, strict=True))

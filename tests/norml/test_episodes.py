@@ -10,13 +10,13 @@ from norml.episodes import EpisodeIndices, ExamplePool, sample_indices
 N_CLASSES, N_EXAMPLES, N_WAY, K_SHOT, N_QUERY = 7, 6, 3, 2, 3
 
 
-def drawn(n_episodes, *, seed=0, turned=True, generator=None, **sizes):
+def drawn(n_episodes, *, seed=0, rotations=True, generator=None, **sizes):
     settings = {
         "n_classes": N_CLASSES,
         "n_examples": N_EXAMPLES,
         "n_way": N_WAY,
         "examples_per_class": K_SHOT + N_QUERY,
-        "turned": turned,
+        "rotations": rotations,
     }
     generator = generator or torch.Generator().manual_seed(seed)
     return sample_indices(**(settings | sizes), n_episodes=n_episodes, generator=generator)
@@ -69,8 +69,8 @@ def test_same_seed_draws_the_same_episodes_and_another_seed_others():
 def test_turning_changes_the_turns_only_and_not_what_is_drawn_next():
     upright_generator, turned_generator = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     for _ in range(2):
-        upright = drawn(10, turned=False, generator=upright_generator)
-        turned = drawn(10, turned=True, generator=turned_generator)
+        upright = drawn(10, rotations=False, generator=upright_generator)
+        turned = drawn(10, rotations=True, generator=turned_generator)
         assert not upright.turns.any()
         assert torch.equal(upright.classes, turned.classes)
         assert torch.equal(upright.examples, turned.examples)
@@ -118,7 +118,7 @@ def test_a_slice_of_episodes_holds_those_episodes():
 
 def test_gathered_pixels_are_the_turned_images_over_255_support_first(images):
     episodes = drawn(4)
-    batch = ExamplePool.of_images(images, turned=True).gather(episodes, k_shot=K_SHOT, dtype=torch.float64)
+    batch = ExamplePool.of_images(images, rotations=True).gather(episodes, k_shot=K_SHOT, dtype=torch.float64)
     for e in range(4):
         support, query = [], []
         for n in range(N_WAY):
@@ -131,7 +131,7 @@ def test_gathered_pixels_are_the_turned_images_over_255_support_first(images):
 
 def test_a_quarter_turn_is_counter_clockwise():
     """rot90 moves the right column to the top: [[1, 2], [3, 4]] -> [[2, 4], [1, 3]]."""
-    pool = ExamplePool.of_images(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).expand(1, 2, 2, 2), turned=True)
+    pool = ExamplePool.of_images(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).expand(1, 2, 2, 2), rotations=True)
     expected = {0: [1, 2, 3, 4], 1: [2, 4, 1, 3], 2: [4, 3, 2, 1], 3: [3, 1, 4, 2]}
     for turn, pixels in expected.items():
         episode = EpisodeIndices(torch.tensor([[0]]), torch.tensor([[[0, 1]]]), torch.tensor([[turn]]))
@@ -141,14 +141,14 @@ def test_a_quarter_turn_is_counter_clockwise():
 
 
 def test_pixels_span_zero_to_one():
-    pool = ExamplePool.of_images(torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1), turned=False)
+    pool = ExamplePool.of_images(torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 2, 1, 1), rotations=False)
     assert pool.gather(
         EpisodeIndices(torch.tensor([[0]]), torch.tensor([[[0, 1]]]), torch.tensor([[0]])), k_shot=1
     ).query_x.tolist() == [[[1.0]]]
 
 
 def test_labels_are_the_places_of_the_classes_with_k_and_q_each(images):
-    batch = ExamplePool.of_images(images, turned=False).gather(drawn(4, turned=False), k_shot=K_SHOT)
+    batch = ExamplePool.of_images(images, rotations=False).gather(drawn(4, rotations=False), k_shot=K_SHOT)
     assert batch.support_y.tolist() == [[0, 0, 1, 1, 2, 2]] * 4
     assert batch.query_y.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 4
     assert batch.support_y.dtype == batch.query_y.dtype == torch.int64
@@ -158,13 +158,13 @@ def test_labels_are_the_places_of_the_classes_with_k_and_q_each(images):
 def test_support_and_query_of_an_episode_share_no_example():
     """Every image is one pixel with its own value, so equal pixels would be the same image."""
     values = torch.arange(N_CLASSES * N_EXAMPLES, dtype=torch.uint8).reshape(N_CLASSES, N_EXAMPLES, 1, 1)
-    batch = ExamplePool.of_images(values, turned=True).gather(drawn(200), k_shot=K_SHOT)
+    batch = ExamplePool.of_images(values, rotations=True).gather(drawn(200), k_shot=K_SHOT)
     for support, query in zip(batch.support_x, batch.query_x, strict=True):
         assert not set(support.flatten().tolist()) & set(query.flatten().tolist())
 
 
 def test_the_pool_knows_its_size(images):
-    pool = ExamplePool.of_images(images, turned=False)
+    pool = ExamplePool.of_images(images, rotations=False)
     assert (pool.n_classes, pool.n_examples, pool.n_features) == (N_CLASSES, N_EXAMPLES, 16)
 
 
@@ -180,6 +180,6 @@ def test_the_pool_knows_its_size(images):
 )
 def test_other_images_are_refused_with_type_and_shape(wrong):
     with pytest.raises(ValueError, match="expected square uint8 images") as refusal:
-        ExamplePool.of_images(wrong, turned=True)
+        ExamplePool.of_images(wrong, rotations=True)
     assert str(tuple(wrong.shape)) in str(refusal.value)
     assert str(wrong.dtype) in str(refusal.value)

@@ -18,7 +18,7 @@ def pool():
     generator = torch.Generator().manual_seed(0)
     prototypes = torch.randint(256, (10, 1, 4, 4), generator=generator).float()
     noise = 90 * torch.randn(10, 6, 4, 4, generator=generator)
-    return ExamplePool.of_images((prototypes + noise).clamp(0, 255).to(torch.uint8), turned=True)
+    return ExamplePool.of_images((prototypes + noise).clamp(0, 255).to(torch.uint8), rotations=True)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def episodes():
         n_examples=6,
         n_way=N_WAY,
         examples_per_class=K_SHOT + N_QUERY,
-        turned=True,
+        rotations=True,
         n_episodes=N_EPISODES,
         generator=torch.Generator().manual_seed(1),
     )
@@ -93,6 +93,6 @@ def test_equal_images_of_one_class_are_all_recognised_after_adaptation(make_meta
     generator = torch.Generator().manual_seed(2)
     images = torch.randint(256, (10, 1, 4, 4), dtype=torch.uint8, generator=generator).expand(-1, 6, -1, -1)
     meta_learner = make_meta_learner("maml-constant-lr", sizes=(16, 6, 5, 3), perturbed=False, inner_lr=0.2).float()
-    pool = ExamplePool.of_images(images.contiguous(), turned=True)
+    pool = ExamplePool.of_images(images.contiguous(), rotations=True)
     counts = correct_counts(partial(meta_learner, inner_steps=50), pool, episodes, k_shot=K_SHOT)
     assert counts.tolist() == [N_WAY * N_QUERY] * N_EPISODES

@@ -12,8 +12,8 @@ from norml.fast_weights import (
     Materialised,
     Rated,
     cheaper_form,
+    initial_layers,
     layer_forms,
-    made_weights,
 )
 
 N_SHAPES = 12
@@ -57,6 +57,11 @@ def with_a_constant_input(case, pattern):
     return case | {"inputs": [support for _ in steps], "h_hats": h_hats}
 
 
+def is_scaled(case, t):
+    """Whether step t's h_hat is another tensor than the layer's input."""
+    return case["h_hats"][t] is not case["inputs"][t]
+
+
 def formula(case, t):
     """W_t [E, O, I] and b_t [E, 1, O], as a sum of outer products, for autograd."""
     n_episodes = len(case["query"])
@@ -93,13 +98,13 @@ def expected_outcome(case, *, pulls):
     return [result.detach() for result in results], by_id
 
 
-def made(form, case, *, keep=True, query_known=True):
+def made(form, case, *, reversible=True, query_known=True):
     plain = {name: case[name].detach() for name in ("weight", "bias")}
     if form is not FactoredInput:
-        return form(**plain, eta=ETA, keep=keep)
+        return form(**plain, eta=ETA, reversible=reversible)
     support, query = case["inputs"][0], case["query"] if query_known else None
     rows = support if query is None else torch.cat([support, query], dim=1)
-    return form(**plain, eta=ETA, keep=keep, inputs=Inputs(rows, support, query))
+    return form(**plain, eta=ETA, reversible=reversible, inputs=Inputs(rows, support.shape[1], support.shape[1]))
 
 
 @torch.no_grad()
@@ -109,15 +114,15 @@ def outcome(form, case, *, pulls, reverse=True, **settings):
     results, left = [], []
     steps = len(case["delta_hats"])
     for t in range(steps):
-        a, of_linear = weights.linear(t, case["inputs"][t])
+        a, of_linear = weights.linear(t, case["inputs"][t], "support")
         results.append(a.clone())
         of_pull = None
         if pulls:
             below, of_pull = weights.pull_back(t, case["deltas"][t])
             results.append(below.clone())
         left.append((of_linear, of_pull))
-        weights.step(case["delta_hats"][t], case["h_hats"][t])
-    a, of_query = weights.linear(steps, case["query"])
+        weights.step(case["delta_hats"][t], case["h_hats"][t], h_is_scaled=is_scaled(case, t))
+    a, of_query = weights.linear(steps, case["query"], "query" if settings.get("query_known", True) else "other")
     results.append(a.clone())
     if not reverse:
         return results, {}
@@ -127,15 +132,15 @@ def outcome(form, case, *, pulls, reverse=True, **settings):
         assert bar.shape == leaf.shape
         bars[id(leaf)] = bars.get(id(leaf), 0) + bar
 
-    def adjoint_of_linear(t, h, products, a_bar):
-        h_bar = weights.linear_adjoint(t, h, products, a_bar.clone(), to_input=pulls)
+    def adjoint_of_linear(t, h, rows, products, a_bar):
+        h_bar = weights.linear_adjoint(t, h, rows, products, a_bar.clone(), to_input=pulls)
         if pulls:
             add(h, h_bar)
         else:
             assert h_bar is None
 
     weights.begin_reverse()
-    adjoint_of_linear(steps, case["query"], of_query, case["of_query"])
+    adjoint_of_linear(steps, case["query"], "query", of_query, case["of_query"])
     for t in reversed(range(steps)):
         delta_hat_bar, h_hat_bar = weights.step_adjoint(t, case["delta_hats"][t], case["h_hats"][t])
         add(case["delta_hats"][t], delta_hat_bar.clone())
@@ -144,7 +149,7 @@ def outcome(form, case, *, pulls, reverse=True, **settings):
         if pulls:
             below_bar = case["of_below"][t].clone()
             add(case["deltas"][t], weights.pull_back_adjoint(t, case["deltas"][t], left[t][1], below_bar))
-        adjoint_of_linear(t, case["inputs"][t], left[t][0], case["of_a"][t])
+        adjoint_of_linear(t, case["inputs"][t], "support", left[t][0], case["of_a"][t])
     bars[id(case["weight"])], bars[id(case["bias"])] = weights.initial_gradients()
     return results, bars
 
@@ -215,7 +220,7 @@ def test_weights_that_keep_the_newest_alone_give_the_same_numbers(seed):
     ):
         for form in forms:
             kept, _ = outcome(form, case, pulls=pulls)
-            newest, _ = outcome(form, case, pulls=pulls, keep=False, reverse=False)
+            newest, _ = outcome(form, case, pulls=pulls, reversible=False, reverse=False)
             assert all(torch.equal(a, b) for a, b in zip(kept, newest, strict=True))
 
 
@@ -239,14 +244,14 @@ def test_the_very_same_input_merges_into_one_product_and_others_do_not():
         case = with_a_constant_input(drawn, pattern)
         weights = made(FactoredInput, case)
         with torch.no_grad():
-            for delta_hat, h_hat in zip(case["delta_hats"], case["h_hats"], strict=True):
-                weights.step(delta_hat, h_hat)
-            product = weights.linear(len(case["h_hats"]), case["query"])[1]
+            for t, signals in enumerate(zip(case["delta_hats"], case["h_hats"], strict=True)):
+                weights.step(*signals, h_is_scaled=is_scaled(case, t))
+            product = weights.linear(len(case["h_hats"]), case["query"], "query")[1]
             assert product.shape[2] == expected * case["inputs"][0].shape[1]
     assert len(drawn["h_hats"]) == 4
 
 
-def test_an_equal_input_that_is_another_object_gives_the_numbers_of_the_very_same():
+def test_an_equal_input_that_counts_as_scaled_gives_the_numbers_of_the_very_same():
     drawn = drawn_case(MANY_STEPS)
     same = with_a_constant_input(drawn, lambda _: True)
     copies = same | {"h_hats": [same["inputs"][0].detach().clone() for _ in same["h_hats"]]}
@@ -263,12 +268,12 @@ def test_a_step_leaves_the_weights_before_it_as_they_were(form):
     with torch.no_grad():
         answers = []
         for t, (delta_hat, h_hat) in enumerate(zip(case["delta_hats"], case["h_hats"], strict=True)):
-            answers.append((weights.linear(t, case["query"])[0], weights.pull_back(t, case["deltas"][0])[0]))
-            weights.step(delta_hat, h_hat)
+            answers.append((weights.linear(t, case["query"], "query")[0], weights.pull_back(t, case["deltas"][0])[0]))
+            weights.step(delta_hat, h_hat, h_is_scaled=True)
         for t, (a, below) in enumerate(answers):
-            assert torch.equal(weights.linear(t, case["query"])[0], a)
+            assert torch.equal(weights.linear(t, case["query"], "query")[0], a)
             assert torch.equal(weights.pull_back(t, case["deltas"][0])[0], below)
-            assert not torch.equal(weights.linear(t + 1, case["query"])[0], a)
+            assert not torch.equal(weights.linear(t + 1, case["query"], "query")[0], a)
 
 
 @pytest.mark.parametrize("form", [Materialised, Factored, FactoredInput])
@@ -288,7 +293,7 @@ def test_unadapted_weights_are_the_same_linear_map_for_every_episode(form):
     weights = made(form, case)
     h, delta = case["query"].detach(), case["deltas"][0].detach()
     torch.testing.assert_close(
-        weights.linear(0, h)[0], (h @ case["weight"].T + case["bias"]).detach(), rtol=1e-13, atol=1e-13
+        weights.linear(0, h, "other")[0], (h @ case["weight"].T + case["bias"]).detach(), rtol=1e-13, atol=1e-13
     )
     torch.testing.assert_close(
         weights.pull_back(0, delta)[0], (delta @ case["weight"]).detach(), rtol=1e-13, atol=1e-13
@@ -317,7 +322,7 @@ def test_made_weights_take_the_given_forms_with_the_first_layers_own():
     parameters = [(torch.zeros(5, 4), torch.zeros(5)), (torch.zeros(6, 5), torch.zeros(6))]
 
     def types(*forms, rates=None):
-        made = made_weights(forms, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True, rates=rates)
+        made = initial_layers(forms, parameters, eta=0.1, inputs=Inputs(x, 3, 3), reversible=True, rates=rates)
         return [type(layer) for layer in made]
 
     assert types("materialised", "materialised") == [Materialised, Materialised]

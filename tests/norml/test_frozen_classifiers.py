@@ -18,7 +18,7 @@ def drawn(seed: int, n_episodes: int = 7) -> EpisodeIndices:
         n_examples=9,
         n_way=N_WAY,
         examples_per_class=5,
-        turned=False,
+        rotations=False,
         n_episodes=n_episodes,
         generator=torch.Generator().manual_seed(seed),
     )

@@ -26,7 +26,7 @@ def test_numbers_of_learned_rates():
 def test_an_untrained_step_is_the_gradient_step_exactly(rates, signals):
     rule = GradientDescent(3, learned_rates=rates).double()
     for layer in range(3):
-        delta_hat, h_hat, state = rule.scaled(layer, *signals, rule.initial_state(layer, *signals[:2]))
+        delta_hat, h_hat, state = rule.scaled(layer, *signals, rule.initially_carried(layer, *signals[:2]))
         assert torch.equal(delta_hat, signals[0])
         assert h_hat is signals[1]
         assert state == {}

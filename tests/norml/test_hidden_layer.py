@@ -23,8 +23,8 @@ def drawn_case(seed):
     return case, directions, int(torch.randint(1, b + 1, (), generator=generator))
 
 
-def formula(a, scale, shift, own=None):
-    seen = a[:, :own]
+def formula(a, scale, shift, n_reference=None):
+    seen = a[:, :n_reference]
     mean, variance = seen.mean(dim=1, keepdim=True), seen.var(dim=1, correction=0, keepdim=True)
     return torch.relu((a - mean) / torch.sqrt(variance + EPSILON) * scale + shift)
 
@@ -43,10 +43,10 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_forward_and_backward_are_the_formula_and_its_gradient_by_autograd(seed):
-    case, _, own = drawn_case(seed)
+    case, _, n_reference = drawn_case(seed)
     plain = detached(case)
-    for rows in (None, own):
-        made = hidden_layer.forward(plain["a"], plain["scale"], plain["shift"], epsilon=EPSILON, own=rows)
+    for rows in (None, n_reference):
+        made = hidden_layer.forward(plain["a"], plain["scale"], plain["shift"], epsilon=EPSILON, n_reference=rows)
         assert_close(made.h, formula(plain["a"], plain["scale"], plain["shift"], rows))
         assert torch.equal(made.active, (made.h > 0).double())
     made = hidden_layer.forward(plain["a"], plain["scale"], plain["shift"], epsilon=EPSILON)
@@ -56,14 +56,14 @@ def test_forward_and_backward_are_the_formula_and_its_gradient_by_autograd(seed)
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_adjoint_of_a_forward_pass_is_autograds_gradient_whichever_rows_make_the_statistics(seed):
-    case, (direction, _), own = drawn_case(100 + seed)
+    case, (direction, _), n_reference = drawn_case(100 + seed)
     plain = detached(case)
-    for rows in (None, own):
+    for rows in (None, n_reference):
         h = formula(case["a"], case["scale"], case["shift"], rows)
         expected = torch.autograd.grad(h, [case["a"], case["scale"], case["shift"]], direction)
-        made = hidden_layer.forward(plain["a"], plain["scale"], plain["shift"], epsilon=EPSILON, own=rows)
+        made = hidden_layer.forward(plain["a"], plain["scale"], plain["shift"], epsilon=EPSILON, n_reference=rows)
         gradients = Gradients()
-        a_bar = hidden_layer.forward_adjoint(direction, made, plain["scale"], gradients, own=rows)
+        a_bar = hidden_layer.forward_adjoint(direction, made, plain["scale"], gradients, n_reference=rows)
         for found, reference in zip((a_bar, gradients.scale, gradients.shift), expected, strict=True):
             assert_close(found, reference)
 

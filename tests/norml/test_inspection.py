@@ -141,7 +141,7 @@ def test_all_layers_frozen_is_no_adaptation_and_none_frozen_changes_nothing(rule
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "meta-sgd", "norml"])
 def test_a_frozen_layer_keeps_its_weights_and_the_others_move(rule, layer, make_meta_learner, make_episodes):
     still = frozen(make_meta_learner(rule, weight_form="materialised"), {layer})
-    adaptation, _ = still.adapted(make_episodes(), 2, reversible=False)
+    adaptation, _ = still.adapt_and_query(make_episodes(), 2, reversible=False)
     for number, weights in enumerate(adaptation.weights):
         moved = not torch.equal(weights._weights[-1], weights.weight.expand_as(weights._weights[-1]))
         assert moved == (number != layer)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.fast_weights import Inputs, made_weights
+from norml.fast_weights import Inputs, initial_layers
 from norml.hidden_layer import Gradients
 from norml.learner import Learner, cross_entropy, cross_entropy_adjoint
 from norml.meta_training import InnerLoop, MetaLearner
@@ -18,15 +18,17 @@ HIDDEN = [[], [6], [7, 6, 5, 4]]
 def initial(learner, x, form="materialised"):
     """The learner's weights before any step, as the engine makes them."""
     parameters = list(zip(learner.weights, learner.biases, strict=True))
-    weights = made_weights([form] * learner.n_layers, parameters, eta=0.1, inputs=Inputs(x, x, None), keep=True)
+    weights = initial_layers(
+        [form] * learner.n_layers, parameters, eta=0.1, inputs=Inputs(x, x.shape[1], 0), reversible=True
+    )
     for layer_weights in weights:
         layer_weights.begin_reverse()
     return weights
 
 
 @torch.no_grad()
-def passed_forward(learner, x, own=None):
-    return learner(initial(learner, x), 0, x, own=own)
+def passed_forward(learner, x, n_reference=None):
+    return learner(initial(learner, x), 0, x, source="support", n_reference=n_reference)
 
 
 def written_out(learner, x):
@@ -65,7 +67,7 @@ def deltas_both_ways(learner, x, y, form="materialised"):
     """(explicit, by autograd) layer gradients of the mean loss of each episode, with the explicit passes' traces."""
     weights = initial(learner, x, form)
     with torch.no_grad():
-        logits, trace = learner(weights, 0, x)
+        logits, trace = learner(weights, 0, x, source="support")
         _, delta_out = cross_entropy(logits, y)
         passed = learner.backward(weights, 0, trace, delta_out)
     expected_logits, pre_activations = written_out(learner, x)
@@ -137,7 +139,7 @@ def test_the_adjoints_of_both_passes_together_are_autograds_second_order(hidden_
     weights = initial(learner, x, form)
     gradients = [Gradients() for _ in hidden_sizes]
     with torch.no_grad():
-        made_logits, trace = learner(weights, 0, x)
+        made_logits, trace = learner(weights, 0, x, source="support")
         _, delta_out = cross_entropy(made_logits, y)
         passed = learner.backward(weights, 0, trace, delta_out)
         delta_out_bar, bars = learner.backward_adjoint(
@@ -159,11 +161,11 @@ def test_the_adjoints_of_both_passes_together_are_autograds_second_order(hidden_
         assert (found[name] - reference).abs().max() <= 1e-11 * size, name
 
 
-@pytest.mark.parametrize("own", [None, 2, 6])
+@pytest.mark.parametrize("n_reference", [None, 2, 6])
 @pytest.mark.parametrize("batch_norm_scale", [True, False])
 @pytest.mark.parametrize("hidden_sizes", HIDDEN)
 def test_the_adjoint_of_a_query_pass_is_autograds_whichever_rows_make_the_statistics(
-    hidden_sizes, batch_norm_scale, own
+    hidden_sizes, batch_norm_scale, n_reference
 ):
     learner = moved_learner(hidden_sizes, batch_norm_scale=batch_norm_scale)
     x, _ = examples(n=6)
@@ -171,7 +173,7 @@ def test_the_adjoint_of_a_query_pass_is_autograds_whichever_rows_make_the_statis
     for layer in range(learner.n_layers):
         a = functional.linear(h, learner.weights[layer], learner.biases[layer])
         if layer < learner.n_layers - 1:
-            seen = a[:, :own]
+            seen = a[:, :n_reference]
             mean, variance = seen.mean(dim=1, keepdim=True), seen.var(dim=1, correction=0, keepdim=True)
             h = (a - mean) / torch.sqrt(variance + 1e-3) * (learner.scales[layer] if batch_norm_scale else 1)
             h = functional.relu(h + learner.shifts[layer])
@@ -180,9 +182,9 @@ def test_the_adjoint_of_a_query_pass_is_autograds_whichever_rows_make_the_statis
     expected = torch.autograd.grad(a, parameters, direction)
     weights, gradients = initial(learner, x), [Gradients() for _ in hidden_sizes]
     with torch.no_grad():
-        logits, trace = learner(weights, 0, x, own=own)
+        logits, trace = learner(weights, 0, x, source="support", n_reference=n_reference)
         assert_relative(logits, a.detach(), 1e-12)
-        learner.forward_adjoint(weights, 0, trace, direction, gradients, own=own)
+        learner.forward_adjoint(weights, 0, trace, direction, gradients, n_reference=n_reference)
     found = {}
     for layer, layer_weights in enumerate(weights):
         found[f"weights.{layer}"], found[f"biases.{layer}"] = layer_weights.initial_gradients()
@@ -295,7 +297,7 @@ def test_the_first_rows_make_the_statistics_in_place_of_the_whole_batch():
     learner = moved_learner([6, 4])
     support, _ = examples()
     query, _ = examples(seed=1, n=2)
-    logits, _ = passed_forward(learner, torch.cat([support, query], dim=1), own=support.shape[1])
+    logits, _ = passed_forward(learner, torch.cat([support, query], dim=1), n_reference=support.shape[1])
     h_support, h = support, query
     for layer in range(2):
         a_support, a = (functional.linear(v, learner.weights[layer], learner.biases[layer]) for v in (h_support, h))
@@ -315,7 +317,7 @@ def test_the_first_rows_make_the_statistics_in_place_of_the_whole_batch():
 def test_statistics_of_all_rows_are_the_batchs_own():
     learner = moved_learner([6, 4])
     x, _ = examples()
-    assert torch.equal(passed_forward(learner, x, own=x.shape[1])[0], passed_forward(learner, x)[0])
+    assert torch.equal(passed_forward(learner, x, n_reference=x.shape[1])[0], passed_forward(learner, x)[0])
 
 
 def test_rows_that_make_no_statistics_change_none_of_the_others():
@@ -324,7 +326,10 @@ def test_rows_that_make_no_statistics_change_none_of_the_others():
     changed = x.clone()
     changed[:, 4:] *= -3
     torch.testing.assert_close(
-        passed_forward(learner, changed, own=4)[0][:, :4], passed_forward(learner, x, own=4)[0][:, :4], rtol=0, atol=0
+        passed_forward(learner, changed, n_reference=4)[0][:, :4],
+        passed_forward(learner, x, n_reference=4)[0][:, :4],
+        rtol=0,
+        atol=0,
     )
 
 

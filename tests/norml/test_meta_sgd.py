@@ -30,10 +30,10 @@ def test_signals_are_handed_through():
 def test_one_step_by_hand():
     """One weight, one bias: w1 = w0 - eta * r * sum_s delta_s h_s, b1 = b0 - eta * q * sum_s delta_s."""
     weight, bias = torch.tensor([[2.0]]), torch.tensor([1.0])
-    rated = Rated(weight, bias, 0.1, keep=False, rates=(torch.tensor([[3.0]]), torch.tensor([-5.0])))
-    rated.step(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[4.0], [0.5]]]))
+    rated = Rated(weight, bias, 0.1, reversible=False, rates=(torch.tensor([[3.0]]), torch.tensor([-5.0])))
+    rated.step(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[4.0], [0.5]]]), h_is_scaled=False)
     # w1 = 2 - 0.1 * 3 * (1 * 4 + 2 * 0.5) = 0.5; b1 = 1 + 0.1 * 5 * (1 + 2) = 2.5
-    found = rated.linear(1, torch.tensor([[[0.0], [1.0]]]))[0]
+    found = rated.linear(1, torch.tensor([[[0.0], [1.0]]]), "other")[0]
     torch.testing.assert_close(found, torch.tensor([[[2.5], [3.0]]]))
 
 
@@ -82,7 +82,7 @@ def test_a_weight_without_rate_stays_and_one_below_zero_climbs(make_episodes):
         learner = Learner(5, [], 3, initial_weight_std=0.5, generator=torch.Generator().manual_seed(1))
         meta_learner = MetaLearner(learner, MetaSgd((5, 3)), InnerLoop(inner_lr=0.4)).double()
         meta_learner.rule.weight_rates[0].data[1, 2] = rate
-        adaptation, _ = meta_learner.adapted(batch, 1, reversible=False)
+        adaptation, _ = meta_learner.adapt_and_query(batch, 1, reversible=False)
         moved[rate] = (adaptation.weights[0]._weights[-1] - learner.weights[0])[0].detach()
     assert moved[0.0][1, 2] == 0
     assert moved[1.0][1, 2] != 0
@@ -99,5 +99,7 @@ def test_no_inner_step_gives_the_rates_no_gradient(make_meta_learner, make_episo
 
 @pytest.mark.parametrize("weight_form", ["auto", "factored"])
 def test_layers_with_rates_are_materialised_whatever_is_asked(weight_form, make_meta_learner, make_episodes):
-    adaptation, _ = make_meta_learner("meta-sgd", weight_form=weight_form).adapted(make_episodes(), 1, reversible=False)
+    adaptation, _ = make_meta_learner("meta-sgd", weight_form=weight_form).adapt_and_query(
+        make_episodes(), 1, reversible=False
+    )
     assert [type(layer) for layer in adaptation.weights] == [Rated, Rated, Rated]

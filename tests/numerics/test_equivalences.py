@@ -113,7 +113,9 @@ def restarted(meta_learner, batch, inner_steps):
         with torch.no_grad():
             for layer, adapted in enumerate(adaptation.weights):
                 n_in = learner.sizes[layer]
-                a, _ = adapted.linear(1, torch.cat([torch.zeros(1, n_in), torch.eye(n_in)]).double().unsqueeze(0))
+                a, _ = adapted.linear(
+                    1, torch.cat([torch.zeros(1, n_in), torch.eye(n_in)]).double().unsqueeze(0), "other"
+                )
                 learner.weights[layer].copy_((a[0, 1:] - a[0, 0]).T)
                 learner.biases[layer].copy_(a[0, 0])
     logits = meta_learner(batch, 0).detach()

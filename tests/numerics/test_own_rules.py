@@ -27,8 +27,8 @@ class Momentum(UpdateRule):
         super().__init__()
         self.decay, self.log_rate = parameter(0.4, 0.3, 0.6), parameter(0.1)
 
-    def scaled(self, layer, delta, h, losses, state):
-        velocity = delta + self.decay[layer] * state["velocity"] if state else delta
+    def scaled(self, layer, delta, h, losses, carried):
+        velocity = delta + self.decay[layer] * carried["velocity"] if carried else delta
         return self.log_rate.exp() * velocity, h, {"velocity": velocity}
 
 
@@ -41,9 +41,9 @@ class LossWeighted(UpdateRule):
         super().__init__()
         self.by_loss, self.by_size = parameter(0.3), parameter(0.2, -0.1, 0.4)
 
-    def scaled(self, layer, delta, h, losses, state):
+    def scaled(self, layer, delta, h, losses, carried):
         weight = 1 + torch.tanh(self.by_loss * losses + self.by_size[layer] * h.square().mean(dim=-1))
-        return delta * weight.unsqueeze(-1), h * weight.unsqueeze(-1).sqrt(), state
+        return delta * weight.unsqueeze(-1), h * weight.unsqueeze(-1).sqrt(), carried
 
 
 class ScalesLater(UpdateRule):
@@ -55,14 +55,14 @@ class ScalesLater(UpdateRule):
         super().__init__()
         self.gain = parameter(0.8)
 
-    def scaled(self, layer, delta, h, losses, state):
-        if "steps" not in state:
+    def scaled(self, layer, delta, h, losses, carried):
+        if "steps" not in carried:
             return delta, h, {"steps": torch.ones((), dtype=delta.dtype)}
-        return delta, h * self.gain ** state["steps"], {"steps": state["steps"] + 1}
+        return delta, h * self.gain ** carried["steps"], {"steps": carried["steps"] + 1}
 
 
 class RemembersTheStart(UpdateRule):
-    """The first step's signals, by way of the first state, weigh on all steps: of all layers."""
+    """The first step's signals, by way of what is carried from the start, weigh on all steps: of all layers."""
 
     scales_inputs = True
 
@@ -70,11 +70,11 @@ class RemembersTheStart(UpdateRule):
         super().__init__()
         self.pull, self.gain = parameter(0.5), parameter(0.3)
 
-    def initial_state(self, layer, delta, h):
+    def initially_carried(self, layer, delta, h):
         return {"first_delta": delta, "size": self.gain * h.abs().mean(dim=-1, keepdim=True)}
 
-    def scaled(self, layer, delta, h, losses, state):
-        return delta + self.pull * state["first_delta"], h * (1 + state["size"]), state
+    def scaled(self, layer, delta, h, losses, carried):
+        return delta + self.pull * carried["first_delta"], h * (1 + carried["size"]), carried
 
 
 class NamedAsItsInputs(UpdateRule):
@@ -86,8 +86,8 @@ class NamedAsItsInputs(UpdateRule):
         super().__init__()
         self.delta, self.h, self.losses = parameter(1.1), parameter(0.9), parameter(0.2)
 
-    def scaled(self, layer, delta, h, losses, state):
-        return self.delta * delta * (1 + self.losses * losses.unsqueeze(-1)), self.h * h, state
+    def scaled(self, layer, delta, h, losses, carried):
+        return self.delta * delta * (1 + self.losses * losses.unsqueeze(-1)), self.h * h, carried
 
 
 RULES = [Momentum, LossWeighted, ScalesLater, RemembersTheStart, NamedAsItsInputs]

@@ -190,7 +190,7 @@ def fuzz_array_files(folder: Path) -> Callable[[tuple[bool, list[tuple[float, by
     """The readers of caches and of features, on good files with bytes changed and their end cut off."""
     files = cache_files(folder)
     good = [file.path.read_bytes() for file in files]
-    request = EpisodeRequest("meta_val", 2, 1, 1, turned=False, episodes=2, seed=0)
+    request = EpisodeRequest("meta_val", 2, 1, 1, rotations=False, episodes=2, seed=0)
 
     def target(case: tuple[bool, list[tuple[float, bytes]], float]) -> None:
         which, splices, kept = case

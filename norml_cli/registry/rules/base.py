@@ -1,4 +1,4 @@
-"""What each algorithm can be told in a method's entry, and how it is built: one file each, torch-free to import.
+"""The settings of each algorithm in a method's entry, and how it is built: one file each, torch-free to import.
 
 The file's name is the algorithm's, with hyphens: `meta_sgd.py` is `algorithm: meta-sgd`. It holds one class, whose
 fields are the settings: their types, ranges and meaning. Nothing else names it: entries, `--set`, records, the
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from norml.update_rules import UpdateRule
 
 
-class Rule(Model):
+class RuleSettings(Model):
     """Settings of an algorithm. No two rules and no protocol value share a name with another meaning."""
 
     meta_trained: ClassVar[bool]
     """Whether there is an outer loop."""
 
 
-class LearnedRule(Rule):
+class LearnedSettings(RuleSettings):
     """Settings of an update rule, which is meta-trained beside the learner's initial weights."""
 
     meta_trained: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class LearnedRule(Rule):
         """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
 
 
-class FittedRule(Rule):
+class FittedSettings(RuleSettings):
     """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""
 
     meta_trained: ClassVar[bool] = False
@@ -48,13 +48,14 @@ class FittedRule(Rule):
         """The classifier."""
 
 
-def found_rules() -> dict[str, type[Rule]]:
+def settings_by_algorithm() -> dict[str, type[RuleSettings]]:
     """The settings of every algorithm, by its name in entries."""
     names = sorted(module.name for module in pkgutil.iter_modules(rules.__path__) if module.name != "base")
     return {name.replace("_", "-"): _settings_in(f"{rules.__name__}.{name}") for name in names}
 
 
-def _settings_in(name: str) -> type[Rule]:
+def _settings_in(name: str) -> type[RuleSettings]:
     values = vars(importlib.import_module(name)).values()
-    (found,) = (v for v in values if isinstance(v, type) and issubclass(v, Rule) and v.__module__ == name)
-    return found
+    classes = [value for value in values if isinstance(value, type) and value.__module__ == name]
+    (settings,) = (each for each in classes if issubclass(each, RuleSettings))
+    return settings

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from norml_cli.registry.rules.base import LearnedRule
+from norml_cli.registry.rules.base import LearnedSettings
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from norml.update_rules import UpdateRule
 
 
-class GradientDescentRule(LearnedRule):
+class GradientDescentSettings(LearnedSettings):
     """MAML's update rule: signals scaled by a constant, one learned rate, or one learned rate a layer."""
 
     learned_rates: Literal["none", "global", "layer-wise"] = Field(

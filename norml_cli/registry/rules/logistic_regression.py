@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from norml_cli.registry.rules.base import FittedRule
+from norml_cli.registry.rules.base import FittedSettings
 
 if TYPE_CHECKING:
     from norml.frozen_classifiers import FrozenClassifier
 
 
-class LogisticRegressionRule(FittedRule):
+class LogisticRegressionSettings(FittedSettings):
     """Logistic regression fitted to each support set; nothing is learned in an outer loop."""
 
     inverse_penalty: float = Field(

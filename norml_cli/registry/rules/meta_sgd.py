@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from norml_cli.registry.rules.base import LearnedRule
+from norml_cli.registry.rules.base import LearnedSettings
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from norml.update_rules import UpdateRule
 
 
-class MetaSgdRule(LearnedRule):
+class MetaSgdSettings(LearnedSettings):
     """Meta-SGD's update rule: a learned rate for every weight and bias, of either sign."""
 
     initial_rate: float = Field(

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from norml_cli.registry.rules.base import FittedRule
+from norml_cli.registry.rules.base import FittedSettings
 
 if TYPE_CHECKING:
     from norml.frozen_classifiers import FrozenClassifier
 
 
-class NearestCentroidRule(FittedRule):
+class NearestCentroidSettings(FittedSettings):
     """The class whose mean support example is nearest; nothing is learned in an outer loop."""
 
     similarity: Literal["euclidean", "cosine"] = Field(

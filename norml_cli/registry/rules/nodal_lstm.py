@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from norml_cli.registry.rules.base import LearnedRule
+from norml_cli.registry.rules.base import LearnedSettings
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from norml.update_rules import UpdateRule
 
 
-class NodalLstmRule(LearnedRule):
+class NodalLstmSettings(LearnedSettings):
     """NORML's update rule (eqs 14-19): one LSTM cell a layer scales both signals neuron by neuron."""
 
     gates: Literal["per-example", "batch-shared", "flattened"] = Field(

@@ -30,7 +30,7 @@ from tests.helpers import synthetic
 from tests.helpers.synthetic import entry_values
 from tests.helpers.tiny import write_entry
 
-REQUEST = EpisodeRequest("meta_test", n_way=3, shots=1, queries_per_class=2, turned=True, episodes=7, seed=0)
+REQUEST = EpisodeRequest("meta_test", n_way=3, shots=1, queries_per_class=2, rotations=True, episodes=7, seed=0)
 ENTRY = synthetic.entry()
 
 
@@ -237,7 +237,7 @@ def test_every_field_of_a_request_names_it_and_seeds_its_draw():
             {"n_way": 4},
             {"shots": 2},
             {"queries_per_class": 3},
-            {"turned": False},
+            {"rotations": False},
             {"episodes": 8},
             {"seed": 1},
         )
@@ -255,10 +255,10 @@ def test_the_seed_of_a_request_never_changes():
 
 def test_a_run_s_requests_come_from_its_protocol():
     validation, test = episode_requests(load_registry().resolve("norml", "omniglot-20way", 5).spec)
-    assert validation == EpisodeRequest("meta_val", 20, 5, 5, turned=True, episodes=500, seed=0)
-    assert test == EpisodeRequest("meta_test", 20, 5, 5, turned=True, episodes=10000, seed=0)
+    assert validation == EpisodeRequest("meta_val", 20, 5, 5, rotations=True, episodes=500, seed=0)
+    assert test == EpisodeRequest("meta_test", 20, 5, 5, rotations=True, episodes=10000, seed=0)
     spec = load_registry().resolve("norml", "omniglot-20way", 5, {"rotations": "meta-train"}).spec
-    assert not any(request.turned for request in episode_requests(spec))
+    assert not any(request.rotations for request in episode_requests(spec))
 
 
 def test_episode_hash_is_of_numbers_and_shapes_not_of_integer_types():

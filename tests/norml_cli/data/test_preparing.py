@@ -115,7 +115,7 @@ def test_sets_of_different_size_or_split_share_no_draw(registry: Registry, sourc
 
 def test_upright_episodes_have_no_turns(registry: Registry, source: Path):
     prepared(registry, source)
-    upright = replace(requests(registry)[1], turned=False)
+    upright = replace(requests(registry)[1], rotations=False)
     cache = ensure_ready(registry, "made-omniglot", [upright], Output(file=io.StringIO()))
     assert not cache.episodes(upright).turns.any()
 

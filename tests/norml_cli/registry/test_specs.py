@@ -6,8 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 from norml_cli.registry.entries import RULES, ProtocolEntry, Published
 from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.reading import builtin_registry, read_registry
-from norml_cli.registry.rules.gradient_descent import GradientDescentRule
-from norml_cli.registry.rules.nodal_lstm import NodalLstmRule
+from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
+from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
 from norml_cli.registry.sourced import Model
 from norml_cli.registry.specs import RunSpec, content_hash
 
@@ -50,7 +50,7 @@ def test_spec_survives_json(spec):
 
 
 def test_rule_is_read_as_the_algorithm_says(registry):
-    rules = {"norml": NodalLstmRule, "maml-layerwise-lr": GradientDescentRule}
+    rules = {"norml": NodalLstmSettings, "maml-layerwise-lr": GradientDescentSettings}
     for method, rule in rules.items():
         content = registry.resolve(method, "glyphs-5way", 1).spec.model_dump_json()
         assert type(RunSpec.model_validate_json(content).rule) is rule

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from norml_cli.files.errors import UserError
-from norml_cli.registry.rules.gradient_descent import GradientDescentRule
-from norml_cli.registry.rules.nodal_lstm import NodalLstmRule
+from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
+from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import digest_of, find_records, read_record, record_path, write_record
 from norml_cli.terminal.command_line import command_line
@@ -50,7 +50,9 @@ def test_place_of_a_record(registry, tmp_path):
     assert record_path(tmp_path, spec, 3) == tmp_path / "tiny" / "5-shot" / "norml" / "seed-3.json"
 
 
-@pytest.mark.parametrize(("method", "rule"), [("norml", NodalLstmRule), ("maml-constant-lr", GradientDescentRule)])
+@pytest.mark.parametrize(
+    ("method", "rule"), [("norml", NodalLstmSettings), ("maml-constant-lr", GradientDescentSettings)]
+)
 def test_written_and_read_again(registry, tmp_path, method, rule):
     record = made_record(registry, method, CORRECT)
     path = put(tmp_path, record)

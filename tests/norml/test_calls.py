@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from norml.update_rules import UpdateRule
-from norml.update_rules.recorded import _by_function, _by_tape, record
+from norml.update_rules.calls import Values, _by_function, _by_tape, call_rule
 
 WAYS = [_by_tape, _by_function]
+CARRIED = {"memory", "square", "of_parameter"}  # the other names are signals
 
 
 class Toy(UpdateRule):
@@ -22,8 +23,8 @@ class Toy(UpdateRule):
         self.gain = nn.Parameter(torch.tensor([0.7, -0.3, 1.2], dtype=torch.float64))
         self.idle = nn.Parameter(torch.ones(3, dtype=torch.float64))
 
-    def scaled(self, layer, delta, h, losses, state):
-        return delta, h, state
+    def scaled(self, layer, delta, h, losses, carried):
+        return delta, h, carried
 
 
 def drawn_inputs(seed=0):
@@ -67,9 +68,37 @@ def by_autograd(call, inputs, parameters, bars):
     return dict(zip(wanted, found, strict=True))
 
 
-def made(way, rule, call, inputs, constants=()):
+def values(named):
+    carried = {name: tensor for name, tensor in named.items() if name in CARRIED}
+    return Values({name: tensor for name, tensor in named.items() if name not in CARRIED}, carried)
+
+
+def named(values):
+    return values.signals | values.carried
+
+
+class Seen:
+    """A call whose signals and carried tensors are seen as one dictionary."""
+
+    def __init__(self, call):
+        self.call, self.outputs = call, named(call.outputs)
+        self.handed_through = {output: source for (_, output), (_, source) in call.handed_through.items()}
+
+    def pull_back(self, bars):
+        of_inputs, of_parameters = self.call.pull_back(values(bars))
+        return named(of_inputs), of_parameters
+
+
+def called(way, rule, function, inputs, constants=()):
     with torch.no_grad():  # as the engine calls it
-        return way(rule, call, inputs, dict(rule.named_parameters()), frozenset(constants))
+        call = way(
+            rule,
+            lambda given: values(function(named(given))),
+            values(inputs),
+            dict(rule.named_parameters()),
+            frozenset(constants),
+        )
+    return Seen(call)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -79,12 +108,12 @@ def made(way, rule, call, inputs, constants=()):
 def test_derivatives_are_autograds_for_any_choice_of_outputs(way, names):
     rule, inputs = Toy(), drawn_inputs()
     call = mixing_call(rule)
-    recorded = made(way, rule, call, inputs)
+    call_made = called(way, rule, call, inputs)
     for name, expected in call(inputs).items():
-        torch.testing.assert_close(recorded.outputs[name], expected.detach(), rtol=1e-14, atol=0)
-        assert not recorded.outputs[name].requires_grad
-    bars = drawn_bars(recorded.outputs, names)
-    of_inputs, of_parameters = recorded.pull_back(bars)
+        torch.testing.assert_close(call_made.outputs[name], expected.detach(), rtol=1e-14, atol=0)
+        assert not call_made.outputs[name].requires_grad
+    bars = drawn_bars(call_made.outputs, names)
+    of_inputs, of_parameters = call_made.pull_back(bars)
     expected = by_autograd(call, inputs, dict(rule.named_parameters()), bars)
     found = of_inputs | of_parameters
     assert set(of_inputs) <= set(inputs)
@@ -100,7 +129,7 @@ def test_derivatives_are_autograds_for_any_choice_of_outputs(way, names):
 def test_both_ways_back_agree(seed):
     rule, inputs = Toy(), drawn_inputs(seed)
     for constants in ((), ("h",), ("delta", "h", "losses")):
-        one, other = (made(way, rule, mixing_call(rule), inputs, constants) for way in WAYS)
+        one, other = (called(way, rule, mixing_call(rule), inputs, constants) for way in WAYS)
         assert one.handed_through == other.handed_through == {"h_hat": "h"}
         assert set(one.outputs) == set(other.outputs)
         bars = drawn_bars(one.outputs, ["delta_hat", "sum", "square", "of_parameter"], seed)
@@ -121,11 +150,11 @@ def test_outputs_that_are_inputs_are_the_very_same_objects(way):
         return {"delta_hat": given["delta"], "h_hat": given["h"], "copy": given["h"] * 1, "view": given["delta"][:]}
 
     for constants in ((), ("h",), ("delta", "h", "losses", "memory")):
-        recorded = made(way, rule, call, inputs, constants)
-        assert recorded.handed_through == {"delta_hat": "delta", "h_hat": "h"}
-        assert recorded.outputs["delta_hat"] is inputs["delta"]
-        assert recorded.outputs["h_hat"] is inputs["h"]
-        assert recorded.outputs["copy"] is not inputs["h"]
+        call_made = called(way, rule, call, inputs, constants)
+        assert call_made.handed_through == {"delta_hat": "delta", "h_hat": "h"}
+        assert call_made.outputs["delta_hat"] is inputs["delta"]
+        assert call_made.outputs["h_hat"] is inputs["h"]
+        assert call_made.outputs["copy"] is not inputs["h"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -135,9 +164,9 @@ def test_an_input_handed_through_twice_and_used_gets_the_sum_of_its_derivatives(
     def call(given):
         return {"one": given["delta"], "two": given["delta"], "thrice": 3 * given["delta"]}
 
-    recorded = made(way, rule, call, inputs)
-    bars = drawn_bars(recorded.outputs)
-    of_inputs, of_parameters = recorded.pull_back(bars)
+    call_made = called(way, rule, call, inputs)
+    bars = drawn_bars(call_made.outputs)
+    of_inputs, of_parameters = call_made.pull_back(bars)
     torch.testing.assert_close(
         of_inputs["delta"], bars["one"] + bars["two"] + 3 * bars["thrice"], rtol=1e-14, atol=1e-15
     )
@@ -147,9 +176,9 @@ def test_an_input_handed_through_twice_and_used_gets_the_sum_of_its_derivatives(
 @pytest.mark.parametrize("way", WAYS)
 def test_handing_everything_through_needs_no_way_back(way):
     rule, inputs = Toy(), drawn_inputs()
-    recorded = made(way, rule, lambda given: {"delta_hat": given["delta"], "h_hat": given["h"]}, inputs)
-    bars = drawn_bars(recorded.outputs)
-    of_inputs, of_parameters = recorded.pull_back(bars)
+    call_made = called(way, rule, lambda given: {"delta_hat": given["delta"], "h_hat": given["h"]}, inputs)
+    bars = drawn_bars(call_made.outputs)
+    of_inputs, of_parameters = call_made.pull_back(bars)
     assert of_inputs["delta"] is bars["delta_hat"]
     assert of_inputs["h"] is bars["h_hat"]
     assert of_parameters == {}
@@ -158,9 +187,9 @@ def test_handing_everything_through_needs_no_way_back(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_constants_get_no_derivative_from_what_is_made_of_them(way):
     rule, inputs = Toy(), drawn_inputs()
-    recorded = made(way, rule, mixing_call(rule), inputs, ("delta", "h", "losses"))
-    bars = drawn_bars(recorded.outputs, ["delta_hat", "sum", "square"])
-    of_inputs, of_parameters = recorded.pull_back(bars)
+    call_made = called(way, rule, mixing_call(rule), inputs, ("delta", "h", "losses"))
+    bars = drawn_bars(call_made.outputs, ["delta_hat", "sum", "square"])
+    of_inputs, of_parameters = call_made.pull_back(bars)
     assert set(of_inputs) == {"memory"}
     expected = by_autograd(mixing_call(rule), inputs, dict(rule.named_parameters()), bars)
     torch.testing.assert_close(of_inputs["memory"], expected["memory"], rtol=1e-13, atol=1e-15)
@@ -169,20 +198,21 @@ def test_constants_get_no_derivative_from_what_is_made_of_them(way):
 
 def test_parameters_and_inputs_without_influence_are_left_out_by_the_tape():
     rule, inputs = Toy(), drawn_inputs()
-    recorded = made(_by_tape, rule, mixing_call(rule), inputs)
-    of_inputs, of_parameters = recorded.pull_back(drawn_bars(recorded.outputs, ["square"]))
+    call_made = called(_by_tape, rule, mixing_call(rule), inputs)
+    of_inputs, of_parameters = call_made.pull_back(drawn_bars(call_made.outputs, ["square"]))
     assert set(of_inputs) == {"memory"}
     assert of_parameters == {}
-    of_inputs, of_parameters = recorded.pull_back({})
+    of_inputs, of_parameters = call_made.pull_back({})
     assert of_inputs == of_parameters == {}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_call_whose_inputs_are_all_constant_still_gives_the_parameters_theirs(way):
     rule, inputs = Toy(), drawn_inputs()
-    recorded = made(way, rule, lambda given: {"made": given["delta"] * rule.gain}, inputs, tuple(inputs))
-    bars = drawn_bars(recorded.outputs)
-    of_inputs, of_parameters = recorded.pull_back(bars)
+    del inputs["memory"]
+    call_made = called(way, rule, lambda given: {"made": given["delta"] * rule.gain}, inputs, ("delta", "h", "losses"))
+    bars = drawn_bars(call_made.outputs)
+    of_inputs, of_parameters = call_made.pull_back(bars)
     assert of_inputs == {}
     torch.testing.assert_close(
         of_parameters["gain"], (bars["made"] * inputs["delta"]).sum(dim=(0, 1)), rtol=1e-13, atol=1e-15
@@ -197,9 +227,9 @@ def test_a_parameter_may_have_the_name_of_an_input(way):
     def call(given):
         return {"delta_hat": given["delta"] * rule.delta}
 
-    recorded = made(way, rule, call, inputs)
-    bars = drawn_bars(recorded.outputs)
-    of_inputs, of_parameters = recorded.pull_back(bars)
+    call_made = called(way, rule, call, inputs)
+    bars = drawn_bars(call_made.outputs)
+    of_inputs, of_parameters = call_made.pull_back(bars)
     torch.testing.assert_close(of_inputs["delta"], bars["delta_hat"] * rule.delta.detach(), rtol=1e-13, atol=1e-15)
     expected = (bars["delta_hat"] * inputs["delta"]).sum(dim=(0, 1))
     torch.testing.assert_close(of_parameters["delta"], expected, rtol=1e-13, atol=1e-15)
@@ -210,8 +240,8 @@ def test_inputs_and_parameters_stay_as_they_were(way):
     rule, inputs = Toy(), drawn_inputs()
     tensors = [*inputs.values(), *rule.parameters()]
     before = [tensor.detach().clone() for tensor in tensors]
-    recorded = made(way, rule, mixing_call(rule), inputs)
-    recorded.pull_back(drawn_bars(recorded.outputs))
+    call_made = called(way, rule, mixing_call(rule), inputs)
+    call_made.pull_back(drawn_bars(call_made.outputs))
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
     assert not any(tensor.requires_grad for tensor in inputs.values())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in rule.parameters())
@@ -219,14 +249,30 @@ def test_inputs_and_parameters_stay_as_they_were(way):
 
 def test_without_parameters_asked_for_a_call_is_made_without_a_way_back():
     rule, inputs = Toy(), drawn_inputs()
+    function = mixing_call(rule)
     with torch.no_grad():
-        recorded = record(rule, mixing_call(rule), inputs, None, constants=frozenset())
-    assert recorded.outputs["h_hat"] is inputs["h"]
-    assert recorded.pull_back(drawn_bars(recorded.outputs)) == ({}, {})
+        call = call_rule(
+            rule, lambda given: values(function(named(given))), values(inputs), None, constants=frozenset()
+        )
+    assert call.outputs.signals["h_hat"] is inputs["h"]
+    assert call.hands_through("h_hat", "h")
+    assert not call.hands_through("delta_hat", "delta")
+    assert call.pull_back_computed is None
+
+
+def test_a_tensor_that_is_carried_is_no_signal_of_the_same_name():
+    rule, delta = Toy(), torch.ones(2, 4, 3, dtype=torch.float64)
+    inputs = Values({"delta": delta}, {"delta": 2 * delta})
+    with torch.no_grad():
+        call = _by_tape(rule, lambda given: Values({"delta_hat": given.carried["delta"]}, {}), inputs, {}, frozenset())
+    assert not call.hands_through("delta_hat", "delta")
+    of_inputs, _ = call.pull_back(Values({"delta_hat": delta}, {}))
+    assert of_inputs.signals == {}
+    assert of_inputs.carried["delta"] is delta
 
 
 def test_outside_of_the_compiler_the_tape_is_taken():
-    rule, inputs = Toy(), drawn_inputs()
+    rule, inputs = Toy(), values(drawn_inputs())
     with torch.no_grad():
-        recorded = record(rule, mixing_call(rule), inputs, dict(rule.named_parameters()), constants=frozenset())
-    assert recorded.pull_back_made.func.__name__ == "_tape_pulled_back"
+        call = call_rule(rule, lambda given: given, inputs, dict(rule.named_parameters()), constants=frozenset())
+    assert call.pull_back_computed.func.__name__ == "_tape_pulled_back"

@@ -1,0 +1,157 @@
+"""A call of an update rule that can be gone through backwards: rules are written forwards, autograd does the rest."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp
+
+from norml.update_rules import Carried, UpdateRule
+
+Named = dict[str, Tensor]
+Name = tuple[int, str]  # a tensor's place among `Values`, and its name there
+Flat = dict[Name, Tensor]
+
+
+class Values(NamedTuple):
+    """What goes into a call or comes out of it, or the derivatives by either: signals, and what a rule carries."""
+
+    signals: Named
+    carried: Carried
+
+
+Function = Callable[[Values], Values]
+PullBack = Callable[[Flat], tuple[Flat, Named]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call's outputs. `handed_through`: those that are inputs, with the input's name; the others were computed."""
+
+    outputs: Values
+    handed_through: dict[Name, Name]
+    pull_back_computed: PullBack | None = None
+
+    def hands_through(self, output: str, source: str) -> bool:
+        """Whether the signal `output` is the signal `source`, as it is."""
+        return self.handed_through.get((0, output)) == (0, source)
+
+    def pull_back(self, output_bars: Values) -> tuple[Values, Named]:
+        """Derivatives by the inputs and by the parameters, by name, from those by the outputs.
+
+        What got none is left out. An output handed through passes its derivative straight on.
+        """
+        of_outputs = _flat(output_bars)
+        bars: Flat = {}
+        parameter_bars: Named = {}
+        computed = {name: bar for name, bar in of_outputs.items() if name not in self.handed_through}
+        if computed and self.pull_back_computed is not None:
+            bars, parameter_bars = self.pull_back_computed(computed)
+        for name, source in self.handed_through.items():
+            if name in of_outputs:
+                bars[source] = bars[source] + of_outputs[name] if source in bars else of_outputs[name]
+        return _values(bars), parameter_bars
+
+
+def call_rule(
+    rule: UpdateRule,
+    function: Function,
+    inputs: Values,
+    parameters: Mapping[str, nn.Parameter] | None,
+    *,
+    constants: frozenset[str],
+) -> Call:
+    """Call `function`, which uses `rule`, on `inputs`, whose signals in `constants` get no derivatives.
+
+    `parameters`: those of the rule that the call uses, by name; None makes the call without a way back.
+    """
+    if parameters is None:
+        outputs = function(inputs)
+        return Call(outputs, _handed_through(_flat(outputs), _flat(inputs)))
+    # While torch.compile traces, the functional form is the one that it can follow; outside, the tape is the faster.
+    call = _by_function if torch.compiler.is_compiling() else _by_tape
+    return call(rule, function, inputs, dict(parameters), constants)
+
+
+def _by_tape(
+    _rule: UpdateRule, function: Function, inputs: Values, parameters: Named, constants: frozenset[str]
+) -> Call:
+    sources = _flat(inputs)
+    variables = {name: tensor.detach().requires_grad_() for name, tensor in _variable(sources, constants).items()}
+    leaves = {**sources, **variables}
+    with torch.enable_grad():
+        graph = _flat(function(_values(leaves)))
+    handed_through = _handed_through(graph, leaves)
+    outputs = {
+        name: sources[handed_through[name]] if name in handed_through else tensor.detach()
+        for name, tensor in graph.items()
+    }
+    return Call(_values(outputs), handed_through, partial(_tape_pulled_back, graph, variables, parameters))
+
+
+def _tape_pulled_back(graph: Flat, variables: Flat, parameters: Named, bars: Flat) -> tuple[Flat, Named]:
+    used = [name for name in bars if graph[name].requires_grad]
+    if not used:
+        return {}, {}
+    gradients = torch.autograd.grad(
+        [graph[name] for name in used],
+        [*variables.values(), *parameters.values()],
+        [bars[name] for name in used],
+        allow_unused=True,
+    )
+    of_variables, of_parameters = gradients[: len(variables)], gradients[len(variables) :]
+    return (
+        {name: bar for name, bar in zip(variables, of_variables, strict=True) if bar is not None},
+        {name: bar for name, bar in zip(parameters, of_parameters, strict=True) if bar is not None},
+    )
+
+
+def _by_function(
+    rule: UpdateRule, function: Function, inputs: Values, parameters: Named, constants: frozenset[str]
+) -> Call:
+    sources = _flat(inputs)
+    plain = _flat(function(inputs))  # tells which outputs are computed; the rest of it is dead code to the compiler
+    handed_through = _handed_through(plain, sources)
+    if len(handed_through) == len(plain):
+        return Call(_values(plain), handed_through)
+
+    def only_computed(variables: Flat, parameters: Named) -> Flat:
+        result: Values = functional_call(rule, parameters, (partial(function, _values({**sources, **variables})),))
+        return {name: tensor for name, tensor in _flat(result).items() if name not in handed_through}
+
+    computed, pull_back, *_ = vjp(only_computed, _variable(sources, constants), parameters)
+    outputs = {**{name: sources[source] for name, source in handed_through.items()}, **computed}
+    return Call(_values(outputs), handed_through, partial(_function_pulled_back, pull_back, computed))
+
+
+def _function_pulled_back(
+    pull_back: Callable[[Flat], tuple[Flat, Named]], computed: Flat, bars: Flat
+) -> tuple[Flat, Named]:
+    # Zeros where nothing came: the functional form wants a derivative for every output.
+    return pull_back(
+        {name: bars[name] if name in bars else torch.zeros_like(tensor) for name, tensor in computed.items()}
+    )
+
+
+def _flat(values: Values) -> Flat:
+    return {(place, name): tensor for place, part in enumerate(values) for name, tensor in part.items()}
+
+
+def _values(flat: Flat) -> Values:
+    values = Values({}, {})
+    for (place, name), tensor in flat.items():
+        values[place][name] = tensor
+    return values
+
+
+def _variable(sources: Flat, constants: frozenset[str]) -> Flat:
+    """What gets derivatives: all but the signals in `constants`."""
+    return {(place, name): tensor for (place, name), tensor in sources.items() if place or name not in constants}
+
+
+def _handed_through(outputs: Flat, inputs: Flat) -> dict[Name, Name]:
+    """Which outputs are inputs: the very same objects, as `UpdateRule` asks of rules."""
+    return {name: source for name, tensor in outputs.items() for source, value in inputs.items() if value is tensor}
