@@ -212,16 +212,21 @@ class TorchOptMetaSgd(Engine):
 ENGINES: tuple[type[Engine], ...] = (Ours, OursCompiled, CompiledTorchFunc, TorchFunc, TorchOptMetaSgd, Higher)
 
 COMPILED = (OursCompiled, CompiledTorchFunc)
+PEERS: dict[str, type[Engine]] = {"higher": Higher, "torchopt": TorchOptMetaSgd}  # by the package that each needs
 
 
-def usable_engines(*, compiled: bool) -> list[type[Engine]]:
-    """All engines, or all but the compiled ones. Raises UserError if one of them cannot run here."""
-    missing = [name for name in ("higher", "torchopt") if importlib.util.find_spec(name) is None]
-    if missing:
+def usable_engines(*, compiled: bool, all_peers: bool) -> tuple[list[type[Engine]], list[str]]:
+    """The engines to time, and the peers that are not installed.
+
+    Raises UserError if one of the compiled cannot run here, or if a peer is missing and `all_peers` are wanted.
+    """
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing and all_peers:
         raise UserError(f"{' and '.join(missing)} not installed; call `nox -s bench`, which installs the peers")
     if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise UserError("torch.compile finds no C++ compiler; install one or add --no-compile")
-    return [engine for engine in ENGINES if compiled or engine not in COMPILED]
+    left_out = {PEERS[name] for name in missing} | (set() if compiled else set(COMPILED))
+    return [engine for engine in ENGINES if engine not in left_out], missing
 
 
 def _one_by_one(batch: EpisodeBatch) -> zip:
