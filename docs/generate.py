@@ -1,11 +1,13 @@
-"""Write commands.md, keys.md and formats.md from what the code says of itself: `nox -s docs`; --check: compare only.
+"""Write commands.md, keys.md, formats.md and the README's made tables: `nox -s docs`; --check: compare only.
 
 Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
-records and from the tables that write CSV, so none can drift: a test of the default suite compares.
+records and from the tables that write CSV, the README's tables from records. None can drift: a test of the default
+suite compares.
 """
 
 import inspect
 import json
+import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import speed_tables
 import typer
 
 from norml_cli.app import app
@@ -194,7 +197,21 @@ SCRIPTS = {
     "norml study NAME (trials)": TRIAL_KEYS,
     "norml compare (comparisons)": COMPARISON_KEYS,
 }
-PAGES = {"commands.md": commands_page, "keys.md": keys_page, "formats.md": formats_page}
+
+
+def readme() -> str:
+    """The README with the text between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
+    pattern = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    text = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    return pattern.sub(lambda found: f"{found[1]}\n{speed_tables.BLOCKS[found[2]]()}\n\n{found[3]}", text)
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "keys.md": keys_page,
+    "formats.md": formats_page,
+    "../README.md": readme,
+}
 
 
 def main() -> None:
@@ -206,7 +223,7 @@ def main() -> None:
         elif (HERE / name).read_text(encoding="utf-8") != page():
             stale.append(name)
     if stale:
-        sys.exit(f"{', '.join(stale)}: not what the code says; run `nox -s docs`")
+        sys.exit(f"{', '.join(Path(name).name for name in stale)}: not what the code says; run `nox -s docs`")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
 from norml_cli.terminal.output import Output
+from norml_cli.training.threads import spin_briefly
 
 app = typer.Typer(
     name="norml",
@@ -417,10 +417,7 @@ def report_command(
 
 def main() -> None:
     """Run the command line; a UserError becomes its line on stderr and exit code 2."""
-    # Before torch starts its threads. Threads that wait by spinning for long stall each other as soon as another
-    # process wants one of their cores; threads that never spin take twice as long on idle cores. A short spin
-    # (a few microseconds) does well in both.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    spin_briefly()
     try:
         app()
     except UserError as error:

@@ -17,10 +17,9 @@ def commands(bench: Bench) -> Section:
     """Start-up of the commands that compute nothing, and the preparation of the embedded data set."""
     with tempfile.TemporaryDirectory() as home:
         calls = {line: (lambda line=line: _norml(line, Path(home))) for line in STARTED}
-        seconds = bench.interleaved("commands, turns", calls, rounds=bench.choose(3, 9))
-        seconds |= bench.interleaved(
-            "commands, preparation, turns", {PREPARED: lambda: _norml(PREPARED, Path(home))}, rounds=bench.choose(1, 5)
-        )
+        seconds = bench.interleaved("commands, turns", calls, rounds=9)
+        preparation = {PREPARED: lambda: _norml(PREPARED, Path(home))}
+        seconds |= bench.interleaved("commands, preparation, turns", preparation, rounds=5)
     return Section(
         name="commands",
         title="commands as whole processes",

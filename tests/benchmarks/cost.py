@@ -13,7 +13,6 @@ from norml.meta_training import CapturedMetaGradient, MetaGradient, compiled_met
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.floor import outer_step_multiplications
 from tests.benchmarks.measure import Call
-from tests.benchmarks.own_process import OwnProcess
 from tests.benchmarks.record import Section, measured
 from tests.benchmarks.workloads import (
     BENCHMARK,
@@ -59,7 +58,7 @@ def methods(bench: Bench) -> Section:
     ways = ["plain", *(["captured"] if bench.device.type == "cuda" else []), *(["compiled"] if bench.compiled else [])]
     candidates = {_named(name, way): (cell, way) for way in ways for name, cell in ({MAML: None} | cells).items()}
     rows = []
-    for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
+    for workload in bench.workloads:
         seconds = _side_by_side(bench, workload, candidates)
         for name, spent in seconds.items():
             base = median(seconds[_named(MAML, candidates[name][1])])
@@ -69,7 +68,7 @@ def methods(bench: Bench) -> Section:
             rows.append(measured(labels, spent, times_maml=median(spent) / base, times_multiplications=floor))
     return Section(
         name="methods",
-        title="one outer step of NORML against MAML, meta-batch 16",
+        title=f"one outer step of NORML against MAML, {bench.workloads[0].size}",
         settings={"times multiplications": "NORML's counted multiplications against MAML's (floor.py)"},
         measurements=rows,
     )
@@ -88,11 +87,9 @@ def _side_by_side(
         for place, (name, (cell, made)) in enumerate(candidates.items()):
             what = "compiling, which takes minutes" if made == "compiled" else "first steps"
             bench.progress.at(f"methods, {workload.title}, {what}", place, len(candidates))
-            steps[name] = stack.enter_context(OwnProcess(name, _step_by_cell, bench.device, workload, cell, made))
+            steps[name] = bench.candidate(stack, name, _step_by_cell, workload, cell, made)
             steps[name]()
-        return bench.interleaved(
-            f"methods, {workload.title}, turns", steps, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
-        )
+        return bench.interleaved(f"methods, {workload.title}, turns", steps, rounds=9, measured=3)
 
 
 def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, made: str) -> Call:
@@ -102,7 +99,7 @@ def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, ma
 
 def growth(bench: Bench) -> Section:
     """The cost of an outer step against one size at a time, the others as in the registry at 1 shot, 1 query."""
-    base = Workload(1, 1)
+    base = bench.workloads[0]
     hidden = registry().resolve(MAML, BENCHMARK, 1).spec.protocol.hidden_sizes
     few = slice(0, 2) if bench.quick else slice(None)
     axes: dict[str, dict[int, tuple[Workload, dict[str, Any]]]] = {
@@ -117,7 +114,7 @@ def growth(bench: Bench) -> Section:
             for method in (MAML, NORML)
             for value, (workload, overrides) in points.items()
         }
-        seconds = bench.interleaved(f"growth, {axis}, turns", calls, rounds=bench.choose(3, 7))
+        seconds = bench.interleaved(f"growth, {axis}, turns", calls, rounds=7)
         for method in (MAML, NORML):
             first = median(seconds[f"{method} {min(points)}"])
             for value in points:
@@ -125,27 +122,29 @@ def growth(bench: Bench) -> Section:
                 labels = {"axis": axis, "method": method, "value": value}
                 rows.append(measured(labels, spent, times_first=median(spent) / first))
     return Section(
-        name="growth", title="one outer step against one size at a time (20-way, 1 shot, 1 query)", measurements=rows
+        name="growth",
+        title=f"one outer step against one size at a time, the others 1 shot, 1 query, {base.size}",
+        measurements=rows,
     )
 
 
 def products(bench: Bench) -> Section:
     """An outer step with the products of torch's own choice and with those of `norml run`, in turns."""
     rows = []
-    for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
+    for workload in bench.workloads:
         examples = workload.meta_batch_size * workload.n_way * workload.k_shot
         for method in (MAML, NORML):
             step = step_of(bench.device, method, workload)
             candidates = {"torch's choice": step, "norml run's": _multiplying_as_a_run(step, bench.device, examples)}
             title = f"products, {workload.title}, {method}"
-            seconds = bench.interleaved(title, candidates, rounds=bench.choose(3, 15))
+            seconds = bench.interleaved(title, candidates, rounds=15)
             base = median(seconds["torch's choice"])
             for name, spent in seconds.items():
                 labels = {"shots/queries": workload.title, "method": method, "products": name}
                 rows.append(measured(labels, spent, times_as_fast=base / median(spent)))
     return Section(
         name="products",
-        title="one outer step by who multiplies, meta-batch 16",
+        title=f"one outer step by who multiplies, {bench.workloads[0].size}",
         settings={
             "norml run's": "oneDNN" if bench.device.type == "cpu" and onednn_is_exact_and_faster() else "torch's choice"
         },

@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.load import ALLOWED_CORES
 from tests.benchmarks.record import Measurement, Section
 
 PLAIN_EVERY_S = 10.0  # chosen: a log that a person can follow
@@ -63,6 +64,11 @@ def show(console: Console, section: Section) -> None:
     console.print(table)
     for name, value in section.settings.items():
         console.print(f"  {name}: {_setting(value)}", highlight=False, markup=False, soft_wrap=True)
+    if section.others_busy_cores is not None:
+        disturbed = section.others_busy_cores > ALLOWED_CORES
+        line = f"  other processes kept {section.others_busy_cores:.2f} cores busy meanwhile"
+        line += f": above {ALLOWED_CORES}, so these times are not norml's alone" if disturbed else ""
+        console.print(line, style="bold" if disturbed else "", highlight=False, markup=False, soft_wrap=True)
     console.print()
 
 

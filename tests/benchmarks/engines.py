@@ -1,8 +1,9 @@
 """MAML's outer step in six engines behind one interface: ours, plain and compiled, and the same in other libraries.
 
 Each starts from a copy of one learner's initial weights and names its parameters as the learner does, so that their
-meta-gradients can be compared one by one. Batch norm's scale and shift are learned by the outer loop only. Each library
-is used as its own MAML example uses it, an optimiser of one kind (`workloads.adam`) takes every outer step.
+meta-gradients can be compared one by one. Batch norm's shift, and its scale where the learner has one, are learned by
+the outer loop only. Each library is used as its own MAML example uses it, an optimiser of one kind (`workloads.adam`)
+takes every outer step.
 """
 
 import copy
@@ -135,9 +136,10 @@ class Network(nn.Module):
         super().__init__()
         pairs = zip(learner.weights, learner.biases, strict=True)
         self.linears = nn.ModuleList(_linear(weight, bias) for weight, bias in pairs)
+        scales = learner.scales or [None] * len(learner.shifts)
         self.norms = nn.ModuleList(
             _batch_norm(scale, shift, learner.batch_norm_epsilon)
-            for scale, shift in zip(learner.scales, learner.shifts, strict=True)
+            for scale, shift in zip(scales, learner.shifts, strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,11 +149,13 @@ class Network(nn.Module):
 
     def learner_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters under the learner's names."""
-        kinds = {"weights": self.linears, "biases": self.linears, "shifts": self.norms, "scales": self.norms}
+        names = {"weights": (self.linears, "weight"), "biases": (self.linears, "bias")}
+        names |= {"shifts": (self.norms, "bias"), "scales": (self.norms, "weight")}
         return {
-            f"{kind}.{layer}": module.weight if kind in {"weights", "scales"} else module.bias
-            for kind, modules in kinds.items()
+            f"{kind}.{layer}": parameter
+            for kind, (modules, name) in names.items()
             for layer, module in enumerate(modules)
+            if (parameter := getattr(module, name)) is not None
         }
 
 
@@ -208,16 +212,21 @@ class TorchOptMetaSgd(Engine):
 ENGINES: tuple[type[Engine], ...] = (Ours, OursCompiled, CompiledTorchFunc, TorchFunc, TorchOptMetaSgd, Higher)
 
 COMPILED = (OursCompiled, CompiledTorchFunc)
+PEERS: dict[str, type[Engine]] = {"higher": Higher, "torchopt": TorchOptMetaSgd}  # by the package that each needs
 
 
-def usable_engines(*, compiled: bool) -> list[type[Engine]]:
-    """All engines, or all but the compiled ones. Raises UserError if one of them cannot run here."""
-    missing = [name for name in ("higher", "torchopt") if importlib.util.find_spec(name) is None]
-    if missing:
+def usable_engines(*, compiled: bool, all_peers: bool) -> tuple[list[type[Engine]], list[str]]:
+    """The engines to time, and the peers that are not installed.
+
+    Raises UserError if one of the compiled cannot run here, or if a peer is missing and `all_peers` are wanted.
+    """
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing and all_peers:
         raise UserError(f"{' and '.join(missing)} not installed; call `nox -s bench`, which installs the peers")
     if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise UserError("torch.compile finds no C++ compiler; install one or add --no-compile")
-    return [engine for engine in ENGINES if compiled or engine not in COMPILED]
+    left_out = {PEERS[name] for name in missing} | (set() if compiled else set(COMPILED))
+    return [engine for engine in ENGINES if engine not in left_out], missing
 
 
 def _one_by_one(batch: EpisodeBatch) -> zip:
@@ -227,23 +236,22 @@ def _one_by_one(batch: EpisodeBatch) -> zip:
 def _logits(parameters: Tensors, x: Tensor, *, n_layers: int, epsilon: float) -> Tensor:
     for layer in range(n_layers - 1):
         a = functional.linear(x, parameters[f"weights.{layer}"], parameters[f"biases.{layer}"])
-        scale, shift = parameters[f"scales.{layer}"], parameters[f"shifts.{layer}"]
+        scale, shift = parameters.get(f"scales.{layer}"), parameters[f"shifts.{layer}"]
         x = functional.relu(functional.batch_norm(a, None, None, scale, shift, training=True, eps=epsilon))
     return functional.linear(x, parameters[f"weights.{n_layers - 1}"], parameters[f"biases.{n_layers - 1}"])
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    return _filled(made, weight, bias)
+    made = nn.Linear(weight.shape[1], weight.shape[0])
+    made.weight, made.bias = _copied(weight), _copied(bias)
+    return made
 
 
-def _batch_norm(scale: Tensor, shift: Tensor, epsilon: float) -> nn.BatchNorm1d:
-    options = {"track_running_stats": False, "device": scale.device, "dtype": scale.dtype}
-    return _filled(nn.BatchNorm1d(len(scale), eps=epsilon, **options), scale, shift)
+def _batch_norm(scale: Tensor | None, shift: Tensor, epsilon: float) -> nn.BatchNorm1d:
+    made = nn.BatchNorm1d(len(shift), eps=epsilon, track_running_stats=False)
+    made.weight, made.bias = None if scale is None else _copied(scale), _copied(shift)
+    return made
 
 
-def _filled(module: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
-    with torch.no_grad():
-        module.weight.copy_(weight)
-        module.bias.copy_(bias)
-    return module
+def _copied(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone())

@@ -12,7 +12,7 @@ from norml_cli.training.build import generator_for
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.cost import step_of
 from tests.benchmarks.record import Section, measured
-from tests.benchmarks.workloads import MAML, NORML, SHOTS_AND_QUERIES, Workload, from_registry, made_pool
+from tests.benchmarks.workloads import MAML, NORML, Workload, from_registry, made_pool
 
 POOL = {"n_classes": 1100, "n_examples": 20, "size_px": 28}  # Omniglot's meta-train classes
 TEST_EPISODES, QUICK_TEST_EPISODES = 10_000, 320
@@ -25,16 +25,14 @@ def sampling(bench: Bench) -> Section:
     pool = made_pool(**POOL, device=bench.device)
     generator = generator_for("training episodes", 0, bench.device)
     rows = []
-    for workload in SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES:
+    for workload in bench.workloads:
 
         def drawn(workload: Workload = workload) -> object:
             indices = _episodes(pool, workload, workload.meta_batch_size, generator)
             return pool.gather(indices, k_shot=workload.k_shot)
 
         calls = {"sampling": drawn} | {method: step_of(bench.device, method, workload) for method in (MAML, NORML)}
-        seconds = bench.interleaved(
-            f"sampling, {workload.title}, turns", calls, rounds=bench.choose(3, 9), measured=bench.choose(1, 3)
-        )
+        seconds = bench.interleaved(f"sampling, {workload.title}, turns", calls, rounds=9, measured=3)
         sampling_s = median(seconds["sampling"])
         for part, spent in seconds.items():
             labels = {"shots/queries": workload.title, "part": part}
@@ -42,7 +40,7 @@ def sampling(bench: Bench) -> Section:
             rows.append(measured(labels, spent, **share))
     return Section(
         name="sampling",
-        title="drawing a meta-batch of 16 episodes, and the outer step that it feeds",
+        title=f"drawing a meta-batch of episodes, and the outer step that it feeds, {bench.workloads[0].size}",
         settings={
             "pool": "{n_classes} x {n_examples} x {size_px} x {size_px}, 4 turns".format(**POOL),
             "share of sampling": "sampling / (sampling + outer step)",

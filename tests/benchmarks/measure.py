@@ -51,6 +51,11 @@ class Timer:
         return self.clock() - start
 
 
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """What waits until `device` has done what it was asked."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
 def matrix_product(device: torch.device) -> Call:
     """The product whose speed is the machine's peak: two 1024 x 1024 matrices in float32."""
     generator = torch.Generator().manual_seed(0)

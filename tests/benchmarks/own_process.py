@@ -13,8 +13,7 @@ from typing import Any, Self
 import torch
 
 from norml_cli.files.errors import UserError
-from tests.benchmarks.bench import synchroniser
-from tests.benchmarks.measure import Call
+from tests.benchmarks.measure import Call, synchroniser
 
 
 class OwnProcess:

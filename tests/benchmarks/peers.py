@@ -10,9 +10,8 @@ from tests.benchmarks.bench import Bench
 from tests.benchmarks.engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
 from tests.benchmarks.floor import outer_step_multiplications
 from tests.benchmarks.measure import PEAK_FLOP, PEAK_SIZE, Call, matrix_product
-from tests.benchmarks.own_process import OwnProcess
 from tests.benchmarks.record import Measurement, Section, measured
-from tests.benchmarks.workloads import MAML, SHOTS_AND_QUERIES, Workload, apart, from_registry, made_episodes
+from tests.benchmarks.workloads import MAML, Workload, apart, from_registry, made_episodes
 
 CHECKED = Workload(1, 1, meta_batch_size=3)
 PEAK = "matrix product"
@@ -21,31 +20,40 @@ PEAK = "matrix product"
 def peers(bench: Bench) -> Section:
     """Check that the engines agree, then time them.
 
-    Raises UserError if a peer cannot run here and DisagreementError if one computes something else.
+    Raises UserError if a peer cannot run here, which a quick run leaves out instead, and DisagreementError if one
+    computes something else.
     """
-    engines = usable_engines(compiled=bench.compiled)
+    engines, missing = usable_engines(compiled=bench.compiled, all_peers=not bench.quick)
+    if missing:
+        bench.progress.at(f"peers, left out as not installed: {', '.join(missing)}")
     compiles = ", which compiles two for minutes" if bench.compiled else ""
     bench.progress.at(f"peers, checking that all compute the same meta-gradient{compiles}")
     errors = _checked(bench, engines)
-    workloads = SHOTS_AND_QUERIES[:1] if bench.quick else SHOTS_AND_QUERIES
     sizes = from_registry(MAML, CHECKED).learner.sizes
-    rows = [row for workload in workloads for row in _timed(bench, engines, workload)]
+    rows = [row for workload in bench.workloads for row in _timed(bench, engines, workload)]
     return Section(
         name="peers",
-        title="one outer step of MAML, 20-way, meta-batch 16, 5 inner steps, float32",
+        title=f"one outer step of MAML, {bench.workloads[0].size}, float32",
         settings={
-            "learner": "-".join(map(str, sizes)),
+            "learner": f"{'-'.join(map(str, sizes))}, batch norm {_batch_norm_of(MAML)}",
+            "peers not installed": ", ".join(missing) or "none",
             "outer optimiser": "torch.optim.Adam, fused, for every engine",
-            "processes": "one an engine, in turn; a turn is one step unmeasured and two measured",
+            "processes": "one for all"
+            if bench.quick
+            else "one an engine; a turn is one step unmeasured and two measured",
             "compile s": "a compiled engine's first step, nothing cached",
             "times norml": "against norml compiled, where compiled engines are timed",
             "relative error of the meta-gradient against norml's (float64)": errors,
             "tolerated error": TOLERANCE,
             "share of peak": f"2 x multiplications (floor.py) / time / speed of a {PEAK_SIZE}^3 float32 product",
-            "multiplications": {w.title: outer_step_multiplications(sizes, w) for w in workloads},
+            "multiplications": {w.title: outer_step_multiplications(sizes, w) for w in bench.workloads},
         },
         measurements=rows,
     )
+
+
+def _batch_norm_of(method: str) -> str:
+    return "without scale" if from_registry(method, CHECKED).learner.scales is None else "with scale and shift"
 
 
 def _checked(bench: Bench, engines: list[type[Engine]]) -> dict[str, float]:
@@ -57,7 +65,7 @@ def _checked(bench: Bench, engines: list[type[Engine]]) -> dict[str, float]:
 
 def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> list[Measurement]:
     with ExitStack() as stack:
-        made = {e: stack.enter_context(OwnProcess(e.title, _step_of, bench.device, e, workload)) for e in engines}
+        made = {e: bench.candidate(stack, e.title, _step_of, e, workload) for e in engines}
         first_s = {}
         for place, (engine, process) in enumerate(made.items()):
             what = "compiling, which takes minutes" if engine in COMPILED else "first steps"
@@ -66,7 +74,7 @@ def _timed(bench: Bench, engines: list[type[Engine]], workload: Workload) -> lis
         seconds = bench.interleaved(
             f"peers, {workload.title}, turns",
             {engine.title: process for engine, process in made.items()} | {PEAK: matrix_product(bench.device)},
-            rounds=bench.choose(3, 9),
+            rounds=9,
             measured=2,
         )
     sizes = from_registry(MAML, workload).learner.sizes

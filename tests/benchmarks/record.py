@@ -54,6 +54,7 @@ class Section(Model):
     title: Text
     settings: dict[Text, Value | list[Value] | dict[str, Value]] = Field(default={})
     measurements: list[Measurement] = Field(min_length=1)
+    others_busy_cores: Number | None = Field(default=None, description="that other processes kept busy meanwhile")
 
 
 class Machine(Model):
@@ -64,6 +65,7 @@ class Machine(Model):
     threads: int = Field(ge=1, description="that torch uses")
     device: Text
     system: Text
+    others_busy_cores: Number | None = Field(default=None, description="that other processes kept busy just before")
 
 
 class SpeedRecord(Model):
@@ -94,7 +96,12 @@ def not_measured(labels: dict[str, str | int], why: str, *, unit: Literal["s", "
 
 
 def speed_record(
-    sections: list[Section], *, device: torch.device, settings: dict[str, Value | list[Value]], arguments: Sequence[str]
+    sections: list[Section],
+    *,
+    device: torch.device,
+    others_busy_cores: float,
+    settings: dict[str, Value | list[Value]],
+    arguments: Sequence[str],
 ) -> SpeedRecord:
     """The record of these sections, made now and here."""
     return SpeedRecord(
@@ -102,7 +109,7 @@ def speed_record(
         command=command_line(arguments, ("python", "-m", "tests.benchmarks.speed")),
         git=git_state(TIMED),
         versions={"python": platform.python_version()} | _installed("norml", *PACKAGES),
-        machine=machine(device),
+        machine=machine(device, others_busy_cores),
         settings=settings,
         sections=sections,
     )
@@ -116,23 +123,27 @@ def write_speed_record(results: Path, name: str, record: SpeedRecord) -> Path:
     return path
 
 
-def machine(device: torch.device) -> Machine:
+def machine(device: torch.device, others_busy_cores: float) -> Machine:
     return Machine(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         system=f"{platform.system()} {platform.machine()}",
+        others_busy_cores=others_busy_cores,
     )
 
 
-def _cpu_model() -> str:
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name, with family and model where Linux tells them: virtual machines hide the former's last part."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        first = cpuinfo.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0]
     except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or "unknown"
+        first = ""
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = told.get("model name") or platform.processor() or "unknown"
+    numbers = [f"{key.split()[-1]} {told[key]}" for key in ("cpu family", "model") if key in told]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def _installed(*packages: str) -> dict[str, str]:

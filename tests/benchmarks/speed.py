@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from tests.benchmarks.commands import commands
 from tests.benchmarks.cost import growth, methods, products
 from tests.benchmarks.display import Progress, show
 from tests.benchmarks.episodes_cost import evaluation, sampling
+from tests.benchmarks.load import ALLOWED_CORES, Others
 from tests.benchmarks.memory import memory
 from tests.benchmarks.peers import peers
 from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_record
@@ -30,6 +32,8 @@ from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_rec
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     section.__name__: section for section in (peers, methods, products, growth, memory, sampling, evaluation, commands)
 }
+
+LOOK_S = 1.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,22 +67,41 @@ def _bench(arguments: list[str]) -> None:
         progress=progress,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
+    others = Others()
+    busy_cores = _busy_before(others, bench, insist=options.busy)
     sections = []
     with tempfile.TemporaryDirectory() as compiled:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled  # compile times are those of a first time
         for name in names:
-            sections.append(SECTIONS[name](bench))
+            section = SECTIONS[name](bench)
+            sections.append(section.model_copy(update={"others_busy_cores": others.busy_cores()}))
             progress.clear()
             show(console, sections[-1])
     settings = {"quick": options.quick, "compiled": bench.compiled, "sections": names, "device": options.device}
-    record = speed_record(sections, device=bench.device, settings=settings, arguments=arguments)
+    record = speed_record(
+        sections, device=bench.device, others_busy_cores=busy_cores, settings=settings, arguments=arguments
+    )
     path = write_speed_record(options.results, options.name or _name(options, names), record)
     console.print(f"kept every repeat in {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _busy_before(others: Others, bench: Bench, *, insist: bool) -> float:
+    """Cores that other processes keep busy now. Raises UserError if that would spoil times that are to be kept."""
+    bench.progress.at("looking at what other processes do")
+    time.sleep(LOOK_S)
+    cores = others.busy_cores()
+    if cores > ALLOWED_CORES and not (insist or bench.quick):
+        raise UserError(
+            f"other processes keep {cores:.1f} cores busy, which would be in the times; stop them (top shows them), "
+            "or add --busy, and the record says so"
+        )
+    return cores
+
+
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="speed.py", description="Speed and memory of norml, beside the same MAML in other libraries.")
-    parser.add_argument("--quick", action="store_true", help="few repeats, small sizes only, no compiled peer")
+    parser.add_argument("--quick", action="store_true", help="takes seconds: small sizes, one repeat, nothing compiled")
+    parser.add_argument("--busy", action="store_true", help="measure beside other processes that keep cores busy")
     parser.add_argument("--only", action="append", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS))
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")

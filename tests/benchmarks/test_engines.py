@@ -22,6 +22,7 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
+@pytest.mark.parametrize("batch_norm_scale", [False, True], ids=["shift alone", "scale and shift"])
 @pytest.mark.parametrize(
     "engine",
     [
@@ -30,14 +31,16 @@ def needs(package: str) -> pytest.MarkDecorator:
         pytest.param(TorchOptMetaSgd, marks=needs("torchopt")),
     ],
 )
-def test_peers_compute_our_meta_gradient(engine: type[Engine]):
-    errors = errors_against_ours([Ours, engine], tiny_learner(), TINY, inner_lr=0.4)
+def test_peers_compute_our_meta_gradient(engine: type[Engine], batch_norm_scale: bool):
+    learner = tiny_learner(batch_norm_scale=batch_norm_scale)
+    errors = errors_against_ours([Ours, engine], learner, TINY, inner_lr=0.4)
     assert set(errors) == {engine.title}
     assert errors[engine.title] < 1e-11
 
 
-def test_every_engine_names_every_parameter_of_the_learner():
-    learner = tiny_learner()
+@pytest.mark.parametrize("batch_norm_scale", [False, True], ids=["shift alone", "scale and shift"])
+def test_every_engine_names_every_parameter_of_the_learner(batch_norm_scale: bool):
+    learner = tiny_learner(batch_norm_scale=batch_norm_scale)
     batch = made_episodes(TINY, dtype=torch.float64)
     for engine in (Ours, TorchFunc):
         gradient = engine(learner, inner_lr=0.4, inner_steps=2).meta_gradient(batch)

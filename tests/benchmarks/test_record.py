@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from norml_cli.results.store import find_records
 from tests.benchmarks.record import (
+    ROOT,
     Measurement,
     Section,
     SpeedRecord,
+    cpu_model,
     measured,
     not_measured,
     speed_record,
@@ -23,7 +25,8 @@ from tests.benchmarks.record import (
 def made_record() -> SpeedRecord:
     section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [3.0, 1.0, 2.0])])
     arguments = ["--quick", "--results", "of/somebody/results", "--results=of/somebody/else"]
-    return speed_record([section], device=torch.device("cpu"), settings={"quick": True}, arguments=arguments)
+    settings = {"others_busy_cores": 0.25, "settings": {"quick": True}, "arguments": arguments}
+    return speed_record([section], device=torch.device("cpu"), **settings)
 
 
 def test_a_record_is_complete_and_names_no_folder(tmp_path: Path):
@@ -36,9 +39,25 @@ def test_a_record_is_complete_and_names_no_folder(tmp_path: Path):
     assert record.sections[0].measurements[0].repeats == [3.0, 1.0, 2.0]
     assert {"python", "norml", "torch"} <= set(record.versions)
     assert record.machine.threads == torch.get_num_threads()
+    assert record.machine.others_busy_cores == 0.25
     assert record.command == "python -m tests.benchmarks.speed --quick --results results --results=else"
     assert "somebody" not in text
     assert str(Path.cwd()) not in text
+
+
+def test_the_cpu_is_named_with_the_numbers_that_tell_its_kind(tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    core = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+    cpuinfo.write_text(f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}\n")
+    assert cpu_model(cpuinfo) == "AMD EPYC (family 25, model 17)"
+    assert cpu_model(tmp_path / "none")
+
+
+def test_the_records_at_hand_are_readable():
+    paths = list((ROOT / "results" / "speed").glob("*.json"))
+    assert paths
+    for path in paths:
+        SpeedRecord.model_validate_json(path.read_bytes())
 
 
 def test_a_median_that_does_not_follow_is_refused():

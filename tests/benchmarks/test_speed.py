@@ -11,8 +11,8 @@ import pytest
 from norml_cli.files.errors import UserError
 from tests.benchmarks import speed
 from tests.benchmarks.agreement import DisagreementError
-from tests.benchmarks.engines import usable_engines
-from tests.benchmarks.record import SpeedRecord
+from tests.benchmarks.engines import PEERS, Ours, TorchFunc, TorchOptMetaSgd, usable_engines
+from tests.benchmarks.record import Section, SpeedRecord, measured
 
 SCRIPT = ("-m", "tests.benchmarks.speed")
 
@@ -24,14 +24,33 @@ def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_script_writes_what_it_measured(tmp_path: Path):
-    done = script("--quick", "--only", "evaluation", "--results", str(tmp_path))
+def test_a_quick_bench_runs_every_section_and_writes_what_it_measured(tmp_path: Path):
+    done = script("--quick", "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["cpu-quick-evaluation.json"]
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["cpu-quick.json"]
     record = SpeedRecord.model_validate_json(next(tmp_path.rglob("*.json")).read_bytes())
-    assert [section.name for section in record.sections] == ["evaluation"]
+    assert [section.name for section in record.sections] == list(speed.SECTIONS)
+    assert all(section.others_busy_cores is not None for section in record.sections)
     assert "320 test episodes" in done.stdout
     assert "evaluation, episodes: 320/320" in done.stderr
+    peers = record.sections[0].settings
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    assert peers["peers not installed"] == (", ".join(missing) or "none")
+    assert ("peers, left out as not installed: " in done.stderr) == bool(missing)
+    agreed = peers["relative error of the meta-gradient against norml's (float64)"]
+    assert set(agreed) == {"torch.func", *(PEERS[name].title for name in PEERS if name not in missing)}
+    assert all(error <= peers["tolerated error"] for error in agreed.values())
+
+
+def test_threads_spin_briefly_in_the_bench_as_in_the_command_line(monkeypatch: pytest.MonkeyPatch):
+    for module in ("tests.benchmarks.speed", "norml_cli.app"):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        tells = (
+            "import os, sys; from {0} import main; sys.argv = ['', '--version']\n"
+            "try: main()\nfinally: print(os.environ['GOMP_SPINCOUNT'])"
+        )
+        done = subprocess.run([sys.executable, "-c", tells.format(module)], capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[-1] == "1000", module
 
 
 BAD = [
@@ -66,7 +85,7 @@ def test_an_interrupted_or_disagreeing_bench_writes_nothing(
             raise error
 
         monkeypatch.setitem(speed.SECTIONS, "peers", broken)
-        monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "peers", "--results", str(tmp_path)])
+        monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "peers", "--busy", "--results", str(tmp_path)])
         with pytest.raises(SystemExit) as left:
             speed.main()
         assert left.value.code == code
@@ -77,4 +96,27 @@ def test_an_interrupted_or_disagreeing_bench_writes_nothing(
 def test_a_missing_peer_is_told_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "higher" else name)
     with pytest.raises(UserError, match=r"^higher not installed; call `nox -s bench`"):
-        usable_engines(compiled=False)
+        usable_engines(compiled=False, all_peers=True)
+    engines, missing = usable_engines(compiled=False, all_peers=False)
+    assert missing == ["higher"]
+    assert engines == [Ours, TorchFunc, TorchOptMetaSgd]
+
+
+def test_a_bench_beside_busy_processes_is_refused_unless_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [1.0])])
+    monkeypatch.setitem(speed.SECTIONS, "peers", lambda _: section)
+    monkeypatch.setattr(speed.Others, "busy_cores", lambda _: 1.3)
+    monkeypatch.setattr(speed, "LOOK_S", 0)
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "peers", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        speed.main()
+    assert left.value.code == 2
+    assert "error: other processes keep 1.3 cores busy" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--busy"])
+    speed.main()
+    assert "other processes kept 1.30 cores busy meanwhile: above 0.2" in capsys.readouterr().out
+    record = SpeedRecord.model_validate_json((tmp_path / "speed" / "cpu-peers.json").read_bytes())
+    assert record.machine.others_busy_cores == record.sections[0].others_busy_cores == 1.3

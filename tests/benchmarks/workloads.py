@@ -34,8 +34,14 @@ class Workload:
     def title(self) -> str:
         return f"{self.k_shot}/{self.n_query}"
 
+    @property
+    def size(self) -> str:
+        """All but shots and queries, in words."""
+        return f"{self.n_way}-way, meta-batch {self.meta_batch_size}, {self.inner_steps} inner steps"
+
 
 SHOTS_AND_QUERIES = (Workload(1, 1), Workload(1, 15), Workload(5, 5))
+SMALL = Workload(1, 1, meta_batch_size=2, inner_steps=2)  # takes milliseconds
 
 
 def made_episodes(
