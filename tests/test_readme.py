@@ -6,9 +6,11 @@ import importlib
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.table_sheet import render_table
@@ -98,6 +100,22 @@ def test_the_picture_of_a_terminal_shows_what_its_commands_print(monkeypatch):
     drawn = {html.unescape(line).replace("\N{NO-BREAK SPACE}", " ") for line in re.findall(r"<text [^>]*>([^<]*)", svg)}
     for command in pictures.COMMANDS:
         assert {f"$ {command}", *filter(None, pictures.shown(command).splitlines())} <= drawn
+
+
+def test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pictures = importlib.import_module("pictures")
+    chromium = any(map(shutil.which, pictures.BROWSERS))
+    with monkeypatch.context() as without:
+        without.setattr(pictures, "BROWSERS", ())
+        with pytest.raises(SystemExit, match="needs Chromium"):
+            pictures.page_picture(tmp_path / "page.png", 400, 300)
+    if not chromium:
+        pytest.skip("no picture of the page was made: needs Chromium")
+    pictures.page_picture(tmp_path / "page.png", 400, 300)
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (400, 300)
+        assert len(picture.convert("RGB").getcolors(maxcolors=400 * 300)) > 10  # not blank
 
 
 def speed_record(name: str, measurements: list[tuple[dict, float, dict]], **settings: str) -> dict:
