@@ -83,12 +83,12 @@ def _bench(arguments: list[str]) -> None:
             console.print(f"kept every repeat in {path}\n", highlight=False, markup=False, soft_wrap=True)
 
 
-def _busy_before(others: Others, bench: Bench, *, insist: bool) -> float:
+def _busy_before(others: Others, bench: Bench, *, insist: bool) -> float | None:
     """Cores that other processes keep busy now. Raises UserError if that would spoil times that are to be kept."""
     bench.progress.at("looking at what other processes do")
     time.sleep(LOOK_S)
     cores = others.busy_cores()
-    if cores > ALLOWED_CORES and not (insist or bench.quick):
+    if cores is not None and cores > ALLOWED_CORES and not (insist or bench.quick):
         raise UserError(
             f"other processes keep {cores:.1f} cores busy, which would be in the times; stop them (top shows them), "
             "or add --busy, and the record says so"
