@@ -26,7 +26,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, a file at a time on each core (arguments after -- go to pytest)."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[dev,bench]")  # with the bench's peers, whose agreement a test checks
     session.run("pytest", "--numprocesses=auto", "--dist=loadfile", *session.posargs)
 
 
@@ -39,7 +39,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/commands.md, keys.md and formats.md from the code (-- --check: compare only)."""
+    """Write docs/commands.md, keys.md, formats.md and the README's speed tables (-- --check: compare only)."""
     session.install("-e", ".")
     session.run("python", "docs/generate.py", *session.posargs)
 
@@ -91,6 +91,6 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time norml beside the same MAML in other libraries (arguments after -- go to the script)."""
+    """Time norml beside the same MAML in other libraries (-- --quick: seconds, one step each; -- --only SECTION)."""
     session.install("--upgrade", "-e", ".[bench]")
     session.run("python", "-m", "tests.benchmarks.speed", *session.posargs)

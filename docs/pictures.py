@@ -1,9 +1,10 @@
 """Make the README's pictures from the records in this checkout: what a terminal shows, and the page.
 
-python docs/pictures.py     (the page needs Chromium)
+python docs/pictures.py     (the picture of the page needs Chromium)
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = 96
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMMANDS = ("norml report --table table-2", "norml compare norml maml-constant-lr maml-layerwise-lr")
 
 
 def shown(command: str) -> str:
     """What `command` prints to a terminal of COLUMNS characters."""
-    words = [sys.executable, "-m", "norml_cli", *command.split()[1:]]
+    words = [sys.executable, "-m", "norml_cli", *shlex.split(command)[1:]]
     settings = os.environ | {"COLUMNS": str(COLUMNS)}
     return subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own words
 
@@ -38,12 +40,12 @@ def terminal_picture(path: Path) -> None:
 
 def page_picture(path: Path, width: int, height: int) -> None:
     """The top of the page in a headless browser. Raises SystemExit without one."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        raise SystemExit("a picture of the page needs Chromium; the others are made")
+        raise SystemExit("the picture of the page needs Chromium: install it and run this again; the others are made")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        shown(f"norml report --table table-2 --html {page}")
+        shown(f"norml report --table table-2 --html {shlex.quote(str(page))}")
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--window-size={width},{height}", f"--screenshot={path}", page.as_uri()]
         subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - our own words

@@ -41,7 +41,8 @@ class Kept:
     def circumstances(self) -> str:
         """Machine, versions, date and repeats."""
         machine, torch = self.record["machine"], self.record["versions"]["torch"]
-        threads = f"{machine['threads']} {'thread' if machine['threads'] == 1 else 'threads'}"
+        count = self.section["settings"].get("threads", machine["threads"])
+        threads = f"{count} {'thread' if count == 1 else 'threads'}"
         repeats = len(self.section["measurements"][0]["repeats"])
         said = f"Medians of {repeats} steps on {machine['cpu']}, {machine['cores']} cores, {threads}, torch {torch}"
         busy = self.section.get("others_busy_cores") or 0.0
@@ -90,11 +91,11 @@ def methods() -> str:
 def products() -> str:
     """How many times as fast an outer step is with the products of `norml run`."""
     kept = Kept.of("products")
+    who = kept.section["settings"][AS_A_RUN]
     rows = []
     for work in kept.values("shots/queries"):
         gains = [kept[work, method, AS_A_RUN]["derived"]["times as fast"] for method in (MAML, NORML)]
         rows.append([_spaced(work), *(f"{gain:.2f}" for gain in gains)])
-    who = kept.section["settings"][AS_A_RUN]
     return _table(["MAML", "NORML"], rows, f"{kept.circumstances()} `norml run` multiplied by: {who}.")
 
 

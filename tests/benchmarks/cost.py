@@ -30,6 +30,7 @@ CELL_SIZES = (16, 64)
 META_BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 INNER_STEPS = (1, 2, 5, 10, 20, 50)
 WIDTHS = (1, 2, 4, 8)
+THREADS = 1  # of the products: as runs of the tables are made
 
 
 # How a meta-gradient is computed: operation by operation; as a CUDA graph of these; compiled.
@@ -129,8 +130,10 @@ def growth(bench: Bench) -> Section:
 
 
 def products(bench: Bench) -> Section:
-    """An outer step with the products of torch's own choice and with those of `norml run`, in turns."""
+    """An outer step with the products of torch's own choice and with those of `norml run`, in turns, on one thread."""
     rows = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
     for workload in bench.workloads:
         examples = workload.meta_batch_size * workload.n_way * workload.k_shot
         for method in (MAML, NORML):
@@ -142,11 +145,15 @@ def products(bench: Bench) -> Section:
             for name, spent in seconds.items():
                 labels = {"shots/queries": workload.title, "method": method, "products": name}
                 rows.append(measured(labels, spent, times_as_fast=base / median(spent)))
+    torch.set_num_threads(threads)
     return Section(
         name="products",
         title=f"one outer step by who multiplies, {bench.workloads[0].size}",
         settings={
-            "norml run's": "oneDNN" if bench.device.type == "cpu" and onednn_is_exact_and_faster() else "torch's choice"
+            "threads": THREADS,
+            "norml run's": "oneDNN"
+            if bench.device.type == "cpu" and onednn_is_exact_and_faster()
+            else "torch's choice",
         },
         measurements=rows,
     )

@@ -23,9 +23,14 @@ class Others:
         self._clock, self._all_s, self._own_s = clock, all_s or busy_seconds, own_s or own_seconds
         self._last = self._now()
 
-    def busy_cores(self) -> float:
-        """Cores that others kept busy on average since the last call (the first: since this was made)."""
+    def busy_cores(self) -> float | None:
+        """Cores that others kept busy on average since the last call (the first: since this was made).
+
+        None where the system does not tell, as in some sandboxes.
+        """
         (start, all_s, own_s), self._last = self._last, self._now()
+        if self._last[1] == 0:
+            return None
         elapsed = self._last[0] - start
         others_s = (self._last[1] - all_s) - (self._last[2] - own_s)
         return max(0.0, others_s / elapsed) if elapsed > 0 else 0.0

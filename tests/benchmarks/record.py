@@ -99,7 +99,7 @@ def speed_record(
     sections: list[Section],
     *,
     device: torch.device,
-    others_busy_cores: float,
+    others_busy_cores: float | None,
     settings: dict[str, Value | list[Value]],
     arguments: Sequence[str],
 ) -> SpeedRecord:
@@ -123,7 +123,7 @@ def write_speed_record(results: Path, name: str, record: SpeedRecord) -> Path:
     return path
 
 
-def machine(device: torch.device, others_busy_cores: float) -> Machine:
+def machine(device: torch.device, others_busy_cores: float | None) -> Machine:
     return Machine(
         cpu=cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -1,7 +1,7 @@
 """Speed and memory of norml, beside the same MAML in other libraries: `nox -s bench`, or this script.
 
-Prints a table a section and keeps every repeat in <results>/speed/<name>.json. Exit codes: 0 done, 1 engines disagree,
-2 the call cannot be done, 130 interrupted; nothing is written unless every section is done.
+Prints a table a section and keeps every repeat in <results>/speed/<device>-<section>.json as soon as that is done. Exit
+codes: 0 done, 1 engines disagree, 2 the call cannot be done, 130 interrupted.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from rich.console import Console
@@ -22,7 +22,7 @@ from tests.benchmarks.agreement import DisagreementError
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.commands import commands
 from tests.benchmarks.cost import growth, methods, products
-from tests.benchmarks.display import Progress, show
+from tests.benchmarks.display import show
 from tests.benchmarks.episodes_cost import evaluation, sampling
 from tests.benchmarks.load import ALLOWED_CORES, Others
 from tests.benchmarks.memory import memory
@@ -51,46 +51,44 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)  # noqa: T201
+        print("\nstopped; the sections above are kept", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 
 def _bench(arguments: list[str]) -> None:
     options = _options(arguments)
-    names = [name for name in SECTIONS if not options.only or name in options.only]
-    progress = Progress()
     bench = Bench(
         device=_device(options.device),
         quick=options.quick,
         compiled=not (options.quick or options.no_compile),
         memory_limit_bytes=int(options.memory_limit * 2**30),
-        progress=progress,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
     others = Others()
     busy_cores = _busy_before(others, bench, insist=options.busy)
-    sections = []
+    about = {
+        "device": bench.device,
+        "others_busy_cores": busy_cores,
+        "settings": {"quick": options.quick, "compiled": bench.compiled, "device": options.device},
+        "arguments": arguments,
+    }
     with tempfile.TemporaryDirectory() as compiled:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled  # compile times are those of a first time
-        for name in names:
-            section = SECTIONS[name](bench)
-            sections.append(section.model_copy(update={"others_busy_cores": others.busy_cores()}))
-            progress.clear()
-            show(console, sections[-1])
-    settings = {"quick": options.quick, "compiled": bench.compiled, "sections": names, "device": options.device}
-    record = speed_record(
-        sections, device=bench.device, others_busy_cores=busy_cores, settings=settings, arguments=arguments
-    )
-    path = write_speed_record(options.results, options.name or _name(options, names), record)
-    console.print(f"kept every repeat in {path}", highlight=False, markup=False, soft_wrap=True)
+        for name in [name for name in SECTIONS if not options.only or name in options.only]:
+            section = SECTIONS[name](bench).model_copy(update={"others_busy_cores": others.busy_cores()})
+            bench.progress.clear()
+            show(console, section)
+            file_name = "-".join([bench.device.type, *(["quick"] if options.quick else []), name])
+            path = write_speed_record(options.results, file_name, speed_record([section], **about))
+            console.print(f"kept every repeat in {path}\n", highlight=False, markup=False, soft_wrap=True)
 
 
-def _busy_before(others: Others, bench: Bench, *, insist: bool) -> float:
+def _busy_before(others: Others, bench: Bench, *, insist: bool) -> float | None:
     """Cores that other processes keep busy now. Raises UserError if that would spoil times that are to be kept."""
     bench.progress.at("looking at what other processes do")
     time.sleep(LOOK_S)
     cores = others.busy_cores()
-    if cores > ALLOWED_CORES and not (insist or bench.quick):
+    if cores is not None and cores > ALLOWED_CORES and not (insist or bench.quick):
         raise UserError(
             f"other processes keep {cores:.1f} cores busy, which would be in the times; stop them (top shows them), "
             "or add --busy, and the record says so"
@@ -107,14 +105,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--memory-limit", type=_positive, default=12.0, metavar="GIB", help="of the memory section")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
-    parser.add_argument("--name", type=_file_name, help="of the record (default: device, quick, sections)")
     return parser.parse_args(arguments)
-
-
-def _name(options: argparse.Namespace, names: list[str]) -> str:
-    """A name that says what the record holds, so that a part never replaces the whole."""
-    device = torch.device(options.device).type
-    return "-".join([device, *(["quick"] if options.quick else []), *(names if options.only else [])])
 
 
 def _device(name: str) -> torch.device:
@@ -135,12 +126,6 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
-
-
-def _file_name(text: str) -> Any:
-    if not text or Path(text).name != text or text.startswith("."):
-        raise argparse.ArgumentTypeError("must be a plain file name")
-    return text
 
 
 if __name__ == "__main__":

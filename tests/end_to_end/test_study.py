@@ -127,3 +127,10 @@ def test_a_damaged_trial_is_named(shell: Shell):
     code, _, err = shell.norml("study", "rates")
     assert code == 2
     assert str(path.relative_to(shell.folder)) in err
+
+
+def test_trials_are_as_short_as_asked(shell: Shell):
+    code, _, err = shell.norml(*STUDY, "--outer-steps", "2")
+    assert code == 0, err
+    specs = [json.loads(path.read_text(encoding="utf-8"))["spec"] for path in trials(shell)]
+    assert [spec["protocol"]["outer_steps"] for spec in specs] == [2, 2]

@@ -1,0 +1,143 @@
+"""Every command that the pages name is run by a test, or says here why it is not."""
+
+import ast
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from norml_cli.app import app
+from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
+
+ROOT = Path(__file__).parents[2]
+MADE = {"commands.md", "keys.md", "formats.md"}  # from the code, by `nox -s docs`
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for p in (ROOT / "docs").glob("*.md") if p.name not in MADE)]
+PROGRAMS = ("norml", "nox", "pytest", "python -m")
+
+# The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
+# all with the same options; each of them must stand in that file, too.
+COVERED = {
+    "norml compare": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml compare --benchmark": "test_features_run.py::test_all_methods_run_on_features_and_share_their_episodes",
+    "norml doctor": "test_verify_and_doctor.py::test_doctor_is_content_with_a_sound_place",
+    "norml doctor --json": "test_verify_and_doctor.py::test_doctor_says_what_to_do_and_returns_1",
+    "norml inspect": "test_inspect.py::test_numbers_and_pictures_are_written",
+    "norml inspect --episodes": "test_inspect.py::test_numbers_and_pictures_are_written",
+    "norml inspect --episodes --out": "test_inspect.py::test_numbers_and_pictures_are_written",
+    "norml list": "test_commands.py::test_list_names_every_entry_of_every_kind",
+    "norml prepare": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
+    "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
+    "norml pretrain": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
+    "norml pretrain --recipe": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
+    "norml report": "test_commands.py::test_report_lists_the_runs_and_says_when_there_are_none",
+    "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml report --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml run": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
+    "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
+    "norml run --results --set": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml show": "test_commands.py::test_show_prints_every_kind_of_entry",
+    "norml show --shots": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
+    "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
+    "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
+    "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
+    "norml validate": "test_commands.py::test_validate_builds_every_model_and_finds_every_fault",
+    "norml verify": "test_verify_and_doctor.py::test_a_run_that_was_left_alone_is_equal",
+    "nox": "tests/test_readme.py::test_ci_calls_the_test_command_of_the_readme",
+    "nox -s audit": "by hand: asks a database on the network",
+    "nox -s bench": "tests/benchmarks/test_speed.py::test_a_quick_bench_runs_every_section_and_writes_what_it_measured",
+    "nox -s docs": "test_docs.py::test_a_page_that_drifted_is_named_and_made_again",
+    "nox -s oldest": "tests/norml/test_compiled.py::",  # the tests that it runs, with the torch at hand
+    "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
+    "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
+    "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
+    "python -m tests.benchmarks.make_table": "tests/benchmarks/test_make_table.py::",
+    "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
+    "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",
+    "python -m tests.trust.long_run": "tests/trust/test_figures.py::test_a_short_run_is_watched_as_the_long_one_is",
+}
+
+
+def named(page: Path) -> Iterator[list[str]]:
+    """The words of each command in a page's indented blocks and inline code, from the program on."""
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+    blocks = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
+    for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
+        for command in re.split(r"&&|;", code.split("  #")[0]):
+            bare = re.sub(r"^\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?|[][]", "", command)
+            if any(re.match(rf"{program}(?:$| (?![ \[<]))", bare) for program in PROGRAMS):
+                yield shlex.split(bare)
+
+
+def kind(words: list[str]) -> str:
+    """What a command is found by in COVERED: programs without what they are given, norml with its options' names."""
+    if words[0] == "norml":
+        return " ".join(["norml", *words[1:2], *sorted({word for word in words if word.startswith("--")})])
+    return " ".join(words[: 1 if words[0] == "nox" and len(words) == 1 else 3])
+
+
+ALL = [(page.name, words) for page in PAGES for words in named(page)]
+OF_NORML = [(page, words) for page, words in ALL if words[0] == "norml" and len(words) > 1]
+OF_PYTEST = [(page, words) for page, words in ALL if words[0] == "pytest"]
+
+
+def test_every_command_is_covered_and_no_cover_is_for_nothing():
+    assert len(ALL) > 60
+    kinds = {kind(words): page for page, words in ALL if words[0] != "pytest" and words != ["norml"]}
+    assert {each: page for each, page in kinds.items() if each not in COVERED} == {}
+    assert {each for each in COVERED if each not in kinds} == set()
+
+
+@pytest.mark.parametrize(("command", "test"), COVERED.items())
+def test_the_test_that_covers_a_command_is_there_and_has_its_options(command: str, test: str):
+    if test.startswith("by hand: "):
+        return
+    path, _, name = test.partition("::")
+    text = (ROOT / path if "/" in path else Path(__file__).with_name(path)).read_text(encoding="utf-8")
+    assert f"def {name}" in text
+    for option in re.findall(r"--[\w-]+", command):
+        assert option in text, f"{path} never uses {option}"
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), OF_NORML, ids=lambda each: each if isinstance(each, str) else " ".join(each)
+)
+def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
+    """Its options exist and take what they are given; what looks like an id is one of the registry."""
+    group = typer.main.get_command(app)
+    name, command, rest = group.resolve_command(group.make_context("norml", words[1:]), words[1:])
+    if len(words) == 2:
+        return  # the command's name alone
+    given = command.make_context(name, list(rest)).params
+    registry = read_registry([builtin_registry()])
+    ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
+    asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
+    placeholders = {"every", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
+    assert [word for word in asked if word not in ids | placeholders] == [], page
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), OF_PYTEST, ids=lambda each: each if isinstance(each, str) else " ".join(each)
+)
+def test_a_command_of_pytest_names_tests_of_the_default_suite(page: str, words: list[str]):
+    paths = [ROOT / word for word in words if word.startswith("tests/")]
+    assert paths, page
+    assert all(path.exists() for path in paths), page
+    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    texts = "".join(file.read_text(encoding="utf-8") for file in files)
+    for chosen in (word for before, word in itertools.pairwise(words) if before == "-k"):
+        assert any(re.search(rf"def test_\w*{part}", texts) for part in chosen.split(" or ")), page
+
+
+def test_every_session_of_nox_that_is_named_is_one():
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    sessions = {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}
+    assert {words[2] for _, words in ALL if words[:2] == ["nox", "-s"]} <= sessions
