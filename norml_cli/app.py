@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,10 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Run again what is fi
 CompileOption = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the outer step (a minute or more); default: if it pays."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, max=1024, help="Of the CPU; default: more than 1 only if it pays."),
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
@@ -161,6 +166,7 @@ def pretrain_command(
     width: Annotated[int | None, typer.Option("--width", min=1, max=8192, help="Channels of the first block.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every checksum of the features.")] = False,
@@ -174,21 +180,15 @@ def pretrain_command(
     from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
     resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
-    from norml_cli.commands.pretrain import pretrain
-    from norml_cli.training.launch import be_deterministic
+    from norml_cli.commands.pretrain import pretrain, verify_features
+    from norml_cli.training.launch import Launch
 
-    if deterministic:
-        be_deterministic()
-    pretrain(
-        entries,
-        resolved,
-        seed=seed,
-        device=device,
-        force=force,
-        verify=verify,
-        results=results,
-        console=Output(quiet=quiet, as_json=json),
-    )
+    output = Output(quiet=quiet, as_json=json)
+    if verify:
+        verify_features(entries, resolved, seed, output)
+        return
+    launch = Launch.of(seed, device, results, force=force, threads=threads, deterministic=deterministic)
+    pretrain(entries, resolved, launch, output)
 
 
 @app.command("run")
@@ -200,6 +200,7 @@ def run_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
@@ -214,21 +215,11 @@ def run_command(
     entries = load_registry(registry)
     resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods]  # before torch: fails fast
     from norml_cli.commands.run import run
-    from norml_cli.training.launch import be_deterministic
+    from norml_cli.training.launch import Launch
 
-    if deterministic:
-        be_deterministic()
-    run(
-        entries,
-        resolved,
-        seed=seed,
-        device=device,
-        force=force,
-        compiled=compile_,
-        tensorboard=tensorboard,
-        results=results,
-        console=Output(quiet=quiet, as_json=json),
-    )
+    launch = Launch.of(seed, device, results, force=force, threads=threads, deterministic=deterministic)
+    launch = replace(launch, compiled=compile_, tensorboard=tensorboard)
+    run(entries, resolved, launch, Output(quiet=quiet, as_json=json))
 
 
 @app.command("study")
@@ -250,6 +241,7 @@ def study_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
     compile_: CompileOption = None,
@@ -266,23 +258,12 @@ def study_command(
     entries = load_registry(registry)
     trials = trials_of(entries, methods or [], benchmark, shots, grid_of(grid), with_outer_steps(set_, outer_steps))
     from norml_cli.commands.study import study
-    from norml_cli.training.launch import be_deterministic
+    from norml_cli.training.launch import Launch
 
-    if deterministic:
-        be_deterministic()
-    study(
-        entries,
-        name,
-        trials,
-        seed=seed,
-        device=device,
-        force=force,
-        compiled=compile_,
-        tensorboard=tensorboard,
-        format_="json" if json else format_,
-        results=results,
-        console=Output(quiet=quiet, as_json=json),
-    )
+    launch = Launch.of(seed, device, results, force=force, threads=threads, deterministic=deterministic)
+    launch = replace(launch, compiled=compile_, tensorboard=tensorboard)
+    output = Output(quiet=quiet, as_json=json)
+    study(entries, name, trials, launch, format_="json" if json else format_, console=output)
 
 
 @app.command("status")
@@ -359,7 +340,7 @@ def verify_command(
     entries, found = load_registry(registry), [(path, read_record(path)) for path in records]
     from norml_cli.commands.verify import verify
 
-    verify(entries, found, device=device, console=Console())
+    verify(entries, found, device=device, console=Output())
 
 
 @app.command("doctor")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from norml_cli.data import cache
 from norml_cli.files.atomic import home
+from norml_cli.files.companions import DIVERGED, LOCK
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry
@@ -152,9 +153,9 @@ def _leftovers(folder: Path) -> Iterator[Finding]:
         if path.suffix == ".part":
             remedy = "the next command that writes there removes it"
             yield Finding("leftover", "note", f"{path}, of a writer that was killed or is at work", remedy)
-        elif path.suffix == ".diverged":
+        elif path.suffix == DIVERGED:
             yield Finding("diverged run", "note", str(path), "start it with other values, or again with --force")
-        elif path.suffix == ".lock" and not _free(path):
+        elif path.suffix == LOCK and not _free(path):
             yield Finding("lock", "note", f"{path} is held", "another norml is at work; wait for it")
     try:
         for found in find_unfinished(folder):

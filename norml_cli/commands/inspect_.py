@@ -4,25 +4,22 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool
 from norml.evaluation import correct_counts
 from norml.inspection import freezings, frozen, logits_of_each_step, watch
 from norml.statistics import Interval, interval_95
-from norml_cli.data.examples import Examples, episode_indices
-from norml_cli.data.fixed_episodes import episode_requests
-from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
-from norml_cli.results.records import RunRecord
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
-from norml_cli.training.trained import Trained, load_trained
+from norml_cli.training.trained import Trained, examples_seen, load_trained
 
 EPISODES_AT_ONCE = 8  # every weight's gradient is formed: changes memory and speed only
 
@@ -33,33 +30,18 @@ def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, 
     Raises UserError for a record without weights, and if the data is not what the run saw.
     """
     trained = load_trained(path, device_of(device))
-    spec = trained.record.spec
+    record, spec = trained.record, trained.record.spec
     if spec.protocol.inner_steps_test == 0:
         raise UserError(f"{path}: {spec.method} takes no inner steps; there is nothing to inspect")
-    pool, fixed = _meta_validation(registry, trained.record, device_of(device), console)
-    used = fixed[:episodes]
-    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {trained.record.seed}") as display:
-        found = _inspected(trained, pool, used, str(path), display)
-    folder = out or path.with_name(f"{path.stem}-inspection")
+    examples = examples_seen(registry, path, record, "meta_val", console)
+    fixed = FixedEpisodes.of(spec, examples, "meta_val", device_of(device))
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
+        found = _inspected(trained, fixed.pool, fixed.indices[:episodes], str(path), display)
+    folder = out or Companions(path).inspection
     written = write_inspection(folder, found)
     _print(found, console)
     console.print(f"{len(written)} files in {folder}", highlight=False, soft_wrap=True)
     console.result({"folder": str(folder), "files": [each.name for each in written], "about": found.about})
-
-
-def _meta_validation(
-    registry: Registry, record: RunRecord, device: torch.device, console: Output
-) -> tuple[ExamplePool, EpisodeIndices]:
-    spec = record.spec
-    registry.dataset(spec.dataset)  # an entry of one's own needs its --registry
-    (request,) = (request for request in episode_requests(spec) if request.split == "meta_val")
-    cache = ensure_ready(registry, spec.dataset, [request], console)
-    examples = Examples.of(registry, spec, cache)
-    if examples.identity != record.dataset:
-        raise UserError(f"{spec.dataset}: the data at hand is not what the run saw; run it again with --force")
-    arrays = cache.episodes(request)
-    indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
-    return examples.pool("meta_val", rotations=request.rotations, device=device), indices
 
 
 def _inspected(
@@ -67,7 +49,7 @@ def _inspected(
 ) -> Inspection:
     record, meta_learner = trained.record, trained.meta_learner
     spec, protocol = record.spec, record.spec.protocol
-    n_queries, n_steps = protocol.n_way * protocol.queries_per_class, protocol.inner_steps_test
+    n_queries, n_steps = spec.queries_per_episode, protocol.inner_steps_test
 
     def batches(doing: str) -> Iterator[EpisodeBatch]:
         for start in range(0, len(episodes), EPISODES_AT_ONCE):

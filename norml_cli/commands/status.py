@@ -38,7 +38,7 @@ def _print_unfinished(unfinished: list[Found], console: Console) -> None:
     for found in unfinished:
         table.add_row(found.state, *_unfinished_cells(found))
     console.print(table, highlight=False)
-    for command in dict.fromkeys(f.status.command for f in unfinished if f.state == "paused" and f.status):
+    for command in dict.fromkeys(f.status.command for f in unfinished if f.state == "paused"):
         _say(console, f"goes on with: {command}")
 
 
@@ -47,14 +47,12 @@ def _say(console: Console, line: str) -> None:
 
 
 def _values(found: Found) -> dict[str, Any]:
-    known = {} if found.status is None else found.status.model_dump(mode="json", exclude={"process"})
+    known = found.status.model_dump(mode="json", exclude={"process"})
     return {"state": found.state, "path": str(found.path), **known}
 
 
 def _unfinished_cells(found: Found) -> tuple[str, str, str, str, str]:
     status = found.status
-    if status is None:
-        return str(found.path), "not known", "", "", ""
     running = found.state == "running"
     far = f"{status.phase} {status.done:,}/{status.total:,}"
     speed = f"{status.per_s:.1f}/s" if running and status.per_s else ""

@@ -7,6 +7,7 @@ from rich.console import Console
 from norml_cli.data.examples import Examples
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.resolving import Registry, Resolved
@@ -16,21 +17,16 @@ from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import find_trials, trial_path, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.divergence import Diverged
-from norml_cli.training.launch import Launch, device_of, found_fields, launched, require_writable
+from norml_cli.training.launch import Launch, launched_run, require_writable
 
 
 def study(
     registry: Registry,
     name: str,
     trials: list[Resolved],
+    launch: Launch,
     *,
-    seed: int,
-    device: str,
-    force: bool,
-    compiled: bool | None,
-    tensorboard: Path | None,
     format_: str,
-    results: Path,
     console: Output,
 ) -> None:
     """Run each trial that has no record in the study yet, then print all of the study's trials, the best first.
@@ -39,17 +35,18 @@ def study(
     user stopped it (its checkpoint is written, the same command goes on).
     """
     require_format(format_)
-    launch = Launch(seed, device_of(device), force, compiled, tensorboard)
+    results, seed = launch.results, launch.seed
     if trials:
         require_writable(results)
     for item in trials:
         path = trial_path(results, name, item.spec, seed)
         with held(path):
-            if path.exists() and not force:
-                path.with_suffix(".checkpoint").unlink(missing_ok=True)  # of who was killed just before removing it
+            if path.exists() and not launch.force:
+                Companions(path).tidy()
                 continue
             try:
-                _run_one(registry, name, item, launch, path, console=console)
+                cache = ensure_ready(registry, item.spec.dataset, [episode_requests(item.spec)[0]], console)
+                _run_one(name, item, Examples.of(registry, item.spec, cache), launch, path, console=console)
             except Diverged as error:  # a finding of the study; the other trials are none the worse
                 title = item.spec.title(item.changed, seed)
                 console.print(f"no trial of {title}: {error}", highlight=False, markup=False, soft_wrap=True)
@@ -59,16 +56,9 @@ def study(
     print_text(render_trials(found, format_, width=console.width), console)
 
 
-def _run_one(registry: Registry, name: str, item: Resolved, launch: Launch, path: Path, *, console: Console) -> None:
-    requests = [request for request in episode_requests(item.spec) if request.split == "meta_val"]
-    cache = ensure_ready(registry, item.spec.dataset, requests, console)
-    examples = Examples.of(registry, item.spec, cache)
-    checkpoint = path.with_suffix(".checkpoint")
-    with launched(item, examples, launch, checkpoint=checkpoint, console=console, splits=["meta_val"]) as (
-        run,
-        known,
-    ):
+def _run_one(name: str, item: Resolved, examples: Examples, launch: Launch, path: Path, *, console: Console) -> None:
+    """Meta-train, and write the record of one trial to `path`."""
+    with launched_run(item, examples, launch, Companions(path), console, "meta_val") as run:
         run.train()
-        found = found_fields(run, evaluation_s=0.0)
         validation_hash = run.episode_hashes["meta_val"]
-        write_record(path, TrialRecord(**known, **found, study=name, validation_hash=validation_hash))
+        write_record(path, TrialRecord.of(run.origin, run.course(), run.parameters, name, validation_hash))

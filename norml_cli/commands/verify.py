@@ -1,69 +1,62 @@
 """`norml verify`: the stored weights of a run, tested again on the stored episodes, against its record."""
 
-import io
 from pathlib import Path
 
-from rich.console import Console
-
-from norml_cli.data.cache import Cache
-from norml_cli.data.examples import Examples
-from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.records import RunRecord
+from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
 from norml_cli.training.launch import device_of
 from norml_cli.training.provenance import device_name
-from norml_cli.training.run import Run
+from norml_cli.training.resources import use_threads
+from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
+from norml_cli.training.trained import examples_seen, stored_weights
 
 LARGEST_SHARE_ELSEWHERE = 0.001  # chosen: of all answers, on another device or number of threads; where two logits lie
 # within rounding of each other, another order of summation moves an answer
 NAMED = 5  # episodes that a message names
 
 
-def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device: str, console: Console) -> None:
-    """Say of each record whether its weights give its counts. Raises UserError with every record that does not hold."""
-    faults = []
-    for path, record in records:
-        try:
-            found = _tested_again(registry, path, record, device)
-            here = device_name(device_of(device), record.spec.examples_of_an_outer_step)
-            line = _compared(path, record, found, here)
-            console.print(f"{path}: {line}", highlight=False, markup=False, soft_wrap=True)
-        except UserError as error:
-            faults.append(str(error))
+def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device: str, console: Output) -> None:
+    """Say of each record whether its weights give its counts.
+
+    Raises UserError with every record that does not hold; exits with 130 when the user stopped it.
+    """
+    faults, stop = [], StopRequest()
+    try:
+        with stop.listening(), stop.breaking_off():  # it writes nothing, so it may end anywhere
+            for path, record in records:
+                try:
+                    line = _verified(registry, path, record, device, console)
+                    console.print(f"{path}: {line}", highlight=False, markup=False, soft_wrap=True)
+                except UserError as error:
+                    faults.append(str(error))
+    except Stopped:
+        raise SystemExit(STOPPED_EXIT_CODE) from None
     if faults:
         raise UserError("\n".join(faults))
 
 
-def _tested_again(registry: Registry, path: Path, record: RunRecord, device: str) -> list[int]:
-    """Correct answers of each test episode by the stored weights."""
-    spec, weights = record.spec, path.with_suffix(".weights")
-    again = f"norml run {spec.method} --benchmark {spec.benchmark} --shots {spec.shots} --seed {record.seed} --force"
-    if not weights.exists():
-        kept = "with the --set values of its command" if record.changed else "which makes them"
-        raise UserError(f"{path}: its weights are missing ({weights.name}); run `{again}`, {kept}")
-    if spec.dataset not in registry.datasets:
-        raise UserError(f"{path}: its data set '{spec.dataset}' is not declared; name its folder with --registry")
-    cache = Cache.open(registry.datasets[spec.dataset], registry.files["datasets", spec.dataset])
-    if cache.content_hash != record.dataset.content_hash:
-        raise UserError(f"{path}: was made on other images than are in {cache.path} now; prepare those, or run again")
-    for request in episode_requests(spec):
-        if not cache.has(request):
-            raise UserError(f"{path}: {cache.path} does not hold its episodes; run `norml prepare {spec.dataset}`")
-    with RunDisplay(Console(file=io.StringIO()), spec.method) as display:
-        run = Run(
-            spec,
-            Examples.of(registry, spec, cache),
-            seed=record.seed,
-            device=device_of(device),
-            checkpoint=path.with_suffix(".verifying"),  # never written: nothing is trained
-            display=display,
-        )
-        run.take_weights(weights)
-        if run.episode_hashes["meta_test"] != record.episodes.test_hash:
-            raise UserError(f"{path}: was tested on other episodes than {cache.path} holds now; run again with --force")
-        return run.test().correct
+def _verified(registry: Registry, path: Path, record: RunRecord, device: str, console: Output) -> str:
+    spec, target = record.spec, device_of(device)
+    if target.type == "cpu" and record.threads is not None:
+        use_threads(record.threads)
+    trained = stored_weights(path, record, target)
+    examples = examples_seen(registry, path, record, "meta_test", console)
+    episodes = FixedEpisodes.of(spec, examples, "meta_test", target)
+    if episodes.hash != record.episodes.test_hash:
+        cache = examples.cache.path.name
+        raise UserError(f"{path}: was tested on other episodes than {cache} holds now; run again with --force")
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
+
+        def look(done: int, total: int) -> None:
+            display.evaluating("meta_test", done, total)
+
+        with multiplying_as_declared(spec, target):
+            found = count_correct(trained.model, spec, episodes, look).tolist()
+    return _compared(path, record, found, device_name(target, spec.examples_of_an_outer_step))
 
 
 def _compared(path: Path, record: RunRecord, found: list[int], device: str) -> str:

@@ -19,6 +19,7 @@ from norml_cli.data.array_files import FILE_FORM, ArrayFile, content_hash_of, pu
 from norml_cli.data.cache import Cache
 from norml_cli.data.splits import SPLITS, ClassStream, SplitName
 from norml_cli.files.atomic import file_sha256, write_atomically
+from norml_cli.files.companions import FEATURES, WEIGHTS
 from norml_cli.files.errors import UserError
 from norml_cli.registry.recipes import backbone_path
 from norml_cli.registry.specs import PretrainSpec, content_hash
@@ -38,7 +39,7 @@ class FeatureCache(ArrayFile):
 
         Raises UserError if they are missing or damaged, and if the images or the weights have changed since.
         """
-        path = backbone_path(spec, seed, ".features.h5")
+        path = backbone_path(spec, seed, FEATURES)
         pretrain = f"norml pretrain {spec.dataset} --recipe {spec.recipe} --seed {seed}"
         if not path.exists():
             raise UserError(f"'{spec.dataset}' has no features by '{spec.recipe}', seed {seed}; run `{pretrain}`")
@@ -75,7 +76,7 @@ def write_features(
             put_text(file, "fingerprint", content_hash(chain))
             put_text(file, "content_hash", content_hash_of(file, "features"))
 
-    write_atomically(backbone_path(spec, seed, ".features.h5"), write)
+    write_atomically(backbone_path(spec, seed, FEATURES), write)
     return FeatureCache.open(spec, seed, cache)
 
 
@@ -85,5 +86,5 @@ def _chain(spec: PretrainSpec, seed: int, cache: Cache) -> dict[str, str]:
         "schema": str(SCHEMA_VERSION),
         "images": cache.content_hash,
         "recipe": spec.hash(),
-        "weights": file_sha256(backbone_path(spec, seed, ".weights")),
+        "weights": file_sha256(backbone_path(spec, seed, WEIGHTS)),
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from norml_cli.files.atomic import clear_leftovers
+from norml_cli.files.companions import lock_path
 from norml_cli.files.errors import UserError, reason
 
 POLL_S = 0.05  # how often a waiting command looks
@@ -44,11 +45,6 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
             if ours:
                 path.unlink()  # while it is held: who waits for it finds it gone and makes another
         lock.release()
-
-
-def lock_path(target: Path) -> Path:
-    """The hidden file that writers of `target`, and of what shares its stem, take turns by."""
-    return target.with_name(f".{target.stem}.lock")
 
 
 def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -> FileLock:

@@ -62,5 +62,5 @@ def training_images(dataset: DatasetEntry) -> int:
 
 
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:
-    """Where a backbone's file lies beside the caches; `suffix` says what it holds, such as '.weights'."""
+    """Where a backbone's file lies beside the caches; `suffix` says what it holds, one of `files.companions`."""
     return home() / "backbones" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}{suffix}"

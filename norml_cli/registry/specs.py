@@ -40,6 +40,11 @@ class RunSpec(Model):
         """E * S: the support examples of all episodes of an outer step."""
         return self.protocol.meta_batch_size * self.protocol.n_way * self.shots
 
+    @property
+    def queries_per_episode(self) -> int:
+        """M = N * Q."""
+        return self.protocol.n_way * self.protocol.queries_per_class
+
     def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
         """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
         said = self.protocol.model_dump() | self.rule.model_dump()

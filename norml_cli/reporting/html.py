@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from norml_cli import __version__
+from norml_cli.files.companions import Companions
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import comparison_page, matrix_pages
 from norml_cli.reporting.drawings import Bar, draw_accuracies, draw_curves
@@ -218,6 +219,6 @@ def _facts(record: RunRecord, path: Path) -> dict[str, str]:
 def _inspected(path: Path) -> Iterator[Picture]:
     """What `norml inspect` left beside the record at `path`."""
     for name, says in _INSPECTED.items():
-        picture = path.with_name(f"{path.stem}-inspection") / name
+        picture = Companions(path).inspection / name
         if picture.is_file():
             yield Picture(picture.stem, picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")

@@ -4,8 +4,10 @@ A record checks itself: its hash, its mean and its interval must follow from wha
 of everything else in it, so a file that was edited, damaged or cut off is refused instead of reported.
 """
 
-from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal, Self
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,7 +71,7 @@ class CurvePoint(Model):
 class Parameters(Model):
     """Learned values."""
 
-    learner: NonNegative = Field(description="initial weights, with batch norm's")
+    learner: NonNegative = Field(description="initial weights and biases of the linear layers, without batch norm's")
     meta_learner: NonNegative = Field(description="of the update rule")
 
 
@@ -91,6 +93,31 @@ class GitState(Model):
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a training before it starts; `Record` says what each field means."""
+
+    spec: RunSpec | PretrainSpec
+    changed: list[str]
+    seed: int
+    device: str
+    versions: dict[str, str]
+    git: GitState
+    command: str
+    deterministic: bool | None
+    repeatability: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training went; `Record` says what each field means."""
+
+    dataset: DatasetIdentity
+    curve: list[CurvePoint] | list["PretrainingPoint"]
+    best_step: int
+    cost: "Cost | PretrainingCost"
+
+
 class Record(Model):
     """What every finished training leaves: where its figures come from."""
 
@@ -101,7 +128,7 @@ class Record(Model):
     seed: NonNegative = Field(description="of initial weights and of what training draws")
     dataset: DatasetIdentity
     best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
-    device: Text = Field(description="GPU, or CPU with the threads that torch used")
+    device: Text = Field(description="GPU, or CPU with the threads that torch used and its model")
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
     command: Text = Field(description="as it was given, without paths")
@@ -110,6 +137,24 @@ class Record(Model):
     )
     repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
     created: Text = Field(description="UTC, ISO 8601")
+
+    @classmethod
+    def _finished(cls, origin: Origin, course: Course, **found: Any) -> Self:
+        return cls(
+            schema_version=SCHEMA_VERSION,
+            status="finished",
+            spec_hash=origin.spec.hash(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **vars(origin),
+            **vars(course),
+            **found,
+        )
+
+    @property
+    def threads(self) -> int | None:
+        """That torch used on the CPU, at the end; None: on a GPU."""
+        found = re.findall(r"(\d+) threads?\b", self.device)
+        return int(found[-1]) if found else None
 
     @field_validator("created")
     @classmethod
@@ -161,6 +206,17 @@ class RunRecord(TrainingRecord):
     episodes: EpisodesIdentity
     correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
     accuracy: Accuracy
+
+    @classmethod
+    def of(
+        cls, origin: Origin, course: Course, parameters: Parameters, episodes: EpisodesIdentity, correct: list[int]
+    ) -> Self:
+        """The record of a training that was tested: `correct` answers of each test episode."""
+        interval = interval_95(correct).divided_by(episodes.queries_per_episode)
+        accuracy = Accuracy(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
+        return cls._finished(
+            origin, course, parameters=parameters, episodes=episodes, correct=correct, accuracy=accuracy
+        )
 
     @model_validator(mode="after")
     def _test_consistent(self) -> Self:
@@ -225,6 +281,29 @@ class PretrainingRecord(Record):
     weights_sha256: Sha256 = Field(description="of the file with the backbone's weights")
     cost: PretrainingCost
 
+    @classmethod
+    def of(
+        cls,
+        origin: Origin,
+        course: Course,
+        *,
+        nearest_centroid: dict[str, Accuracy],
+        validation_hashes: dict[str, str],
+        training_images: int,
+        parameters: int,
+        weights_sha256: str,
+    ) -> Self:
+        """The record of a pretraining."""
+        return cls._finished(
+            origin,
+            course,
+            nearest_centroid=nearest_centroid,
+            validation_hashes=validation_hashes,
+            training_images=training_images,
+            parameters=parameters,
+            weights_sha256=weights_sha256,
+        )
+
     @model_validator(mode="after")
     def _pretraining_consistent(self) -> Self:
         self._check_spec(self.spec)
@@ -243,3 +322,8 @@ class TrialRecord(TrainingRecord):
 
     study: Id
     validation_hash: Text = Field(description="equal hashes: the same meta-validation episodes")
+
+    @classmethod
+    def of(cls, origin: Origin, course: Course, parameters: Parameters, study: str, validation_hash: str) -> Self:
+        """The record of a training that was not tested."""
+        return cls._finished(origin, course, parameters=parameters, study=study, validation_hash=validation_hash)

@@ -1,4 +1,4 @@
-"""What runs now and what waits to be taken up: a small JSON file beside each checkpoint, `<name>.status`. Torch-free.
+"""What runs now and what waits to be taken up: a small JSON file beside each checkpoint. Torch-free.
 
 A training writes its own every few seconds, whole or not at all, and takes it away when it has finished. Whether it is
 still running is asked of the system, by process number and start: one that was killed reads as paused. So does one on
@@ -21,13 +21,13 @@ from pydantic import Field, ValidationError
 from typing_extensions import override
 
 from norml_cli.files.atomic import write_atomically
+from norml_cli.files.companions import STATUS
 from norml_cli.files.errors import UserError
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.terminal.command_line import command_line
 from norml_cli.terminal.progress import Follower, Look
 
 WRITE_EVERY_S = 2.0  # chosen: looks live, costs one small file
-SUFFIX = ".status"
 
 
 class Process(Model):
@@ -55,7 +55,7 @@ class Process(Model):
         return _started(self.pid) == self.started
 
 
-class Status(Model):
+class TrainingStatus(Model):
     """How far one training is."""
 
     title: Text
@@ -73,11 +73,11 @@ class Status(Model):
 
 @dataclass(frozen=True)
 class Found:
-    """A training that has not finished. `status`: None where only its checkpoint is there."""
+    """A training that has not finished; `path` is the stem of its files."""
 
     path: Path
     state: Literal["running", "paused"]
-    status: Status | None
+    status: TrainingStatus
 
 
 class StatusFile(Follower):
@@ -110,7 +110,7 @@ class StatusFile(Follower):
 
     def _write(self, look: Look) -> None:
         self._written_at = time.perf_counter()
-        status = Status(
+        status = TrainingStatus(
             title=self._title,
             phase=look.phase,
             done=look.done,
@@ -132,23 +132,21 @@ def find_unfinished(folder: Path) -> list[Found]:
     """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
     if not folder.is_dir():
         return []
-    bases = {path.with_suffix("") for suffix in (SUFFIX, ".checkpoint") for path in folder.rglob(f"*{suffix}")}
-    return [found for base in sorted(bases) if (found := _found(base)) is not None]
+    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := _found(path)) is not None]
 
 
-def _found(base: Path) -> Found | None:
-    path = base.with_suffix(SUFFIX)
+def _found(path: Path) -> Found | None:
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:  # a checkpoint of before there were status files; or it has finished just now
-        return Found(base, "paused", None) if base.with_suffix(".checkpoint").exists() else None
+    except FileNotFoundError:  # it has finished just now
+        return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); delete it") from None
     try:
-        status = Status.model_validate(content)
+        status = TrainingStatus.model_validate(content)
     except ValidationError:
         raise UserError(f"{path}: not a status file of this version of norml; delete it") from None
-    return Found(base, "running" if status.process.is_alive() else "paused", status)
+    return Found(path.with_suffix(""), "running" if status.process.is_alive() else "paused", status)
 
 
 def _machine() -> str:

@@ -29,11 +29,11 @@ class Diverged(UserError):  # noqa: N818 - as Stopped: what happened
     """A loss or weights that are no longer numbers."""
 
 
-def require_finite(module: torch.nn.Module, name: str, step: int, advice: str) -> None:
+def require_finite(module: torch.nn.Module, name: str, when: str, advice: str) -> None:
     """Raise Diverged if a weight is no number: neither a checkpoint nor a record is ever made of such."""
     for key, value in module.state_dict().items():
         if not torch.isfinite(value).all():
-            raise Diverged(f"{name}: the weights {key} are no numbers after outer step {step:,}; {advice}")
+            raise Diverged(f"{name}: the weights {key} are no numbers after {when}; {advice}")
 
 
 @torch.no_grad()
@@ -86,20 +86,14 @@ def _logits(adaptation: Adaptation) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ the note
 
 
-def note_path(checkpoint: Path) -> Path:
-    """Where the note of a training lies whose checkpoint is `checkpoint`."""
-    return checkpoint.with_suffix(".diverged")
-
-
-def write_note(checkpoint: Path, identity: Mapping[str, Any], error: Diverged) -> None:
+def write_note(path: Path, identity: Mapping[str, Any], error: Diverged) -> None:
     """Leave what happened to the training of that identity."""
     content = json.dumps({**identity, "what": str(error)}, indent=2).encode()
-    write_atomically(note_path(checkpoint), lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content))
 
 
-def refuse_if_diverged(checkpoint: Path, identity: Mapping[str, Any]) -> None:
+def refuse_if_diverged(path: Path, identity: Mapping[str, Any]) -> None:
     """Raise Diverged if a training of that identity went wrong: the same values would go wrong again."""
-    path = note_path(checkpoint)
     if not path.exists():
         return
     try:

@@ -12,8 +12,9 @@ from norml.resnet12 import ResNet12
 from norml_cli.data.cache import Cache
 from norml_cli.data.splits import SPLITS, SplitName
 from norml_cli.registry.specs import PretrainSpec
+from norml_cli.results.records import DatasetIdentity
 from norml_cli.training.build import build_backbone_classifier
-from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.image_batches import ImageBatches, resident
 
 Look = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
@@ -24,8 +25,8 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
 
     Raises UserError if they are damaged, or not of this recipe, seed and these images.
     """
-    identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": cache.content_hash}
-    content = read_checkpoint(path, identity)
+    dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
+    content = read_checkpoint(path, identity_of(spec, seed, dataset))
     n_classes, _ = cache.size("meta_train")
     classifier = build_backbone_classifier(spec.values, n_classes, generator=None)
     classifier.load_state_dict(content["classifier"])

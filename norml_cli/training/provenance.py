@@ -1,24 +1,74 @@
-"""Where a run's figures come from: the device that computed them, its memory, and the commit of the code."""
+"""Where a training's figures come from: the device that computed them, its memory, and the commit of the code."""
 
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 
 import norml_cli
 from norml.matrix_products import onednn_multiplies
-from norml_cli.results.records import GitState
+from norml_cli import __version__
+from norml_cli.registry.specs import PretrainSpec, RunSpec
+from norml_cli.results.records import GitState, Origin
+from norml_cli.terminal.command_line import command_line
+
+SEVERAL_DEVICES = "Not bit-reproducible: resumed on another device or with another number of threads."
 
 
 def device_name(device: torch.device, examples: int = 0) -> str:
-    """The GPU's model, or the CPU's architecture, threads, and who multiplies so many examples, if not MKL."""
+    """The GPU's model, or the CPU's threads and model, and who multiplies so many examples, if not MKL."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     products = ", oneDNN" if onednn_multiplies(examples) else ""
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads{products})"
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' * (threads != 1)}, {cpu_model()}{products})"
+
+
+@cache
+def cpu_model() -> str:
+    """As its maker calls it, where the system says so; else its architecture."""
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def origin_of(
+    spec: RunSpec | PretrainSpec, changed: Sequence[str], seed: int, device: torch.device, devices: Sequence[str]
+) -> Origin:
+    """What a record says of a training that is about to start on `device`, the last of `devices`, by name."""
+    return Origin(
+        spec=spec,
+        changed=list(changed),
+        seed=seed,
+        device=", then ".join(devices),
+        versions={"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        git=git_state(),  # of the code that is about to run, not of what stands there hours later
+        command=command_line(sys.argv[1:]),
+        deterministic=torch.are_deterministic_algorithms_enabled() or None,
+        repeatability=repeatability(device) if len(devices) == 1 else SEVERAL_DEVICES,
+    )
+
+
+def repeatability(device: torch.device) -> str:
+    """Whether running it again on `device` gives the same numbers, for a record's reader."""
+    if device.type == "cpu":
+        return "Bit-reproducible on this CPU model with the same number of threads and the same versions."
+    if torch.are_deterministic_algorithms_enabled():
+        return "Bit-reproducible on this GPU model with the same versions."
+    return (
+        "Initial weights and episodes are bit-reproducible; the numbers are not: a GPU adds in varying order, and "
+        "training enlarges the rounding differences."
+    )
 
 
 def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitState:
@@ -27,14 +77,8 @@ def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitS
     if not (root / ".git").exists():
         return GitState(commit=None, dirty=None)
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603, S607 - fixed words, the user's own git
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *parts)
+    commit = _output("git", "rev-parse", "HEAD", folder=root)
+    changes = _output("git", "status", "--porcelain", "--", *parts, folder=root)
     return GitState(commit=commit, dirty=None if changes is None else changes != "")
 
 
@@ -48,3 +92,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+
+def _output(*command: str, folder: Path | None = None) -> str | None:
+    """What a program of the user's own prints; None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

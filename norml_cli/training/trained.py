@@ -1,4 +1,4 @@
-"""A finished run's meta-learner, from its record and the weights that lie beside it."""
+"""What a finished run left: its model, from the weights beside its record, and the examples that it saw."""
 
 import json
 import shlex
@@ -7,23 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
+from norml.frozen_classifiers import FrozenClassifier
 from norml.meta_training import MetaLearner
-from norml_cli.files.errors import UserError
+from norml_cli.data.examples import Examples
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.data.preparing import ensure_ready
+from norml_cli.data.splits import SplitName
+from norml_cli.files.companions import Companions
+from norml_cli.files.errors import UserError, reason
 from norml_cli.registry.reading import load_registry
+from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import read_record
 from norml_cli.training.build import build_method
-from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.checkpoints import identity_of, read_checkpoint
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left: its record, and the meta-learner that it tested."""
+    """What a run left: its record, and the model that it tested."""
 
     record: RunRecord
-    meta_learner: MetaLearner
+    model: MetaLearner | FrozenClassifier
+
+    @property
+    def meta_learner(self) -> MetaLearner:
+        """The model, where one was meta-trained. Raises TypeError for what is fitted to each support set."""
+        if not isinstance(self.model, MetaLearner):
+            raise TypeError(f"{self.record.spec.algorithm} is fitted to each support set; there is no meta-learner")
+        return self.model
 
 
 def load_trained(path: str | Path, device: torch.device | str = "cpu") -> Trained:
@@ -31,20 +46,50 @@ def load_trained(path: str | Path, device: torch.device | str = "cpu") -> Traine
 
     Raises UserError for a damaged record, for weights that are missing or another run's, and for what learns nothing.
     """
-    path = Path(path)
-    record = read_record(path)
-    spec, weights = record.spec, path.with_suffix(".weights")
-    if not spec.rule.meta_trained:
-        raise UserError(f"{path}: {spec.algorithm} is fitted to each support set; there is no meta-learner in it")
+    record = read_record(Path(path))
+    if not record.spec.rule.meta_trained:
+        raise UserError(
+            f"{path}: {record.spec.algorithm} is fitted to each support set; there is no meta-learner in it"
+        )
+    return stored_weights(Path(path), record, device)
+
+
+def stored_weights(path: Path, record: RunRecord, device: torch.device | str) -> Trained:
+    """The model that the run of `record` tested, from the weights beside `path`; nothing is trained.
+
+    Raises UserError for weights that are missing, damaged or another run's.
+    """
+    weights = Companions(path).weights
     if not weights.exists():
         raise UserError(f"{weights}: not there, as records are published without; make them with: {again(record)}")
-    identity = {"spec_hash": record.spec_hash, "seed": record.seed, "content_hash": record.dataset.content_hash}
-    content = read_checkpoint(weights, identity)["meta_learner"]
-    method = build_method(spec, content["learner.weights.0"].shape[1], generator=None)
-    if not isinstance(method, MetaLearner):
-        raise TypeError(f"{spec.algorithm} builds no meta-learner")
-    method.load_state_dict(content)
-    return Trained(record, method.to(device))
+    content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
+    try:
+        state = content["meta_learner"]
+        width = state["learner.weights.0"].shape[1] if record.spec.rule.meta_trained else 0
+        model = build_method(record.spec, width, generator=None)
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{weights}: holds no weights of this run ({reason(error)}); run it again with --force"
+        ) from None
+    return Trained(record, model.to(device))
+
+
+def examples_seen(registry: Registry, path: Path, record: RunRecord, split: SplitName, console: Console) -> Examples:
+    """What the run of `record` saw, with its fixed episodes of `split`. Raises UserError if that is not at hand."""
+    spec = record.spec
+    if spec.dataset not in registry.datasets:
+        raise UserError(f"{path}: its data set '{spec.dataset}' is not declared; name its folder with --registry")
+    requests = [request for request in episode_requests(spec) if request.split == split]
+    examples = Examples.of(registry, spec, ensure_ready(registry, spec.dataset, requests, console))
+    found, saw = examples.identity, record.dataset
+    if (found.content_hash, found.features) != (saw.content_hash, saw.features):
+        what = "images" if found.content_hash != saw.content_hash else "features"
+        raise UserError(
+            f"{path}: was made on other {what} than {examples.cache.path.name} and its features hold now; "
+            "prepare those, or run it again with --force"
+        )
+    return examples
 
 
 def again(record: RunRecord) -> str:

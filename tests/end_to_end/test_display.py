@@ -183,10 +183,8 @@ def test_another_process_or_machine_is_not_taken_for_the_running_one(change: dic
     assert not own.model_copy(update=change).is_alive()
 
 
-def test_a_checkpoint_without_status_is_paused_and_a_damaged_status_is_told(shell: Shell):
+def test_a_damaged_status_is_told(shell: Shell):
     shell.results.mkdir()
-    (shell.results / "seed-0.checkpoint").write_bytes(b"")
-    assert [(f["state"], f["path"]) for f in listed(shell)["unfinished"]] == [("paused", "results/seed-0")]
     for content in (b"{", b"{}", b"[]"):
         (shell.results / "seed-0.status").write_bytes(content)
         code, _, err = shell.norml("status")

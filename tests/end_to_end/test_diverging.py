@@ -11,7 +11,7 @@ import torch
 
 from norml_cli.registry import resolving
 from norml_cli.registry.specs import RunSpec
-from norml_cli.training import run as training
+from norml_cli.training import loop
 from norml_cli.training.checkpoints import read_checkpoint
 from norml_cli.training.run import Run
 from tests.helpers.command_line import Shell
@@ -71,7 +71,7 @@ def test_starting_again_says_what_happened_and_does_not_compute(
     def reached(*_: object) -> None:
         raise SystemExit(7)
 
-    monkeypatch.setattr(Run, "_outer_steps", reached)
+    monkeypatch.setattr(Run, "_take_steps", reached)
     assert shell.norml(*RUN, "--force")[0] == 7
     absurd(inner_lr=0.4)
     assert shell.norml(*RUN)[0] == 7  # with other values it runs
@@ -79,17 +79,17 @@ def test_starting_again_says_what_happened_and_does_not_compute(
 
 def test_a_checkpoint_is_never_overwritten_by_bad_weights(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     """The weights go wrong after a good checkpoint, while every loss is still finite."""
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", -1.0)
-    original = Run._outer_step
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    original = Run._take_step
 
-    def poisoned(self: Run, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def poisoned(self: Run, step: int) -> torch.Tensor:
         found = original(self, step)
         if step == 5:
             with torch.no_grad():
-                next(iter(self.method.parameters())).fill_(math.nan)
+                next(iter(self.model.parameters())).fill_(math.nan)
         return found
 
-    monkeypatch.setattr(Run, "_outer_step", poisoned)
+    monkeypatch.setattr(Run, "_take_step", poisoned)
     code, _, err = shell.norml(*RUN)
     assert code == 2
     assert "are no numbers after outer step 6" in err

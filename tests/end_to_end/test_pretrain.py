@@ -14,7 +14,7 @@ import yaml
 from norml.resnet12 import Blocks, ResNet12
 from norml_cli.app import main
 from norml_cli.results.store import digest_of
-from norml_cli.training import pretraining
+from norml_cli.training import loop, pretraining
 from norml_cli.training.checkpoints import read_checkpoint
 from norml_cli.training.image_batches import ImageBatches
 from tests.helpers import photos
@@ -145,7 +145,7 @@ def test_a_killed_pretraining_ends_like_an_uninterrupted_one(
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "CHECKPOINT_EVERY_S", 0.0 if saves_every_step else 3600.0)
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0 if saves_every_step else 3600.0)
         patch.setattr(pretraining.Pretraining, where, dies)
         patch.setattr("sys.argv", ["norml", *PRETRAIN])
         with pytest.raises(Killed):

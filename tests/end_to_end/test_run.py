@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from norml_cli.app import main
-from norml_cli.training import launch
+from norml_cli.training import launch, loop
 from norml_cli.training import run as training
 from tests.helpers.command_line import Shell
 
@@ -117,10 +117,10 @@ def whole() -> dict:
 
 @pytest.mark.parametrize(
     ("where", "calls", "saves_every_step"),
-    [("_outer_step", n, True) for n in range(9)]
+    [("_take_step", n, True) for n in range(9)]
     + [("_validate", n, True) for n in range(3)]
     + [("_evaluate", n, True) for n in range(4)]
-    + [("_outer_step", 5, False), ("_evaluate", 3, False)],
+    + [("_take_step", 5, False), ("_evaluate", 3, False)],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, whole: dict, where: str, calls: int, saves_every_step: bool
@@ -129,7 +129,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
         assert shell.norml(*NORML, "--results", "whole")[0] == 0
         whole.update(figures(read(shell, results="whole")))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_EVERY_S", 0.0 if saves_every_step else 3600.0)
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0 if saves_every_step else 3600.0)
         dying(patch, where, calls)
         patch.setattr("sys.argv", ["norml", *NORML])
         with pytest.raises(Killed):
@@ -164,8 +164,8 @@ def test_a_signalled_process_goes_on_where_it_was(shell: Shell, name: str):
 
 def test_a_run_under_other_values_does_not_take_up_a_checkpoint(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
-        dying(patch, "_outer_step", 5)
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+        dying(patch, "_take_step", 5)
         patch.setattr("sys.argv", ["norml", *NORML])
         with pytest.raises(Killed):
             main()
@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(shell: Shell, monkey
     monkeypatch.setattr(training, "outer_step", diverges)
     code, _, err = shell.norml(*NORML)
     assert code == 2
-    assert "the query loss is nan by outer step 3" in err
+    assert "the loss is nan by outer step 3" in err
     assert "inner_lr" in err
     assert not list(shell.results.rglob("*.json"))
 
@@ -219,15 +219,10 @@ def test_steps_that_are_not_looked_at_one_by_one_give_the_same_record(shell: She
 
 
 def test_a_gpu_run_looks_at_its_loss_now_and_then_and_before_every_validation():
-    class Begun:
-        device = torch.device("cuda")
-        spec = SimpleNamespace(protocol=SimpleNamespace(validate_every=60, outer_steps=130))
-        state = training.State()
-
-    ahead = []
-    while Begun.state.step < 130:
-        ahead.append(training.Run._steps_until_a_look(Begun))
-        Begun.state.step += ahead[-1]
+    step, ahead = 0, []
+    while step < 130:
+        ahead.append(loop.steps_ahead(step, lambda steps: steps == 130 or steps % 60 == 0))
+        step += ahead[-1]
     assert ahead == [25, 25, 10, 25, 25, 10, 10]
 
 

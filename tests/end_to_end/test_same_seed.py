@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from norml_cli.training.checkpoints import Stopped, read_checkpoint, write_checkpoint
-from norml_cli.training.launch import SEVERAL_DEVICES, repeatability
-from norml_cli.training.provenance import device_name
+from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
+from norml_cli.training.provenance import SEVERAL_DEVICES, device_name, repeatability
 from norml_cli.training.run import Run
+from norml_cli.training.stopping import Stopped
 from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
@@ -41,21 +41,21 @@ def test_strict_mode_is_asked_for_and_told(shell: Shell):
     assert shell.norml(*RUN, "--force")[0] == 0
     record = json.loads(path.read_text())
     assert record["deterministic"] is None
-    assert record["repeatability"].startswith("to the bit on the same kind of CPU")
+    assert record["repeatability"].startswith("Bit-reproducible on this CPU model")
 
 
 def test_a_record_from_a_gpu_says_what_may_differ(monkeypatch: pytest.MonkeyPatch):
     gpu = torch.device("cuda")
-    assert "to rounding" in repeatability(gpu)
+    assert "a GPU adds in varying order" in repeatability(gpu)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert repeatability(gpu).startswith("to the bit on the same kind of GPU")
+    assert repeatability(gpu).startswith("Bit-reproducible on this GPU model")
 
 
 def test_a_run_can_be_taken_up_on_another_kind_of_device_and_its_record_says_so(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ):
     """A GPU's generator has another state than a CPU's, so a checkpoint is made as one would leave it."""
-    steps_at_once = Run._outer_steps
+    steps_at_once = Run._take_steps
 
     def stopped_after_three(run: Run, count: int) -> float:
         if run.state.step == 3:
@@ -63,7 +63,7 @@ def test_a_run_can_be_taken_up_on_another_kind_of_device_and_its_record_says_so(
         return steps_at_once(run, count)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "_outer_steps", stopped_after_three)
+        patched.setattr(Run, "_take_steps", stopped_after_three)
         assert shell.norml(*RUN)[0] == 130
     path = shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint"
     left = read_checkpoint(path, {})

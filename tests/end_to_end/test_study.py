@@ -83,15 +83,15 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
     whole = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
     for path in trials(shell):
         path.unlink()
-    taken = training.Run._outer_steps
+    taken = training.Run._take_steps
 
     def stopping(run: training.Run, count: int) -> float:
         run._stop.made = run.state.step == 5
         return taken(run, count)
 
-    monkeypatch.setattr(training.Run, "_outer_steps", stopping)
+    monkeypatch.setattr(training.Run, "_take_steps", stopping)
     assert shell.norml(*STUDY)[0] == 130
-    monkeypatch.setattr(training.Run, "_outer_steps", taken)
+    monkeypatch.setattr(training.Run, "_take_steps", taken)
     code, out, _ = shell.norml(*STUDY)
     assert code == 0
     assert "goes on from 6 of" in out

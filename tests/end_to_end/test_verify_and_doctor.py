@@ -28,7 +28,6 @@ def test_a_run_that_was_left_alone_is_equal(shell: Shell, record: Path):
     code, out, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 0, err
     assert f"{record}: equal, all 350 episodes" in out
-    assert not list(shell.folder.rglob("*.verifying"))
 
 
 def test_other_weights_are_found_and_the_episodes_named(shell: Shell, record: Path):
@@ -75,7 +74,7 @@ def test_weights_that_are_not_there_or_another_run_s(shell: Shell, record: Path,
         weights.write_bytes(record.with_name("seed-1.weights").read_bytes())
     code, _, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 2
-    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --seed 0 --force", "another": "seed differs"}[
+    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --force", "another": "seed differs"}[
         name
     ] in err
 

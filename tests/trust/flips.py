@@ -54,7 +54,6 @@ class Files:
     registry: Registry
     spec: PretrainSpec
     checkpoint: Path
-    old_checkpoint: Path
     record: Path
 
     def kinds(self) -> dict[str, tuple[Path, Callable[[], Any]]]:
@@ -63,10 +62,6 @@ class Files:
             "cache": (cache_path("made-mini"), lambda: self._cache_content(self._cache())),
             "features": (backbone_path(self.spec, 0, ".features.h5"), self._features),
             "checkpoint": (self.checkpoint, lambda: flat(read_checkpoint(self.checkpoint, {"seed": 0}))),
-            "checkpoint of earlier versions": (
-                self.old_checkpoint,
-                lambda: flat(read_checkpoint(self.old_checkpoint, {"seed": 0})),
-            ),
             "backbone weights": (backbone_path(self.spec, 0, ".weights"), self._backbone),
             "record": (self.record, lambda: read_record(self.record).model_dump()),
             "record of a pretraining": (
@@ -109,14 +104,12 @@ def make_files(folder: Path) -> Files:
         norml(*PRETRAIN)
     (left,) = (folder / "home").rglob("*.checkpoint")
     checkpoint = left.replace(folder / "kept.checkpoint")
-    old_checkpoint = folder / "old.checkpoint"
-    torch.save(read_checkpoint(checkpoint, {}), old_checkpoint)  # what earlier versions wrote
     if norml(*PRETRAIN) != 0 or norml(*RUN_ON_FEATURES) != 0:
         raise RuntimeError("the pretraining or the run on its features failed")
     registry = load_registry(None)
     spec = resolve_recipe(registry.recipe("made-recipe"), registry.datasets["made-mini"]).spec
     (record,) = (folder / "results" / "made-2way").rglob("*.json")
-    return Files(registry, spec, checkpoint, old_checkpoint, record)
+    return Files(registry, spec, checkpoint, record)
 
 
 def flipped(path: Path, read: Callable[[], Any], flips: int, seed: int) -> Count:

@@ -24,8 +24,7 @@ import torch
 
 from norml_cli.commands import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
 from norml_cli.files import atomic as files
-from norml_cli.training import pretraining
-from norml_cli.training import run as training
+from norml_cli.training import loop
 from tests.trust.places import (
     PREPARE,
     PREPARE_PHOTOS,
@@ -72,7 +71,7 @@ def started(arguments: tuple[str, ...], folder: Path, moment: int | None, write:
         os.dup2(log, 2)
         os.chdir(folder)
         os.environ.update(environment(folder))
-        training.CHECKPOINT_EVERY_S = pretraining.CHECKPOINT_EVERY_S = 0.0  # type: ignore[misc]  # more writes to hit
+        loop.CHECKPOINT_EVERY_S = 0.0  # type: ignore[misc]  # more writes to hit
         if moment is not None:
             _die_in_write(moment, write)
         code = norml(*arguments)

@@ -30,9 +30,10 @@ from norml_cli import __version__
 from norml_cli.data.examples import Examples
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.companions import Companions
 from norml_cli.registry.reading import load_registry
 from norml_cli.terminal.progress import RunDisplay
-from norml_cli.training import run as training
+from norml_cli.training.loop import Setting
 from norml_cli.training.provenance import git_state
 from norml_cli.training.run import Run
 
@@ -97,7 +98,7 @@ def watched_run(outer_steps: int, home: Path) -> dict[str, Any]:
     cache = ensure_ready(registry, "glyphs", episode_requests(item.spec), Console(file=io.StringIO()))
     examples = Examples.of(registry, item.spec, cache)
     step_s = np.full(outer_steps, -1.0)  # as the display's samples
-    original = Run._outer_steps
+    original = Run._take_steps
 
     def timed(self: Run, count: int) -> float:
         started_at = time.perf_counter()
@@ -105,11 +106,9 @@ def watched_run(outer_steps: int, home: Path) -> dict[str, Any]:
         step_s[self.state.step - 1] = (time.perf_counter() - started_at) / count
         return loss
 
-    training.Run._outer_steps = timed
+    Run._take_steps = timed  # type: ignore[method-assign]
     with WatchedDisplay(Console(file=io.StringIO(), force_terminal=True, width=120), "norml") as display:
-        run = Run(
-            item.spec, examples, seed=0, device=torch.device("cpu"), checkpoint=home / "checkpoint", display=display
-        )
+        run = Run(item.spec, examples, Setting(0, torch.device("cpu"), Companions(home / "run.json"), display))
         cpu_before, others_before = time.process_time(), other_threads_s()
         run.train()
         cpu_s, others_s = time.process_time() - cpu_before, other_threads_s() - others_before

@@ -64,12 +64,12 @@ def norml(*arguments: str) -> int:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file under home/ and results/, and a digest of what it holds; but for what `norml status` reads."""
+    """Every file under home/ and results/, and a digest of what it holds."""
     return {
         str(path.relative_to(folder)): _content(path)
         for part in ("home", "results")
         for path in sorted((folder / part).rglob("*"))
-        if path.is_file() and path.suffix != ".status"  # how far a command came, which stays where it did not end
+        if path.is_file()
     }
 
 

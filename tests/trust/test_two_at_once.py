@@ -15,7 +15,8 @@ import pytest
 from norml_cli.commands.prepare import prepare
 from norml_cli.data.cache import Cache
 from norml_cli.data.sources import omniglot
-from norml_cli.files.locks import held, lock_path
+from norml_cli.files.companions import lock_path
+from norml_cli.files.locks import held
 from norml_cli.registry.reading import load_registry
 from norml_cli.terminal.output import Output
 from tests.helpers.command_line import Shell

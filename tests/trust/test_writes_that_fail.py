@@ -13,7 +13,7 @@ import pytest
 
 from norml_cli.data.examples import Examples
 from norml_cli.files import atomic as files
-from norml_cli.training import launch
+from norml_cli.training import launch, loop
 from norml_cli.training import run as training
 from tests.helpers import synthetic
 from tests.helpers.command_line import Shell
@@ -196,7 +196,7 @@ def test_a_clock_set_back_changes_nothing(shell: Shell):
         raise Killed
 
     with shell.monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
         patch.setattr(training.Run, "test", dies)
         patch.setattr("sys.argv", ["norml", *RUN])
         with pytest.raises(Killed):

@@ -1,0 +1,62 @@
+"""Weights on fixed episodes: what a run does to validate and test, and what looks at stored weights does again."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from norml.episodes import EpisodeIndices, ExamplePool
+from norml.evaluation import correct_counts
+from norml.frozen_classifiers import FrozenClassifier
+from norml.matrix_products import multiplying
+from norml.meta_training import MetaLearner
+from norml_cli.data.examples import Examples, episode_indices
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.data.splits import SplitName
+from norml_cli.registry.specs import RunSpec
+
+EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
+EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
+
+Look = Callable[[int, int], None]  # (done, episodes): called now and then; may raise to stop
+
+
+@dataclass(frozen=True)
+class FixedEpisodes:
+    """The examples of a split on a device, and which of them make each episode."""
+
+    pool: ExamplePool
+    indices: EpisodeIndices
+    hash: str
+
+    @classmethod
+    def of(cls, spec: RunSpec, examples: Examples, split: SplitName, device: torch.device) -> "FixedEpisodes":
+        """The episodes of `split` that `spec` asks for; the cache holds them. Raises UserError if they are damaged."""
+        request = next(request for request in episode_requests(spec) if request.split == split)
+        arrays = examples.cache.episodes(request)
+        indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
+        return cls(examples.pool(split, rotations=request.rotations, device=device), indices, arrays.hash())
+
+
+def count_correct(
+    model: MetaLearner | FrozenClassifier, spec: RunSpec, episodes: FixedEpisodes, look: Look
+) -> NDArray[np.int64]:
+    """Correct answers of each episode: [E]."""
+    query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)
+    total, counts = len(episodes.indices), []
+    for start in range(0, total, EPISODES_BETWEEN_LOOKS):
+        look(start, total)
+        some = episodes.indices[start : start + EPISODES_BETWEEN_LOOKS]
+        at_once = EPISODES_AT_ONCE[some.classes.device.type]
+        counts.append(correct_counts(query_logits, episodes.pool, some, k_shot=spec.shots, episodes_at_once=at_once))
+    correct: NDArray[np.int64] = torch.cat(counts).cpu().numpy()
+    return correct
+
+
+def multiplying_as_declared(spec: RunSpec, device: torch.device) -> AbstractContextManager[None]:
+    """Within it, matrices are multiplied as `spec` says, and as fast as in its outer steps."""
+    return multiplying(spec.protocol.matmul_precision, device, examples=spec.examples_of_an_outer_step)

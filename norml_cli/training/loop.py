@@ -1,0 +1,279 @@
+"""The life of a training: steps, meta-validations, checkpoints, a stop, its time, numbers that go wrong.
+
+A training can be stopped anywhere (Ctrl-C, SIGTERM, kill) and started again. Everything that decides its numbers is in
+the checkpoint or follows from spec and seed, so on the CPU a resumed training ends with the record of an uninterrupted
+one. What is trained, and how a step and a meta-validation go, its subclasses say.
+"""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from norml_cli.files.companions import Companions
+from norml_cli.files.errors import UserError
+from norml_cli.registry.specs import PretrainSpec, RunSpec
+from norml_cli.results.records import DatasetIdentity
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.checkpoints import START_OVER, identity_of, read_checkpoint, write_checkpoint
+from norml_cli.training.divergence import Diverged, refuse_if_diverged, require_finite, write_note
+from norml_cli.training.provenance import device_name, origin_of, peak_memory_bytes
+from norml_cli.training.resources import use_threads
+from norml_cli.training.stopping import Stopped, StoppedAtOnce, StopRequest
+
+CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
+SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
+STEPS_BETWEEN_LOOKS = 25  # steps between two looks at the loss: each look makes a GPU's queue run empty
+
+
+@dataclass
+class TrainingState:
+    """How far a training is. All of it is saved; tensors belong to the modules and generators beside it."""
+
+    step: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_intervals: dict[str, dict[str, Any]] = field(default_factory=dict)  # by shots, where there are several
+    loss_sum: float = 0.0  # since the last meta-validation
+    accuracy_sum: float = 0.0
+    training_s: float = 0.0
+    compile_s: float = 0.0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+    threads: int | None = None  # that torch uses on the CPU
+    devices: list[str] = field(default_factory=list)  # that it was computed on, one after the other
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a training is computed and kept, and who is told.
+
+    changed: keys that the command line changed. threads: None: as many as it was begun with, or by its sizes.
+    """
+
+    seed: int
+    device: torch.device
+    companions: Companions
+    display: RunDisplay
+    stop: StopRequest = field(default_factory=StopRequest)
+    threads: int | None = None
+    changed: Sequence[str] = ()
+
+
+class Training(ABC):
+    """One training with one seed, from its checkpoint if there is one."""
+
+    step_name: ClassVar[str]  # what a user calls a step
+    phase: ClassVar[str]  # what it is called in progress
+    weights_key: ClassVar[str]  # of the model's weights in files
+    advice: ClassVar[str]  # to whom the loss diverges
+
+    def __init__(
+        self, spec: RunSpec | PretrainSpec, setting: Setting, dataset: DatasetIdentity, *, name: str, steps: int
+    ) -> None:
+        self.seed, self.device, self.display, self.dataset = setting.seed, setting.device, setting.display, dataset
+        self.state = TrainingState()
+        self.saved_step: int | None = None  # of the checkpoint
+        self._name, self.steps = name, steps
+        self._setting, self._stop, self._companions = setting, setting.stop, setting.companions
+        self._spec, self._identity = spec, identity_of(spec, setting.seed, dataset)
+        self._started_at = time.perf_counter()
+        refuse_if_diverged(self._companions.diverged, self._identity)
+
+    # --------------------------------------------------------------------------------------- what a subclass supplies
+
+    model: nn.Module
+
+    @abstractmethod
+    def begins(self) -> str:
+        """What is said when it begins or goes on."""
+
+    @abstractmethod
+    def _take_step(self, step: int) -> Tensor:
+        """One step of the optimiser; its loss and accuracy, [2] on the device."""
+
+    @abstractmethod
+    def _validates_at(self, step: int) -> bool:
+        """Whether there is a meta-validation after so many steps; at the end there is."""
+
+    @abstractmethod
+    def _validate(self) -> float:
+        """Add a point to the learning curve; returns the accuracy that picks the best weights."""
+
+    @abstractmethod
+    def _show(self, loss: float) -> None:
+        """Tell the display how far it is."""
+
+    @abstractmethod
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        """How it is computed, for the time of a training or a test."""
+
+    @abstractmethod
+    def _work(self) -> float:
+        """Multiply-adds of one pass of a step's examples through the network."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Any]:
+        """What belongs into a checkpoint beside the state and the model."""
+
+    @abstractmethod
+    def _take_up(self, tensors: Mapping[str, Any]) -> None:
+        """Put the `_tensors` of a checkpoint in place."""
+
+    # ----------------------------------------------------------------------------------------------------- its life
+
+    def train(self) -> None:
+        """Train to the end and put the best weights of meta-validation in place.
+
+        Raises Stopped after a stop request, with the checkpoint written, and Diverged, with a note of it.
+        """
+        with self._stoppable():
+            self._train()
+        self.model.load_state_dict(self.state.best_weights)
+        self._account()
+
+    def keep_weights(self) -> None:
+        """Leave the best weights beside the record, as they would be on any device."""
+        weights = {key: value.cpu() for key, value in self.state.best_weights.items()}
+        content = {**self._identity, "best_step": self.state.best_step, self.weights_key: weights}
+        write_checkpoint(self._companions.weights, content)
+
+    def save(self) -> None:
+        """Write the checkpoint: the whole state, or the one before it stays."""
+        self._require_finite()
+        self._account()
+        content = {
+            **self._identity,
+            "state": vars(self.state),
+            self.weights_key: self.model.state_dict(),
+            **self._tensors(),
+        }
+        write_checkpoint(self._companions.checkpoint, content)
+        self.saved_step = self.state.step
+
+    def _begin(self) -> None:
+        """Take up the checkpoint if there is one, on as many threads; last of what a subclass's __init__ does."""
+        if self._companions.checkpoint.exists():
+            self._load(self._companions.checkpoint)
+        if self.device.type == "cpu":
+            self.state.threads = use_threads(self._setting.threads or self.state.threads, self._work())
+        name = self._device_name()
+        if self.state.devices[-1:] != [name]:
+            self.state.devices.append(name)
+        self.origin = origin_of(self._spec, self._setting.changed, self.seed, self.device, self.state.devices)
+
+    def _device_name(self) -> str:
+        return device_name(self.device)
+
+    def _load(self, path: Path) -> None:
+        content = read_checkpoint(path, self._identity)
+        try:
+            self.state = TrainingState(**content["state"])
+            self.model.load_state_dict(content[self.weights_key])
+            self._take_up(content)
+        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: written by another version of norml; {START_OVER}") from error
+        self.saved_step = self.state.step
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        with self._arithmetic():
+            try:
+                yield
+            except StoppedAtOnce:
+                raise
+            except Stopped:
+                self.save()
+                raise
+            except Diverged as error:
+                write_note(self._companions.diverged, self._identity, error)
+                raise
+
+    def _train(self) -> None:
+        """Steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
+        state = self.state
+        saved_at = shown_at = time.perf_counter()
+        while True:
+            if self._validates_at(state.step) and (not state.curve or state.curve[-1]["step"] < state.step):
+                self._validate_and_keep_the_best()
+            if state.step == self.steps:
+                self.save()
+                return
+            self._stop.obey()
+            loss = self._take_steps(self._steps_until_a_look())
+            now = time.perf_counter()
+            if now - shown_at > SHOW_EVERY_S:
+                self._show(loss)
+                shown_at = now
+            if now - saved_at > CHECKPOINT_EVERY_S:
+                self.save()
+                saved_at = time.perf_counter()
+
+    def _steps_until_a_look(self) -> int:
+        """On a CPU every step is looked at; elsewhere some run ahead, up to the next meta-validation."""
+        return 1 if self.device.type == "cpu" else steps_ahead(self.state.step, self._validates_at)
+
+    def _take_steps(self, count: int) -> float:
+        """Take steps without waiting for the device in between; returns their mean loss."""
+        state, started_at = self.state, time.perf_counter()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss and accuracy
+        for step in range(state.step, state.step + count):
+            sums += self._take_step(step)
+        loss_sum, accuracy_sum = sums.tolist()
+        if not math.isfinite(loss_sum):
+            self._diverged(loss_sum, state.step + count, self.advice)
+        state.step += count
+        state.loss_sum, state.accuracy_sum = state.loss_sum + loss_sum, state.accuracy_sum + accuracy_sum
+        state.training_s += time.perf_counter() - started_at
+        return float(loss_sum / count)
+
+    def _validate_and_keep_the_best(self) -> None:
+        state = self.state
+        self._require_finite()
+        accuracy = self._validate()
+        state.loss_sum = state.accuracy_sum = 0.0
+        if accuracy > state.best_accuracy:
+            state.best_step, state.best_accuracy = state.step, accuracy
+            state.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+
+    def _means(self) -> tuple[float | None, float | None]:
+        """Loss and accuracy of the steps since the last meta-validation; None if there were none."""
+        state = self.state
+        since = state.step - (state.curve[-1]["step"] if state.curve else 0)
+        return (state.loss_sum / since, state.accuracy_sum / since) if since else (None, None)
+
+    # ---------------------------------------------------------------------------------------- numbers that go wrong
+
+    def _diverged(self, loss: float, step: int, why: str) -> NoReturn:
+        raise Diverged(f"{self._name}: the loss is {loss} by {self.step_name} {step:,}; {self._kept()}; {why}")
+
+    def _kept(self) -> str:
+        if self.saved_step is None:
+            return "there is no checkpoint yet"
+        return f"the checkpoint of {self.step_name} {self.saved_step:,} is kept, with the last weights known to be good"
+
+    def _require_finite(self) -> None:
+        when = f"{self.step_name} {self.state.step:,}"
+        require_finite(self.model, self._name, when, f"{self._kept()}; {self.advice}")
+
+    def _account(self) -> None:
+        """Bring wall time and peak memory up to now."""
+        now = time.perf_counter()
+        self.state.wall_s += now - self._started_at
+        self._started_at = now
+        self.state.peak_memory_bytes = max(self.state.peak_memory_bytes, peak_memory_bytes(self.device))
+
+
+def steps_ahead(step: int, validates_at: Callable[[int], bool]) -> int:
+    """How many steps may be taken after `step` before the loss is looked at."""
+    ahead = range(1, STEPS_BETWEEN_LOOKS)
+    return next((count for count in ahead if validates_at(step + count)), STEPS_BETWEEN_LOOKS)
