@@ -12,11 +12,11 @@ from jinja2 import Environment, StrictUndefined
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.comparison_sheets import matrix_pages
+from norml_cli.reporting.comparison_sheets import matrix_sheets
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.html import cost_grid, groups_of, pictures_of
 from norml_cli.reporting.lists import render_trials
-from norml_cli.reporting.sheets import Grid, Page, to_markdown
+from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.comparisons import Comparison, Difference
 from norml_cli.results.records import TrialRecord
@@ -68,13 +68,13 @@ def _table_2(registry: Registry, figures: Figures) -> Iterator[str]:
         "*preliminary*: one of the two has not yet been run by the declared protocol.\n"
     )
     yield to_markdown(_pairs(table, figures.comparisons))
-    for matrix in matrix_pages(figures.comparisons):
+    for matrix in matrix_sheets(figures.comparisons):
         yield to_markdown(matrix)
     yield "## What it cost\n"
-    yield to_markdown(Page(cost_grid(list(groups_of(table)))))
+    yield to_markdown(Sheet(cost_grid(list(groups_of(table)))))
 
 
-def _pairs(table: Table, comparisons: list[Comparison]) -> Page:
+def _pairs(table: Table, comparisons: list[Comparison]) -> Sheet:
     """Every pair of methods with what the paper says of it."""
     titles = {row.entry.method: row.entry.title for row in table.rows}
     published = {
@@ -91,7 +91,7 @@ def _pairs(table: Table, comparisons: list[Comparison]) -> Page:
         names = f"{titles[pair.a]} - {titles[pair.b]}"
         verdict = f"{_verdict(round(paper, 6), ours)}{', preliminary' if pair.notes else ''}"
         rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", shown, verdict])
-    return Page(Grid(["", "pair", "paper", "ours", "verdict"], rows, n_left=2))
+    return Sheet(Grid(["", "pair", "paper", "ours", "verdict"], rows, n_left=2))
 
 
 def _verdict(paper: float, ours: Difference) -> str:
@@ -113,7 +113,7 @@ def _other_protocols(registry: Registry, others: dict[str, Figures]) -> Iterator
         yield f"## Table 2 by another protocol: {name}\n"
         part = entry.model_copy(update={"columns": columns, "rows": rows})
         yield _markdown(build_table(registry, part, figures.records))
-        for matrix in matrix_pages(figures.comparisons):
+        for matrix in matrix_sheets(figures.comparisons):
             yield to_markdown(matrix)
 
 

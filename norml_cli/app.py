@@ -11,7 +11,16 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from norml_cli import __version__
-from norml_cli.arguments import grid_of, ids_of, nameable, nameable_all, overrides_of, trials_of, with_outer_steps
+from norml_cli.arguments import (
+    grid_of,
+    ids_of,
+    nameable,
+    nameable_all,
+    overrides_of,
+    places_text,
+    trials_of,
+    with_outer_steps,
+)
 from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
@@ -342,6 +351,7 @@ def compare_command(
         format_=format_,
         results=results,
         console=Console(),
+        options=places_text(results, registry),
     )
 
 
@@ -407,12 +417,13 @@ def report_command(
     """Print a table of the paper beside our numbers; without --table, the runs at hand."""
     from norml_cli.commands.report import report, report_html
 
-    if html is not None:
-        if format_ != "rich":
-            raise UserError("--html: is a format of its own; leave out --format")
-        report_html(load_registry(registry), table_id=table, out=html, results=results, console=Console())
+    entries, console, options = load_registry(registry), Console(), places_text(results, registry)
+    if html is None:
+        report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
         return
-    report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
+    if format_ != "rich":
+        raise UserError("--html: is a format of its own; leave out --format")
+    report_html(entries, table_id=table, out=html, results=results, console=console, options=options)
 
 
 def main() -> None:
@@ -421,6 +432,8 @@ def main() -> None:
     # process wants one of their cores; threads that never spin take twice as long on idle cores. A short spin
     # (a few microseconds) does well in both.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if os.environ.get("COLUMNS") == "0":  # says "unknown"; rich would print nothing
+        del os.environ["COLUMNS"]
     try:
         app()
     except UserError as error:

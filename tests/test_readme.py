@@ -12,7 +12,7 @@ import pytest
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.table_sheet import render_table
-from norml_cli.results.store import find_records, record_path, write_record
+from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_record
 
@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("table_id", ["table-2", "table-1-narrow"])
 def test_a_table_is_the_one_that_the_records_give(table_id):
     registry = read_registry([builtin_registry()])
-    records = [record for _, record in find_records(ROOT / "results")]
+    records = [record for _, record in Results(ROOT / "results").runs()]
     assert records
     table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
     assert table.strip() in README
@@ -177,7 +177,7 @@ def figures(monkeypatch, tmp_path):
         "norml": [20, 19, 20, 20],
     }.items():
         record = made_record(registry, method, correct, benchmark="omniglot-20way", test_episodes=4)
-        write_record(record_path(tmp_path, record.spec, 0), record)
+        write_record(Results(tmp_path).run_path(record.spec, 0), record)
     return importlib.import_module("figures").Figures(registry, tmp_path)
 
 

@@ -18,7 +18,7 @@ from norml_cli.registry.recipes import ResolvedRecipe, backbone_path
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.results.records import Accuracy, PretrainingCost, PretrainingPoint, PretrainingRecord
-from norml_cli.results.store import pretraining_path, read_pretraining, write_record
+from norml_cli.results.store import Results, read_pretraining, write_record
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.terminal.status_files import SUFFIX, StatusFile
@@ -52,7 +52,7 @@ def pretrain(
         _verify(FeatureCache.open(spec, seed, cache), f"{spec.recipe}, seed {seed}", console)
         return
     target = device_of(device)
-    record_at, weights_at = pretraining_path(results, spec, seed), backbone_path(spec, seed, ".weights")
+    record_at, weights_at = Results(results).pretraining_path(spec, seed), backbone_path(spec, seed, ".weights")
     require_writable(results)
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
     with held(weights_at, record_at):

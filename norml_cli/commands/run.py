@@ -16,7 +16,7 @@ from norml_cli.files.locks import held
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import Accuracy, EpisodesIdentity, RunRecord
-from norml_cli.results.store import read_record, record_path, write_record
+from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.terminal.status_files import SUFFIX
 from norml_cli.training.launch import Launch, device_of, found_fields, launched, require_writable
@@ -41,7 +41,7 @@ def run(
     user stopped it (its checkpoint is written, the same command goes on).
     """
     launch = Launch(seed, device_of(device), force, compiled, tensorboard)
-    places = [(record_path(results, item.spec, seed), item) for item in resolved]
+    places = [(Results(results).run_path(item.spec, seed), item) for item in resolved]
     if not force:
         for path, item in places:
             _refuse_other_protocol(path, item)
