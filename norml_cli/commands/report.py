@@ -14,7 +14,7 @@ from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, benchmarks_of, build_table
-from norml_cli.terminal.output import print_text
+from norml_cli.terminal.output import name_left_out, print_text
 
 EVERY = "every"  # in place of a table's id
 
@@ -35,7 +35,7 @@ def report(
         if scan.records or not scan.faults:
             text = render_runs(registry, scan.records, format_, width=console.width, options=options)
             print_text(text, console)
-        _name_faults(scan.faults)
+        name_left_out(scan.faults)
         return
     if table_id == EVERY and format_ in {"csv", "json"}:
         raise UserError(f"--table: name one table for --format {format_}: {', '.join(registry.tables)}")
@@ -61,11 +61,6 @@ def report_html(
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.0f} kB"  # noqa: PLR2004 - 0.1 MB
-
-
-def _name_faults(faults: Sequence[str]) -> None:
-    for line in "\n".join(faults).splitlines():
-        Console(stderr=True).print(f"left out: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tables(

@@ -9,6 +9,7 @@ from rich.table import Table
 from norml_cli.files.atomic import home
 from norml_cli.results.records import Record
 from norml_cli.results.store import Results
+from norml_cli.terminal.output import name_left_out
 from norml_cli.terminal.progress import duration
 from norml_cli.terminal.status_files import Found, find_unfinished
 
@@ -23,11 +24,10 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
     Results(results).require_folder()
     unfinished = [*find_unfinished(results), *find_unfinished(home() / "backbones")]
     items, faults = _finished(Results(results))
+    name_left_out(faults)
     finished = sorted(items, key=lambda item: item["created"], reverse=True)
     if as_json:
-        console.print_json(
-            data={"unfinished": [_values(found) for found in unfinished], "finished": finished, "damaged": faults}
-        )
+        console.print_json(data={"unfinished": [_values(found) for found in unfinished], "finished": finished})
         return
     if not unfinished and not finished and not faults:
         _say(console, "nothing is running, paused or finished; `norml run METHOD` makes a run")
@@ -37,8 +37,6 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
         _say(console, f"finished  {item['title']}: {item['reached']} ({item['steps']:,} steps, {item['created']})")
     if len(finished) > NEWEST:
         _say(console, f"finished  {len(finished) - NEWEST:,} earlier ones (--json lists them)")
-    for fault in faults:
-        _say(console, f"damaged   {fault.splitlines()[0]}")
 
 
 def _print_unfinished(unfinished: list[Found], console: Console) -> None:

@@ -41,7 +41,7 @@ def to_latex(sheet: Sheet) -> str:
     columns = columns or [_Column("l" if grid.is_left(n) else "r", 1, ()) for n in range(len(grid.headers))]
     title = re.sub(r"^Table \d+: ", "", grid.title)  # LaTeX has its own count
     headers = _row(column.header(header) for column, header in zip(columns, grid.headers, strict=True))
-    notes = [rf"{_tex(line)}\par" for line in sheet.footer]
+    notes = [rf"{_tex(line)}\par" for line in sheet.lines]
     lines = [
         *(r"% needs \usepackage{booktabs, graphicx, siunitx}", r"\begin{table}", r"\centering"),
         r"\sisetup{detect-weight, retain-explicit-plus}",

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = 3  # blanks between two columns
+_LONGEST_WORD = 28  # chosen: ids are shorter and stay whole; longer words, such as addresses, may be broken
 _NARROWEST = 20  # chosen: a terminal that says it is narrower is not believed; 0 is what some say who do not know
 
 
@@ -63,12 +64,21 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A grid, the same in narrower pieces, and the lines below it; `hints` say what to do, and are no part of it."""
+    """A grid, the same in narrower pieces, and the lines below it; `hints` say what to do, and are no part of it.
+
+    bold: what its bold cells say, told where there is bold type.
+    """
 
     wide: Grid
     pieces: Sequence[Grid] = ()
     footer: Sequence[str] = ()
     hints: Sequence[str] = ()
+    bold: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands below where there is bold type."""
+        return [*([f"bold: {self.bold}"] if self.bold else []), *self.footer]
 
 
 def plain_text(cell: str | CellText) -> str:
@@ -100,7 +110,7 @@ def to_markdown(sheet: Sheet) -> str:
     lines = [f"**{_markdown(grid.title)}**", ""] if grid.title else []
     rows: list[Sequence[str | CellText]] = [grid.full_headers(" "), rule, *grid.rows]
     lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
-    below = [f"- {_markdown(line)}" for line in (*sheet.footer, *sheet.hints)]
+    below = [f"- {_markdown(line)}" for line in (*sheet.lines, *sheet.hints)]
     return "\n".join([*lines, *([""] if below else []), *below]) + "\n"
 
 
@@ -116,7 +126,9 @@ def _side_by_side(grid: Grid, widths: Sequence[int]) -> str:
     console = Console(file=io.StringIO(), width=_taken(widths), color_system=None, legacy_windows=False)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, (header, width) in enumerate(zip(grid.full_headers("\n"), widths, strict=True)):
-        table.add_column(Text(header), justify="left" if grid.is_left(number) else "right", width=width)
+        table.add_column(
+            Text(header), justify="left" if grid.is_left(number) else "right", width=width, overflow="fold"
+        )
     for row in grid.rows:
         table.add_row(*(Text(plain_text(cell)) for cell in row))
     with console.capture() as capture:
@@ -125,12 +137,10 @@ def _side_by_side(grid: Grid, widths: Sequence[int]) -> str:
 
 
 def _cell_by_cell(grid: Grid, width: int) -> str:
-    """'header: text' lines, a paragraph a row."""
+    """'header: text' lines, a paragraph a row; empty cells are left out."""
     headers = [f"{header}: " if header else "" for header in grid.full_headers(" ")]
-    paragraphs = [
-        "\n".join(_wrapped(f"{header}{plain_text(cell)}", width) for header, cell in zip(headers, row, strict=True))
-        for row in grid.rows
-    ]
+    texts = [zip(headers, map(plain_text, row), strict=True) for row in grid.rows]
+    paragraphs = ["\n".join(_wrapped(f"{header}{text}", width) for header, text in row if text) for row in texts]
     return "\n\n".join(paragraphs)
 
 
@@ -148,10 +158,12 @@ def _natural_widths(grid: Grid) -> list[int]:
 
 
 def _widths(grid: Grid, width: int) -> list[int] | None:
-    """Of each column within `width`: the widest columns of words are wrapped, never within a word; None: too narrow."""
+    """Of each column within `width`: the widest columns of words are wrapped between words; None: too narrow."""
     widths = _natural_widths(grid)
     least = [
-        max(cell_len(word) for text in column for word in (text.split() or [""])) if grid.is_left(number) else natural
+        min(_LONGEST_WORD, max(cell_len(word) for text in column for word in (text.split() or [""])))
+        if grid.is_left(number)
+        else natural
         for number, (column, natural) in enumerate(zip(grid.columns(), widths, strict=True))
     ]
     while _taken(widths) > width:

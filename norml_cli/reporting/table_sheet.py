@@ -78,6 +78,9 @@ def table_sheet(table: Table, options: str = "") -> Sheet:
         [_column_grid(table, number, marks) for number in columns],
         [*_legend(table), *note_lines(marks)],
         _missing(table, options),
+        "the highest of its column and all that a paired test does not tell from it (Holm's method)"
+        if any(table.highest)
+        else "",
     )
 
 
@@ -166,8 +169,6 @@ def _legend(table: Table) -> list[str]:
             f"first {table.entry.first_episodes:,}: ours over so many of the test episodes, as many as the paper's"
         )
     lines.append(f"ours: accuracy in percent with its 95% interval over {episodes}, mean of {seeds}")
-    if any(table.highest):
-        lines.append("bold: the highest of its column and all that a paired test does not tell from it (Holm's method)")
     scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
     if scatter:
         lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")

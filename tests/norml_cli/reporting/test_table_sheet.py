@@ -38,9 +38,9 @@ MARKDOWN = """\
 | NORML | 60.2 | **62.50 ± 15.23 (a)** | +2.30 | +12.50 ± 7.96* | - |
 | NORML (zero cell) | - | - | - | - | - |
 
+- bold: the highest of its column and all that a paired test does not tell from it (Holm's method)
 - paper: Nobody 2020, Table 9
 - ours: accuracy in percent with its 95% interval over 4 test episodes, mean of 1 seed
-- bold: the highest of its column and all that a paired test does not tell from it (Holm's method)
 - vs reference: difference from MAML (constant lr) on the same test episodes and seeds, paired by episode, \
 with its 95% interval; *: this excludes zero (not adjusted for the number of methods)
 - (a) inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps
@@ -73,9 +73,9 @@ NORML (zero cell) & \multicolumn{3}{c}{-} & \multicolumn{4}{c}{-} & \multicolumn
 \bottomrule
 \end{tabular}}
 \par\medskip{\raggedright\footnotesize
+bold: the highest of its column and all that a paired test does not tell from it (Holm's method)\par
 paper: Nobody 2020, Table 9\par
 ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed\par
-bold: the highest of its column and all that a paired test does not tell from it (Holm's method)\par
 vs reference: difference from MAML (constant lr) on the same test episodes and seeds, """
     r"""paired by episode, with its 95\% interval; {*}: this excludes zero (not adjusted for the number of methods)\par
 (a) inner\_lr 0.2 instead of 0.4; 500 of 2,000 outer steps\par
