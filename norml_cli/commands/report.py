@@ -26,15 +26,15 @@ def report(
 
     options: of the command lines that are suggested, such as ' --results out'. The list names damaged records on
     standard error and goes on; a table is not printed without them. Raises UserError for an unknown table or format, a
-    missing folder, every damaged record that a table would read, and if no table has runs.
+    missing folder, every damaged record that a table would read (the list: if there is no other), and if no table has
+    runs.
     """
     require_format(format_)
     if table_id is None:
         Results(results).require_folder()
-        scan = Results(results).scan_runs()
-        if scan.records or not scan.faults:
-            text = render_runs(registry, scan.records, format_, width=console.width, options=options)
-            print_text(text, console)
+        scan = Results(results).scan_runs(intervals=False)  # as they were written; tables compute them again
+        runs = scan.records or scan.sound()  # where all are damaged there is no list
+        print_text(render_runs(registry, runs, format_, width=console.width, options=options), console)
         name_left_out(scan.faults)
         return
     if table_id == EVERY and format_ in {"csv", "json"}:

@@ -230,7 +230,7 @@ def _read_json(path: Path) -> Any:
             f"{path}: no such file; a run's record lies at results/BENCHMARK/K-shot/METHOD/seed-N.json"
         ) from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name a record in it (seed-N.json)") from None
+        raise UserError(f"{path}: cannot be read, for it is a folder; name a record in it (seed-N.json)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
     except ValueError as error:
