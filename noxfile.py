@@ -46,7 +46,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def reproduction(session: nox.Session) -> None:
-    """Write results/README.md, what was reproduced of the paper, from the records."""
+    """Write results/REPORT.md, what was reproduced of the paper, from the records."""
     session.install("-e", ".")
     session.run("python", "docs/reproduction.py")
 

@@ -49,7 +49,7 @@ may be left out.
 """
 
 FORMATS_HEAD = """\
-`--format csv` and `--format json` give the same values under the same keys, fractions in full precision. In CSV a list
+`--format csv` and `--format json` give the same values under the same keys, fractions to 12 digits. In CSV a list
 is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
 rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`.
 """
@@ -57,8 +57,9 @@ rows under the name in brackets, beside `half_width_formula`, and a table's `tab
 RECORDS_HEAD = """\
 One file a run, `results/<benchmark>/<K>-shot/<method>/seed-<n>.json`, in UTF-8. `digest` is the SHA-256 of the JSON of
 all other keys, keys sorted, without spaces. A record that contradicts itself is refused. A study's trials hold the same
-without a meta-test. `results/other-protocols/NAME/` keeps runs of a table by other values than the declared ones: a
-results folder of its own, which the table leaves out and `--results` shows.
+without a meta-test, in `results/studies/<study>/<K>-shot/<method>/`, named by what they vary
+(`inner_lr=0.2,gate_scale=4.0-seed-0.json`). `results/other-protocols/NAME/` keeps runs of a table by other values than
+the declared ones: a results folder of its own, which the table leaves out and `--results` shows.
 """
 
 

@@ -241,16 +241,20 @@ def _right(delta_out: Tensor, labels: Tensor) -> Tensor:
 def gate_summary(gates: Tensor, losses: Tensor, right: Tensor) -> GateSummary:
     """Of gates [E, S, neurons], with the examples' losses [E, S] and whether they are classified rightly [E, S]."""
     ordered = gates.flatten().sort().values
-    places = [round(q * (len(ordered) - 1)) for q in QUANTILES]
     by_example = gates.mean(dim=-1)
     return GateSummary(
-        quantiles=tuple(ordered[places].tolist()),
+        quantiles=tuple(ordered[quantile_places(len(ordered))].tolist()),
         mean=gates.mean().item(),
         std=gates.std(correction=0).item(),
         loss_correlation=_correlation(by_example.flatten(), losses.flatten()),
         when_right=_mean_of(by_example[right]),
         when_wrong=_mean_of(by_example[~right]),
     )
+
+
+def quantile_places(n: int) -> list[int]:
+    """Where QUANTILES lie among `n` values in rising order."""
+    return [round(q * (n - 1)) for q in QUANTILES]
 
 
 def _correlation(x: Tensor, y: Tensor) -> float | None:

@@ -1,7 +1,7 @@
-"""Means with 95% intervals, paired differences, and several seeds. Standard library only.
+"""Means with 95% intervals, paired differences, and several seeds.
 
-The report path computes these for every cell of a table and must start at once; scipy.special alone takes longer to
-import than the whole command may run, so Student's quantile is computed here (tested against scipy).
+Student's t is scipy's. It is imported where an interval is computed, because `import scipy.special` takes longer than
+everything else that `norml list` or `norml status` does.
 """
 
 import math
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 FORMULA = "t(0.975, n-1) * sd(ddof=1) / sqrt(n)"  # the half-width, as run records state it
-
-_NORMAL_975 = 1.959963984540054  # 0.975 quantile of the standard normal, NIST/SEMATECH handbook 1.3.6.7.1
-_MANY_DEGREES = 200  # chosen: from here on the expansion's next term is below 1e-10
-_BISECTIONS = 60  # halves an interval of width 11 below 1e-16
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,10 @@ def p_value(interval: Interval) -> float:
     """
     if interval.half_width == 0:
         return 0.0 if interval.mean else 1.0
+    from scipy.special import stdtr  # noqa: PLC0415 - see above
+
     t = abs(interval.mean) / interval.half_width * t_975(interval.n - 1)
-    return max(0.0, 1 - _central_probability(t, interval.n - 1))
+    return 2 * float(stdtr(interval.n - 1, -t))  # the lower tail: 1 - P(|T| < t) would end at 1e-16
 
 
 def effect_size(interval: Interval) -> float:
@@ -92,13 +90,24 @@ def effect_size(interval: Interval) -> float:
 
 
 def values_to_settle(interval: Interval) -> int | None:
-    """How many values of the same scatter and mean would give an interval that just excludes zero; None: no number.
+    """The least number of values of the same scatter and mean whose interval excludes zero; None: for a mean of zero.
 
-    The half-width falls with the square root of n (the small change of t's quantile is left out).
+    That is the least n with t(0.975, n-1) / sqrt(n) <= |d_z|; the left side falls with n.
     """
     if interval.mean == 0:
         return None
-    return max(2, math.ceil(interval.n * (interval.half_width / interval.mean) ** 2))
+    target = abs(effect_size(interval))
+
+    def settles(n: int) -> bool:
+        return t_975(n - 1) <= target * math.sqrt(n)
+
+    low, high = 1, 2
+    while not settles(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settles(middle) else (middle, high)
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -139,20 +148,12 @@ def over_seeds(matrix: Sequence[Sequence[float]]) -> OverSeeds:
 
 @lru_cache
 def t_975(degrees: int) -> float:
-    """0.975 quantile of Student's t with `degrees` >= 1 degrees of freedom, to 10 digits.
+    """0.975 quantile of Student's t with `degrees` >= 1 degrees of freedom. Raises ValueError for degrees below 1."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - see above
 
-    Abramowitz & Stegun, Handbook of Mathematical Functions (1964): eqs 26.7.3-4 by bisection for few degrees, the
-    expansion 26.7.5 for many. Raises ValueError for degrees below 1.
-    """
     if degrees < 1:
         raise ValueError(f"Student's t needs at least 1 degree of freedom, got {degrees}")
-    if degrees >= _MANY_DEGREES:
-        return _expanded_quantile(degrees)
-    low, high = 1.0, 13.0  # the quantile falls from 12.706 at 1 degree to 1.960
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _central_probability(middle, degrees) < 0.95 else (low, middle)  # noqa: PLR2004 - 95%
-    return (low + high) / 2
+    return float(stdtrit(degrees, 0.975))
 
 
 def _plain(values: Iterable[float]) -> list[float]:
@@ -172,27 +173,3 @@ def _mean_and_sd(numbers: list[float]) -> tuple[float, float]:
     mean = math.fsum(numbers) / n
     deviations = [x - mean for x in numbers]
     return mean, math.sqrt(math.fsum(map(operator.mul, deviations, deviations)) / (n - 1))
-
-
-def _central_probability(t: float, degrees: int) -> float:
-    """P(|T| < t), Abramowitz & Stegun eq. 26.7.3 (odd degrees) and 26.7.4 (even degrees)."""
-    theta = math.atan(t / math.sqrt(degrees))
-    odd = degrees % 2
-    term = math.cos(theta) if odd else 1.0
-    total = 0.0 if degrees == 1 else term
-    for j in range(2 + odd, degrees - 1, 2):
-        term *= (j - 1) / j * math.cos(theta) ** 2
-        total += term
-    return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
-
-
-def _expanded_quantile(degrees: int) -> float:
-    """Abramowitz & Stegun eq. 26.7.5, four terms."""
-    z = _NORMAL_975
-    terms: tuple[float, ...] = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))

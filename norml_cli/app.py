@@ -1,5 +1,6 @@
 """The command line: parse, call one command, print its errors as one line. Nothing here computes."""
 
+import os
 import re
 import sys
 from dataclasses import replace
@@ -11,7 +12,16 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from norml_cli import __version__
-from norml_cli.arguments import grid_of, ids_of, nameable, nameable_all, overrides_of, trials_of, with_outer_steps
+from norml_cli.arguments import (
+    grid_of,
+    ids_of,
+    nameable,
+    nameable_all,
+    overrides_of,
+    places_text,
+    trials_of,
+    with_outer_steps,
+)
 from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
@@ -323,6 +333,7 @@ def compare_command(
         format_=format_,
         results=results,
         console=Console(),
+        options=places_text(results, registry),
     )
 
 
@@ -388,17 +399,20 @@ def report_command(
     """Print a table of the paper beside our numbers; without --table, the runs at hand."""
     from norml_cli.commands.report import report, report_html
 
-    if html is not None:
-        if format_ != "rich":
-            raise UserError("--html: is a format of its own; leave out --format")
-        report_html(load_registry(registry), table_id=table, out=html, results=results, console=Console())
+    entries, console, options = load_registry(registry), Console(), places_text(results, registry)
+    if html is None:
+        report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
         return
-    report(load_registry(registry), table_id=table, format_=format_, results=results, console=Console())
+    if format_ != "rich":
+        raise UserError("--html: is a format of its own; leave out --format")
+    report_html(entries, table_id=table, out=html, results=results, console=console, options=options)
 
 
 def main() -> None:
     """Run the command line; a UserError becomes its line on stderr and exit code 2."""
     spin_briefly()
+    if os.environ.get("COLUMNS") == "0":  # says "unknown"; rich would print nothing
+        del os.environ["COLUMNS"]
     try:
         app()
     except UserError as error:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from norml_cli.files.errors import UserError, plain
 from norml_cli.files.yaml_files import parse_yaml
 from norml_cli.registry.reading import builtin_registry
 from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.results.store import DEFAULT_FOLDER
 
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
 
@@ -92,6 +94,12 @@ def trials_of(
         for method in methods
         for combination in combinations
     ]
+
+
+def places_text(results: Path, registry: Path | None) -> str:
+    """' --results out --registry mine': what a suggested command needs to find the same places; '' for the default."""
+    named = {"--results": results if results != DEFAULT_FOLDER else None, "--registry": registry}
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named.items() if path is not None)
 
 
 def ids_of(*kinds: str) -> Callable[[Context, str], list[str]]:

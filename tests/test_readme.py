@@ -14,7 +14,7 @@ from PIL import Image
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.table_sheet import render_table
-from norml_cli.results.store import find_records, record_path, write_record
+from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_record
 
@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("table_id", ["table-2", "table-1-narrow"])
 def test_a_table_is_the_one_that_the_records_give(table_id):
     registry = read_registry([builtin_registry()])
-    records = [record for _, record in find_records(ROOT / "results")]
+    records = [record for _, record in Results(ROOT / "results").runs()]
     assert records
     table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
     assert table.strip() in README
@@ -34,8 +34,8 @@ def test_a_table_is_the_one_that_the_records_give(table_id):
 def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     registry = read_registry([builtin_registry()])
-    figures = importlib.import_module("figures")
-    f = figures.Figures(registry, ROOT / "results")
+    findings = importlib.import_module("findings")
+    f = findings.Numbers(registry, Results(ROOT / "results"))
     norml, zero_both, constant = "norml", "norml-zero-hidden-zero-cell", "maml-constant-lr"
     maml = [constant, "maml-global-lr", "maml-layerwise-lr"]
     for method, shots in itertools.product([row.method for row in registry.table("table-2").rows], [1, 5]):
@@ -62,7 +62,7 @@ def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
         f"{f.farthest_seeds(maml, 5)} at 5"
     ) in words
     assert int(min(map(float, leads[1])) / float(f.farthest_seeds(maml, 1))) == 6  # "six times as large"
-    at_a_tenth = figures.Figures(registry, ROOT / "results" / figures.OTHER_PROTOCOLS / "inner-rate-0.1")
+    at_a_tenth = findings.Numbers(registry, Results(ROOT / "results").other_protocols()["inner-rate-0.1"])
     assert float(at_a_tenth.accuracy(norml, 1)) < min(float(f.accuracy(method, 1)) for method in maml)
     of_5000 = {"validate_every": 1000, "validation_episodes": 2000}
     trials = [
@@ -86,7 +86,7 @@ def test_the_report_of_the_reproduction_is_what_the_records_give(monkeypatch, tm
     reproduction = importlib.import_module("reproduction")
     monkeypatch.setattr(reproduction, "PICTURES", tmp_path)
     page = reproduction.report()
-    assert page == (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert page == (ROOT / "results" / "REPORT.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"\]\(pictures/(.*?)\)", page))
     assert (
         shown == {path.name for path in tmp_path.iterdir()} == {p.name for p in (ROOT / "results/pictures").iterdir()}
@@ -210,9 +210,9 @@ def test_the_table_of_the_inspection_page_is_what_was_found_in_the_weights_of_th
     record = ROOT / "results" / "omniglot-20way" / "1-shot" / method / "seed-0.json"
     with (record.parent / "seed-0-inspection" / "freezing.csv").open(encoding="utf-8") as file:
         found = {row["case"]: row for row in csv.DictReader(file)}
-    figures = [f"{100 * float(found[c]['accuracy']):.2f} ± {100 * float(found[c]['half_width']):.2f}" for c in cases]
+    cells = [f"{100 * float(found[c]['accuracy']):.2f} ± {100 * float(found[c]['half_width']):.2f}" for c in cases]
     page = (ROOT / "docs" / "inspection.md").read_text(encoding="utf-8")
-    assert f"| {title} | {' | '.join(figures)} |" in page
+    assert f"| {title} | {' | '.join(cells)} |" in page
     best = max(point["validation_accuracy"] for point in json.loads(record.read_text(encoding="utf-8"))["curve"])
     assert float(found["all layers adapted"]["accuracy"]) == pytest.approx(best, abs=1e-3)
 
@@ -226,8 +226,8 @@ def test_ci_calls_the_test_command_of_the_readme():
 
 
 @pytest.fixture
-def figures(monkeypatch, tmp_path):
-    """docs/figures.py on made records of the real benchmark, four episodes of 20 queries each."""
+def numbers(monkeypatch, tmp_path):
+    """docs/findings.py on made records of the real benchmark, four episodes of 20 queries each."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     registry = read_registry([builtin_registry()])
     for method, correct in {
@@ -237,23 +237,23 @@ def figures(monkeypatch, tmp_path):
         "norml": [20, 19, 20, 20],
     }.items():
         record = made_record(registry, method, correct, benchmark="omniglot-20way", test_episodes=4)
-        write_record(record_path(tmp_path, record.spec, 0), record)
-    return importlib.import_module("figures").Figures(registry, tmp_path)
+        write_record(Results(tmp_path).run_path(record.spec, 0), record)
+    return importlib.import_module("findings").Numbers(registry, Results(tmp_path))
 
 
-def test_a_lead_in_words_is_one_in_the_records(figures):
-    assert figures.accuracy("norml", 1) == figures.passing("norml", 1) == "98.75"
-    assert figures.lead("norml", "maml-constant-lr", 1) == "11.25 ± 3.98"  # 3.182 * 0.5 / sqrt(4) of 20
-    assert figures.level("maml-global-lr", "maml-constant-lr", 1) == "+1.25 ± 7.62"
-    assert figures.paper_lead("norml", "maml-constant-lr", 1) == "4.0"
+def test_a_lead_in_words_is_one_in_the_records(numbers):
+    assert numbers.accuracy("norml", 1) == numbers.passing("norml", 1) == "98.75"
+    assert numbers.lead("norml", "maml-constant-lr", 1) == "11.25 ± 3.98"  # 3.182 * 0.5 / sqrt(4) of 20
+    assert numbers.level("maml-global-lr", "maml-constant-lr", 1) == "+1.25 ± 7.62"
+    assert numbers.paper_lead("norml", "maml-constant-lr", 1) == "4.0"
     for untrue in (
-        lambda: figures.lead("maml-constant-lr", "norml", 1),
-        lambda: figures.lead("maml-global-lr", "maml-constant-lr", 1),
-        lambda: figures.level("norml", "maml-constant-lr", 1),
-        lambda: figures.paper_lead("maml-constant-lr", "norml", 1),
-        lambda: figures.passing("maml-layerwise-lr", 1),
+        lambda: numbers.lead("maml-constant-lr", "norml", 1),
+        lambda: numbers.lead("maml-global-lr", "maml-constant-lr", 1),
+        lambda: numbers.level("norml", "maml-constant-lr", 1),
+        lambda: numbers.paper_lead("maml-constant-lr", "norml", 1),
+        lambda: numbers.passing("maml-layerwise-lr", 1),
     ):
         with pytest.raises(ValueError, match="say something else"):
             untrue()
     with pytest.raises(ValueError, match="norml has not been run at 5 shots"):
-        figures.accuracy("norml", 5)
+        numbers.accuracy("norml", 5)

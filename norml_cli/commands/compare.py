@@ -6,10 +6,11 @@ from rich.console import Console
 
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, comparison_page, comparison_values, matrix_pages
-from norml_cli.reporting.formats import render_pages, require_format
+from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, comparison_sheet, comparison_values, matrix_sheets
+from norml_cli.reporting.formats import render_sheets, require_format
 from norml_cli.results.comparisons import compare, compare_table
-from norml_cli.results.store import find_records
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import Results
 from norml_cli.terminal.output import print_text
 
 
@@ -23,24 +24,29 @@ def compare_methods(
     format_: str,
     results: Path,
     console: Console,
+    options: str = "",
 ) -> None:
     """Print the comparison of every pair of `methods`, or of the methods of a table that have runs.
 
-    Raises UserError for fewer than two methods, and as `compare`.
+    options: as in `report`. Raises UserError for fewer than two methods, a missing folder, and as `compare`.
     """
     require_format(format_)
-    records = [record for _, record in find_records(results)]
     if table is not None:
         if methods or benchmark is not None or shots is not None:
             raise UserError("--all: takes the methods and columns of its table; leave out METHOD, --benchmark, --shots")
-        comparisons = compare_table(registry, registry.table(table), records)
+        comparisons = compare_table(registry, registry.table(table), _records(results))
         if not comparisons:
             raise UserError(f"--all {table}: no column has finished runs of two methods; `norml report` lists the runs")
     else:
         if len(set(methods)) != len(methods) or len(methods) < 2:  # noqa: PLR2004 - a pair
             raise UserError("compare: name two or more different methods, or a table with --all")
         spec = registry.resolve(methods[0], benchmark, shots).spec
-        comparisons = compare(registry, methods, spec.benchmark, spec.shots, records)
+        comparisons = compare(registry, methods, spec.benchmark, spec.shots, _records(results), options=options)
     values = [comparison_values(comparison, each) for comparison in comparisons for each in comparison.differences]
-    pages = [*(matrix_pages(comparisons) if table is not None else []), comparison_page(comparisons)]
-    print_text(render_pages(pages, COMPARISON_KEYS, values, "comparisons", format_, width=console.width), console)
+    sheets = [*(matrix_sheets(comparisons) if table is not None else []), comparison_sheet(comparisons)]
+    print_text(render_sheets(sheets, COMPARISON_KEYS, values, "comparisons", format_, width=console.width), console)
+
+
+def _records(results: Path) -> list[RunRecord]:
+    Results(results).require_folder()
+    return [record for _, record in Results(results).runs()]

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from norml_cli.files.companions import DIVERGED, LOCK
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.store import NOT_RUNS, read_pretraining, read_record, read_trial
+from norml_cli.results.store import Results
 from norml_cli.terminal.status_files import find_unfinished
 
 LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and its features take 2 GB, their making as much again
@@ -129,22 +129,10 @@ def _caches(registry: Registry) -> Iterator[Finding]:
 
 
 def _records(results: Path) -> Iterator[Finding]:
-    count = 0
-    for path in sorted(results.rglob("*seed-*.json")):
-        folder = path.relative_to(results).parts[0]
-        readers: dict[str, Callable[[Path], object]] = {
-            "studies": read_trial,
-            "pretraining": read_pretraining,
-            "other-protocols": read_record,
-        }
-        if folder in NOT_RUNS and folder not in readers:
-            continue
-        try:
-            readers.get(folder, read_record)(path)
-            count += 1
-        except UserError as error:
-            yield Finding("record", "must", str(error).splitlines()[0])
-    yield Finding("records", "fine", f"{count:,} sound below {results}")
+    scan = Results(results).scan_all()
+    for fault in scan.faults:
+        yield Finding("record", "must", fault.splitlines()[0])
+    yield Finding("records", "fine", f"{len(scan.records):,} sound below {results}")
 
 
 def _leftovers(folder: Path) -> Iterator[Finding]:

@@ -3,9 +3,10 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.sheets import Grid, Sheet, to_rich
+from norml_cli.terminal.output import print_text
 
 
 def list_entries(registry: Registry, console: Console, *, as_json: bool) -> None:
@@ -14,13 +15,9 @@ def list_entries(registry: Registry, console: Console, *, as_json: bool) -> None
         console.print_json(data=_summary(registry))
         return
     for kind, entries in _summary(registry).items():
-        table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for key in entries[0]:
-            table.add_column(key, overflow="fold", no_wrap=key == "id")
-        for entry in entries:
-            table.add_row(*(_text(value) for value in entry.values()))
-        console.print(table)
-        console.print()
+        rows = [[_text(value) for value in entry.values()] for entry in entries]
+        grid = Grid(list(entries[0]), rows, n_left=len(entries[0]), title=kind)
+        print_text(f"{to_rich(Sheet(grid), console.width)}\n", console)
 
 
 def _summary(registry: Registry) -> dict[str, list[dict[str, Any]]]:

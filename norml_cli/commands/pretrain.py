@@ -16,7 +16,7 @@ from norml_cli.registry.recipes import ResolvedRecipe, backbone_path
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.results.records import PretrainingRecord
-from norml_cli.results.store import pretraining_path, read_pretraining, write_record
+from norml_cli.results.store import Results, read_pretraining, write_record
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.embedding import feature_streams, read_backbone
@@ -33,7 +33,8 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
     Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
     """
     spec, seed = resolved.spec, launch.seed
-    record_at, weights_at = pretraining_path(launch.results, spec, seed), backbone_path(spec, seed, WEIGHTS)
+    record_at = Results(launch.results).pretraining_path(spec, seed)
+    weights_at = backbone_path(spec, seed, WEIGHTS)
     require_writable(launch.results)
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
     with held(weights_at, record_at):

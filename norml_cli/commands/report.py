@@ -1,4 +1,4 @@
-"""`norml report`: a table of the paper beside our numbers, or the runs at hand, in a terminal or as a page."""
+"""`norml report`: a table of the paper beside our numbers, or the runs at hand, in a terminal or as an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,50 +12,68 @@ from norml_cli.reporting.formats import require_format
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import find_records
+from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, benchmarks_of, build_table
-from norml_cli.terminal.output import print_text
+from norml_cli.terminal.output import name_left_out, print_text
 
 EVERY = "every"  # in place of a table's id
 
 
-def report(registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console) -> None:
+def report(
+    registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console, options: str = ""
+) -> None:
     """Print the table `table_id` (EVERY: all that have runs), or the list of runs without one, in `format_`.
 
-    Raises UserError for an unknown table or format, for every damaged record that it reads, and if no table has runs.
+    options: of the command lines that are suggested, such as ' --results out'. The list names damaged records on
+    standard error and goes on; a table is not printed without them. Raises UserError for an unknown table or format, a
+    missing folder, every damaged record that a table would read (the list: if there is no other), and if no table has
+    runs.
     """
     require_format(format_)
     if table_id is None:
-        runs = find_records(results)
-        print_text(render_runs(registry, runs, format_, width=console.width), console)
+        Results(results).require_folder()
+        scan = Results(results).scan_runs(intervals=False)  # as they were written; tables compute them again
+        runs = scan.records or scan.sound()  # where all are damaged there is no list
+        print_text(render_runs(registry, runs, format_, width=console.width, options=options), console)
+        name_left_out(scan.faults)
         return
     if table_id == EVERY and format_ in {"csv", "json"}:
         raise UserError(f"--table: name one table for --format {format_}: {', '.join(registry.tables)}")
-    tables, _ = _tables(registry, table_id, results)
-    print_text("\n".join(render_table(table, format_, width=console.width) for table in tables), console)
+    tables, _ = _tables(registry, table_id, results, options)
+    texts = [render_table(table, format_, width=console.width, options=options) for table in tables]
+    print_text("\n".join(texts), console)
 
 
-def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console) -> None:
+def report_html(
+    registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console, options: str = ""
+) -> None:
     """Write one page of the table `table_id`, or of every table that has runs, to `out`.
 
     Raises UserError as `report`, and if `out` cannot be written.
     """
     from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
-    tables, runs = _tables(registry, table_id or EVERY, results)
-    page = render_html(registry, tables, runs).encode()
+    tables, runs = _tables(registry, table_id or EVERY, results, options)
+    page = render_html(registry, tables, runs, options=options).encode()
     write_atomically(out, lambda file: file.write(page))
-    console.print(f"wrote {out} ({len(page) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
 
 
-def _tables(registry: Registry, table_id: str, results: Path) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]]]:
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.0f} kB"  # noqa: PLR2004 - 0.1 MB
+
+
+def _tables(
+    registry: Registry, table_id: str, results: Path, options: str
+) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]]]:
     """The table of that id, or every one with runs; and the runs that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
-    runs = find_records(results, benchmarks_of(named) if named else None)
+    Results(results).require_folder()
+    runs = Results(results).runs(benchmarks_of(named) if named else None)
     records = [record for _, record in runs]
     entries = [named] if named else sorted(registry.tables.values(), key=lambda entry: entry.id)
     tables = [build_table(registry, entry, records) for entry in entries]
-    shown = tables if named else [table for table in tables if any(cell.ours for _, _, cell in table.cells())]
-    if not shown:
-        raise UserError(f"{results}: no table has a finished run; `norml run METHOD` makes one")
-    return shown, runs
+    chosen = tables if named else [table for table in tables if any(cell.ours for _, _, cell in table.cells())]
+    if not chosen:
+        raise UserError(f"{results}: no table has a finished run; `norml run METHOD{options}` makes one")
+    return chosen, runs

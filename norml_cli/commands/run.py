@@ -14,7 +14,7 @@ from norml_cli.files.locks import held
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
-from norml_cli.results.store import read_record, record_path, write_record
+from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.launch import Launch, launched_run, require_writable
 
@@ -25,7 +25,7 @@ def run(registry: Registry, resolved: list[Resolved], launch: Launch, console: O
     Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
     user stopped it (its checkpoint is written, the same command goes on).
     """
-    places = [(record_path(launch.results, item.spec, launch.seed), item) for item in resolved]
+    places = [(Results(launch.results).run_path(item.spec, launch.seed), item) for item in resolved]
     if not launch.force:
         for path, item in places:
             _refuse_other_protocol(path, item)

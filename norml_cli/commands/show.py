@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
 from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
 from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.registry.sourced import Sourced
+from norml_cli.reporting.sheets import Grid, Sheet, to_rich
+from norml_cli.terminal.output import print_text
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
 
@@ -39,13 +40,9 @@ def show(
         values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
         console.print_json(data={"id": entry.id, "title": entry.title, "values": values})
         return
-    table = Table(title=f"{entry.title} ({entry.id})", caption=entry.citation, title_justify="left", box=None)
-    table.add_column("key", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("source", overflow="fold", style="dim")
-    for key, value, source in rows:
-        table.add_row(key, _text(value), source)
-    console.print(table)
+    cells = [[key, _text(value), source] for key, value, source in rows]
+    grid = Grid(["key", "value", "source"], cells, n_left=3, title=f"{entry.title} ({entry.id})")
+    print_text(to_rich(Sheet(grid, footer=[entry.citation] if entry.citation else []), console.width), console)
 
 
 def _method_rows(resolved: Resolved) -> Rows:

@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from norml_cli.files.atomic import home
-from norml_cli.results.store import find_pretrainings, find_records, find_studies
+from norml_cli.results.records import Record
+from norml_cli.results.store import Results
+from norml_cli.terminal.output import name_left_out
 from norml_cli.terminal.progress import duration
 from norml_cli.terminal.status_files import Found, find_unfinished
 
@@ -15,20 +17,26 @@ NEWEST = 10  # finished trainings that a person is shown; `norml report` lists e
 
 
 def status(*, results: Path, console: Console, as_json: bool) -> None:
-    """Print every training under `results`, and the pretrainings beside the caches. Raises UserError."""
+    """Print every training under `results`, and the pretrainings beside the caches. A damaged record is named.
+
+    Raises UserError for a missing folder and a damaged status file.
+    """
+    Results(results).require_folder()
     unfinished = [*find_unfinished(results), *find_unfinished(home() / "backbones")]
-    finished = sorted(_finished(results), key=lambda item: item["created"], reverse=True)
+    items, faults = _finished(Results(results))
+    name_left_out(faults)
+    finished = sorted(items, key=lambda item: item["created"], reverse=True)
     if as_json:
         console.print_json(data={"unfinished": [_values(found) for found in unfinished], "finished": finished})
         return
-    if not unfinished and not finished:
+    if not unfinished and not finished and not faults:
         _say(console, "nothing is running, paused or finished; `norml run METHOD` makes a run")
     if unfinished:
         _print_unfinished(unfinished, console)
     for item in finished[:NEWEST]:
         _say(console, f"finished  {item['title']}: {item['reached']} ({item['steps']:,} steps, {item['created']})")
     if len(finished) > NEWEST:
-        _say(console, f"finished  {len(finished) - NEWEST} earlier ones (--json lists them)")
+        _say(console, f"finished  {len(finished) - NEWEST:,} earlier ones (--json lists them)")
 
 
 def _print_unfinished(unfinished: list[Found], console: Console) -> None:
@@ -62,23 +70,27 @@ def _unfinished_cells(found: Found) -> tuple[str, str, str, str, str]:
     return status.title, far, speed, left, ", ".join(loss + validation)
 
 
-def _finished(results: Path) -> list[dict[str, Any]]:
-    """Runs with their meta-test accuracy; trials and pretrainings with what they reach on meta-validation."""
-    found = []
-    for path, run in find_records(results):
+def _finished(results: Results) -> tuple[list[dict[str, Any]], list[str]]:
+    """Runs with their meta-test accuracy; trials and pretrainings with what they reach on meta-validation.
+
+    And a line for each record that cannot be read.
+    """
+    items = []
+    runs, trials, backbones = results.scan_runs(intervals=False), results.scan_trials(), results.scan_pretrainings()
+    for path, run in runs.records:
         reached = f"meta-test {100 * run.accuracy.mean:.2f}%"
-        found.append(_item(path, run.spec.title(run.changed, run.seed), run.spec.protocol.outer_steps, reached, run))
-    for path, trial in find_studies(results):
+        items.append(_item(path, run.spec.title(run.changed, run.seed), run.spec.protocol.outer_steps, reached, run))
+    for path, trial in trials.records:
         title = f"{trial.study}: {trial.spec.title(trial.changed, trial.seed)}"
         reached = f"meta-val {100 * trial.best.validation_accuracy:.2f}%"
-        found.append(_item(path, title, trial.spec.protocol.outer_steps, reached, trial))
-    for path, backbone in find_pretrainings(results):
+        items.append(_item(path, title, trial.spec.protocol.outer_steps, reached, trial))
+    for path, backbone in backbones.records:
         shots, best = next(iter(backbone.nearest_centroid.items()))
         reached = f"{shots}-shot nearest centroid, meta-val {100 * best.mean:.2f}%"
         title = f"{backbone.spec.recipe}, seed {backbone.seed}"
-        found.append(_item(path, title, backbone.spec.values.steps, reached, backbone))
-    return found
+        items.append(_item(path, title, backbone.spec.values.steps, reached, backbone))
+    return items, [fault for scan in (runs, trials, backbones) for fault in scan.faults]
 
 
-def _item(path: Path, title: str, steps: int, reached: str, record: Any) -> dict[str, Any]:
+def _item(path: Path, title: str, steps: int, reached: str, record: Record) -> dict[str, Any]:
     return {"path": str(path), "title": title, "steps": steps, "reached": reached, "created": record.created}

@@ -14,7 +14,7 @@ from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.formats import require_format
 from norml_cli.reporting.lists import render_trials
 from norml_cli.results.records import TrialRecord
-from norml_cli.results.store import find_trials, trial_path, write_record
+from norml_cli.results.store import Results, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.divergence import Diverged
 from norml_cli.training.launch import Launch, launched_run, require_writable
@@ -39,7 +39,7 @@ def study(
     if trials:
         require_writable(results)
     for item in trials:
-        path = trial_path(results, name, item.spec, seed)
+        path = Results(results).trial_path(name, item, seed)
         with held(path):
             if path.exists() and not launch.force:
                 Companions(path).tidy()
@@ -50,10 +50,10 @@ def study(
             except Diverged as error:  # a finding of the study; the other trials are none the worse
                 title = item.spec.title(item.changed, seed)
                 console.print(f"no trial of {title}: {error}", highlight=False, markup=False, soft_wrap=True)
-    found = find_trials(results, name)
-    if not found:
+    finished = [trial for _, trial in Results(results).scan_trials(name).sound()]
+    if not finished:
         raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")
-    print_text(render_trials(found, format_, width=console.width), console)
+    print_text(render_trials(finished, format_, width=console.width), console)
 
 
 def _run_one(name: str, item: Resolved, examples: Examples, launch: Launch, path: Path, *, console: Console) -> None:

@@ -26,7 +26,7 @@ def validate(registry: Registry, console: Console) -> None:
     if faults:
         raise RegistryError(faults)
     counted = ", ".join(f"{len(getattr(registry, kind))} {kind}" for kind in KINDS)
-    console.print(f"valid: {counted}; {n_built} models built", highlight=False)
+    console.print(f"valid: {counted}; {n_built} models built", highlight=False, soft_wrap=True)
 
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:

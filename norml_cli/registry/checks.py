@@ -16,7 +16,7 @@ from norml_cli.registry.entries import (
     TableEntry,
 )
 from norml_cli.registry.faults import did_you_mean
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import RESERVED_IDS, Protocol
 from norml_cli.registry.resolving import Registry, contradictions, defaults, layered
 
 SPLIT_AT_THE_SOURCE = {"mini-imagenet"}  # kinds of data set whose raw files say which class is in which split
@@ -80,6 +80,8 @@ def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
 
 
 def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
+    if bench.id in RESERVED_IDS:
+        yield f"id: '{bench.id}' is the name of another folder under results/; choose another id"
     unknown = ids.fault("datasets", "data set", bench.dataset)
     if unknown:
         yield f"dataset: {unknown}"

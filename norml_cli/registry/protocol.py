@@ -7,6 +7,7 @@ from pydantic import Field
 from norml_cli.registry.sourced import Model
 
 ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+RESERVED_IDS = frozenset({"other-protocols", "pretraining", "speed", "studies", "trust"})  # folders below results/
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=64)]

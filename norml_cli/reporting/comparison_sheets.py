@@ -1,19 +1,20 @@
-"""Comparisons of methods as pages: every pair with its verdict, and the matrix of all pairs of one place."""
+"""Comparisons of methods as sheets: every pair with its verdict, and the matrix of all pairs of one place."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from norml_cli.reporting.formats import percent
-from norml_cli.reporting.sheets import Grid, Page
-from norml_cli.results.comparisons import LEVEL, Comparison, Difference
+from norml_cli.reporting.sheets import Grid, Sheet
+from norml_cli.results.comparisons import ENOUGH_SEEDS, LEVEL, Comparison, Difference
+from norml_cli.results.groups import seeds_text
 
 COMPARISON_KEYS = {
     "a": "registry id",
     "b": "registry id",
     "benchmark": "registry id",
     "shots": "K",
-    "over": "what the interval is over: test episodes, or seeds",
+    "over": "episodes: about the trained weights; seeds: about the methods",
     "seeds": "the seeds of both",
     "difference": "mean of a - b, paired",
     "half_width": "half its 95% interval",
@@ -21,8 +22,8 @@ COMPARISON_KEYS = {
     "p": "two-sided, Student's t-test",
     "p_holm": "p adjusted for the number of pairs compared at once (Holm 1979)",
     "effect_size": "Cohen's d_z; null where nothing scatters",
-    "n_to_settle": "episodes or seeds of this scatter and mean that would just settle it; null for a mean of zero",
-    "verdict": "in words",
+    "n_to_settle": "least episodes or seeds of this scatter and mean that would settle it; null for a mean of zero",
+    "verdict": "in words; over fewer than three seeds there is none",
     "notes": "how the runs differ from the declared protocol, and what was left out",
 }
 
@@ -31,14 +32,20 @@ _NARROW = 5  # chosen: so many columns of a matrix fit 80 characters
 
 
 def verdict(comparison: Comparison, difference: Difference) -> str:
-    """'norml is ahead', or how many episodes or seeds would tell."""
+    """'norml is ahead', or how many episodes or seeds would tell.
+
+    Over episodes it is about the trained weights, over seeds about the methods.
+    """
+    if not difference.enough:
+        return f"too few seeds; {max(ENOUGH_SEEDS, difference.values_to_settle or 0):,} would do"
     if difference.settled:
         return f"{comparison.a if difference.interval.mean > 0 else comparison.b} is ahead"
     if difference.values_to_settle is None:
         return "no difference"
     if difference.values_to_settle <= difference.interval.n:  # ahead alone, but not among so many comparisons
         return "not told apart, given the number of pairs"
-    return f"not told apart; {difference.values_to_settle:,} {difference.over} would"
+    undecided = "inside seed scatter" if difference.over == "seeds" else "not told apart"
+    return f"{undecided}; {difference.values_to_settle:,} {difference.over} would tell"
 
 
 def comparison_values(comparison: Comparison, difference: Difference) -> dict[str, Any]:
@@ -63,29 +70,34 @@ def comparison_values(comparison: Comparison, difference: Difference) -> dict[st
     }
 
 
-def comparison_page(comparisons: Sequence[Comparison]) -> Page:
+def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
     """Every pair, level by level, with its verdict."""
-    headers = ["over", "difference", "p", "d_z", "verdict"]
+    headers = ["about", "difference", "p", "d_z", "verdict"]
+    last = len(headers) - 1
     pieces, rows = [], []
     for comparison in comparisons:
         title = f"{comparison.a} - {comparison.b}"
         place = f"{comparison.benchmark}, {comparison.shots}-shot"
-        figures = [_figures(comparison, difference) for difference in comparison.differences]
-        pieces.append(Grid(headers, figures, title=f"{title}, {place}"))
-        rows += [[title, place, *row] for row in figures]
+        lines = [_cells(comparison, difference) for difference in comparison.differences]
+        pieces.append(Grid(headers, lines, title=f"{title}, {place}", words=[last]))
+        rows += [[title, place, *line] for line in lines]
     places = by_place(comparisons)
-    several = max(len(comparison.differences) for comparison in comparisons) > 1
+    n_episodes = sorted({comparison.over_episodes.interval.n for comparison in comparisons})
     footer = [
         "difference: points of accuracy, paired by episode, with its 95% interval",
-        "over episodes: of these trained weights; nothing is said about other seeds",
-        *(["over seeds: between the means of the seeds that were run"] if several else []),
+        f"weights: over {' or '.join(f'{n:,}' for n in n_episodes)} test episodes; says nothing about other seeds",
+        *(
+            [f"methods: between the means of seeds, which are the sample; a verdict needs {ENOUGH_SEEDS} seeds"]
+            if any(comparison.over_seeds for comparison in comparisons)
+            else []
+        ),
         f"p: Student's t-test{_adjustment(places)}",
-        "d_z: Cohen's effect size, the mean difference in standard deviations of an episode's",
+        "d_z: Cohen's effect size, the mean difference in standard deviations of an episode's (or seed's)",
     ]
     for (benchmark, shots), there in places.items():
         where = f"{benchmark}, {shots}-shot: " if len(places) > 1 else ""
         footer += dict.fromkeys(f"{where}{note}" for comparison in there for note in comparison.notes)
-    return Page(Grid(["pair", "where", *headers], rows, n_left=3), pieces, footer)
+    return Sheet(Grid(["pair", "where", *headers], rows, n_left=3, words=[2 + last]), pieces, footer)
 
 
 def by_place(comparisons: Sequence[Comparison]) -> Places:
@@ -96,12 +108,12 @@ def by_place(comparisons: Sequence[Comparison]) -> Places:
     return places
 
 
-def matrix_pages(comparisons: Sequence[Comparison]) -> list[Page]:
+def matrix_sheets(comparisons: Sequence[Comparison]) -> list[Sheet]:
     """For each place, every method's lead over every other: mean difference over episodes, in points."""
-    return [_matrix_page(place, pairs) for place, pairs in by_place(comparisons).items()]
+    return [_matrix_sheet(place, pairs) for place, pairs in by_place(comparisons).items()]
 
 
-def _matrix_page(place: tuple[str, int], pairs: Sequence[Comparison]) -> Page:
+def _matrix_sheet(place: tuple[str, int], pairs: Sequence[Comparison]) -> Sheet:
     methods = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
     leads = {(pair.a, pair.b): _lead(pair, 1) for pair in pairs} | {(pair.b, pair.a): _lead(pair, -1) for pair in pairs}
     letters = {method: chr(ord("A") + number) for number, method in enumerate(methods)}
@@ -113,15 +125,15 @@ def _matrix_page(place: tuple[str, int], pairs: Sequence[Comparison]) -> Page:
 
     footer = [
         "points of accuracy, paired by test episode, mean over the seeds in common",
-        f"*: p <= {LEVEL}, Student's t-test over episodes{_adjustment({place: pairs})}",
+        f"*: p <= {LEVEL}, Student's t-test over episodes{_adjustment({place: pairs})}; about the trained weights",
     ]
     chunks = [methods[start : start + _NARROW] for start in range(0, len(methods), _NARROW)]
     pieces = [grid(chunk, f"over {letters[chunk[0]]} to {letters[chunk[-1]]}") for chunk in chunks]
-    return Page(grid(methods, title), pieces, footer)
+    return Sheet(grid(methods, title), pieces, footer)
 
 
 def _lead(pair: Comparison, sign: Literal[1, -1]) -> str:
-    difference = [difference for difference in pair.differences if difference.over == "episodes"][-1]
+    difference = pair.over_episodes
     return f"{100 * sign * difference.interval.mean:+.2f}{'*' * difference.settled}"
 
 
@@ -134,11 +146,10 @@ def _adjustment(places: Places) -> str:
     return f", adjusted by Holm's method for {upto}{pairs} pairs of one benchmark at one number of shots"
 
 
-def _figures(comparison: Comparison, difference: Difference) -> list[str]:
-    interval = difference.interval
-    seeds = f"seed{'s' * (len(difference.seeds) > 1)} {', '.join(map(str, difference.seeds))}"
-    over = f"{interval.n:,} episodes, {seeds}" if difference.over == "episodes" else seeds
-    p = difference.adjusted_p
-    shown = "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # noqa: PLR2004 - the last digit that is printed
+def _cells(comparison: Comparison, difference: Difference) -> list[str]:
+    interval, p = difference.interval, difference.adjusted_p
+    level = "weights" if difference.over == "episodes" else "methods"
+    p_text = "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # noqa: PLR2004 - the last digit that is printed
     difference_text = percent(interval.mean, interval.half_width, sign="+")
-    return [over, difference_text, shown, f"{difference.effect_size:+.2f}", verdict(comparison, difference)]
+    about = f"{level}, {seeds_text(difference.seeds)}"
+    return [about, difference_text, p_text, f"{difference.effect_size:+.2f}", verdict(comparison, difference)]

@@ -14,7 +14,8 @@ from norml_cli.results.records import CurvePoint
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# (light, dark): ink, then Okabe & Ito's colours, which colour-blind readers tell apart, made darker or lighter where
+# (light, dark): ink, then blue, orange, green, purple, yellow and grey: Okabe & Ito's colours, which colour-blind
+# readers tell apart, made darker or lighter where
 # they would not stand out by 3:1 from their ground.
 _COLOURS = [
     ("#1b1f24", "#e6e8ea"),
@@ -25,6 +26,7 @@ _COLOURS = [
     ("#8a6a00", "#e6b800"),
     ("#5b5f66", "#a3a8b0"),
 ]
+BLUE, ORANGE, GREY = (_COLOURS[number][0] for number in (1, 2, 6))  # for pictures on white ground alone
 _DRAWN = [f"#0000{number:02x}" for number in range(1, len(_COLOURS) + 1)]  # placeholders, replaced in the SVG
 INK, SERIES = _DRAWN[0], _DRAWN[1:]
 _FAR = 20  # points below the best; chosen: no method that learns is as far from another
@@ -41,19 +43,24 @@ class Bar:
     ours: tuple[float, float] | None
     paper: tuple[float, float] | None
 
+    @property
+    def highest(self) -> float:
+        """The higher of the two accuracies."""
+        return max(pair[0] for pair in (self.ours, self.paper) if pair)
+
 
 def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
     """A row a method: our interval, and the paper's number as a diamond. Returns SVG.
 
     A method far below the others would press them together: it is named below instead.
     """
-    best = max(figure[0] for bar in bars for figure in (bar.ours, bar.paper) if figure)
-    shown = [bar for bar in bars if max(f[0] for f in (bar.ours, bar.paper) if f) > best - _FAR]
-    far = ", ".join(f"{bar.title} {bar.ours[0]:.1f}" for bar in bars if bar not in shown and bar.ours)
+    best = max(bar.highest for bar in bars)
+    near = [bar for bar in bars if bar.highest > best - _FAR]
+    far = ", ".join(f"{bar.title} {bar.ours[0]:.1f}" for bar in bars if bar not in near and bar.ours)
 
     def draw(panel: "Axes") -> None:
         for offset, marker, colour, label in ((-0.16, "o", SERIES[0], "ours"), (0.16, "D", SERIES[1], "paper")):
-            rows = [(row, found) for row, bar in enumerate(shown) if (found := getattr(bar, label)) is not None]
+            rows = [(row, pair) for row, bar in enumerate(near) if (pair := getattr(bar, label)) is not None]
             if rows:
                 errors = [half_width for _, (_, half_width) in rows]
                 places = [row + offset for row, _ in rows]
@@ -61,14 +68,14 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
                 panel.errorbar(
                     means, places, xerr=errors, fmt=marker, color=colour, markersize=4, capsize=2.5, label=label
                 )
-        panel.set_yticks(range(len(shown)), [bar.title for bar in shown])
-        panel.set_ylim(len(shown) - 0.5, -0.5)
+        panel.set_yticks(range(len(near)), [bar.title for bar in near])
+        panel.set_ylim(len(near) - 0.5, -0.5)
         panel.grid(axis="x", color=INK, alpha=0.15)
         aside = f"\n(off the scale: {far})" if far else ""
         panel.figure.supxlabel(f"accuracy in percent, with 95% intervals{aside}", fontsize=8)
         panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderpad=0, labelcolor=INK)
 
-    return _svg(draw, title, height=1.15 + 0.27 * len(shown))
+    return _svg(draw, title, height=1.15 + 0.27 * len(near))
 
 
 def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], title: str, *, order: Sequence[str]) -> str:

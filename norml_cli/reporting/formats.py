@@ -1,6 +1,6 @@
 """Sheets and their values as text: rich, Markdown, LaTeX, CSV and JSON.
 
-Percent appears only in rich, Markdown and LaTeX; CSV and JSON hold fractions in full precision.
+Percent appears only in rich, Markdown and LaTeX; CSV and JSON hold fractions to 12 digits.
 """
 
 import csv
@@ -12,7 +12,8 @@ from typing import Any, Literal
 from norml.statistics import FORMULA
 from norml_cli.files.errors import UserError
 from norml_cli.registry.faults import did_you_mean
-from norml_cli.reporting.sheets import Page, to_latex, to_markdown, to_rich
+from norml_cli.reporting.latex import to_latex
+from norml_cli.reporting.sheets import Sheet, to_markdown, to_rich
 
 FORMATS = ("rich", "markdown", "latex", "csv", "json")
 
@@ -27,8 +28,8 @@ def require_format(format_: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- texts
 
 
-def render_pages(
-    pages: Sequence[Page],
+def render_sheets(
+    sheets: Sequence[Sheet],
     keys: Mapping[str, str],
     values: Sequence[Mapping[str, Any]],
     name: str,
@@ -36,19 +37,19 @@ def render_pages(
     *,
     width: int,
 ) -> str:
-    """`pages`, or for CSV and JSON their `values` under `keys`; JSON says `name` and how half-widths are made."""
+    """`sheets`, or for CSV and JSON their `values` under `keys`; JSON says `name` and how half-widths are made."""
     if format_ == "csv":
         return to_csv(keys, values)
     if format_ == "json":
         return to_json({"half_width_formula": FORMULA, name: values})
-    return "\n".join(page_text(page, format_, width) for page in pages)
+    return "\n".join(sheet_text(sheet, format_, width) for sheet in sheets)
 
 
-def page_text(page: Page, format_: str, width: int) -> str:
+def sheet_text(sheet: Sheet, format_: str, width: int) -> str:
     """One sheet as rich, Markdown or LaTeX."""
     if format_ == "markdown":
-        return to_markdown(page)
-    return to_latex(page) if format_ == "latex" else to_rich(page, width)
+        return to_markdown(sheet)
+    return to_latex(sheet) if format_ == "latex" else to_rich(sheet, width)
 
 
 def percent(mean: float, half_width: float, *, sign: Literal["", "+"] = "") -> str:
@@ -80,13 +81,13 @@ def note_lines(marks: Mapping[str, str]) -> list[str]:
     return [f"({mark}) {note}" for note, mark in marks.items()]
 
 
-def to_csv(keys: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+def to_csv(keys: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Lists and mappings are joined: numbers by spaces, texts and KEY=VALUE by ' | '."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(keys), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: _csv_value(value) for key, value in row.items()})
+        writer.writerow({key: _csv_value(_rounded(value)) for key, value in row.items()})
     return text.getvalue()
 
 
@@ -102,4 +103,13 @@ def _csv_value(value: Any) -> Any:
 
 def to_json(value: Any) -> str:
     """Indented JSON that ends in a newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_rounded(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Without what floating point leaves behind: 0.8813 for 0.8813000000000001."""
+    if isinstance(value, float):
+        return float(f"{value:.12g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,23 +4,23 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
 from norml_cli import __version__
 from norml_cli.files.companions import Companions
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.comparison_sheets import comparison_page, matrix_pages
+from norml_cli.reporting.comparison_sheets import comparison_sheet, matrix_sheets
 from norml_cli.reporting.drawings import Bar, draw_accuracies, draw_curves
 from norml_cli.reporting.formats import percent
-from norml_cli.reporting.lists import runs_page
-from norml_cli.reporting.sheets import Figure, Grid, Page
-from norml_cli.reporting.table_sheet import anchor, table_page
+from norml_cli.reporting.lists import runs_sheet
+from norml_cli.reporting.sheets import CellText, Grid, Sheet
+from norml_cli.reporting.table_sheet import anchor, table_sheet
 from norml_cli.results.comparisons import compare_table
 from norml_cli.results.groups import Group
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.tables import Table
+from norml_cli.terminal.progress import duration
 
 Runs = Sequence[tuple[Path, RunRecord]]
 
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that the figures of one cell depend on: a list of facts a seed, and what was looked at inside."""
+    """Everything that the numbers of one cell depend on: a list of facts a seed, and what was looked at inside."""
 
     anchor: str
     title: str
@@ -64,43 +64,46 @@ class Section:
 
     id: str
     title: str
-    page: Page
+    sheet: Sheet
     pictures: Sequence[Picture]
-    matrices: Sequence[Page]
-    pairs: Page | None
+    matrices: Sequence[Sheet]
+    pairs: Sheet | None
     cost: Grid
     provenance: Sequence[Provenance]
 
 
-def render_html(registry: Registry, tables: Sequence[Table], runs: Runs) -> str:
-    """The page of those `tables`, and of all `runs`, in the order given. Records are taken to be checked."""
+def render_html(registry: Registry, tables: Sequence[Table], runs: Runs, *, options: str = "") -> str:
+    """The page of those `tables`, and of all `runs`, in the order given. Records are taken to be checked.
+
+    options: of the command lines that are suggested, such as ' --results out'.
+    """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = lambda cell: cell if isinstance(cell, Figure) else Figure(cell)
+    environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
     template = environment.from_string(
         files("norml_cli.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     )
     return template.render(
-        sections=[_section(registry, table, runs) for table in tables],
-        runs=runs_page(registry, runs),
+        sections=[_section(registry, table, runs, options) for table in tables],
+        runs=runs_sheet(registry, runs),
         n_runs=len(runs),
         newest=max((record.created for _, record in runs), default="")[:10],
         version=__version__,
     )
 
 
-def _section(registry: Registry, table: Table, runs: Runs) -> Section:
+def _section(registry: Registry, table: Table, runs: Runs, options: str) -> Section:
     groups = list(groups_of(table))
     comparisons = compare_table(registry, table.entry, [record for _, record in runs])
     paths = {id(record): path for path, record in runs}
     return Section(
         id=table.entry.id,
         title=table.entry.title,
-        page=table_page(table),
+        sheet=table_sheet(table, options),
         pictures=list(pictures_of(table)),
-        matrices=matrix_pages(comparisons),
-        pairs=comparison_page(comparisons) if comparisons else None,
+        matrices=matrix_sheets(comparisons),
+        pairs=comparison_sheet(comparisons) if comparisons else None,
         cost=cost_grid(groups),
         provenance=[_provenance(anchor(table, group), title, group, paths) for title, group in groups],
     )
@@ -157,29 +160,34 @@ def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
 
 
 def cost_grid(groups: Sequence[tuple[str, Group]]) -> Grid:
-    """What the first seed of each cell took."""
-    headers = ["method", "benchmark", "device", "outer steps/s", "training", "meta-test", "memory", "parameters"]
-    rows = []
-    for title, group in groups:
-        record = group.records[0]
-        cost, learned = record.cost, record.parameters
-        rows.append(
-            [
-                title,
-                f"{group.spec.benchmark}, {group.spec.shots}-shot",
-                record.device,
-                f"{cost.steps_per_s:,.1f}" if cost.steps_per_s else "-",
-                _duration(cost.training_s),
-                _duration(cost.evaluation_s),
-                f"{cost.peak_memory_bytes / 2**30:.2f} GiB" if cost.peak_memory_bytes else "-",
-                f"{learned.learner + learned.meta_learner:,}",
-            ]
-        )
-    return Grid(headers, rows, n_left=3)
+    """What each run took."""
+    headers = [
+        "method",
+        "benchmark",
+        "seed",
+        "device",
+        "outer steps/s",
+        "training",
+        "meta-test",
+        "memory",
+        "parameters",
+    ]
+    rows = [[title, *_cost_cells(record)] for title, group in groups for record in group.records]
+    return Grid(headers, rows, n_left=4)
 
 
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+def _cost_cells(record: RunRecord) -> list[str]:
+    cost, learned = record.cost, record.parameters
+    return [
+        f"{record.spec.benchmark}, {record.spec.shots}-shot",
+        str(record.seed),
+        record.device,
+        f"{cost.steps_per_s:,.1f}" if cost.steps_per_s else "-",
+        duration(cost.training_s),
+        duration(cost.evaluation_s),
+        f"{cost.peak_memory_bytes / 2**30:.2f} GiB" if cost.peak_memory_bytes else "-",
+        f"{learned.learner + learned.meta_learner:,}",
+    ]
 
 
 def _provenance(name: str, title: str, group: Group, paths: Mapping[int, Path]) -> Provenance:
@@ -194,7 +202,7 @@ def _provenance(name: str, title: str, group: Group, paths: Mapping[int, Path]) 
 
 
 def _facts(record: RunRecord, path: Path) -> dict[str, str]:
-    """What the figures of one run depend on, by name."""
+    """What the numbers of one run depend on, by name."""
     commit = f"{record.git.commit}{' with changes' if record.git.dirty else ''}" if record.git.commit else "unknown"
     features = {"features": record.dataset.features} if record.dataset.features else {}
     return {

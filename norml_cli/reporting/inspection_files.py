@@ -1,6 +1,5 @@
 """An inspection on disk: its numbers as CSV and JSON, its pictures as PNG and SVG."""
 
-import csv
 import io
 import json
 import math
@@ -9,21 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from norml.inspection import QUANTILES, GateSummary, LayerSummary
+from norml.inspection import QUANTILES, GateSummary, LayerSummary, quantile_places
 from norml.statistics import Interval
 from norml_cli.files.atomic import write_atomically
+from norml_cli.reporting.drawings import BLUE, GREY, ORANGE
+from norml_cli.reporting.formats import to_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIGNALS = {"delta": "gates of delta", "h": "gates of h"}
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # Okabe & Ito's, which colour-blind readers tell apart
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. accuracies: after 0, 1, ... inner steps. freezing: by case. inner_steps: T of the record."""
+    """What a look inside gave.
+
+    accuracies: after 0, 1, ... inner steps. freezing: by case. inner_steps: T of the record.
+    """
 
     title: str
     about: Mapping[str, Any]
@@ -48,22 +51,24 @@ class Inspection:
         return [summary for summary in self.layers if summary.layer == layer]
 
 
-def write_inspection(folder: Path, found: Inspection) -> list[Path]:
+def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
     """Write everything; returns the files. Raises UserError if the folder cannot be written."""
     tables = {
-        "layers.csv": _layer_rows(found),
-        "neurons.csv": _neuron_rows(found),
-        "accuracy-by-step.csv": [{"inner_steps": t, **_values(a)} for t, a in enumerate(found.accuracies)],
-        "freezing.csv": [{"case": case, **_values(a)} for case, a in found.freezing.items()],
+        "layers.csv": _layer_rows(inspection),
+        "neurons.csv": _neuron_rows(inspection),
+        "accuracy-by-step.csv": [{"inner_steps": t, **_values(a)} for t, a in enumerate(inspection.accuracies)],
+        "freezing.csv": [{"case": case, **_values(a)} for case, a in inspection.freezing.items()],
     }
-    if found.has_gates:
-        tables["gates.csv"] = _gate_rows(found)
-    paths = [_write(folder / name, _csv(rows).encode()) for name, rows in tables.items()]
-    everything = {"about": dict(found.about)} | {
+    if inspection.has_gates:
+        tables["gates.csv"] = _gate_rows(inspection)
+    paths = [_write(folder / name, to_csv(list(rows[0]), rows).encode()) for name, rows in tables.items()]
+    everything = {"about": dict(inspection.about)} | {
         name.removesuffix(".csv").replace("-", "_"): rows for name, rows in tables.items() if name != "neurons.csv"
     }
     paths.append(_write(folder / "inspection.json", f"{json.dumps(everything, indent=2)}\n".encode()))
-    return paths + [path for name, draw in _pictures(found).items() for path in _drawn(folder / name, draw, found)]
+    return paths + [
+        path for name, draw in _pictures(inspection).items() for path in _drawn(folder / name, draw, inspection)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -78,43 +83,35 @@ def _place(summary: LayerSummary) -> dict[str, Any]:
     return {"layer": summary.layer + 1, "inner_step": summary.step + 1}
 
 
-def _layer_rows(found: Inspection) -> list[dict[str, Any]]:
+def _layer_rows(inspection: Inspection) -> list[dict[str, Any]]:
     return [
-        {**_place(s), "inner_lr": found.inner_lr, "effective_rate": s.rate, "cosine_to_gradient": s.cosine}
-        for s in found.layers
+        {**_place(s), "inner_lr": inspection.inner_lr, "effective_rate": s.rate, "cosine_to_gradient": s.cosine}
+        for s in inspection.layers
     ]
 
 
-def _neuron_rows(found: Inspection) -> list[dict[str, Any]]:
+def _neuron_rows(inspection: Inspection) -> list[dict[str, Any]]:
     return [
         {**_place(s), "neuron": neuron + 1, "effective_rate": rate}
-        for s in found.layers
+        for s in inspection.layers
         for neuron, rate in enumerate(s.neuron_rates.tolist())
         if math.isfinite(rate)  # a neuron that no gradient reached has none
     ]
 
 
-def _gate_rows(found: Inspection) -> list[dict[str, Any]]:
+def _gate_rows(inspection: Inspection) -> list[dict[str, Any]]:
     rows = []
-    for summary in found.layers:
+    for summary in inspection.layers:
         for signal, gate in _gates(summary).items():
             quantiles = {f"q{round(100 * q):02}": value for q, value in zip(QUANTILES, gate.quantiles, strict=True)}
-            figures = {key: value for key, value in vars(gate).items() if key != "quantiles"}
-            rows.append({**_place(summary), "signal": signal, **quantiles, **figures})
+            others = {key: value for key, value in vars(gate).items() if key != "quantiles"}
+            rows.append({**_place(summary), "signal": signal, **quantiles, **others})
     return rows
 
 
 def _gates(summary: LayerSummary) -> dict[str, GateSummary]:
     gates = {"delta": summary.delta_gate, "h": summary.h_gate}
     return {signal: gate for signal, gate in gates.items() if gate is not None}
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -125,16 +122,16 @@ def _write(path: Path, content: bytes) -> Path:
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
-def _pictures(found: Inspection) -> dict[str, Callable[["Figure", Inspection], None]]:
+def _pictures(inspection: Inspection) -> dict[str, Callable[["Figure", Inspection], None]]:
     pictures: dict[str, Callable[[Figure, Inspection], None]] = {
         "effective-rates": _draw_rates,
         "accuracy-by-step": _draw_accuracies,
         "freezing": _draw_freezing,
     }
-    return {"gates": _draw_gates, "gates-and-loss": _draw_reactions, **pictures} if found.has_gates else pictures
+    return {"gates": _draw_gates, "gates-and-loss": _draw_reactions, **pictures} if inspection.has_gates else pictures
 
 
-def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], found: Inspection) -> list[Path]:
+def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection: Inspection) -> list[Path]:
     """As PNG and SVG, the same bytes for the same numbers."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
@@ -142,8 +139,8 @@ def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], found: Insp
     paths = []
     with mpl.rc_context({"svg.hashsalt": path.name, "font.size": 8}):
         figure = Figure(layout="constrained")
-        draw(figure, found)
-        figure.suptitle(found.title, fontsize=9)
+        draw(figure, inspection)
+        figure.suptitle(inspection.title, fontsize=9)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata)
@@ -151,16 +148,16 @@ def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], found: Insp
     return paths
 
 
-def _draw_gates(figure: "Figure", found: Inspection) -> None:
+def _draw_gates(figure: "Figure", inspection: Inspection) -> None:
     """A panel a layer and signal: median, middle half and middle nine tenths over inner steps."""
-    figure.set_size_inches(1 + 1.7 * found.n_layers, 4)
-    panels = figure.subplots(2, found.n_layers, sharex=True, sharey=True, squeeze=False)
+    figure.set_size_inches(1 + 1.7 * inspection.n_layers, 4)
+    panels = figure.subplots(2, inspection.n_layers, sharex=True, sharey=True, squeeze=False)
     for row, (signal, title) in enumerate(SIGNALS.items()):
         panels[row, 0].set_ylabel(title)
-        for layer in range(found.n_layers):
-            quantiles = [_gates(s)[signal].quantiles for s in found.of_layer(layer)]
+        for layer in range(inspection.n_layers):
+            quantiles = [_gates(s)[signal].quantiles for s in inspection.of_layer(layer)]
             _draw_bands(panels[row, layer], quantiles)
-            panels[row, layer].axhline(1, color=_GREY, linewidth=0.8, linestyle="--")
+            panels[row, layer].axhline(1, color=GREY, linewidth=0.8, linestyle="--")
             panels[0, layer].set_title(f"layer {layer + 1}", fontsize=8)
     figure.supxlabel("inner step (dashed: 1, a plain gradient step; bands: middle half and middle 90%)", fontsize=8)
 
@@ -168,9 +165,9 @@ def _draw_gates(figure: "Figure", found: Inspection) -> None:
 def _draw_bands(panel: "Axes", quantiles: Sequence[Sequence[float]]) -> None:
     steps = range(1, len(quantiles) + 1)
     low, lower, middle, upper, high = zip(*quantiles, strict=True)
-    panel.fill_between(steps, low, high, color=_BLUE, alpha=0.15, linewidth=0)
-    panel.fill_between(steps, lower, upper, color=_BLUE, alpha=0.3, linewidth=0)
-    panel.plot(steps, middle, color=_BLUE, marker=".")
+    panel.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0)
+    panel.fill_between(steps, lower, upper, color=BLUE, alpha=0.3, linewidth=0)
+    panel.plot(steps, middle, color=BLUE, marker=".")
     _count_steps(panel)
 
 
@@ -181,20 +178,20 @@ def _count_steps(panel: "Axes") -> None:
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_reactions(figure: "Figure", found: Inspection) -> None:
+def _draw_reactions(figure: "Figure", inspection: Inspection) -> None:
     """Mean gate of right against wrong examples, and the correlation of gates with the loss."""
-    figure.set_size_inches(1 + 1.7 * found.n_layers, 5)
-    panels = figure.subplots(3, found.n_layers, sharex=True, sharey="row", squeeze=False)
+    figure.set_size_inches(1 + 1.7 * inspection.n_layers, 5)
+    panels = figure.subplots(3, inspection.n_layers, sharex=True, sharey="row", squeeze=False)
     nan = float("nan")
-    for layer in range(found.n_layers):
-        gates = [_gates(s) for s in found.of_layer(layer)]
+    for layer in range(inspection.n_layers):
+        gates = [_gates(s) for s in inspection.of_layer(layer)]
         steps = range(1, len(gates) + 1)
         for row, signal in enumerate(SIGNALS):
-            for key, label, colour in (("when_right", "right", _BLUE), ("when_wrong", "wrong", _ORANGE)):
+            for key, label, colour in (("when_right", "right", BLUE), ("when_wrong", "wrong", ORANGE)):
                 means = [nan if getattr(g[signal], key) is None else getattr(g[signal], key) for g in gates]
                 panels[row, layer].plot(steps, means, color=colour, marker=".", label=label)
-            found_r = [nan if g[signal].loss_correlation is None else g[signal].loss_correlation for g in gates]
-            panels[2, layer].plot(steps, found_r, color=(_BLUE, _GREY)[row], marker=".", label=f"of {signal}")
+            correlations = [nan if g[signal].loss_correlation is None else g[signal].loss_correlation for g in gates]
+            panels[2, layer].plot(steps, correlations, color=(BLUE, GREY)[row], marker=".", label=f"of {signal}")
         panels[0, layer].set_title(f"layer {layer + 1}", fontsize=8)
         _count_steps(panels[2, layer])
     for row, label in enumerate(("mean gate of delta", "mean gate of h", "correlation with loss")):
@@ -203,13 +200,13 @@ def _draw_reactions(figure: "Figure", found: Inspection) -> None:
     figure.supxlabel("inner step (right, wrong: how the learner classifies the example before the step)", fontsize=8)
 
 
-def _draw_rates(figure: "Figure", found: Inspection) -> None:
+def _draw_rates(figure: "Figure", inspection: Inspection) -> None:
     """Effective learning rates of neurons by layer, over inner steps, beside the fixed one."""
-    figure.set_size_inches(1 + 1.7 * found.n_layers, 2.6)
-    panels = figure.subplots(1, found.n_layers, sharex=True, sharey=True, squeeze=False)[0]
+    figure.set_size_inches(1 + 1.7 * inspection.n_layers, 2.6)
+    panels = figure.subplots(1, inspection.n_layers, sharex=True, sharey=True, squeeze=False)[0]
     for layer, panel in enumerate(panels):
-        _draw_bands(panel, [_quantiles(s.neuron_rates.tolist()) for s in found.of_layer(layer)])
-        panel.axhline(found.inner_lr, color=_ORANGE, linewidth=0.8, linestyle="--")
+        _draw_bands(panel, [_quantiles(s.neuron_rates.tolist()) for s in inspection.of_layer(layer)])
+        panel.axhline(inspection.inner_lr, color=ORANGE, linewidth=0.8, linestyle="--")
         panel.set_title(f"layer {layer + 1}", fontsize=8)
     panels[0].set_ylabel("effective learning rate")
     figure.supxlabel("inner step (bands: over neurons; dashed: inner_lr, MAML's fixed rate)", fontsize=8)
@@ -217,26 +214,26 @@ def _draw_rates(figure: "Figure", found: Inspection) -> None:
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
     ordered = sorted(value for value in values if math.isfinite(value)) or [float("nan")]
-    return tuple(ordered[round(q * (len(ordered) - 1))] for q in QUANTILES)
+    return tuple(ordered[place] for place in quantile_places(len(ordered)))
 
 
-def _draw_accuracies(figure: "Figure", found: Inspection) -> None:
+def _draw_accuracies(figure: "Figure", inspection: Inspection) -> None:
     figure.set_size_inches(4.5, 3)
     panel = figure.subplots()
-    means = [100 * accuracy.mean for accuracy in found.accuracies]
-    errors = [100 * accuracy.half_width for accuracy in found.accuracies]
-    panel.errorbar(range(len(means)), means, yerr=errors, color=_BLUE, marker=".", capsize=2)
-    panel.axvline(found.inner_steps, color=_GREY, linewidth=0.8, linestyle="--")
+    means = [100 * accuracy.mean for accuracy in inspection.accuracies]
+    errors = [100 * accuracy.half_width for accuracy in inspection.accuracies]
+    panel.errorbar(range(len(means)), means, yerr=errors, color=BLUE, marker=".", capsize=2)
+    panel.axvline(inspection.inner_steps, color=GREY, linewidth=0.8, linestyle="--")
     panel.set_xlabel("inner steps (dashed: as many as the method takes)")
     panel.set_ylabel("meta-validation accuracy in percent")
     _count_steps(panel)
 
 
-def _draw_freezing(figure: "Figure", found: Inspection) -> None:
-    figure.set_size_inches(5, 0.8 + 0.35 * len(found.freezing))
+def _draw_freezing(figure: "Figure", inspection: Inspection) -> None:
+    figure.set_size_inches(5, 0.8 + 0.35 * len(inspection.freezing))
     panel = figure.subplots()
-    means = [100 * accuracy.mean for accuracy in found.freezing.values()]
-    errors = [100 * accuracy.half_width for accuracy in found.freezing.values()]
-    panel.barh(list(found.freezing), means, xerr=errors, color=_BLUE, alpha=0.7)
+    means = [100 * accuracy.mean for accuracy in inspection.freezing.values()]
+    errors = [100 * accuracy.half_width for accuracy in inspection.freezing.values()]
+    panel.barh(list(inspection.freezing), means, xerr=errors, color=BLUE, alpha=0.7)
     panel.invert_yaxis()
     panel.set_xlabel("meta-validation accuracy in percent")

@@ -8,8 +8,8 @@ from typing import Any
 
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
-from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_pages, require_format
-from norml_cli.reporting.sheets import Grid, Page
+from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_sheets, require_format
+from norml_cli.reporting.sheets import Grid, Sheet
 from norml_cli.results.groups import protocol_differences, steps_of
 from norml_cli.results.records import RunRecord, TrialRecord
 
@@ -27,6 +27,8 @@ RUN_KEYS = {
     "created": "UTC",
     "spec_hash": "equal for runs of one protocol",
     "notes": "how the run differs from the declared protocol",
+    "training_s": "seconds in outer steps",
+    "record": "where the record lies",
 }
 
 TRIAL_KEYS = {
@@ -45,18 +47,23 @@ TRIAL_KEYS = {
 }
 
 
-def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
-    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
+def render_runs(
+    registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int, options: str = ""
+) -> str:
+    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format.
+
+    options: of the command line that is suggested where there are none, such as ' --results out'.
+    """
     require_format(format_)
     if not runs and format_ == "rich":
-        return "no finished runs; `norml run METHOD` makes one\n"
-    values = [_run_values(registry, record) for _, record in runs]
-    return render_pages([_runs_page(values)], RUN_KEYS, values, "runs", format_, width=width)
+        return f"no finished runs; `norml run METHOD{options}` makes one\n"
+    values = [_run_values(registry, *run) for run in runs]
+    return render_sheets([_runs_sheet(values)], RUN_KEYS, values, "runs", format_, width=width)
 
 
-def runs_page(registry: Registry, runs: Sequence[tuple[Path, RunRecord]]) -> Page:
+def runs_sheet(registry: Registry, runs: Sequence[tuple[Path, RunRecord]]) -> Sheet:
     """The list of `runs`, with how each differs from the declared protocol."""
-    return _runs_page([_run_values(registry, record) for _, record in runs])
+    return _runs_sheet([_run_values(registry, *run) for run in runs])
 
 
 def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
@@ -65,13 +72,13 @@ def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) ->
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
     values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
-    return render_pages([_trials_page(values)], TRIAL_KEYS, values, "trials", format_, width=width)
+    return render_sheets([_trials_sheet(values)], TRIAL_KEYS, values, "trials", format_, width=width)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
 
 
-def _run_values(registry: Registry, record: RunRecord) -> dict[str, Any]:
+def _run_values(registry: Registry, path: Path, record: RunRecord) -> dict[str, Any]:
     declared = _declared(registry, record.spec)
     steps = record.spec.protocol.outer_steps
     return {
@@ -88,6 +95,8 @@ def _run_values(registry: Registry, record: RunRecord) -> dict[str, Any]:
         "created": record.created,
         "spec_hash": record.spec_hash,
         "notes": _run_notes(record.spec, declared),
+        "training_s": record.cost.training_s,
+        "record": str(path),
     }
 
 
@@ -109,7 +118,7 @@ def _run_notes(spec: RunSpec, declared: RunSpec | None) -> list[str]:
     return protocol_differences(spec, declared)
 
 
-def _runs_page(runs: Sequence[Mapping[str, Any]]) -> Page:
+def _runs_sheet(runs: Sequence[Mapping[str, Any]]) -> Sheet:
     marks = marks_of(note for run in runs for note in _joined_notes(run))
     headers = ["benchmark", "shots", "method", "device", "seed", "accuracy", "outer steps", "date"]
     wide = Grid(headers, [[*_place(run), *_result(run, marks)] for run in runs], n_left=4)
@@ -126,7 +135,7 @@ def _runs_page(runs: Sequence[Mapping[str, Any]]) -> Page:
         for (benchmark, shots, device), members in groups.items()
     ]
     legend = ["accuracy: meta-test, in percent, with its 95% interval over test episodes"]
-    return Page(wide, pieces, [*legend, *note_lines(marks)])
+    return Sheet(wide, pieces, [*legend, *note_lines(marks)])
 
 
 def _place(run: Mapping[str, Any]) -> list[str]:
@@ -164,31 +173,36 @@ def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _trials_page(trials: Sequence[Mapping[str, Any]]) -> Page:
+def _trials_sheet(trials: Sequence[Mapping[str, Any]]) -> Sheet:
     keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
     headers = ["method", "shots", *keys, "seed", "meta-validation", "at step"]
-    rows = [[trial["method"], str(trial["shots"]), *_trial_figures(trial, keys)] for trial in trials]
+    rows = [[trial["method"], str(trial["shots"]), *_trial_numbers(trial, keys)] for trial in trials]
     groups = itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"]))
     pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), headers[-3:]) for (method, shots), group in groups]
     footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
-    return Page(Grid(headers, rows), pieces, footer)
+    return Sheet(Grid(headers, rows), pieces, footer)
 
 
 def _trials_piece(title: str, trials: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> Grid:
     """For a narrow terminal: what most trials share stands in the title, and a row names only what it changed."""
     shared = {
-        key: Counter(str(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
+        key: Counter(_value_text(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
         for key in trials[0]["values"]
     }
-    rows = [[_changes(trial["values"], shared), *_trial_figures(trial, [])] for trial in trials]
+    rows = [[_changes(trial["values"], shared), *_trial_numbers(trial, [])] for trial in trials]
     return Grid(["changed", *headers], rows, title=f"{title}: {', '.join(f'{k} {v}' for k, v in shared.items())}")
 
 
 def _changes(values: Mapping[str, Any], shared: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items() if str(value) != shared.get(key)) or "-"
+    texts = {key: _value_text(value) for key, value in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in texts.items() if value != shared.get(key)) or "-"
 
 
-def _trial_figures(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    values = [str(trial["values"].get(key, "")) for key in keys]
+def _value_text(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _trial_numbers(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    values = [_value_text(trial["values"].get(key, "")) for key in keys]
     accuracy = percent(trial["validation_accuracy"], trial["validation_half_width"])
     return [*values, str(trial["seed"]), accuracy, f"{trial['best_step']:,} of {trial['outer_steps']:,}"]

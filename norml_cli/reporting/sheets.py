@@ -1,44 +1,27 @@
-"""Grids of finished texts -> rich, Markdown and LaTeX. Nothing here knows what the texts mean."""
+"""Sheets: grids of finished texts with lines below them, as plain text and Markdown.
+
+Nothing here knows what the texts mean.
+"""
 
 import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # after the \\ that ends a row, a bare one would be an option
-    "*": "{*}",
-    "<": "$<$",
-    ">": "$>$",
-    "±": r"$\pm$",
-}
-
-_NUMBER = re.compile(  # '-3.15', '89.07 ± 0.15', '+1.91 ± 0.15*', '92.55 ± 0.07 (a)'
-    r"(?P<sign>[+-])?(?P<whole>\d+)(?P<decimals>\.\d+)?"
-    r"(?: ± (?P<spread_whole>\d+)(?P<spread_decimals>\.\d+))?(?P<star>\*)?(?P<mark> \([a-z, ]+\))?"
-)
-_TEX_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # graphicx: shrinks, never grows
+_GAP = 3  # blanks between two columns
+_LONGEST_WORD = 28  # chosen: ids are shorter and stay whole; longer words, such as addresses, may be broken
+_NARROWEST = 20  # chosen: a terminal that says it is narrower is not believed; 0 is what some say who do not know
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A text that stands out from its neighbours (`best`), or that leads somewhere on a page (`link`)."""
+class CellText:
+    """A text that stands out from its neighbours (`best`), or that leads somewhere on an HTML page (`link`)."""
 
     text: str
     best: bool = False
@@ -49,14 +32,16 @@ class Figure:
 class Grid:
     """Rows of texts under headers; `groups` (title, number of headers) stand above the headers and cover them all.
 
-    A group without a title leaves its headers as they are. The first `n_left` columns are aligned left.
+    A group without a title leaves its headers as they are. The first `n_left` columns and the columns `words` are
+    aligned left and may be wrapped between words; the others hold numbers.
     """
 
     headers: Sequence[str]
-    rows: Sequence[Sequence[str | Figure]]
+    rows: Sequence[Sequence[str | CellText]]
     groups: Sequence[tuple[str, int]] = ()
     n_left: int = 1
     title: str = ""
+    words: Collection[int] = ()
 
     def full_headers(self, joint: str) -> list[str]:
         """Headers with their group's title before them."""
@@ -67,152 +52,135 @@ class Grid:
             f"{title}{joint}{header}" if title else header for title, header in zip(titles, self.headers, strict=True)
         ]
 
+    def is_left(self, number: int) -> bool:
+        """Whether a column holds words."""
+        return number < self.n_left or number in self.words
+
+    def columns(self) -> Iterator[list[str]]:
+        """The texts of each column, its header first."""
+        lines = [self.full_headers("\n"), *([plain_text(cell) for cell in row] for row in self.rows)]
+        return (list(column) for column in zip(*lines, strict=True))
+
 
 @dataclass(frozen=True)
-class Page:
-    """A grid, the same in narrower pieces, and the lines below it; `hints` say what to do, and are no part of it."""
+class Sheet:
+    """A grid, the same in narrower pieces, and the lines below it; `hints` say what to do, and are no part of it.
+
+    bold: what its bold cells say, told where there is bold type.
+    """
 
     wide: Grid
     pieces: Sequence[Grid] = ()
     footer: Sequence[str] = ()
     hints: Sequence[str] = ()
+    bold: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands below where there is bold type."""
+        return [*([f"bold: {self.bold}"] if self.bold else []), *self.footer]
 
 
-def to_rich(page: Page, width: int) -> str:
-    """Plain text within `width` columns: the wide grid if it fits, else its pieces one below the other."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    wide = _rich_table(page.wide)
-    unlimited = console.options.update(max_width=10_000)
-    if page.wide.title:
-        console.print(Text(page.wide.title))
-    if console.measure(wide, options=unlimited).maximum <= width or not page.pieces:
-        console.print(wide)
-    else:
-        for piece in page.pieces:
-            console.print(Text(f"\n{piece.title}"))
-            console.print(_rich_table(piece))
-    if lines := [*page.footer, *page.hints]:
-        console.print(Text("\n" + "\n".join(lines)))
-    assert isinstance(console.file, io.StringIO)  # noqa: S101 - made above
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n") + "\n"
+def plain_text(cell: str | CellText) -> str:
+    """What a cell says."""
+    return cell.text if isinstance(cell, CellText) else cell
 
 
-def to_markdown(page: Page) -> str:
+def to_rich(sheet: Sheet, width: int) -> str:
+    """Plain text within `width` columns; no text of a grid is left out or cut, however narrow they are.
+
+    The wide grid if it fits, else its pieces one below the other. Columns of words wrap between words. What does not
+    fit even so is printed cell by cell. Hints are never wrapped: they hold commands to be copied.
+    """
+    width = width if width >= _NARROWEST else 80
+    fits = _taken(_natural_widths(sheet.wide)) <= width
+    grids = [sheet.wide] if fits or not sheet.pieces else sheet.pieces
+    blocks = [_wrapped(sheet.wide.title, width)]
+    for grid in grids:
+        blocks += ["", _wrapped(grid.title, width)] if grid is not sheet.wide else []
+        blocks.append(_grid_text(grid, width))
+    text = "\n".join([*blocks, "", *(_wrapped(line, width) for line in sheet.footer), *sheet.hints])
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n") + "\n"
+
+
+def to_markdown(sheet: Sheet) -> str:
     """A GitHub table and a list of its footer."""
-    grid = page.wide
-    rule = ["---" if number < grid.n_left else "---:" for number in range(len(grid.headers))]
+    grid = sheet.wide
+    rule = ["---" if grid.is_left(number) else "---:" for number in range(len(grid.headers))]
     lines = [f"**{_markdown(grid.title)}**", ""] if grid.title else []
-    rows: list[Sequence[str | Figure]] = [grid.full_headers(" "), rule, *grid.rows]
+    rows: list[Sequence[str | CellText]] = [grid.full_headers(" "), rule, *grid.rows]
     lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
-    below = [f"- {_markdown(line)}" for line in (*page.footer, *page.hints)]
+    below = [f"- {_markdown(line)}" for line in (*sheet.lines, *sheet.hints)]
     return "\n".join([*lines, *([""] if below else []), *below]) + "\n"
 
 
-def to_latex(page: Page) -> str:
-    """A table environment, no wider than the text; the document needs the packages booktabs and graphicx."""
-    grid = page.wide
-    alignment = "l" * grid.n_left + "r" * (len(grid.headers) - grid.n_left)
-    columns = [_tex_column(column, left=n < grid.n_left) for n, column in enumerate(zip(*grid.rows, strict=True))]
-    body = [_tex_row(map(_tex, grid.headers)), r"\midrule", *map(_tex_row, zip(*columns, strict=True))]
-    head = [r"% needs \usepackage{booktabs, graphicx}", r"\begin{table}", r"\centering"]
-    title = re.sub(r"^Table \d+: ", "", grid.title)  # LaTeX has its own count
-    caption = [rf"\caption{{{_tex(title)}}}"] if title else []
-    open_ = [_TEX_FIT, rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-    close = [r"\bottomrule", r"\end{tabular}}"]
-    notes = [rf"{_tex(line)}\par" for line in page.footer]
-    footer = [r"\par\medskip{\raggedright\footnotesize", *notes, "}"] if notes else []
-    hints = [f"% {line}" for line in page.hints]
-    lines = [*head, *caption, *open_, *_tex_groups(grid), *body, *close, *footer, r"\end{table}", *hints]
-    return "\n".join(lines) + "\n"
+# --------------------------------------------------------------------------------------------------------- plain text
 
 
-def _rich_table(grid: Grid) -> Table:
+def _grid_text(grid: Grid, width: int) -> str:
+    widths = _widths(grid, width)
+    return _cell_by_cell(grid, width) if widths is None else _side_by_side(grid, widths)
+
+
+def _side_by_side(grid: Grid, widths: Sequence[int]) -> str:
+    console = Console(file=io.StringIO(), width=_taken(widths), color_system=None, legacy_windows=False)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, header in enumerate(grid.full_headers("\n")):
-        left = number < grid.n_left
-        table.add_column(Text(header), justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for number, (header, width) in enumerate(zip(grid.full_headers("\n"), widths, strict=True)):
+        table.add_column(
+            Text(header), justify="left" if grid.is_left(number) else "right", width=width, overflow="fold"
+        )
     for row in grid.rows:
         table.add_row(*(Text(plain_text(cell)) for cell in row))
-    return table
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
+
+
+def _cell_by_cell(grid: Grid, width: int) -> str:
+    """'header: text' lines, a paragraph a row; empty cells are left out."""
+    headers = [f"{header}: " if header else "" for header in grid.full_headers(" ")]
+    texts = [zip(headers, map(plain_text, row), strict=True) for row in grid.rows]
+    paragraphs = ["\n".join(_wrapped(f"{header}{text}", width) for header, text in row if text) for row in texts]
+    return "\n\n".join(paragraphs)
+
+
+def _wrapped(line: str, width: int) -> str:
+    return "\n".join(wrap(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _taken(widths: Sequence[int]) -> int:
+    """What columns take side by side."""
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _natural_widths(grid: Grid) -> list[int]:
+    return [max(cell_len(line) for text in column for line in text.split("\n")) for column in grid.columns()]
+
+
+def _widths(grid: Grid, width: int) -> list[int] | None:
+    """Of each column within `width`: the widest columns of words are wrapped between words; None: too narrow."""
+    widths = _natural_widths(grid)
+    least = [
+        min(_LONGEST_WORD, max(cell_len(word) for text in column for word in (text.split() or [""])))
+        if grid.is_left(number)
+        else natural
+        for number, (column, natural) in enumerate(zip(grid.columns(), widths, strict=True))
+    ]
+    while _taken(widths) > width:
+        wraps = [number for number, natural in enumerate(widths) if natural > least[number]]
+        if not wraps:
+            return None
+        widths[max(wraps, key=widths.__getitem__)] -= 1
+    return widths
+
+
+# ----------------------------------------------------------------------------------------------------------- Markdown
 
 
 def _markdown(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def _markdown_cell(cell: str | Figure) -> str:
+def _markdown_cell(cell: str | CellText) -> str:
     text = _markdown(plain_text(cell))
-    return f"**{text}**" if _is_best(cell) else text
-
-
-def _tex_row(row: Iterable[str]) -> str:
-    return f"{' & '.join(row)} \\\\"
-
-
-def _tex_column(cells: Sequence[str | Figure], *, left: bool) -> list[str]:
-    """A column's cells; its numbers are padded to equal widths, so that their points stand below each other."""
-    numbers = {n: match for n, cell in enumerate(cells) if (match := _NUMBER.fullmatch(plain_text(cell)))}
-    if left or not numbers:
-        return [_tex_text(cell) for cell in cells]
-    widest = {part: max((match[part] or "" for match in numbers.values()), key=len) for part in _NUMBER.groupindex}
-    padded = {n: _tex_number(match, widest, best=_is_best(cells[n])) for n, match in numbers.items()}
-    return [padded.get(n) or _tex_aside(cell) for n, cell in enumerate(cells)]
-
-
-def _tex_number(match: re.Match[str], widest: Mapping[str, str], *, best: bool) -> str:
-    """`match` with room for what others of its column have: digits before and behind the points, +-, a mark."""
-
-    def room(part: str) -> str:
-        missing = widest[part][len(match[part] or "") :]
-        return rf"\phantom{{{missing}}}" if missing else ""
-
-    mean = f"{match['whole']}{match['decimals'] or ''}"
-    shown = rf"\mathbf{{{mean}}}" if best else mean
-    spread = rf" \pm {room('spread_whole')}{match['spread_whole']}{match['spread_decimals']}{room('spread_decimals')}"
-    if match["spread_whole"] is None:
-        spread = (
-            rf"\phantom{{{{}} \pm {widest['spread_whole']}{widest['spread_decimals']}}}"
-            if widest["spread_whole"]
-            else ""
-        )
-    star = rf"^{{{match['star']}}}" if match["star"] else (r"\phantom{^{*}}" if widest["star"] else "")
-    mark = rf"\textsuperscript{{{_tex(match['mark'].strip())}}}" if match["mark"] else ""
-    if widest["mark"] and not mark:
-        mark = rf"\phantom{{\textsuperscript{{{_tex(widest['mark'].strip())}}}}}"
-    return f"${match['sign'] or ''}{shown}{room('decimals')}{spread}{star}${mark}"
-
-
-def _tex_aside(cell: str | Figure) -> str:
-    """Words and dashes among numbers stand in the middle."""
-    text = _tex_text(cell)
-    return text if re.search(r"\d", text) else rf"\multicolumn{{1}}{{c}}{{{text}}}"
-
-
-def _tex_text(cell: str | Figure) -> str:
-    return rf"\textbf{{{_tex(plain_text(cell))}}}" if _is_best(cell) else _tex(plain_text(cell))
-
-
-def _is_best(cell: str | Figure) -> bool:
-    return isinstance(cell, Figure) and cell.best
-
-
-def plain_text(cell: str | Figure) -> str:
-    """What a cell says."""
-    return cell.text if isinstance(cell, Figure) else cell
-
-
-def _tex_groups(grid: Grid) -> list[str]:
-    if not grid.groups:
-        return []
-    cells, rules, first = [], [], 1
-    for title, span in grid.groups:
-        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{_tex(title)}}}")
-        rules += [rf"\cmidrule(lr){{{first}-{first + span - 1}}}"] if title else []
-        first += span
-    return [f"{' & '.join(cells)} \\\\", "".join(rules)]
-
-
-def _tex(text: str) -> str:
-    """Escaped; two hyphens stay two, and the hyphen before a number becomes a minus."""
-    escaped = "".join(_TEX.get(character, character) for character in text).replace("--", "-{}-")
-    return re.sub(r"^-(?=\d)", "$-$", escaped)
+    return f"**{text}**" if isinstance(cell, CellText) and cell.best else text

@@ -10,15 +10,15 @@ from norml_cli.reporting.formats import (
     marked,
     marks_of,
     note_lines,
-    page_text,
     percent,
     require_format,
+    sheet_text,
     to_csv,
     to_json,
 )
-from norml_cli.reporting.sheets import Figure, Grid, Page
+from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.results.groups import Group
-from norml_cli.results.tables import Cell, Ours, Table, TableRow
+from norml_cli.results.tables import Cell, Ours, Table
 
 CELL_KEYS = {
     "row": "the row's title",
@@ -44,8 +44,11 @@ CELL_KEYS = {
 }
 
 
-def render_table(table: Table, format_: str, *, width: int) -> str:
-    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format."""
+def render_table(table: Table, format_: str, *, width: int, options: str = "") -> str:
+    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format.
+
+    options: of the command lines that are suggested, such as ' --results out'.
+    """
     require_format(format_)
     if format_ == "csv":
         return to_csv(CELL_KEYS, (_cell_values(*cell) for cell in table.cells()))
@@ -60,33 +63,36 @@ def render_table(table: Table, format_: str, *, width: int) -> str:
                 "cells": [_cell_values(*cell) for cell in table.cells()],
             }
         )
-    return page_text(table_page(table), format_, width)
+    return sheet_text(table_sheet(table, options), format_, width)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def table_page(table: Table) -> Page:
-    """The columns side by side and, for less room, one below the other."""
+def table_sheet(table: Table, options: str = "") -> Sheet:
+    """The columns side by side and, for less room, one below the other. options: as in `render_table`."""
     marks = marks_of(note for _, _, cell in table.cells() for note in cell.notes)
     columns = range(len(table.entry.columns))
-    return Page(
+    return Sheet(
         _table_grid(table, columns, marks),
         [_column_grid(table, number, marks) for number in columns],
         [*_legend(table), *note_lines(marks)],
-        _missing(table),
+        _missing(table, options),
+        "the highest of its column and all that a paired test does not tell from it (Holm's method)"
+        if any(table.highest)
+        else "",
     )
 
 
 def _table_grid(table: Table, columns: Sequence[int], marks: Mapping[str, str]) -> Grid:
-    """The columns side by side, each with the figures that it has."""
-    figures = [(number, header) for number in columns for header in _headers(table, number)]
+    """The columns side by side, each with the headers that it has cells for."""
+    places = [(number, header) for number in columns for header in _headers(table, number)]
     rows = [
-        [row.entry.title, *(_figure(table, row, number, header, marks) for number, header in figures)]
-        for row in table.rows
+        [table.rows[row].entry.title, *(_cell_text(table, row, number, header, marks) for number, header in places)]
+        for row in range(len(table.rows))
     ]
     spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in columns]
-    headers = ["method", *(header for _, header in figures)]
+    headers = ["method", *(header for _, header in places)]
     return Grid(headers, rows, [("", 1), *spans], title=table.entry.title)
 
 
@@ -98,7 +104,7 @@ def _column_grid(table: Table, number: int, marks: Mapping[str, str]) -> Grid:
 
 
 def _headers(table: Table, number: int) -> list[str]:
-    """Which figures a column has: none that no cell of it could hold."""
+    """What a column shows of each cell: nothing that no cell of it could hold."""
     has_paper = any(row.cells[number].published for row in table.rows)
     has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
     first = table.entry.first_episodes
@@ -113,20 +119,21 @@ def _headers(table: Table, number: int) -> list[str]:
     return [header for header, is_wanted in wanted.items() if is_wanted]
 
 
-def _figure(table: Table, row: TableRow, number: int, header: str, marks: Mapping[str, str]) -> str | Figure:
-    """One printed figure; '-' where there is none."""
+def _cell_text(table: Table, row_number: int, number: int, header: str, marks: Mapping[str, str]) -> str | CellText:
+    """What one cell says under `header`; '-' where there is nothing."""
+    row = table.rows[row_number]
     cell = row.cells[number]
     if header == "paper":
         return cell.published.text.replace("+-", "±") if cell.published else "-"
     if cell.ours is None:
         return "-"
     if header == "ours":
-        shown = marked(_shown(cell.ours.accuracy), cell.notes, marks)
-        return Figure(shown, best=cell is table.best(number), link=f"#{anchor(table, cell.ours.runs)}")
+        text = marked(_accuracy_text(cell.ours.accuracy), cell.notes, marks)
+        return CellText(text, best=row_number in table.highest[number], link=f"#{anchor(table, cell.ours.runs)}")
     if header == "ours - paper":
         return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
     if header != "vs reference":
-        return _shown(cell.ours.over_first)
+        return _accuracy_text(cell.ours.over_first)
     return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours.minus_reference)
 
 
@@ -135,7 +142,7 @@ def anchor(table: Table, runs: Group) -> str:
     return f"{table.entry.id}-{runs.spec.benchmark}-{runs.spec.shots}-shot-{runs.spec.method}"
 
 
-def _shown(accuracy: OverSeeds | None) -> str:
+def _accuracy_text(accuracy: OverSeeds | None) -> str:
     return "-" if accuracy is None else percent(accuracy.interval.mean, accuracy.interval.half_width)
 
 
@@ -183,14 +190,14 @@ def _range(numbers: Sequence[int], noun: str) -> str:
     return f"{low:,} to {high:,} {noun}s" if low != high else f"{low:,} {noun}{'s' if low > 1 else ''}"
 
 
-def _missing(table: Table) -> list[str]:
+def _missing(table: Table, options: str) -> list[str]:
     """The commands that fill the missing cells, one line a benchmark and number of shots."""
     methods: dict[tuple[str, int], dict[str, None]] = {}
     for row, column, cell in table.cells():
         if cell.missing and row.method and cell.benchmark:
             methods.setdefault((cell.benchmark, column.shots), {})[row.method] = None
     return [
-        f"missing: norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}"
+        f"missing: norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}{options}"
         for (benchmark, shots), names in methods.items()
     ]
 

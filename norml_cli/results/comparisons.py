@@ -18,6 +18,7 @@ from norml_cli.results.groups import Group, choose_runs, protocol_differences
 from norml_cli.results.records import RunRecord
 
 LEVEL = 0.05  # of the tests, as the 95% of the intervals
+ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,20 @@ class Difference:
     @property
     def settled(self) -> bool:
         """Whether zero is excluded, the number of comparisons taken into account."""
-        return self.adjusted_p <= LEVEL
+        return self.adjusted_p <= LEVEL and self.enough
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are seeds enough for a verdict over seeds."""
+        return self.over == "episodes" or len(self.seeds) >= ENOUGH_SEEDS
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods at one place: a difference for each seed and, if there are several, over all episodes and seeds."""
+    """Two methods at one place: a difference for each seed and, if there are several, over all episodes and seeds.
+
+    declared: whether both were run by the declared protocol.
+    """
 
     a: str
     b: str
@@ -60,38 +69,61 @@ class Comparison:
     shots: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    declared: bool
+
+    @property
+    def over_episodes(self) -> Difference:
+        """What is said of the trained weights: over episodes, each averaged over all seeds in common."""
+        return next(each for each in reversed(self.differences) if each.over == "episodes")
+
+    @property
+    def over_seeds(self) -> Difference | None:
+        """What is said of the methods: over seeds; None for a single seed."""
+        return next((each for each in self.differences if each.over == "seeds"), None)
+
+    def beside(self, difference: Difference) -> Difference | None:
+        """What stands beside another pair's `difference` in a table of pairs: over the same seeds, or over all."""
+        if difference.over == "seeds":
+            return self.over_seeds
+        same = [each for each in self.differences if (each.over, each.seeds) == ("episodes", difference.seeds)]
+        return same[0] if same else self.over_episodes
 
 
 def compare(
-    registry: Registry, methods: Sequence[str], benchmark: str, shots: int, records: Sequence[RunRecord]
+    registry: Registry,
+    methods: Sequence[str],
+    benchmark: str,
+    shots: int,
+    records: Sequence[RunRecord],
+    *,
+    options: str = "",
 ) -> list[Comparison]:
     """Every pair of `methods`, in their order.
 
-    p-values are adjusted for the number of pairs (Holm), each level and choice of seeds apart.
+    p-values are adjusted for the number of pairs (Holm), also where some pairs have other seeds than others. options:
+    of the command lines that are suggested, such as ' --results out'.
     Raises UserError for a method without runs there, and for pairs that were tested on different episodes.
     """
-    chosen = {method: _runs(registry, method, benchmark, shots, records) for method in methods}
-    pairs = list(itertools.combinations(methods, 2))
-    made = [_compared(a, b, chosen[a], chosen[b]) for a, b in pairs]
-    families: dict[tuple[str, tuple[int, ...]], list[Difference]] = {}
-    for comparison in made:
-        for difference in comparison.differences:
-            families.setdefault((difference.over, difference.seeds), []).append(difference)
-    adjusted = {
-        id(difference): p
-        for family in families.values()
-        for difference, p in zip(family, holm([each.p for each in family]), strict=True)
-    }
-    return [replace(c, differences=tuple(replace(d, adjusted_p=adjusted[id(d)]) for d in c.differences)) for c in made]
+    chosen = {method: _runs(registry, method, benchmark, shots, records, options=options) for method in methods}
+    pairs = [_compared(a, b, chosen[a], chosen[b]) for a, b in itertools.combinations(methods, 2)]
+    return [
+        replace(pair, differences=tuple(_adjusted(each, pair, pairs) for each in pair.differences)) for pair in pairs
+    ]
+
+
+def _adjusted(difference: Difference, of_pair: Comparison, pairs: Sequence[Comparison]) -> Difference:
+    """With the p-value among those that all pairs have beside it: one a pair."""
+    family = [difference] + [other for pair in pairs if pair is not of_pair and (other := pair.beside(difference))]
+    return replace(difference, adjusted_p=holm([each.p for each in family])[0])
 
 
 def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
     """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
-    made = []
+    comparisons = []
     for place, methods in _places(table).items():
         ran = {r.spec.method for r in records if (r.spec.benchmark, r.spec.shots) == place}
-        made += compare(registry, [method for method in methods if method in ran], *place, records)
-    return made
+        comparisons += compare(registry, [method for method in methods if method in ran], *place, records)
+    return comparisons
 
 
 def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
@@ -104,27 +136,38 @@ def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
     return places
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """One method's runs at one place. declared: whether by the declared protocol."""
+
+    group: Group
+    notes: list[str]
+    declared: bool
+
+
 def _runs(
-    registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
-) -> tuple[Group, list[str]]:
+    registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord], *, options: str
+) -> _Runs:
     registry.method(method)
     group, notes = choose_runs(registry, method, benchmark, shots, records)
     if group is None:
-        command = f"norml run {method} --benchmark {benchmark} --shots {shots}"
+        command = f"norml run {method} --benchmark {benchmark} --shots {shots}{options}"
         raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; `{command}` makes one")
-    return group, [f"{method}: {note}" for note in notes]
+    declared = group.spec == registry.resolve(method, benchmark, shots).spec
+    return _Runs(group, [f"{method}: {note}" for note in notes], declared)
 
 
-def _compared(a: str, b: str, of_a: tuple[Group, list[str]], of_b: tuple[Group, list[str]]) -> Comparison:
-    (left, left_notes), (right, right_notes) = of_a, of_b
+def _compared(a: str, b: str, of_a: _Runs, of_b: _Runs) -> Comparison:
+    left, right = of_a.group, of_b.group
     _require_same_episodes(a, b, left, right)
     seeds = tuple(seed for seed in left.seeds if seed in right.seeds)
     if not seeds:
         raise UserError(f"{a} and {b}: no seed in common; run both with the same --seed")
-    notes = left_notes + right_notes
+    notes = of_a.notes + of_b.notes
     if set(seeds) != set(left.seeds) | set(right.seeds):
         notes.append(f"compared over the seeds in common: {', '.join(map(str, seeds))}")
-    return Comparison(a, b, left.spec.benchmark, left.spec.shots, tuple(_differences(left, right, seeds)), tuple(notes))
+    differences, declared = tuple(_differences(left, right, seeds)), of_a.declared and of_b.declared
+    return Comparison(a, b, left.spec.benchmark, left.spec.shots, differences, tuple(notes), declared)
 
 
 def _differences(left: Group, right: Group, seeds: tuple[int, ...]) -> list[Difference]:

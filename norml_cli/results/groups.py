@@ -57,7 +57,7 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
         if key == "outer_steps" and isinstance(mine, int) and isinstance(expected, int) and mine < expected:
             differences.append(f"{steps_of(mine, expected)} outer steps")
         else:
-            differences.append(f"{key} {_shown(ours, key)} instead of {_shown(theirs, key)}")
+            differences.append(f"{key} {_value_text(ours, key)} instead of {_value_text(theirs, key)}")
     return differences
 
 
@@ -77,7 +77,23 @@ def choose_runs(
     chosen, *others = groups
     differences = protocol_differences(chosen.spec, declared)
     notes = ["; ".join(differences)] if differences else []
+    notes += provenance_differences(chosen)
     return chosen, notes + [_left_out(other, chosen, declared) for other in others]
+
+
+def provenance_differences(group: Group) -> list[str]:
+    """A note if the seeds that are averaged were made on other devices, by other versions, or by changed code."""
+    if len(group.records) == 1:
+        return []
+    facts = {"device": [record.device for record in group.records]} | {
+        name: [record.versions.get(name, "unknown") for record in group.records] for name in ("norml", "torch")
+    }
+    parts = [
+        f"{name} {' and '.join(dict.fromkeys(of_seeds))}" for name, of_seeds in facts.items() if len({*of_seeds}) > 1
+    ]
+    dirty = [record.seed for record in group.records if record.git.dirty]
+    parts += [f"{seeds_text(dirty)} by code with uncommitted changes"] if dirty else []
+    return [f"{seeds_text(group.seeds)} differ: {'; '.join(parts)}"] if parts else []
 
 
 def _groups(records: Sequence[RunRecord]) -> list[Group]:
@@ -106,7 +122,7 @@ def _flat(spec: RunSpec) -> dict[str, Any]:
     return {**values.pop("protocol"), **values.pop("rule"), **values}
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
+def _value_text(values: dict[str, Any], key: str) -> str:
     if key not in values:
         return "(none)"
     value = values[key]

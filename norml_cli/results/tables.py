@@ -7,9 +7,10 @@ value that differs from the registry's, becomes a note of the cell. Accuracies a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from norml.statistics import Interval, OverSeeds, episode_means, over_seeds, paired_difference
+from norml.statistics import Interval, OverSeeds, episode_means, holm, over_seeds, p_value, paired_difference
 from norml_cli.registry.entries import Column, Published, Row, TableEntry
 from norml_cli.registry.resolving import Registry
+from norml_cli.results.comparisons import LEVEL
 from norml_cli.results.groups import Group, choose_runs, seeds_text
 from norml_cli.results.records import RunRecord
 
@@ -46,16 +47,15 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's declaration with its rows, and the title of the method that differences are taken against."""
+    """A table's declaration with its rows, and the title of the method that differences are taken against.
+
+    highest: for each column the rows where ours is highest, or not told apart from the highest.
+    """
 
     entry: TableEntry
     rows: tuple[TableRow, ...]
     reference_title: str | None
-
-    def best(self, number: int) -> Cell | None:
-        """The cell of a column where ours is highest; None without another to be higher than."""
-        ours = [row.cells[number] for row in self.rows if row.cells[number].ours is not None]
-        return max(ours, key=lambda cell: cell.ours.accuracy.interval.mean if cell.ours else 0) if ours[1:] else None
+    highest: tuple[frozenset[int], ...]
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         """Row by row."""
@@ -71,7 +71,31 @@ def build_table(registry: Registry, table: TableEntry, records: Sequence[RunReco
         TableRow(row, tuple(_cell(registry, table, row, column, records) for column in table.columns))
         for row in table.rows
     ]
-    return Table(table, tuple(rows), title)
+    columns = zip(*(row.cells for row in rows), strict=True)
+    return Table(table, tuple(rows), title, tuple(_highest([cell.ours for cell in column]) for column in columns))
+
+
+def _highest(column: Sequence[Ours | None]) -> frozenset[int]:
+    """The rows that a test does not tell from the highest, itself included; none where there is nothing to compare.
+
+    p-values are adjusted for the number of rows that the highest is compared with (Holm).
+    """
+    ours = {number: each for number, each in enumerate(column) if each is not None}
+    if len(ours) < 2:  # noqa: PLR2004 - a pair
+        return frozenset()
+    highest, *others = sorted(ours, key=lambda number: ours[number].accuracy.interval.mean, reverse=True)
+    adjusted = holm([_p_of_equality(ours[highest], ours[number]) for number in others])
+    level = [number for number, p in zip(others, adjusted, strict=True) if p > LEVEL]
+    return frozenset([highest, *level])
+
+
+def _p_of_equality(a: Ours, b: Ours) -> float:
+    """Of the paired test; 0 or 1 for what cannot be paired, as the intervals are apart or not."""
+    seeds = [seed for seed in a.runs.seeds if seed in b.runs.seeds]
+    if a.runs.episodes == b.runs.episodes and seeds:
+        return p_value(paired_difference(*(episode_means(each.runs.counts(seeds)) for each in (a, b))))
+    (left, right) = (each.accuracy.interval for each in (a, b))
+    return float(abs(left.mean - right.mean) <= left.half_width + right.half_width)
 
 
 def benchmarks_of(table: TableEntry) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,12 @@ def writable(text: str, encoding: str) -> str:
 def print_text(text: str, console: Console) -> None:
     """Write `text` as it is: not wrapped, not read as markup, and in ASCII where the output holds no more."""
     console.out(writable(text, console.encoding), end="", highlight=False)
+
+
+def name_left_out(faults: Iterable[str]) -> None:
+    """Say on standard error what a list was made without; standard output holds the list alone."""
+    for line in "\n".join(faults).splitlines():
+        Console(stderr=True).print(f"left out: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Output(Console):

@@ -174,6 +174,19 @@ def test_starts_without_numpy(module):
     assert not loads(f"import {module}", "numpy")
 
 
+@pytest.mark.parametrize("command", ["--help", "list", "status", "report"])
+def test_what_computes_no_interval_runs_without_scipy(command):
+    """On the records of this repository; scipy.special takes longer than the rest of these commands together."""
+    results = Path(__file__).parents[2] / "results"
+    arguments = [command, "--results", str(results)] if command in {"status", "report"} else [command]
+    run = f"sys.argv[1:] = {arguments}\nfrom norml_cli.app import main\ntry: main()\nexcept SystemExit: pass"
+    program = f"import sys\n{run}\nprint(any(name in sys.modules for name in ('scipy', 'numpy', 'torch')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *printed, heavy = done.stdout.splitlines()
+    assert printed
+    assert heavy == "False"
+
+
 def test_a_loaded_module_is_detected():
     """The checks above can fail; numpy stands in for torch, which takes seconds."""
     assert loads("import numpy", "numpy")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from norml_cli.results.store import find_records
+from norml_cli.results.store import Results
 from tests.benchmarks.record import (
     ROOT,
     Measurement,
@@ -81,4 +81,4 @@ def test_a_record_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, mon
 
 def test_speed_records_are_no_runs(tmp_path: Path):
     write_speed_record(tmp_path, "seed-0", made_record())
-    assert find_records(tmp_path) == []
+    assert Results(tmp_path).runs() == []

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from norml_cli.registry.reading import builtin_registry
+from norml_cli.registry.protocol import RESERVED_IDS
+from norml_cli.registry.reading import builtin_registry, load_registry
+from norml_cli.results.store import Results, write_record
 from tests.helpers.command_line import Shell
+from tests.helpers.made_records import made_benchmark, made_record
 from tests.helpers.tiny import write_entry
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
@@ -158,3 +161,61 @@ def test_commands_that_need_no_tensors_load_no_torch(arguments: list[str], tmp_p
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_benchmark_may_not_be_named_like_another_folder_of_results(shell: Shell):
+    """Its runs would be written and never found again."""
+    for id_ in sorted(RESERVED_IDS):
+        path = write_entry(shell.registry, "benchmarks", {**made_benchmark(), "id": id_})
+        code, _, err = shell.norml("validate")
+        path.unlink()
+        assert code == 2
+        assert f"{id_}.yaml: id: '{id_}' is the name of another folder under results/; choose another id" in err
+
+
+def test_one_damaged_record_does_not_hide_the_others(shell: Shell):
+    registry = load_registry(None)
+    settings = {"benchmark": "glyphs-5way", "test_episodes": 4}
+    records = [made_record(registry, "maml-constant-lr", [4, 4, 3, 5], seed=seed, **settings) for seed in (0, 1)]
+    good, bad = (Results(shell.results).run_path(record.spec, record.seed) for record in records)
+    for path, record in zip((good, bad), records, strict=True):
+        write_record(path, record)
+    bad.write_text(bad.read_text(encoding="utf-8").replace("finished", "begun"), encoding="utf-8")
+    told = "seed-1.json: digest: is not that of the rest"
+    for command in ("report", "status"):
+        code, out, err = shell.norml(command)
+        assert (code, told in err, err.startswith("left out: ")) == (0, True, True)
+        assert "seed 0" in out or "80.00 ± 25.98" in out
+    code, _, err = shell.norml("compare", "maml-constant-lr", "norml", "--benchmark", "glyphs-5way", "--shots", "1")
+    assert (code, told in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["report", "status", "report --table table-2", "compare norml maml-constant-lr"])
+def test_a_mistyped_results_folder_is_told(shell: Shell, command: str):
+    code, out, err = shell.norml(*command.split(), "--results", "typo")
+    assert (code, out) == (2, "")
+    assert err == "error: --results typo: no such folder; name the folder that `norml run` wrote to\n"
+
+
+def test_hints_name_the_places_that_the_command_named(shell: Shell):
+    (shell.folder / "elsewhere").mkdir()
+    code, out, _ = shell.norml("report", "--table", "table-glyphs", "--results", "elsewhere")
+    assert code == 0
+    assert out.rstrip().endswith("--shots 5 --results elsewhere")
+    err = shell.norml("compare", "norml", "maml-constant-lr", "--results", "elsewhere")[2]
+    assert "--shots 1 --results elsewhere` makes one" in err
+
+
+@pytest.mark.parametrize(("command", "width"), [("list", 30), ("show omniglot", 30), ("list", 80), ("list", 0)])
+def test_narrow_terminals_show_everything(shell: Shell, command: str, width: int):
+    shell.monkeypatch.setenv("COLUMNS", str(width))
+    out = shell.norml(*command.split())[1]
+    assert max(map(len, out.splitlines())) <= (width or 80)
+    words = "".join(out.split())
+    for text in ("Omniglot", "https://github.com/brendenlake/omniglot", "MIT"):
+        assert text in words
+
+
+def test_what_is_piped_is_not_wrapped(shell: Shell):
+    """`norml validate | cat` is one line."""
+    assert len(shell.norml("validate")[1].splitlines()) == 1

@@ -52,9 +52,11 @@ def test_constant_values_have_no_scatter():
     assert interval_95([0.5] * 7).half_width == 0
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 8, 50, 119, 199, 200, 201, 599, 9999, 10**6])
-def test_quantile_agrees_with_scipy(degrees):
-    assert t_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-10)
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062047362), (3, 3.18244630528), (10, 2.22813885199), (120, 1.97993040508)]
+)
+def test_quantiles_of_printed_tables(degrees, quantile):
+    assert t_975(degrees) == pytest.approx(quantile, rel=1e-11)
 
 
 def test_quantile_at_600_episodes():
@@ -155,12 +157,41 @@ def test_effect_size_is_the_mean_in_standard_deviations():
     assert effect_size(Interval(-1.0, 0.0, 4)) == -math.inf
 
 
-def test_the_number_that_settles_it_just_excludes_zero():
-    interval = interval_95([1.0, -0.5] * 200)  # mean 0.25
+@pytest.mark.parametrize(
+    ("t", "n", "p"),
+    [
+        (10, 10_000, 1.963330150649400e-23),  # mpmath: betainc(df / 2, 1 / 2, 0, df / (df + t ** 2)), 40 digits
+        (31, 10_000, 1.513707609418117e-201),
+        (60, 200, 2.100479097075568e-129),
+        (1, 2, 0.5),  # Cauchy's distribution
+    ],
+)
+def test_p_values_are_right_far_into_the_tail(t, n, p):
+    assert p_value(Interval(float(t), t_975(n - 1), n)) == pytest.approx(p, rel=1e-11, abs=0)
+    assert p_value(Interval(-float(t), t_975(n - 1), n)) == pytest.approx(p, rel=1e-11, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("d_z", "number"),  # t(0.975, n-1) / sqrt(n): 8.985 at 2, 2.484 at 3, 1.591 at 4, 0.925 at 7, 0.836 at 8
+    [(9.0, 2), (3.1, 3), (1.6, 4), (1.59, 5), (0.93, 7), (0.86, 8)],
+)
+def test_the_number_that_settles_it_by_hand(d_z, number):
+    assert values_to_settle(Interval(d_z, t_975(1) / math.sqrt(2), 2)) == number
+    assert values_to_settle(Interval(-d_z, t_975(1) / math.sqrt(2), 2)) == number
+
+
+@pytest.mark.parametrize("n", [2, 5, 400])
+def test_the_number_that_settles_it_is_the_least(n):
+    """An interval of as many values with this scatter excludes zero, and one of a value fewer does not."""
+    interval = Interval(0.083, 2.0 * t_975(n - 1) / math.sqrt(n), n)  # sd 2
     number = values_to_settle(interval)
-    half_width = interval.half_width * math.sqrt(interval.n / number)
-    assert half_width <= abs(interval.mean) < interval.half_width * math.sqrt(interval.n / (number - 1))
+    assert t_975(number - 1) * 2.0 / math.sqrt(number) <= 0.083 < t_975(number - 2) * 2.0 / math.sqrt(number - 1)
+
+
+def test_nothing_settles_a_mean_of_zero():
     assert values_to_settle(Interval(0.0, 0.1, 4)) is None
+    assert values_to_settle(Interval(0.1, 0.0, 4)) == 2
+    assert values_to_settle(Interval(1e-17, 0.1, 4)) > 10**30  # what rounding leaves of a zero
 
 
 def test_holm_by_hand():

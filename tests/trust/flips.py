@@ -26,7 +26,7 @@ from norml_cli.registry.reading import load_registry
 from norml_cli.registry.recipes import backbone_path, resolve_recipe
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import PretrainSpec
-from norml_cli.results.store import pretraining_path, read_pretraining, read_record
+from norml_cli.results.store import Results, read_pretraining, read_record
 from norml_cli.training.checkpoints import read_checkpoint
 from norml_cli.training.embedding import read_backbone
 from norml_cli.training.pretraining import Pretraining
@@ -65,8 +65,8 @@ class Files:
             "backbone weights": (backbone_path(self.spec, 0, ".weights"), self._backbone),
             "record": (self.record, lambda: read_record(self.record).model_dump()),
             "record of a pretraining": (
-                pretraining_path(Path("results"), self.spec, 0),
-                lambda: read_pretraining(pretraining_path(Path("results"), self.spec, 0)).model_dump(),
+                Results(Path("results")).pretraining_path(self.spec, 0),
+                lambda: read_pretraining(Results(Path("results")).pretraining_path(self.spec, 0)).model_dump(),
             ),
         }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from norml_cli.commands.report import report_html
 from norml_cli.files.errors import UserError
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import record_path, write_record
+from norml_cli.results.store import Results, write_record
 from tests.helpers.made_records import made_content, made_record, made_registry
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -53,7 +53,7 @@ def results(registry, tmp_path):
         made_record(registry, "maml-constant-lr", [5, 6, 4, 5]),
         made_record(registry, "norml", [7, 7, 5, 6], outer_steps=500, inner_lr=0.2),
     ):
-        write_record(record_path(folder, record.spec, record.seed), record)
+        write_record(Results(folder).run_path(record.spec, record.seed), record)
     return folder
 
 
@@ -136,7 +136,7 @@ def test_learning_curves_are_drawn_and_told(registry, tmp_path):
     content = made_content(registry, "norml", [7, 7, 5, 6])
     content["curve"].insert(0, content["curve"][0] | {"step": 500, "validation_accuracy": 0.25})
     record = RunRecord.model_validate(content)
-    write_record(record_path(tmp_path / "results", record.spec, record.seed), record)
+    write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
     [_, curves] = (reader := read(made(registry, tmp_path / "results", tmp_path))).all("img")
     assert curves["alt"] == "tiny, 1-shot: learning curves; meta-validation accuracy at the end: NORML 50.0%"
     drawn = "".join(tree(pictures(reader)[1]).itertext())
@@ -147,7 +147,7 @@ def test_learning_curves_are_drawn_and_told(registry, tmp_path):
 def test_a_method_far_below_is_named_and_not_drawn(registry, tmp_path):
     for method, correct in (("maml-constant-lr", [9, 9, 8, 9]), ("norml", [1, 2, 1, 1])):
         record = made_record(registry, method, correct)
-        write_record(record_path(tmp_path / "results", record.spec, record.seed), record)
+        write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
     svg = pictures(read(made(registry, tmp_path / "results", tmp_path)))[0]
     assert "(off the scale: NORML 12.5" in "".join(tree(svg).itertext())
 
@@ -165,7 +165,7 @@ def test_what_was_looked_at_inside_is_shown_as_an_image(registry, results, tmp_p
 def test_titles_are_text(tmp_path):
     registry = made_registry(tmp_path / "entries", title="<b onclick=alert(1)>&amp;")
     record = made_record(registry, "norml", [7, 7, 5, 6])
-    write_record(record_path(tmp_path / "results", record.spec, record.seed), record)
+    write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
     reader = read(made(registry, tmp_path / "results", tmp_path))
     assert "<b onclick=alert(1)>&amp;" in "".join(reader.texts)
     assert not reader.all("b")
@@ -176,6 +176,7 @@ def test_the_same_records_make_the_same_page(registry, results, tmp_path):
 
 
 def test_nothing_to_show_is_refused_and_nothing_written(registry, tmp_path):
+    (tmp_path / "results").mkdir()
     with pytest.raises(UserError, match=r"no table has a finished run; `norml run METHOD` makes one"):
         made(registry, tmp_path / "results", tmp_path)
     assert not (tmp_path / "deep").exists()

@@ -11,15 +11,17 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
+from norml_cli.arguments import places_text
 from norml_cli.commands.report import print_text, report
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.formats import FORMATS
+from norml_cli.reporting.latex import to_latex
 from norml_cli.reporting.lists import RUN_KEYS, render_runs
-from norml_cli.reporting.sheets import Figure, Grid, Page, to_latex
+from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.reporting.table_sheet import CELL_KEYS, render_table
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import record_path, write_record
+from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_benchmark, made_content, made_record, made_registry, made_table, write_entry
 
@@ -36,6 +38,7 @@ MARKDOWN = """\
 | NORML | 60.2 | **62.50 ± 15.23 (a)** | +2.30 | +12.50 ± 7.96* | - |
 | NORML (zero cell) | - | - | - | - | - |
 
+- bold: the highest of its column and all that a paired test does not tell from it (Holm's method)
 - paper: Nobody 2020, Table 9
 - ours: accuracy in percent with its 95% interval over 4 test episodes, mean of 1 seed
 - vs reference: difference from MAML (constant lr) on the same test episodes and seeds, paired by episode, \
@@ -45,27 +48,32 @@ with its 95% interval; *: this excludes zero (not adjusted for the number of met
 """
 
 LATEX = (
-    r"""% needs \usepackage{booktabs, graphicx}
+    r"""% needs \usepackage{booktabs, graphicx, siunitx}
 \begin{table}
 \centering
+\sisetup{detect-weight, retain-explicit-plus}
 \caption{50\% \& more}
 \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
-\begin{tabular}{lrrrrr}
+\begin{tabular}{lS[table-format=2.1]@{\,}c@{\,}S[table-format=1.2]"""
+    r"""S[table-format=2.2]@{\,}c@{\,}S[table-format=2.2]@{}lS[table-format=+1.2]"""
+    r"""S[table-format=+2.2]@{\,}c@{\,}S[table-format=1.2]@{}lS[table-format=2.1]}
 \toprule
-\multicolumn{1}{c}{} & \multicolumn{4}{c}{1-shot} & \multicolumn{1}{c}{elsewhere} \\
-\cmidrule(lr){2-5}\cmidrule(lr){6-6}
-method & paper & ours & ours - paper & vs reference & paper \\
+\multicolumn{1}{c}{} & \multicolumn{12}{c}{1-shot} & \multicolumn{1}{c}{elsewhere} \\
+\cmidrule(lr){2-13}\cmidrule(lr){14-14}
+method & \multicolumn{3}{c}{paper} & \multicolumn{4}{c}{ours} & \multicolumn{1}{c}{ours - paper} & """
+    r"""\multicolumn{4}{c}{vs reference} & \multicolumn{1}{c}{paper} \\
 \midrule
-Published\_only & $50.5 \pm 1.25$ & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & $60.2$ \\
-MAML \textbar{} const & $48.0\phantom{{} \pm 1.25}$ & $50.00 \pm 12.99$\phantom{\textsuperscript{(a)}} & $+2.00$ & """
-    r"""\multicolumn{1}{c}{reference} & \multicolumn{1}{c}{-} \\
-NORML & $60.2\phantom{{} \pm 1.25}$ & $\mathbf{62.50} \pm 15.23$\textsuperscript{(a)} & $+2.30$ & """
-    r"""$+12.50 \pm 7.96^{*}$ & \multicolumn{1}{c}{-} \\
-NORML (zero cell) & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} & """
-    r"""\multicolumn{1}{c}{-} & \multicolumn{1}{c}{-} \\
+Published\_only & 50.5 & $\pm$ & 1.25 & \multicolumn{4}{c}{-} & \multicolumn{1}{c}{-} & \multicolumn{4}{c}{-} & 60.2 \\
+MAML \textbar{} const & 48.0 &  &  & 50.00 & $\pm$ & 12.99 &  & +2.00 & """
+    r"""\multicolumn{4}{c}{reference} & \multicolumn{1}{c}{-} \\
+NORML & 60.2 &  &  & \bfseries 62.50 & $\pm$ & 15.23 & \textsuperscript{(a)} & +2.30 & """
+    r"""+12.50 & $\pm$ & 7.96 & \textsuperscript{{*}} & \multicolumn{1}{c}{-} \\
+NORML (zero cell) & \multicolumn{3}{c}{-} & \multicolumn{4}{c}{-} & \multicolumn{1}{c}{-} & """
+    r"""\multicolumn{4}{c}{-} & \multicolumn{1}{c}{-} \\
 \bottomrule
 \end{tabular}}
 \par\medskip{\raggedright\footnotesize
+bold: the highest of its column and all that a paired test does not tell from it (Holm's method)\par
 paper: Nobody 2020, Table 9\par
 ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed\par
 vs reference: difference from MAML (constant lr) on the same test episodes and seeds, """
@@ -83,10 +91,10 @@ accuracy_over_first,half_width_over_first,seeds,seed_sd,\
 outer_steps,minus_published,minus_reference,minus_reference_half_width,missing,notes
 Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,false,
 Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,false,
-MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.129922826363,4,,,0,,2000,0.020000000000,,,false,
+MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.1299228264,4,,,0,,2000,0.02,,,false,
 MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,false,
-NORML,norml,1-shot,tiny,1,0.602,,0.625,0.152348018083,4,,,0,,500,0.023000000000,0.125,\
-0.079561157632,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
+NORML,norml,1-shot,tiny,1,0.602,,0.625,0.1523480181,4,,,0,,500,0.023,0.125,\
+0.0795611576,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
 NORML,norml,elsewhere,,5,,,,,,,,,,,,,,false,
 NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,true,
 NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,false,
@@ -116,17 +124,18 @@ def cell_of(registry, records, row=2, column=0):
 
 
 def rounded(text):
-    """Full-precision numbers at 12 decimals: the last bits may differ between machines."""
-    return re.sub(r"\d\.\d{13,}", lambda match: f"{float(match[0]):.12f}", text)
+    """Numbers of 12 digits at 10: the last may differ between machines."""
+    return re.sub(r"\d\.\d{12,}", lambda match: f"{float(match[0]):.10f}", text)
 
 
 def same(interval, expected):
     return astuple(interval) == pytest.approx(astuple(expected), rel=1e-12)
 
 
-def put(results, *records):
-    for record in records:
-        write_record(record_path(results, record.spec, record.seed), record)
+def put(results, record):
+    path = Results(results).run_path(record.spec, record.seed)
+    write_record(path, record)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------ golden texts
@@ -140,26 +149,34 @@ def test_golden_table(table, format_, text):
     assert rounded(render_table(table, format_, width=80)) == text
 
 
-def test_latex_pads_numbers_so_that_their_points_stand_below_each_other():
-    column = ["9.5", "12.25 ± 0.5", "+3.10 ± 10.25*", Figure("8.00 ± 0.50 (a)", best=True), "-", "2,000"]
-    page = Page(Grid(["name", "figure"], [["x", cell] for cell in column]))
-    cells = [line.removeprefix("x & ").removesuffix(r" \\") for line in to_latex(page).splitlines() if line[:2] == "x "]
-    star, mark = r"\phantom{^{*}}", r"\phantom{\textsuperscript{(a)}}"
+def test_latex_puts_the_parts_of_a_number_into_columns_of_their_own():
+    """siunitx aligns the mean and the half-width by their points; every row fills the same number of columns."""
+    column = ["9.5", "12.25 ± 0.5", "+3.10 ± 10.25*", CellText("8.00 ± 0.50 (a)", best=True), "-", "2,000"]
+    text = to_latex(Sheet(Grid(["name", "number"], [["x", cell] for cell in column])))
+    assert r"\begin{tabular}{lS[table-format=+2.2]@{\,}c@{\,}S[table-format=2.2]@{}l}" in text
+    assert r"name & \multicolumn{4}{c}{number} \\" in text
+    cells = [line.removeprefix("x & ").removesuffix(r" \\") for line in text.splitlines() if line[:2] == "x "]
     assert cells == [
-        rf"$9.5\phantom{{5}}\phantom{{{{}} \pm 10.25}}{star}${mark}",
-        rf"$12.25 \pm \phantom{{0}}0.5\phantom{{5}}{star}${mark}",
-        rf"$+3.10 \pm 10.25^{{*}}${mark}",
-        rf"$\mathbf{{8.00}} \pm \phantom{{0}}0.50{star}$\textsuperscript{{(a)}}",
-        r"\multicolumn{1}{c}{-}",
-        "2,000",
+        "9.5 &  &  & ",
+        r"12.25 & $\pm$ & 0.5 & ",
+        r"+3.10 & $\pm$ & 10.25 & \textsuperscript{{*}}",
+        r"\bfseries 8.00 & $\pm$ & 0.50 & \textsuperscript{(a)}",
+        r"\multicolumn{4}{c}{-}",
+        r"\multicolumn{4}{r}{2,000}",
     ]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX (pdflatex) with booktabs and graphicx")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs LaTeX (pdflatex) with booktabs, graphicx and siunitx"
+)
 def test_latex_compiles(table, registry, tmp_path):
     runs = [(Path("x"), made_record(registry, "norml", OURS))]
     texts = [render_table(table, "latex", width=80), render_runs(registry, runs, "latex", width=80)]
-    document = [r"\documentclass{article}\usepackage{booktabs, graphicx}\begin{document}", *texts, r"\end{document}"]
+    document = [
+        r"\documentclass{article}\usepackage{booktabs, graphicx, siunitx}\begin{document}",
+        *texts,
+        r"\end{document}",
+    ]
     (tmp_path / "page.tex").write_text("\n".join(document))
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -203,8 +220,53 @@ def test_narrow_terminal_shows_columns_one_below_the_other(table):
 def test_full_ablation_table_fits_a_narrow_terminal(registry):
     table = build_table(registry, registry.table("table-glyphs"), [])
     lines = render_table(table, "rich", width=80).splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if not line.startswith("missing: ")) <= 80
     assert any(line.startswith("NORML (zero hidden & zero cell) ") for line in lines)
+
+
+def test_bold_marks_all_that_are_not_told_from_the_highest(registry):
+    """Against NORML's 7, 7, 5, 6: 1, 0, 1, 0 fewer has p = 0.18, 2, 1, 1, 1 fewer p = 0.015, 0.03 as one of two."""
+    records = [
+        made_record(registry, "maml-constant-lr", REFERENCE),
+        made_record(registry, "norml", OURS),
+        made_record(registry, "norml-zero-cell", [6, 7, 4, 6]),
+    ]
+    table = build_table(registry, registry.table("tiny-table"), records)
+    assert table.highest == (frozenset({2, 3}), frozenset())
+    text = render_table(table, "markdown", width=80)
+    assert "**62.50 ± 15.23**" in text
+    assert "**57.50" in text
+    assert "| 50.00 ± 12.99 |" in text
+    elsewhere = made_record(registry, "norml-zero-cell", [1, 1, 2, 1], test_hash="episodes-b")  # intervals are apart
+    apart = build_table(registry, registry.table("tiny-table"), [*records[:2], elsewhere])
+    assert apart.highest[0] == {2}
+    near = made_record(registry, "norml-zero-cell", [6, 7, 4, 6], test_hash="episodes-b")
+    assert build_table(registry, registry.table("tiny-table"), [*records[:2], near]).highest[0] == {2, 3}
+
+
+def test_hints_keep_the_places_that_were_named(registry):
+    table = build_table(registry, registry.table("tiny-table"), [])
+    options = places_text(Path("my results"), Path("mine"))
+    text = render_table(table, "rich", width=80, options=options)
+    assert text.splitlines()[-1] == (
+        "missing: norml run maml-constant-lr norml norml-zero-cell --benchmark tiny --shots 1 "
+        "--results 'my results' --registry mine"
+    )
+    assert render_runs(registry, [], "rich", width=80, options=options) == (
+        "no finished runs; `norml run METHOD --results 'my results' --registry mine` makes one\n"
+    )
+    assert places_text(Path("results"), None) == ""
+
+
+@pytest.mark.parametrize("width", [0, 20, 33, 50, 64])
+def test_no_terminal_is_too_narrow_for_a_cell(table, width):
+    """0 is what a terminal says that does not know its width."""
+    text = render_table(table, "rich", width=width)
+    table_lines = [line for line in text.splitlines() if not line.startswith("missing: ")]
+    assert max(map(len, table_lines)) <= (width or 80)
+    words = " ".join(text.split())
+    for part in ("NORML (zero cell)", "62.50 ± 15.23 (a)", "+12.50 ± 7.96*", "50.5 ± 1.25", "2,000 outer steps"):
+        assert part in words
 
 
 # ----------------------------------------------------------------------------------------------------- which runs
@@ -458,7 +520,7 @@ def test_command_prints_the_text_unchanged(registry, tmp_path, table_id, format_
     record = made_record(registry, "norml", OURS)
     put(results, record)
     if table_id is None:
-        expected = render_runs(registry, [(results, record)], format_, width=80)
+        expected = render_runs(registry, [(put(results, record), record)], format_, width=80)
     else:
         expected = render_table(build_table(registry, registry.table(table_id), [record]), format_, width=80)
     assert printed(registry, results, table_id=table_id, format_=format_) == expected
@@ -506,12 +568,22 @@ def test_a_table_reads_the_records_of_its_own_benchmarks_alone(registry, tmp_pat
     settings = {"format_": "markdown", "results": tmp_path / "results", "console": console}
     report(registry, table_id="tiny-table", **settings)
     assert "62.50" in console.file.getvalue()
-    with pytest.raises(UserError, match="damaged"):
-        report(registry, table_id=None, **settings)
 
 
-def test_broken_record_stops_the_report(registry, tmp_path):
-    path = record_path(tmp_path, registry.resolve("norml", "tiny", 1).spec, 0)
+def test_the_list_names_a_broken_record_and_goes_on(registry, tmp_path, capfd):
+    good = put(tmp_path, made_record(registry, "norml", OURS))
+    copied = good.with_name("seed-0 (copy).json")
+    copied.write_bytes(good.read_bytes())
+    text = printed(registry, tmp_path, table_id=None, format_="csv")
+    assert len(text.splitlines()) == 2
+    assert (
+        capfd.readouterr().err
+        == f"left out: {copied}: holds the run that belongs at {good}; move it there or delete it\n"
+    )
+
+
+def test_broken_record_stops_a_table(registry, tmp_path):
+    path = Results(tmp_path).run_path(registry.resolve("norml", "tiny", 1).spec, 0)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from norml.statistics import holm
 from norml_cli.commands.compare import compare_methods
 from norml_cli.files.errors import UserError
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, verdict
 from norml_cli.results.comparisons import compare, compare_table
-from norml_cli.results.store import record_path, write_record
-from tests.helpers.made_records import made_record, made_registry
+from norml_cli.results.groups import choose_runs
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import Results, write_record
+from tests.helpers.made_records import made_content, made_record, made_registry
 
 MAML, NORML, ZERO_CELL = "maml-constant-lr", "norml", "norml-zero-cell"
 
@@ -29,7 +32,7 @@ def compared(registry, methods, records, shots=1):
 
 def printed(registry, tmp_path, records, methods, **settings) -> str:
     for record in records:
-        write_record(record_path(tmp_path / "results", record.spec, record.seed), record)
+        write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
     console = Console(file=io.StringIO(), width=settings.pop("width", 100))
     defaults = {"table": None, "benchmark": "tiny", "shots": 1, "format_": "rich", "results": tmp_path / "results"}
     compare_methods(registry, methods, console=console, **(defaults | settings))
@@ -48,7 +51,7 @@ def test_a_pair_of_one_seed_by_hand(registry):
     assert difference.interval.half_width == pytest.approx(3.182446 * 0.05 / 2, rel=1e-6)
     assert difference.effect_size == pytest.approx(2.5)
     assert difference.p == difference.adjusted_p == pytest.approx(0.015392, abs=1e-6)
-    assert difference.values_to_settle == 2
+    assert difference.values_to_settle == 3  # t(0.975, 2) / sqrt(3) = 2.48
     assert (difference.over, difference.seeds) == ("episodes", (0,))
     assert verdict(comparison, difference) == "norml is ahead"
 
@@ -60,12 +63,12 @@ def test_the_one_behind_is_not_called_ahead(registry):
 
 
 def test_how_many_episodes_would_settle_it(registry):
-    """Differences 3, -1, 0, 2: mean 1, sd sqrt(10 / 3), half-width 3.1824 * sd / 2 = 2.905: 4 * 2.905^2 = 33.8."""
+    """Differences 3, -1, 0, 2: mean 1, sd sqrt(10 / 3), d_z 0.5477; t(14) / sqrt(15) = 0.5538, t(15) / 4 = 0.5329."""
     records = [made_record(registry, NORML, [8, 5, 4, 7]), made_record(registry, MAML, [5, 6, 4, 5])]
     (comparison,) = compared(registry, [NORML, MAML], records)
     (difference,) = comparison.differences
-    assert difference.values_to_settle == 34
-    assert verdict(comparison, difference) == "not told apart; 34 episodes would"
+    assert difference.values_to_settle == 16
+    assert verdict(comparison, difference) == "not told apart; 16 episodes would tell"
 
 
 def test_equal_answers_are_no_difference(registry):
@@ -106,8 +109,71 @@ def test_seeds_and_episodes_are_two_levels(registry):
     assert both.half_width == pytest.approx(3.182446 * 0.05 / 2, rel=1e-6)
     assert (over_seeds.mean, over_seeds.n) == (pytest.approx(0.075), 2)
     assert over_seeds.half_width == pytest.approx(12.7062 * 0.1 / 2, rel=1e-4)
-    assert verdict(comparison, comparison.differences[3]).startswith("not told apart; ")
-    assert verdict(comparison, comparison.differences[3]).endswith(" seeds would")
+    # d_z of the seeds 0.75 / sqrt(0.5) = 1.06: t(5) / sqrt(6) = 1.049, t(4) / sqrt(5) = 1.242
+    assert verdict(comparison, comparison.differences[3]) == "too few seeds; 6 would do"
+
+
+def three_seeds(registry, leads):
+    """NORML ahead of MAML by so many queries in each episode of each seed, and by one more in the first episode."""
+    maml = [5, 5, 5, 4]
+    records = [made_record(registry, MAML, maml, seed=seed) for seed in range(len(leads))]
+    for seed, lead in enumerate(leads):
+        counts = [correct + lead for correct in maml]
+        records.append(made_record(registry, NORML, [counts[0] + 1, *counts[1:]], seed=seed))
+    return records
+
+
+def test_a_verdict_on_methods_needs_three_seeds_and_stands_apart_from_that_on_weights(registry):
+    """Leads of 1.25, 1.25, 2.25 and 3.25 queries have a sd of 0.957: t = 2 / 0.479 = 4.18, p = 0.025 at 3 degrees."""
+    (comparison,) = compared(registry, [NORML, MAML], three_seeds(registry, [1, 1, 2, 3]))
+    assert verdict(comparison, comparison.over_episodes) == "norml is ahead"
+    assert comparison.over_seeds.p == pytest.approx(0.0249, abs=1e-4)
+    assert verdict(comparison, comparison.over_seeds) == "norml is ahead"
+    (two,) = compared(registry, [NORML, MAML], three_seeds(registry, [2, 2]))
+    assert two.over_seeds.p == 0  # the same lead twice
+    assert verdict(two, two.over_seeds) == "too few seeds; 3 would do"
+
+
+def test_inside_seed_scatter_is_a_verdict(registry):
+    """Leads of 0.25, 2.25 and -0.75 queries: the weights of all seeds together are ahead, the methods are not."""
+    (comparison,) = compared(registry, [NORML, MAML], three_seeds(registry, [0, 2, -1]))
+    assert comparison.over_seeds.interval.mean == pytest.approx(0.1 * (0.25 + 2.25 - 0.75) / 3)
+    assert verdict(comparison, comparison.over_seeds).startswith("inside seed scatter; ")
+    assert verdict(comparison, comparison.over_seeds).endswith(" seeds would tell")
+
+
+def test_holm_counts_all_pairs_that_stand_together_whatever_their_seeds(registry):
+    """MAML and NORML have two seeds, the third method one: every p-value over episodes is one of three all the same."""
+    records = [made_record(registry, method, [7, 7, 5, 6], seed=1) for method in (NORML, MAML)]
+    records += [
+        made_record(registry, NORML, [7, 7, 5, 6]),
+        made_record(registry, MAML, [5, 6, 4, 5]),
+        made_record(registry, ZERO_CELL, [6, 6, 5, 4]),
+    ]
+    comparisons = compared(registry, [NORML, MAML, ZERO_CELL], records)
+    assert [c.over_episodes.seeds for c in comparisons] == [(0, 1), (0,), (0,)]
+    ps = [c.over_episodes.p for c in comparisons]
+    assert [c.over_episodes.adjusted_p for c in comparisons] == pytest.approx(holm(ps))
+    first = comparisons[0].differences[0]
+    assert (first.seeds, first.adjusted_p) == ((0,), pytest.approx(3 * 0.015392, abs=3e-6))
+    assert comparisons[0].over_seeds.adjusted_p == comparisons[0].over_seeds.p  # alone at its level
+
+
+def test_seeds_that_were_made_differently_are_averaged_with_a_note(registry):
+    contents = [made_content(registry, NORML, [7, 7, 5, 6], seed=seed) for seed in (0, 1)]
+    contents[1]["device"] = "NVIDIA P100"
+    contents[1]["versions"] = {**contents[1]["versions"], "torch": "9.9"}
+    contents[1]["git"] = {"commit": "0" * 40, "dirty": True}
+    records = [RunRecord.model_validate(content) for content in contents]
+    torch = contents[0]["versions"]["torch"]
+    group, notes = choose_runs(registry, NORML, "tiny", 1, records)
+    assert group.seeds == (0, 1)
+    [note] = notes
+    assert note == (
+        f"seeds 0, 1 differ: device cpu (x86_64, 2 threads) and NVIDIA P100; torch {torch} and 9.9; "
+        "seed 1 by code with uncommitted changes"
+    )
+    assert choose_runs(registry, NORML, "tiny", 1, records[1:])[1] == []  # nothing is averaged
 
 
 def test_many_pairs_make_each_harder_to_settle(registry):
@@ -155,7 +221,7 @@ def test_seeds_that_only_one_has_are_told(registry):
     assert "compared over the seeds in common: 0" in comparison.notes
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [70, 80, 200])
 def test_it_is_printed_within_the_width(registry, tmp_path, width):
     records = [made_record(registry, NORML, [7, 7, 5, 6], inner_lr=0.2), made_record(registry, MAML, [5, 6, 4, 5])]
     text = printed(registry, tmp_path, records, [NORML, MAML], width=width)
@@ -163,7 +229,18 @@ def test_it_is_printed_within_the_width(registry, tmp_path, width):
     assert "0.0154" in text
     assert "norml is ahead" in text
     assert "norml: inner_lr 0.2 instead of 0.4" in text
-    assert max(map(len, text.splitlines())) <= max(width, 90)
+    assert max(map(len, text.splitlines())) <= width
+    assert any("weights, seed 0" in line for line in text.splitlines())  # in one piece
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60])
+def test_a_narrow_terminal_shows_every_cell_whole(registry, tmp_path, width):
+    records = [made_record(registry, ZERO_CELL, [7, 7, 5, 6]), made_record(registry, MAML, [5, 6, 4, 5])]
+    text = printed(registry, tmp_path, records, [ZERO_CELL, MAML], width=width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    for part in ("+12.50 ± 7.96", "0.0154", "+2.50", "norml-zero-cell", "is ahead", "weights,", "seed 0"):
+        assert part in words
 
 
 def test_scripts_get_every_figure(registry, tmp_path):
@@ -188,7 +265,7 @@ def test_the_matrix_shows_leads_both_ways_and_stars_what_is_settled(registry, tm
     counts = {NORML: [7, 7, 5, 6], MAML: [5, 6, 4, 5], ZERO_CELL: [5, 6, 6, 4]}
     records = [made_record(registry, method, correct) for method, correct in counts.items()]
     settings = {"table": "tiny-table", "benchmark": None, "shots": None}
-    text = printed(registry, tmp_path, records, [], **settings)
+    text = printed(registry, tmp_path, records, [], **settings, width=200)
     rows = {line.split()[1]: line.split()[2:] for line in text.splitlines()[1:6] if line[:2] in {"A ", "B ", "C "}}
     assert rows == {MAML: ["-12.50*", "-2.50"], NORML: ["+12.50*", "+10.00"], ZERO_CELL: ["+2.50", "-10.00"]}
     assert max(map(len, printed(registry, tmp_path, [], [], width=80, **settings).splitlines())) <= 80
@@ -215,5 +292,6 @@ def test_a_table_pairs_the_methods_of_each_row_s_own_benchmark(tmp_path):
     ],
 )
 def test_wrong_use_is_refused(registry, tmp_path, methods, settings, words):
+    (tmp_path / "results").mkdir()
     with pytest.raises(UserError, match=words):
         printed(registry, tmp_path, [], methods, **settings)

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from norml_cli.files.errors import UserError
 from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
 from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
-from norml_cli.results.records import RunRecord
-from norml_cli.results.store import digest_of, find_records, read_record, record_path, write_record
+from norml_cli.results.records import RunRecord, TrialRecord
+from norml_cli.results.store import Results, digest_of, read_record, read_trial, trial_name, write_record
 from norml_cli.terminal.command_line import command_line
 from tests.helpers.made_records import made_content, made_record, made_registry
 
@@ -29,7 +30,7 @@ def content(registry):
 
 
 def put(results: Path, record: RunRecord) -> Path:
-    path = record_path(results, record.spec, record.seed)
+    path = Results(results).run_path(record.spec, record.seed)
     write_record(path, record)
     return path
 
@@ -47,7 +48,7 @@ def fault_of(path: Path) -> str:
 
 def test_place_of_a_record(registry, tmp_path):
     spec = registry.resolve("norml", "tiny", 5).spec
-    assert record_path(tmp_path, spec, 3) == tmp_path / "tiny" / "5-shot" / "norml" / "seed-3.json"
+    assert Results(tmp_path).run_path(spec, 3) == tmp_path / "tiny" / "5-shot" / "norml" / "seed-3.json"
 
 
 @pytest.mark.parametrize(
@@ -227,18 +228,101 @@ def test_record_of_another_version(content, tmp_path):
 def test_unreadable_record(tmp_path):
     path = tmp_path / "seed-0.json"
     path.mkdir()
-    assert fault_of(path).startswith(f"{path}: cannot be read (")
+    assert fault_of(path) == f"{path}: cannot be read, for it is a folder; name a record in it (seed-N.json)"
+    assert fault_of(tmp_path / "nothere.json").startswith(f"{tmp_path / 'nothere.json'}: no such file; ")
+    (tmp_path / "seed-0.weights").write_bytes(b"\x00\x01")
+    assert fault_of(tmp_path / "seed-0.weights").endswith(
+        "seed-0.weights: is no record; name a run's record (seed-N.json)"
+    )
+
+
+def test_another_kind_of_record_is_called_what_it_is(content, tmp_path):
+    path = tmp_path / "a-seed-0.json"
+    path.write_text(json.dumps(signed({**content, "study": "rates"})), encoding="utf-8")
+    assert fault_of(path) == (
+        f"{path}: is the record of a study's trial, which has no meta-test; name a run's record instead"
+    )
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
+    with pytest.raises(UserError, match="is a run's record; name the record of a study's trial"):
+        read_trial(path)
+
+
+def test_the_half_width_alone_may_be_left_unchecked(content, tmp_path):
+    """It takes scipy, which `norml status` does without; mean and digest are held in any case."""
+    content["accuracy"]["half_width"] += 0.1
+    path = tmp_path / "seed-0.json"
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
+    assert read_record(path, intervals=False).accuracy.half_width == content["accuracy"]["half_width"]
+    assert "accuracy.half_width is not" in fault_of(path)
+    content["accuracy"]["mean"] += 0.1
+    path.write_text(json.dumps(signed(content)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"accuracy\.mean is not"):
+        read_record(path, intervals=False)
+
+
+def trial_of(registry, **values):
+    return registry.resolve("norml", "tiny", 1, values)
+
+
+def test_a_trial_is_named_by_what_it_varies_in_the_order_of_the_spec(registry, tmp_path):
+    folder = tmp_path / "studies" / "rates" / "1-shot" / "norml"
+    results = Results(tmp_path)
+    for values in ({"inner_lr": 0.2, "gate_scale": 4.0}, {"gate_scale": 4.0, "inner_lr": 0.2}):
+        path = results.trial_path("rates", trial_of(registry, **values), 0)
+        assert path == folder / "inner_lr=0.2,gate_scale=4.0-seed-0.json"
+    assert results.trial_path("rates", trial_of(registry), 7) == folder / "as-declared-seed-7.json"
+
+
+def test_names_of_trials_are_safe_and_short(registry):
+    sizes = trial_of(registry, hidden_sizes=[16, 32], first_order=True, gradient_clip=None)
+    assert trial_name(sizes.spec, ["hidden_sizes", "first_order"]) == "hidden_sizes=16_32,first_order=true"
+    long = [trial_of(registry, hidden_sizes=[*range(1001, 1032), last]) for last in (7, 8)]
+    names = [trial_name(each.spec, ["hidden_sizes"]) for each in long]
+    assert len({*names}) == 2
+    assert all(re.fullmatch(r"hidden_sizes=[0-9_]{107}~[0-9a-f]{8}", name) for name in names)
+
+
+def test_trials_of_two_registries_do_not_share_a_name(registry, tmp_path):
+    """The same change of another declared protocol: the first to finish keeps the name."""
+    results, trial = Results(tmp_path), trial_of(registry, inner_lr=0.2)
+    record = made_content(registry, "norml", CORRECT, inner_lr=0.2)
+    for key in ("episodes", "correct", "accuracy"):
+        del record[key]
+    path = results.trial_path("rates", trial, 0)
+    write_record(path, TrialRecord.model_validate({**record, "study": "rates", "validation_hash": "x"}))
+    assert results.trial_path("rates", trial, 0) == path
+    other = replace(trial, spec=trial_of(registry, inner_lr=0.2, outer_lr=0.5).spec)
+    expected = path.with_name(f"inner_lr=0.2~{other.spec.hash()[:8]}-seed-0.json")
+    assert results.trial_path("rates", other, 0) == expected
+
+
+def test_every_record_is_read_once_by_the_reader_of_its_kind(registry, tmp_path):
+    paths = [put(tmp_path, made_record(registry, "norml", CORRECT))]
+    paths.append(put(tmp_path / "other-protocols" / "short", made_record(registry, "norml", CORRECT)))
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "seed-0.json").write_text("another kind of measurement")
+    scan = Results(tmp_path).scan_all()
+    assert [path for path, _ in scan.records] == paths
+    assert scan.faults == []
 
 
 def test_no_results_folder(tmp_path):
-    assert find_records(tmp_path / "nowhere") == []
+    assert Results(tmp_path / "nowhere").runs() == []
 
 
-def test_results_that_is_a_file(tmp_path):
+def test_a_results_folder_that_is_named_must_be_there(tmp_path, monkeypatch):
     path = tmp_path / "results"
+    with pytest.raises(UserError, match=r"--results .*results: no such folder; name the folder that"):
+        Results(path).require_folder()
     path.write_text("")
     with pytest.raises(UserError, match="not a folder; name the folder that `norml run` wrote to"):
-        find_records(path)
+        Results(path).require_folder()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="no such folder"):
+        Results(tmp_path / "loop").require_folder()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Results(Path("results")).require_folder()  # the default, which the first run makes
 
 
 def test_records_are_found_in_order_and_other_files_left_alone(registry, tmp_path):
@@ -253,8 +337,8 @@ def test_records_are_found_in_order_and_other_files_left_alone(registry, tmp_pat
         (results / folder / "seed-0.json").write_text("another kind of measurement")
     other = results / "other-protocols" / "meta-batch-4"
     apart = put(other, made_record(registry, "norml", CORRECT))
-    assert [path for path, _ in find_records(results)] == sorted(paths)
-    assert [path for path, _ in find_records(other)] == [apart]
+    assert [path for path, _ in Results(results).runs()] == sorted(paths)
+    assert [path for path, _ in Results(other).runs()] == [apart]
 
 
 def test_every_broken_record_is_told(registry, tmp_path):
@@ -264,7 +348,7 @@ def test_every_broken_record_is_told(registry, tmp_path):
     misplaced = good.with_name("seed-7.json")
     misplaced.write_bytes(good.read_bytes())
     with pytest.raises(UserError) as caught:
-        find_records(tmp_path)
+        Results(tmp_path).runs()
     cut_off_fault, misplaced_fault = str(caught.value).splitlines()
     assert cut_off_fault.startswith(f"{cut_off}: not JSON (")
     assert misplaced_fault == (f"{misplaced}: holds the run that belongs at {good}; move it there or delete it")

@@ -6,7 +6,6 @@ record it rests on. Accuracies and differences are returned as the page prints t
 
 import csv
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,19 +13,18 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.results.comparisons import Difference, compare_table
 from norml_cli.results.records import CurvePoint, RunRecord
-from norml_cli.results.store import find_records, find_studies
+from norml_cli.results.store import Results
 
 BENCHMARK, TABLE = "omniglot-20way", "table-2"
-OTHER_PROTOCOLS = "other-protocols"
 
 
-class Figures:
+class Numbers:
     """Read from the records under `results` once, looked up by name."""
 
-    def __init__(self, registry: Registry, results: Path) -> None:
-        self._registry, self._results = registry, results
-        self.records = [record for _, record in find_records(results)]
-        self.trials = [trial for _, trial in find_studies(results)]
+    def __init__(self, registry: Registry, results: Results) -> None:
+        self._registry, self._folder = registry, results.folder
+        self.records = [record for _, record in results.runs()]
+        self.trials = [trial for _, trial in results.scan_trials().sound()]
         table = registry.table(TABLE)
         self.comparisons = compare_table(registry, table, self.records)
         shots = {column.title: column.shots for column in table.columns}
@@ -82,17 +80,18 @@ class Figures:
 
         Raises ValueError unless it is, told from zero with the number of comparisons taken into account.
         """
-        sign, found = self._difference(a, b, shots)
-        if not found.settled or sign * found.interval.mean < 0:
+        sign, difference = self._difference(a, b, shots)
+        lead = sign * difference.interval.mean
+        if not difference.settled or lead < 0:
             raise ValueError(f"{a} is not ahead of {b} at {shots} shots; say something else")
-        return percent(sign * found.interval.mean, found.interval.half_width)
+        return percent(lead, difference.interval.half_width)
 
     def level(self, a: str, b: str, shots: int) -> str:
         """The difference of two that are not told apart: '-0.02 ± 0.14'. Raises ValueError if they are."""
-        sign, found = self._difference(a, b, shots)
-        if found.settled:
+        sign, difference = self._difference(a, b, shots)
+        if difference.settled:
             raise ValueError(f"{a} and {b} are told apart at {shots} shots; say something else")
-        return percent(sign * found.interval.mean, found.interval.half_width, sign="+")
+        return percent(sign * difference.interval.mean, difference.interval.half_width, sign="+")
 
     def paper_lead(self, a: str, b: str, shots: int) -> str:
         """How far `a` is ahead of `b` in the paper: '4.0'. Raises ValueError where it is behind."""
@@ -104,8 +103,8 @@ class Figures:
     def trial(self, study: str, method: str, shots: int, outer_steps: int, /, **values: Any) -> str:
         """The best accuracy on meta-validation of the trial that `norml study` makes with these values: '81.8'."""
         spec = self._registry.resolve(method, BENCHMARK, shots, {"outer_steps": outer_steps, **values}).spec
-        [found] = [trial for trial in self.trials if (trial.study, trial.spec_hash) == (study, spec.hash())]
-        return f"{100 * found.best.validation_accuracy:.1f}"
+        [trial] = [trial for trial in self.trials if (trial.study, trial.spec_hash) == (study, spec.hash())]
+        return f"{100 * trial.best.validation_accuracy:.1f}"
 
     def n_trials(self, method: str, shots: int, outer_steps: int, studies: Sequence[str]) -> int:
         """Different trials of so many outer steps in these studies."""
@@ -141,23 +140,22 @@ class Figures:
 
     def _runs(self, method: str, shots: int) -> list[RunRecord]:
         place = (method, shots, BENCHMARK)
-        found = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark) == place]
-        if not found:
+        runs = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark) == place]
+        if not runs:
             raise ValueError(f"{method} has not been run at {shots} shots")
-        return found
+        return runs
 
     def _over_runs(self, method: str, shots: int, value: Callable[[RunRecord], float]) -> float:
         return fmean(value(run) for run in self._runs(method, shots))
 
     def _difference(self, a: str, b: str, shots: int) -> tuple[int, Difference]:
         """+1 or -1, and the difference that it makes one of `a` from `b`: over episodes, of all seeds."""
-        [found] = [c for c in self.comparisons if c.shots == shots and {c.a, c.b} == {a, b}]
-        difference = next(each for each in found.differences[::-1] if each.over == "episodes")
-        return (1 if found.a == a else -1), difference
+        [pair] = [c for c in self.comparisons if c.shots == shots and {c.a, c.b} == {a, b}]
+        return (1 if pair.a == a else -1), pair.over_episodes
 
     def _inspected(self, method: str, shots: int, name: str, column: str, /, **labels: int | str) -> float:
-        """One figure of a file that `norml inspect` wrote, in the row that has these labels."""
-        path = self._results / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / f"{name}.csv"
+        """One number of a file that `norml inspect` wrote, in the row that has these labels."""
+        path = self._folder / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / f"{name}.csv"
         with path.open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in labels.items())]
         [row] = rows
@@ -165,8 +163,8 @@ class Figures:
 
 
 def _point(run: RunRecord, step: int) -> CurvePoint:
-    [found] = [point for point in run.curve if point.step == step]
-    return found
+    [point] = [point for point in run.curve if point.step == step]
+    return point
 
 
 def _train_accuracy(run: RunRecord, step: int) -> float:
