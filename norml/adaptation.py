@@ -5,19 +5,23 @@ that second order takes a few passes over memory instead of a tape of thousands 
 are left to autograd (`update_rules.calls`).
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
+from norml.arguments import check_count, check_device, check_examples, check_labels, check_range, check_tensor
 from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
 from norml.hidden_layer import Gradients
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.calls import Call, Named, Values, call_rule
+
+Statistics = Literal["query", "support"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class InnerLoop:
 
     inner_lr: float
     first_order: bool = False
-    query_statistics: Literal["query", "support"] = "query"
+    query_statistics: Statistics = "query"
     weight_form: Form | Literal["auto"] = "auto"
     recompute: bool = False
 
@@ -69,12 +73,18 @@ class Adaptation:
     ) -> None:
         """Of x [E, S + M, D] the support sets come first, then the queries, if known; support_y [E, S] int64 in 0..N-1.
 
-        `reversible`: it can be gone back through, which needs the queries. Raises ValueError for shapes that disagree.
+        `reversible`: it can be gone back through, which needs the queries. Raises TypeError or ValueError for what does
+        not go with the learner; labels are looked at on the CPU only.
         """
-        n_support = support_y.shape[-1]
-        if x.shape[:1] != support_y.shape[:-1] or x.shape[1] < n_support:
-            shapes = f"x {tuple(x.shape)} and support_y {tuple(support_y.shape)}"
-            raise ValueError(f"{shapes} do not go together; expected [E, S + M, D] and [E, S]")
+        check_examples("x", x, "[E, S + M, D]", learner.weights[0])
+        check_tensor("support_y", support_y, "[E, S]")
+        n_support = support_y.shape[1]
+        if not 0 < n_support <= x.shape[1]:
+            raise ValueError(f"support_y must be [E, S] with S in 1..{x.shape[1]}, got {list(support_y.shape)}")
+        check_labels("support_y", support_y, "[E, S]", (x.shape[0], n_support))
+        check_device("support_y", support_y, x.device, "x")
+        check_range("support_y", support_y, learner.sizes[-1], "the learner's N classes")
+        check_count("inner_steps", inner_steps)
         self.learner, self.rule, self.loop = learner, rule, loop
         self.support_x, self.support_y, self.inner_steps = x[:, :n_support], support_y, inner_steps
         self._reversible, self._reversed = reversible, False
@@ -85,8 +95,8 @@ class Adaptation:
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
-        inputs = Inputs(x, n_support, query_from=n_support if self._n_reference() is None else 0)
-        self._query_rows = inputs.of_query(x) if n_query else None
+        self._inputs = Inputs(x, n_support, query_from=0 if loop.query_statistics == "support" else n_support)
+        self._query_x = x[:, n_support:] if n_query else None
         forms = layer_forms(
             learner.sizes,
             n_support=n_support,
@@ -100,7 +110,7 @@ class Adaptation:
             forms,
             list(zip(learner.weights, learner.biases, strict=True)),
             eta=loop.inner_lr,
-            inputs=inputs,
+            inputs=self._inputs,
             reversible=reversible,
             rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
         )
@@ -123,23 +133,58 @@ class Adaptation:
             if t < self.inner_steps:
                 self._take(t)
 
-    def logits(self, query_x: Tensor | None = None, *, after: int | None = None) -> Tensor:
+    def logits(
+        self,
+        query_x: Tensor | None = None,
+        *,
+        after: int | None = None,
+        query_statistics: Statistics | None = None,
+    ) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
-        `after`: so many inner steps, those taken so far; default: all. Raises ValueError if there are no queries.
+        `after`: so many inner steps, those taken so far; default: all. `query_statistics`: whose statistics batch norm
+        uses; default: the inner loop's. By the queries' own, all M of them decide together, and fewer than N of them
+        are classified hardly better than by chance: then it warns. Raises TypeError or ValueError for queries that do
+        not go with the learner, and if there are none.
         """
-        n_reference = self._n_reference()
-        x = self._query_rows
-        if query_x is not None:
-            x = query_x if n_reference is None else torch.cat([self.support_x, query_x], dim=1)
-        if x is None:
+        queries = self._query_x if query_x is None else self._checked(query_x)
+        if queries is None:
             raise ValueError("no queries are known; give query_x")
+        statistics = self.loop.query_statistics if query_statistics is None else query_statistics
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"query_statistics must be 'query' or 'support', got {statistics!r}")
+        source: InputSource = "query"
+        if query_x is None and statistics == self.loop.query_statistics:
+            x = self._inputs.of_query(self._inputs.rows)
+        else:
+            source = "other"
+            x = queries if statistics == "query" else torch.cat([self.support_x, queries], dim=1)
+        if statistics == "query":
+            self._warn_of_few(queries.shape[1])
+        n_reference = self.support_x.shape[1] if statistics == "support" else None
         steps = self.inner_steps if after is None else after
-        source: InputSource = "query" if query_x is None else "other"
         with torch.no_grad():
             logits, self._query_trace = self.learner(self.weights, steps, x, source=source, n_reference=n_reference)
+        self._n_reference = n_reference
         of_queries: Tensor = logits if n_reference is None else logits[:, n_reference:]
         return of_queries
+
+    def _checked(self, query_x: Tensor) -> Tensor:
+        check_examples("query_x", query_x, "[E, M, D]", self.learner.weights[0])
+        if query_x.shape[0] != self.support_x.shape[0]:
+            expected = f"E = {self.support_x.shape[0]}, as the support sets have"
+            raise ValueError(f"query_x must be [E, M, D] with {expected}, got {list(query_x.shape)}")
+        return query_x
+
+    def _warn_of_few(self, n_query: int) -> None:
+        n_way = self.learner.sizes[-1]
+        if n_query >= n_way or self.learner.n_layers == 1 or torch.compiler.is_compiling():
+            return
+        warnings.warn(
+            f"batch norm takes its statistics from {n_query} queries for N = {n_way} classes, too few to tell them "
+            "apart; ask for more queries at once, or take query_statistics='support'",
+            stacklevel=3,
+        )
 
     def _take(self, t: int) -> None:
         """Inner step t, after those before it."""
@@ -155,10 +200,6 @@ class Adaptation:
         self._carried.append(carried)
         if not self.loop.recompute:
             self._steps.append(step)
-
-    def _n_reference(self) -> int | None:
-        """How many rows of a query pass make batch norm's statistics; None: all."""
-        return self.support_x.shape[1] if self.loop.query_statistics == "support" else None
 
     def _step(self, t: int, *, reversible: bool) -> _Step:
         """The signals of step t, from the weights before it and what is carried into it."""
@@ -237,7 +278,7 @@ class Adaptation:
         return self._learner_gradients(), self._rule_bars
 
     def _query_reverse(self, logits_bar: Tensor) -> None:
-        n_reference = self._n_reference()
+        n_reference = self._n_reference
         if n_reference is not None:
             unused = logits_bar.new_zeros(logits_bar.shape[0], n_reference, logits_bar.shape[2])
             logits_bar = torch.cat([unused, logits_bar], dim=1)

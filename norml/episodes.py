@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from norml.arguments import check_device, check_labels, check_range, check_tensor
+
 TURNS = 4  # 0, 90, 180, 270 degrees
 
 
@@ -36,16 +38,35 @@ class EpisodeIndices:
 class EpisodeBatch:
     """E episodes: x [E, S + M, D] and y [E, S + M] int64 in 0..N-1, the `n_support` = S support examples first.
 
-    They are kept side by side since the first layer meets all of them in one product.
+    They are kept side by side since the first layer meets all of them in one product. Raises TypeError or ValueError if
+    they do not go together.
     """
 
     x: Tensor
     y: Tensor
     n_support: int
 
+    def __post_init__(self) -> None:
+        check_tensor("x", self.x, "[E, S + M, D]")
+        check_labels("y", self.y, "[E, S + M]", (self.x.shape[0], self.x.shape[1]))
+        check_device("y", self.y, self.x.device, "x")
+        if not 0 < self.n_support <= self.x.shape[1]:
+            raise ValueError(f"n_support = S must be in 1..{self.x.shape[1]}, got {self.n_support}")
+
     @classmethod
     def joined(cls, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> "EpisodeBatch":
-        """From support [E, S, D] and [E, S], and queries [E, M, D] and [E, M]."""
+        """From support [E, S, D] and [E, S], and queries [E, M, D] and [E, M]. Raises TypeError or ValueError."""
+        check_tensor("support_x", support_x, "[E, S, D]")
+        check_tensor("query_x", query_x, "[E, M, D]")
+        check_labels("support_y", support_y, "[E, S]", (support_x.shape[0], support_x.shape[1]))
+        check_labels("query_y", query_y, "[E, M]", (query_x.shape[0], query_x.shape[1]))
+        if query_x.shape[::2] != support_x.shape[::2]:
+            expected = "E = {}, D = {}".format(*support_x.shape[::2])
+            raise ValueError(f"query_x must be [E, M, D] with {expected}, as support_x has, got {list(query_x.shape)}")
+        if query_x.dtype != support_x.dtype:
+            raise TypeError(f"query_x must be {support_x.dtype}, as support_x is, got {query_x.dtype}")
+        for name, part in (("support_y", support_y), ("query_x", query_x), ("query_y", query_y)):
+            check_device(name, part, support_x.device, "support_x")
         x, y = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
         return cls(x, y, support_y.shape[1])
 
@@ -114,9 +135,10 @@ class ExamplePool:
     @classmethod
     def of_images(cls, images: Tensor, *, rotations: bool) -> "ExamplePool":
         """Square images [C, P, height, width] uint8; `rotations`: in all four turns. Raises ValueError."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
-            shape = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
+        check_tensor("images", images, "[C, P, height, width]")
+        if images.dtype != torch.uint8 or images.shape[2] != images.shape[3]:
+            shape = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"images must be square uint8 [C, P, height, width], got {shape}")
         turns = range(TURNS if rotations else 1)
         in_turns = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
         return cls(torch.stack(in_turns).flatten(0, 2), *images.shape[:2], rotations=rotations)
@@ -124,8 +146,9 @@ class ExamplePool:
     @classmethod
     def of_features(cls, features: Tensor, *, unit_length: bool) -> "ExamplePool":
         """Features [C, P, D], float; `unit_length`: each example's are scaled to length one. Raises ValueError."""
-        if not features.is_floating_point() or features.dim() != 3:  # noqa: PLR2004
-            raise ValueError(f"expected float features [C, P, D], got {features.dtype} {tuple(features.shape)}")
+        check_tensor("features", features, "[C, P, D]")
+        if not features.is_floating_point():
+            raise TypeError(f"features must be float [C, P, D], got {features.dtype}")
         rows = functional.normalize(features, dim=-1) if unit_length else features
         return cls(rows.flatten(0, 1), *features.shape[:2], rotations=False)
 
@@ -135,7 +158,14 @@ class ExamplePool:
         return self._rows.shape[1]
 
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
-        """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118)."""
+        """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118).
+
+        Raises ValueError for indices that this pool does not have (looked at on the CPU only), or on another device.
+        """
+        check_device("indices", indices.classes, self._rows.device, "the pool")
+        check_range("indices.classes", indices.classes, self.n_classes, "the pool's classes")
+        check_range("indices.examples", indices.examples, self.n_examples, "the examples of a class")
+        check_range("indices.turns", indices.turns, TURNS if self.rotations else 1, "the pool's quarter turns")
         if not 0 < k_shot < indices.examples.shape[2]:
             raise ValueError(f"k_shot = {k_shot}, but {indices.examples.shape[2]} examples a class were drawn")
         rows = (indices.turns * self.n_classes + indices.classes)[:, :, None] * self.n_examples + indices.examples

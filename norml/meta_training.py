@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from norml.adaptation import Adaptation, InnerLoop
+from norml.arguments import check_examples, check_labels, check_range
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner, cross_entropy
 from norml.update_rules import UpdateRule
@@ -27,7 +28,8 @@ class MetaLearner(nn.Module):
     def forward(self, batch: EpisodeBatch, inner_steps: int) -> Tensor:
         """Query logits [E, M, N] after `inner_steps` inner steps on the support sets.
 
-        They can be differentiated once by this module's parameters, not by the episodes.
+        They can be differentiated once by this module's parameters, not by the episodes. Raises TypeError or ValueError
+        for a batch that does not go with the learner; support labels are looked at on the CPU only.
         """
         if not torch.is_grad_enabled():
             return self.adapt_and_query(batch, inner_steps, reversible=False)[1]
@@ -35,7 +37,12 @@ class MetaLearner(nn.Module):
         return logits
 
     def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adaptation:
-        """The learner adapted to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; ask it for `logits`."""
+        """The learner adapted to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; ask it for `logits`.
+
+        Raises TypeError or ValueError for what does not go with the learner; labels are looked at on the CPU only.
+        """
+        check_examples("support_x", support_x, "[E, S, D]", self.learner.weights[0])
+        check_labels("support_y", support_y, "[E, S]", (support_x.shape[0], support_x.shape[1]))
         loop = self.inner_loop
         return Adaptation(self.learner, self.rule, loop, support_x, support_y, inner_steps=inner_steps).run()
 
@@ -95,7 +102,9 @@ def meta_gradient(
     """Query loss and accuracy, both scalars, and the loss's derivative by each parameter that it depends on, by name.
 
     The loss is the mean over episodes and queries: the paper's sum divided by a constant, which Adam does not see.
+    Raises TypeError or ValueError for a batch that does not go with the learner; labels are looked at on the CPU only.
     """
+    check_range("query_y", batch.query_y, meta_learner.learner.sizes[-1], "the learner's N classes")
     adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
     losses, delta_out = cross_entropy(logits, batch.query_y)
     gradients = meta_learner.named(*adaptation.reverse(delta_out / logits.shape[0]))

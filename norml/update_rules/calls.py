@@ -79,17 +79,23 @@ def call_rule(
 def _by_tape(
     _rule: UpdateRule, function: Function, inputs: Values, parameters: Named, constants: frozenset[str]
 ) -> Call:
-    sources = _flat(inputs)
-    variables = {name: tensor.detach().requires_grad_() for name, tensor in _variable(sources, constants).items()}
-    leaves = {**sources, **variables}
+    leaves = Values(
+        {
+            name: tensor if name in constants else tensor.detach().requires_grad_()
+            for name, tensor in inputs.signals.items()
+        },
+        {name: tensor.detach().requires_grad_() for name, tensor in inputs.carried.items()},
+    )
     with torch.enable_grad():
-        graph = _flat(function(_values(leaves)))
-    handed_through = _handed_through(graph, leaves)
-    outputs = {
-        name: sources[handed_through[name]] if name in handed_through else tensor.detach()
-        for name, tensor in graph.items()
-    }
-    return Call(_values(outputs), handed_through, partial(_tape_pulled_back, graph, variables, parameters))
+        graph = _flat(function(leaves))
+    sources = _flat(leaves)
+    handed_through = _handed_through(graph, sources)
+    outputs = Values({}, {})
+    for name, tensor in graph.items():
+        source = handed_through.get(name)
+        outputs[name[0]][name[1]] = tensor.detach() if source is None else inputs[source[0]][source[1]]
+    variables = _variable(sources, constants)
+    return Call(outputs, handed_through, partial(_tape_pulled_back, graph, variables, parameters))
 
 
 def _tape_pulled_back(graph: Flat, variables: Flat, parameters: Named, bars: Flat) -> tuple[Flat, Named]:
@@ -137,7 +143,10 @@ def _function_pulled_back(
 
 
 def _flat(values: Values) -> Flat:
-    return {(place, name): tensor for place, part in enumerate(values) for name, tensor in part.items()}
+    flat = {(0, name): tensor for name, tensor in values.signals.items()}
+    for name, tensor in values.carried.items():
+        flat[1, name] = tensor
+    return flat
 
 
 def _values(flat: Flat) -> Values:

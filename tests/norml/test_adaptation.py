@@ -96,7 +96,8 @@ def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_
 
 def held_numbers(adaptation):
     """How many numbers the adaptation holds apart from its inputs and parameters."""
-    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_rows)}
+    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_x)}
+    given |= {id(part) for part in adaptation._inputs}
     given |= {id(part) for layer in adaptation.weights for part in getattr(layer, "_inputs", [])}
     given |= {id(parameter) for part in (adaptation.learner, adaptation.rule) for parameter in part.parameters()}
     seen, count = set(given), 0
@@ -330,15 +331,52 @@ def test_adapting_changes_no_parameter(form, make_meta_learner, make_episodes):
     assert all(torch.equal(a, b) for a, b in zip(before, meta_learner.parameters(), strict=True))
 
 
-def test_labels_that_do_not_go_with_the_inputs_are_refused_with_both_shapes(make_meta_learner, make_episodes):
-    meta_learner, batch = make_meta_learner("norml"), make_episodes()
-    for labels in (batch.support_y[:2], batch.support_y.repeat(1, 2), batch.support_y[0]):
-        with pytest.raises(ValueError, match=r"x \(3, 6, 5\) and support_y .* expected \[E, S \+ M, D\] and \[E, S\]"):
-            Adaptation(
-                meta_learner.learner, meta_learner.rule, meta_learner.inner_loop, batch.support_x, labels, inner_steps=1
-            )
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("queries_known", [False, True])
+def test_queries_by_the_support_sets_statistics_are_classified_alone_as_together(
+    queries_known, form, make_meta_learner, make_episodes
+):
+    """Whatever statistics the inner loop takes: the logits of a learner whose loop takes the support set's."""
+    batch = make_episodes()
+    transductive, inductive = (
+        adapted_weights(
+            make_meta_learner("norml", query_statistics=statistics), batch, form=form, queries_known=queries_known
+        )
+        for statistics in ("query", "support")
+    )
+    expected = inductive.logits(batch.query_x)
+    together = transductive.logits(batch.query_x, query_statistics="support")
+    torch.testing.assert_close(together, expected, rtol=1e-12, atol=1e-12)
+    for i in range(batch.query_x.shape[1]):
+        one = transductive.logits(batch.query_x[:, i : i + 1], query_statistics="support")
+        torch.testing.assert_close(one, expected[:, i : i + 1], rtol=1e-12, atol=1e-12)
+    if queries_known:
+        by_support = transductive.logits(query_statistics="support")
+        torch.testing.assert_close(by_support, expected, rtol=1e-12, atol=1e-12)
+    by_queries = inductive.logits(batch.query_x, query_statistics="query")
+    torch.testing.assert_close(by_queries, transductive.logits(batch.query_x), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(by_queries, expected)
 
 
-def test_logits_without_queries_are_refused(make_meta_learner, make_episodes):
-    with pytest.raises(ValueError, match="no queries are known"):
-        adapted_weights(make_meta_learner("norml"), make_episodes()).logits()
+def test_fewer_queries_than_classes_by_their_own_statistics_are_warned_of(make_meta_learner, make_episodes):
+    """Batch norm over one query makes every feature its shift: all queries get the same logits."""
+    batch = make_episodes()
+    adaptation = adapted_weights(make_meta_learner("norml"), batch)
+    with pytest.warns(UserWarning, match=r"from 1 queries for N = 3 classes.*query_statistics='support'"):
+        first = adaptation.logits(batch.query_x[:, :1])
+    with pytest.warns(UserWarning, match="from 2 queries"):
+        adaptation.logits(batch.query_x[:, :2])
+    with pytest.warns(UserWarning, match="from 1 queries"):
+        torch.testing.assert_close(adaptation.logits(batch.query_x[:, 1:2]), first, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_enough_queries_or_the_support_sets_statistics_or_no_hidden_layer_are_not_warned_of(
+    make_meta_learner, make_episodes
+):
+    batch = make_episodes()
+    adapted_weights(make_meta_learner("norml"), batch).logits(batch.query_x[:, :3])
+    adapted_weights(make_meta_learner("norml"), batch).logits(batch.query_x[:, :1], query_statistics="support")
+    by_support = make_meta_learner("norml", query_statistics="support")
+    adapted_weights(by_support, batch).logits(batch.query_x[:, :1])
+    adapted_weights(make_meta_learner("norml", sizes=(5, 3)), batch).logits(batch.query_x[:, :1])

@@ -166,20 +166,3 @@ def test_support_and_query_of_an_episode_share_no_example():
 def test_the_pool_knows_its_size(images):
     pool = ExamplePool.of_images(images, rotations=False)
     assert (pool.n_classes, pool.n_examples, pool.n_features) == (N_CLASSES, N_EXAMPLES, 16)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        torch.zeros(2, 2, 3, 3),
-        torch.zeros(2, 3, 3, dtype=torch.uint8),
-        torch.zeros(2, 2, 3, 4, dtype=torch.uint8),
-        torch.zeros(3, dtype=torch.uint8),
-    ],
-    ids=["float", "three axes", "not square", "one axis"],
-)
-def test_other_images_are_refused_with_type_and_shape(wrong):
-    with pytest.raises(ValueError, match="expected square uint8 images") as refusal:
-        ExamplePool.of_images(wrong, rotations=True)
-    assert str(tuple(wrong.shape)) in str(refusal.value)
-    assert str(wrong.dtype) in str(refusal.value)

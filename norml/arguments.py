@@ -1,0 +1,58 @@
+"""Checks of what the public calls are passed: errors that name the argument, what is expected and what came.
+
+They look at types, shapes and devices, which costs no look at a GPU's memory and nothing in a compiled graph. Values
+are looked at on the CPU alone, and not while torch.compile traces: reading them would make a GPU wait.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: object, letters: str) -> None:
+    """`value` is a tensor with the dimensions of `letters`, such as '[E, S, D]'. Raises TypeError, ValueError."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor {letters}, got {type(value).__name__}")
+    if value.dim() != letters.count(",") + 1:
+        raise ValueError(f"{name} must be {letters}, got {list(value.shape)}")
+
+
+def check_examples(name: str, x: Tensor, letters: str, weight: Tensor) -> None:
+    """Examples x [E, B, D] go with the learner whose first layer is `weight` [O, D]. Raises TypeError, ValueError."""
+    check_tensor(name, x, letters)
+    if x.shape[2] != weight.shape[1]:
+        raise ValueError(f"{name} must be {letters} with D = {weight.shape[1]}, the learner's, got {list(x.shape)}")
+    if not x.shape[1]:
+        raise ValueError(f"{name} must hold at least one example, got {letters} = {list(x.shape)}")
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{name} must be {weight.dtype}, as the learner's weights are, got {x.dtype}")
+    check_device(name, x, weight.device, "the learner")
+
+
+def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> None:
+    """Labels y of `shape`, int64. Raises TypeError, ValueError."""
+    check_tensor(name, y, letters)
+    if tuple(y.shape) != shape:
+        raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(y.shape)}")
+    if y.dtype != torch.int64:
+        raise TypeError(f"{name} must be torch.int64, got {y.dtype}")
+
+
+def check_range(name: str, values: Tensor, end: int, what: str) -> None:
+    """Integers in 0..end - 1; on the CPU only. Raises ValueError."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or not values.numel():
+        return
+    low, high = (bound.item() for bound in values.aminmax())
+    if low < 0 or high >= end:
+        raise ValueError(f"{name} must be in 0..{end - 1}, {what}, got {low}..{high}")
+
+
+def check_device(name: str, value: Tensor, device: torch.device, owner: str) -> None:
+    """`value` lies where `owner` does. Raises ValueError."""
+    if value.device != device:
+        raise ValueError(f"{name} must be on {device}, as {owner} is, got {value.device}")
+
+
+def check_count(name: str, value: int) -> None:
+    """A whole number from 0 on. Raises ValueError."""
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0 on, got {value}")
