@@ -14,8 +14,9 @@ from norml_cli.app import app
 from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
 
 ROOT = Path(__file__).parents[2]
-MADE = {"commands.md", "keys.md", "formats.md"}  # from the code, by `nox -s docs`
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for p in (ROOT / "docs").glob("*.md") if p.name not in MADE)]
+LEFT_OUT = {"CHANGELOG.md", "commands.md", "keys.md", "formats.md"}  # what was new, and what `nox -s docs` makes
+FOLDERS = [ROOT, ROOT / "docs", ROOT / "results"]
+PAGES = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name not in LEFT_OUT]
 PROGRAMS = ("norml", "nox", "pytest", "python -m")
 
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
@@ -58,6 +59,7 @@ COVERED = {
     "nox -s oldest": "tests/norml/test_compiled.py::",  # the tests that it runs, with the torch at hand
     "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
+    "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
     "python -m tests.benchmarks.make_table": "tests/benchmarks/test_make_table.py::",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
@@ -116,7 +118,7 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     name, command, rest = group.resolve_command(group.make_context("norml", words[1:]), words[1:])
     if len(words) == 2:
         return  # the command's name alone
-    given = command.make_context(name, list(rest)).params
+    given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
     registry = read_registry([builtin_registry()])
     ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
