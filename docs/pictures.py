@@ -19,7 +19,7 @@ COLUMNS = 96
 COMMANDS = ("norml report --table table-2", "norml compare norml maml-constant-lr maml-layerwise-lr")
 
 
-def shown(command: str) -> str:
+def output_of(command: str) -> str:
     """What `command` prints to a terminal of COLUMNS characters."""
     words = [sys.executable, "-m", "norml_cli", *command.split()[1:]]
     settings = os.environ | {"COLUMNS": str(COLUMNS)}
@@ -32,7 +32,7 @@ def terminal_picture(path: Path) -> None:
         console = Console(record=True, width=COLUMNS, file=nowhere)
         for command in COMMANDS:
             console.print(Text(f"$ {command}", style="bold"))
-            console.print(Text(shown(command)))
+            console.print(Text(output_of(command)))
     path.write_text(console.export_svg(title="norml", unique_id="norml"), encoding="utf-8")
 
 
@@ -43,7 +43,7 @@ def page_picture(path: Path, width: int, height: int) -> None:
         raise SystemExit("a picture of the page needs Chromium; the others are made")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        shown(f"norml report --table table-2 --html {page}")
+        output_of(f"norml report --table table-2 --html {page}")
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--window-size={width},{height}", f"--screenshot={path}", page.as_uri()]
         subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - our own words
