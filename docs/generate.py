@@ -70,7 +70,7 @@ def commands_page() -> str:
         parameters = list(_parameters(command.callback))
         usage = " ".join([f"norml {command.name}", *(p.name for p in parameters if p.is_argument), "[OPTIONS]"])
         lines += [f"## norml {command.name}", "", inspect.getdoc(command.callback) or "", "", f"    {usage}", ""]
-        lines += ["| | |", "| --- | --- |", *(f"| {p.shown} | {_cell(p.meaning)} |" for p in parameters), ""]
+        lines += ["| | |", "| --- | --- |", *(f"| {p.usage} | {_cell(p.meaning)} |" for p in parameters), ""]
     return "\n".join(lines)
 
 
@@ -95,7 +95,7 @@ class Parameter:
         return name if self.default is inspect.Parameter.empty else f"[{name}]"
 
     @property
-    def shown(self) -> str:
+    def usage(self) -> str:
         """Its names, and what an option takes."""
         if self.is_argument:
             return f"`{self.name}`"

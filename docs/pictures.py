@@ -21,7 +21,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMMANDS = ("norml report --table table-2", "norml compare norml maml-constant-lr maml-layerwise-lr")
 
 
-def shown(command: str) -> str:
+def output_of(command: str) -> str:
     """What `command` prints to a terminal of COLUMNS characters."""
     words = [sys.executable, "-m", "norml_cli", *shlex.split(command)[1:]]
     settings = os.environ | {"COLUMNS": str(COLUMNS)}
@@ -34,7 +34,7 @@ def terminal_picture(path: Path) -> None:
         console = Console(record=True, width=COLUMNS, file=nowhere)
         for command in COMMANDS:
             console.print(Text(f"$ {command}", style="bold"))
-            console.print(Text(shown(command)))
+            console.print(Text(output_of(command)))
     path.write_text(console.export_svg(title="norml", unique_id="norml"), encoding="utf-8")
 
 
@@ -45,7 +45,7 @@ def page_picture(path: Path, width: int, height: int) -> None:
         raise SystemExit("the picture of the page needs Chromium: install it and run this again; the others are made")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        shown(f"norml report --table table-2 --html {shlex.quote(str(page))}")
+        output_of(f"norml report --table table-2 --html {shlex.quote(str(page))}")
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--window-size={width},{height}", f"--screenshot={path}", page.as_uri()]
         subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - our own words

@@ -99,7 +99,7 @@ def test_the_picture_of_a_terminal_shows_what_its_commands_print(monkeypatch):
     svg = (ROOT / "docs" / "pictures" / "terminal.svg").read_text(encoding="utf-8")
     drawn = {html.unescape(line).replace("\N{NO-BREAK SPACE}", " ") for line in re.findall(r"<text [^>]*>([^<]*)", svg)}
     for command in pictures.COMMANDS:
-        assert {f"$ {command}", *filter(None, pictures.shown(command).splitlines())} <= drawn
+        assert {f"$ {command}", *filter(None, pictures.output_of(command).splitlines())} <= drawn
 
 
 def test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told(monkeypatch, tmp_path):

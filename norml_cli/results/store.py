@@ -57,14 +57,14 @@ class Results:
     def trial_path(self, study: str, trial: Resolved, seed: int) -> Path:
         """Where a trial's record lies: studies/<study>/<k>-shot/<method>/<what it varies>-seed-<n>.json.
 
-        If a trial of another spec has that name, because the registry has changed since, part of a hash follows.
-        Raises UserError if that trial's record is damaged.
+        If a finished trial of another spec has that name (on another benchmark, or of before the registry was
+        changed), part of a hash follows.
         """
         spec = trial.spec
         folder = self.folder / "studies" / study / f"{spec.shots}-shot" / spec.method
         name = trial_name(spec, trial.changed)
         path = folder / f"{name}-seed-{seed}.json"
-        if path.exists() and read_trial(path).spec_hash != spec.hash():
+        if any(record.spec_hash != spec.hash() for _, record in _scan([path], read_trial).records):
             return folder / f"{name}~{spec.hash()[:8]}-seed-{seed}.json"
         return path
 

@@ -294,6 +294,8 @@ def test_trials_of_two_registries_do_not_share_a_name(registry, tmp_path):
     other = replace(trial, spec=trial_of(registry, inner_lr=0.2, outer_lr=0.5).spec)
     expected = path.with_name(f"inner_lr=0.2~{other.spec.hash()[:8]}-seed-0.json")
     assert results.trial_path("rates", other, 0) == expected
+    path.write_text("damaged")  # --force may replace it
+    assert results.trial_path("rates", trial, 0) == path
 
 
 def test_every_record_is_read_once_by_the_reader_of_its_kind(registry, tmp_path):
