@@ -16,6 +16,7 @@ from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
 from norml_cli.terminal.output import Output
+from norml_cli.terminal.standard_streams import guarded
 
 app = typer.Typer(
     name="norml",
@@ -421,9 +422,11 @@ def main() -> None:
     # process wants one of their cores; threads that never spin take twice as long on idle cores. A short spin
     # (a few microseconds) does well in both.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        app()
-    except UserError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
-        sys.exit(2)
+    os.environ["MPLBACKEND"] = "agg"  # pictures are only written; a notebook exports a backend that only it can load
+    with guarded():
+        try:
+            app()
+        except UserError as error:
+            for line in str(error).splitlines():
+                typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
+            sys.exit(2)

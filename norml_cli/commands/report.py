@@ -42,6 +42,8 @@ def report_html(registry: Registry, *, table_id: str | None, out: Path, results:
     """
     from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
+    if str(out) == "-":
+        raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
     tables, runs = _tables(registry, table_id or EVERY, results)
     page = render_html(registry, tables, runs).encode()
     write_atomically(out, lambda file: file.write(page))

@@ -17,6 +17,7 @@ import torch
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError
+from norml_cli.files.regular import read_regular
 
 HEAD = b"norml checkpoint 2 sha256 "
 ZIP_HEAD = b"PK\x03\x04"
@@ -25,6 +26,7 @@ START_OVER = "start over with --force"
 # What torch and zipfile make of a damaged file.
 _BROKEN = (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, pickle.UnpicklingError)
 
+MAX_FILE_BYTES = 1 << 33  # chosen: 8 GiB, over a hundred times the largest model here
 CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
 
 
@@ -111,7 +113,7 @@ def _checked_payload(path: Path) -> bytes:
     Earlier versions wrote torch's zip archive alone. It has a CRC-32 of every entry, which torch does not look at; here
     they are checked, so that such a file is still of use and no flipped byte in what it holds goes unseen.
     """
-    data = path.read_bytes()
+    data = read_regular(path, MAX_FILE_BYTES)
     if data.startswith(ZIP_HEAD):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             damaged = archive.testzip()
