@@ -88,8 +88,8 @@ class _Line(ProgressColumn):
         title, bar, rest = fitted(task.description, look, self._console.width)
         done = round(bar * look.done / look.total) if look.total else 0
         sign, blank = ("━", " " if self._console.no_color else "━") if self._console.encoding == "utf-8" else ("-", " ")
-        parts = [title, " ", (sign * done, "bar.complete"), (blank * (bar - done), "bar.back"), " " * bool(bar), rest]
-        return Text.assemble(*parts, no_wrap=True, overflow="crop")
+        drawn = Text.assemble((sign * done, "bar.complete"), (blank * (bar - done), "bar.back"), " " * bool(bar))
+        return Text.assemble(f"{title} ", drawn, rest, no_wrap=True, overflow="crop")
 
 
 def fitted(title: str, look: Look, width: int) -> tuple[str, int, str]:
