@@ -1,6 +1,8 @@
 """Where `norml` and `python -m norml_cli` start."""
 
 import gc
+import signal
+import sys
 
 
 def main() -> None:
@@ -10,11 +12,16 @@ def main() -> None:
     that `norml list` takes (chosen: measured by `nox -s bench -- --only commands`). So it looks only afterwards.
     """
     gc.disable()
-    from norml_cli.app import main as run  # noqa: PLC0415 - not before the line above
+    try:
+        from norml_cli.app import main as run  # noqa: PLC0415 - not before the line above
 
-    gc.freeze()
-    gc.enable()
-    run()
+        gc.freeze()
+        gc.enable()
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more while Python leaves would only break that off
 
 
 if __name__ == "__main__":

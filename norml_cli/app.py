@@ -26,6 +26,7 @@ from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
 from norml_cli.terminal.output import Output
+from norml_cli.terminal.standard_streams import guarded
 from norml_cli.training.threads import spin_briefly
 
 app = typer.Typer(
@@ -411,11 +412,13 @@ def report_command(
 def main() -> None:
     """Run the command line; a UserError becomes its line on stderr and exit code 2."""
     spin_briefly()
+    os.environ["MPLBACKEND"] = "agg"  # pictures are only written; a notebook exports a backend that only it can load
     if os.environ.get("COLUMNS") == "0":  # says "unknown"; rich would print nothing
         del os.environ["COLUMNS"]
-    try:
-        app()
-    except UserError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
-        sys.exit(2)
+    with guarded():
+        try:
+            app()
+        except UserError as error:
+            for line in str(error).splitlines():
+                typer.echo(f"error: {plain(line, LONGEST_LINE)}", err=True)
+            sys.exit(2)

@@ -24,7 +24,7 @@ from norml_cli.terminal.status_files import find_unfinished
 LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and its features take 2 GB, their making as much again
 PYTHON = (3, 11)
 
-State = Literal["fine", "note", "must"]  # `must`: something must be done, and the exit code is 1
+Severity = Literal["fine", "note", "must"]  # `must`: something must be done, and the exit code is 1
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
     """One line of the examination; `remedy` says what to do, where there is something to do."""
 
     what: str
-    state: State
+    severity: Severity
     found: str
     remedy: str = ""
 
@@ -40,12 +40,12 @@ class Finding:
 def doctor(registry_folder: Path | None, results: Path, console: Console, *, as_json: bool) -> int:
     """Print every finding; 1 if something must be done, else 0."""
     findings = list(_findings(registry_folder, results))
-    must = any(finding.state == "must" for finding in findings)
+    must = any(finding.severity == "must" for finding in findings)
     if as_json:
         console.print_json(data={"fine": not must, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            line = f"{finding.state:4}  {finding.what}: {finding.found}"
+            line = f"{finding.severity:4}  {finding.what}: {finding.found}"
             line += f"; {finding.remedy}" if finding.remedy else ""
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 1 if must else 0
@@ -88,22 +88,36 @@ def _installation() -> Iterator[Finding]:
 
 def _cuda() -> Finding:
     """By a process of its own: a broken driver cannot take this one with it, and torch is loaded only there."""
-    program = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    program = (  # one kernel, too: a GPU older than this build of torch is found and cannot compute
+        "import torch; there = torch.cuda.is_available(); print(torch.cuda.get_device_name() if there else ''); "
+        "there and torch.ones(2, device='cuda').sum().item()"
+    )
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - fixed words
     except subprocess.TimeoutExpired:
         return Finding("CUDA", "must", "torch does not answer", "check the driver with nvidia-smi, or use --device cpu")
     if done.returncode:
         fault = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if done.stdout.strip():
+            remedy = "install a torch built for it, or use --device cpu"
+            return Finding("CUDA", "must", f"{done.stdout.strip()} computes nothing ({fault})", remedy)
         return Finding("CUDA", "must", f"torch cannot be loaded ({fault})", "install torch anew")
     return Finding("CUDA", "fine" if done.stdout.strip() else "note", done.stdout.strip() or "none; runs use the CPU")
 
 
 def _folder(what: str, folder: Path) -> Iterator[Finding]:
     """Write rights and free space where `folder` is or would be made."""
-    place = folder.absolute()
+    try:
+        place = folder.absolute()
+    except FileNotFoundError:  # the working folder was deleted
+        yield Finding(what, "must", "the working folder is gone", "change to one that is there")
+        return
     while not place.exists():
         place = place.parent
+    if folder == home() and place.is_dir() and not os.access(place, os.W_OK) and any(folder.glob("*.h5")):
+        remedy = "only what is not prepared yet needs another folder, by NORML_HOME"
+        yield Finding(what, "note", f"{folder} can be read, not written", remedy)
+        return
     if not place.is_dir() or not os.access(place, os.W_OK):
         yield Finding(what, "must", f"{folder} cannot be written", "choose another by NORML_HOME or --results")
         return

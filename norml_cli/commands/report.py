@@ -53,6 +53,8 @@ def report_html(
     """
     from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
+    if str(out) == "-":
+        raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
     tables, runs = _tables(registry, table_id or EVERY, results, options)
     page = render_html(registry, tables, runs, options=options).encode()
     write_atomically(out, lambda file: file.write(page))

@@ -36,7 +36,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
     for item in finished[:NEWEST]:
         _say(console, f"finished  {item['title']}: {item['reached']} ({item['steps']:,} steps, {item['created']})")
     if len(finished) > NEWEST:
-        _say(console, f"finished  {len(finished) - NEWEST:,} earlier ones (--json lists them)")
+        _say(console, f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)")
 
 
 def _print_unfinished(unfinished: list[Found], console: Console) -> None:

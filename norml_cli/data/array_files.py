@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from norml_cli.data.splits import SPLITS, ClassStream, SplitName
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import require_regular
 from norml_cli.registry.specs import content_hash
 
 FILE_FORM = ("v110", "v110")  # see above
@@ -122,11 +123,11 @@ def _slabs(stored: h5py.Dataset) -> Iterator[NDArray[Any]]:
 def reading(path: Path, remake: str) -> Iterator[h5py.File]:
     """The file at `path`, open. Raises UserError for whatever h5py finds wrong in it, also while it is used."""
     try:
+        require_regular(path)
         with h5py.File(path, "r") as file:
             yield file
     except _DAMAGED as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable cache ({reason}); {again(remake)}") from None
+        raise UserError(f"{path}: not a readable cache ({reason(error)}); {again(remake)}") from None
 
 
 def again(remake: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from norml_cli.files.errors import UserError
+from norml_cli.files.regular import read_regular
 from norml_cli.registry.entries import DatasetEntry, FileSplit, SeededSplit, SourceSplit
 from norml_cli.registry.faults import did_you_mean
 
@@ -19,6 +20,7 @@ SPLITS: tuple[SplitName, ...] = ("meta_train", "meta_val", "meta_test")
 
 Progress = Callable[[int, int], None]  # (done, total)
 
+MAX_FILE_BYTES = 16_000_000  # chosen: a hundred times Omniglot's largest
 _LINE = re.compile(r"^(?P<name>.+?)(?:/rot(?P<degrees>[^/]*))?$")
 _TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clockwise, as norml.episodes
 
@@ -142,7 +144,7 @@ def _path(splits: FileSplit, split: SplitName, entry_file: Path) -> Path:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise UserError(f"{path}: cannot be read as a split file: {reason}") from None

@@ -5,6 +5,7 @@ lie.
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,17 +15,21 @@ from typing import BinaryIO
 from platformdirs import user_cache_path
 
 from norml_cli.files.errors import UserError
+from norml_cli.files.regular import open_regular, require_regular
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file and move it to `path`, making the folder if needed.
 
-    Whatever goes wrong, `path` holds what it held before and the temporary file is gone.
-    Raises UserError if the place cannot be written.
+    Whatever goes wrong, `path` holds what it held before and the temporary file is gone. A symbolic link stays, and
+    what it leads to is written; a file that is replaced hands its mode on.
+    Raises UserError if the place cannot be written, or holds what is no regular file: a device, a pipe, a folder.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        place = Path(os.path.realpath(path))
+        mode = _mode(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to"
@@ -34,8 +39,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # as open() would have made it; mkstemp's files are for their owner alone
-        Path(name).replace(path)
+        Path(name).chmod(mode)
+        Path(name).replace(place)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
@@ -59,10 +64,19 @@ def clear_leftovers(folder: Path, stem: str) -> None:
 def file_sha256(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes. Raises UserError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _mode(place: Path) -> int:
+    """The mode of the file there, or what open() would give a new one. Raises OSError for what is no regular file."""
+    try:
+        require_regular(place)
+        return stat.S_IMODE(place.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from norml_cli.files.regular import read_regular
+
 MAX_FILE_BYTES = 64_000_000  # chosen: over a hundred times a record of 10,000 test episodes
 MAX_DIGITS = 20  # of a whole number: 2^64 has 20; a longer one only slows or overflows what reads it
 
 
 def read_json(path: Path) -> Any:
     """The file's content. Raises OSError, and ValueError with one line for anything but plain JSON."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes")
-    return parse_json(path.read_bytes())
+    return parse_json(read_regular(path, MAX_FILE_BYTES))
 
 
 def parse_json(data: bytes) -> Any:

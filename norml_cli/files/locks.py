@@ -16,6 +16,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from norml_cli.files.atomic import clear_leftovers
 from norml_cli.files.companions import lock_path
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import require_regular
 
 POLL_S = 0.05  # how often a waiting command looks
 
@@ -68,5 +69,6 @@ def _holder() -> str:
 def _told(path: Path) -> str:
     """Who holds the lock; another process where it has not yet said."""
     with suppress(OSError, UnicodeDecodeError):
+        require_regular(path)
         return " ".join(path.read_text(encoding="utf-8").split()) or "another process"
     return "another process"

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from norml_cli.files.regular import read_regular
+
 MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
 
 MAX_DEPTH = 32  # chosen: mappings and lists within each other; a real entry has 6
@@ -104,12 +106,15 @@ def _nesting_at_most(text: str) -> int:
     return text.count("[") + text.count("{") + max((len(found) for found in _INDENTATION.findall(text)), default=0)
 
 
+def _text(path: Path) -> str:
+    """With the line ends of every system as one."""
+    return read_regular(path, MAX_FILE_BYTES).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The file's mapping. Raises OSError, and ValueError with one line for what is no mapping in plain YAML."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes; not an entry")
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = parse_yaml(_text(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
     if not isinstance(data, dict):

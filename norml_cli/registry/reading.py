@@ -96,7 +96,8 @@ def read_registry(folders: list[Path]) -> Registry:
         reading.faults += _strays(folder)
         for kind in KINDS:
             for path in sorted((folder / kind).glob("*.yaml")):
-                reading.add(kind, path)
+                if not path.name.startswith("."):
+                    reading.add(kind, path)
     registry = reading.registry()
     faults = reading.faults + list(cross_faults(registry, frozenset(reading.unread)))
     if faults:
@@ -105,12 +106,16 @@ def read_registry(folders: list[Path]) -> Registry:
 
 
 def _strays(folder: Path) -> Iterator[str]:
-    """Files that would silently not be read: a misspelt folder, `.yml`, a nested folder."""
+    """Files that would silently not be read: a misspelt folder, `.yml`, `.YAML`, a nested folder.
+
+    Names that begin with a dot are those of other programs (.git, .ipynb_checkpoints, macOS's ._x.yaml): passed over.
+    """
     for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".yaml", ".yml"}:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.suffix.lower() not in {".yaml", ".yml"}:
             continue
         in_place = path.parent.parent == folder and path.parent.name in KINDS
-        if not in_place or path.suffix == ".yml":
+        if not in_place or path.suffix != ".yaml":
             yield f"{path}: entries are read from {', '.join(KINDS)}/<id>.yaml; move or rename this file"
 
 

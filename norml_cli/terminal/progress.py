@@ -9,11 +9,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.text import Text
+from typing_extensions import override
 
 from norml_cli.terminal.output import Output
 
 REFRESHES_PER_S = 2  # of the bar: each takes 1.5 ms of the CPU, so Rich's own 10 would cost over 1% of a run's time
+BAR_WIDTH, MIN_BAR_WIDTH = 20, 4  # characters; a shorter bar shows nothing
 PLAIN_EVERY_S = 15.0  # chosen: a log that a person can follow and a file can hold
 JSON_EVERY_S = 1.0  # chosen: as often as a program may want to draw it
 
@@ -37,14 +40,14 @@ class Look:
         return (self.total - self.done) / self.rate if self.rate > 0 else None
 
     @property
-    def note(self) -> str:
+    def notes(self) -> list[str]:
         """Speed and figures, for a person."""
         parts = [self.speed] if self.speed else []
         if "loss" in self.figures:
             parts.append(f"loss {self.figures['loss']:.3f}")
         if "validation" in self.figures:
             parts.append(f"meta-val {100 * self.figures['validation']:.1f}%")
-        return ", ".join(parts)
+        return parts
 
 
 class Follower:
@@ -72,20 +75,55 @@ class _Begun:
     last: int
 
 
+class _Line(ProgressColumn):
+    """Title, bar, count, notes and time left, on one line of the terminal's width."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    @override
+    def render(self, task: Task) -> Text:
+        look = task.fields["look"]
+        title, bar, rest = fitted(task.description, look, self._console.width)
+        done = round(bar * look.done / look.total) if look.total else 0
+        sign, blank = ("━", " " if self._console.no_color else "━") if self._console.encoding == "utf-8" else ("-", " ")
+        drawn = Text.assemble((sign * done, "bar.complete"), (blank * (bar - done), "bar.back"), " " * bool(bar))
+        return Text.assemble(f"{title} ", drawn, rest, no_wrap=True, overflow="crop")
+
+
+def fitted(title: str, look: Look, width: int) -> tuple[str, int, str]:
+    """The title, the bar's width and the rest of a progress line of at most `width` characters.
+
+    Where there is too little room the bar shrinks, then the notes go, speed first, and then the title is shortened:
+    count and time left stay.
+    """
+    left = "-:--:--" if look.seconds_left is None else duration(look.seconds_left)
+    count = f"{look.done:,}/{look.total:,}"
+    notes = look.notes
+    while True:
+        rest = " ".join([count, *([", ".join(notes)] if notes else []), left])
+        room = width - len(rest) - len(title) - 1
+        if room >= 0 or not notes:
+            break
+        notes = notes[1:]
+    if room < 0:
+        title = f"{title[: max(0, len(title) + room - 3)]}..."
+    whole = len(notes) == len(look.notes) and room > MIN_BAR_WIDTH
+    return title, min(BAR_WIDTH, room - 1) if whole else 0, rest
+
+
 class RunDisplay:
     """What is done, how far it is, how fast it goes and how long it will take."""
 
     def __init__(self, console: Console, title: str, followers: Sequence[Follower] = ()) -> None:
         self._console, self._title, self._followers = console, title, followers
         self._as_json = isinstance(console, Output) and console.as_json
-        self._live = console.is_terminal and not console.quiet and not self._as_json
+        self._live = console.is_terminal and not (console.is_dumb_terminal or console.quiet or self._as_json)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
+            _Line(console),
             console=console,
+            transient=True,  # what stays is said by lines
             refresh_per_second=REFRESHES_PER_S,
             disable=not self._live,
         )
@@ -172,8 +210,8 @@ class RunDisplay:
                     self._progress.remove_task(self._task)
                 self._phase = look.phase
                 description = look.phase if self._title == "" else f"{self._title}: {look.phase}"
-                self._task = self._progress.add_task(description, total=look.total, note=look.note)
-            self._progress.update(self._task, completed=look.done, total=look.total, note=look.note)
+                self._task = self._progress.add_task(description, completed=look.done, total=look.total, look=look)
+            self._progress.update(self._task, completed=look.done, total=look.total, look=look)
         elif self._is_due(JSON_EVERY_S if self._as_json else PLAIN_EVERY_S):
             self._say_how_far(look)
 
@@ -189,7 +227,7 @@ class RunDisplay:
             values["seconds_left"] = look.seconds_left
             self._console.event("progress", title=self._title, **values, **look.figures)
             return
-        note = f", {look.note}" if look.note else ""
+        note = "".join(f", {part}" for part in look.notes)
         left = f", {duration(look.seconds_left)} left" if look.seconds_left is not None else ""
         self.say(f"{look.phase} {look.done:,}/{look.total:,}{note}{left}")
 

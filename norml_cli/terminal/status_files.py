@@ -6,7 +6,6 @@ another machine that shares the folder, since nobody here can tell.
 """
 
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -17,25 +16,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from pydantic import Field, ValidationError
 from typing_extensions import override
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import STATUS
 from norml_cli.files.errors import UserError
+from norml_cli.files.json_files import read_json
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.terminal.command_line import command_line
 from norml_cli.terminal.progress import Follower, Look
 
 WRITE_EVERY_S = 2.0  # chosen: looks live, costs one small file
+CLOCK_STEP_S = 5.0  # chosen: a clock that is set moves the start of every process with it
 
 
 class Process(Model):
     """Which process of which machine; nobody's name."""
 
     pid: int
-    started: str = Field(description="so that another process with that number is not taken for it; '': unknown")
-    machine: str = Field(description="hash of the machine's name and of when it was started")
+    started: float | str | None = Field(
+        description="seconds since 1970, so that no other process with that number is "
+        "taken for it; text: of an earlier version; null: unknown"
+    )
+    machine: str = Field(description="hash of the machine's name")
 
     @classmethod
     def own(cls) -> "Process":
@@ -44,15 +49,8 @@ class Process(Model):
 
     def is_alive(self) -> bool:
         """Whether it is running, on this machine."""
-        if self.machine != _machine():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # there, and someone else's
-        return _started(self.pid) == self.started
+        started = _started(self.pid) if self.machine == _machine() else None
+        return started is not None and isinstance(self.started, float) and abs(started - self.started) < CLOCK_STEP_S
 
 
 class TrainingStatus(Model):
@@ -137,7 +135,7 @@ def find_unfinished(folder: Path) -> list[Found]:
 
 def _found(path: Path) -> Found | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except FileNotFoundError:  # it has finished just now
         return None
     except (OSError, ValueError) as error:
@@ -150,15 +148,12 @@ def _found(path: Path) -> Found | None:
 
 
 def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the name alone
-    text = f"{platform.node()}/{boot.read_text(encoding='ascii').strip() if boot.exists() else ''}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:16]
 
 
-def _started(pid: int) -> str:
-    """When the process was started, in ticks since the machine was; '' where the system does not say so."""
+def _started(pid: int) -> float | None:
+    """When the process was started, in seconds since 1970; None where there is none, or nobody may ask."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return fields[19]
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None

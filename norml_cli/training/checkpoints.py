@@ -11,6 +11,7 @@ import torch
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError
+from norml_cli.files.regular import read_regular
 from norml_cli.registry.specs import PretrainSpec, RunSpec
 from norml_cli.results.records import DatasetIdentity
 
@@ -19,6 +20,8 @@ START_OVER = "start over with --force"
 
 # What torch makes of a damaged file.
 _BROKEN = (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, pickle.UnpicklingError)
+
+MAX_FILE_BYTES = 1 << 33  # chosen: 8 GiB, over a hundred times the largest model here
 
 
 def identity_of(spec: RunSpec | PretrainSpec, seed: int, dataset: DatasetIdentity) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked_payload(path: Path) -> bytes:
     """What `torch.load` may see: the file behind its head, whose checksum is that of the rest."""
-    data = path.read_bytes()
+    data = read_regular(path, MAX_FILE_BYTES)
     head, _, payload = data.partition(b"\n")
     if not head.startswith(HEAD):
         raise UserError(f"{path}: not a readable checkpoint (no checksum at its start); {START_OVER}")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 
 import norml_cli
@@ -83,12 +84,12 @@ def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitS
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the GPU's allocator, or of the whole process on a CPU; 0: unknown."""
+    """The most memory held so far: of the GPU's allocator, or of the whole process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
-        return 0  # the standard library does not tell there; 0 reads as unknown
-    import resource  # noqa: PLC0415 - POSIX only
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # noqa: PLC0415 - POSIX only, where psutil knows no peak
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

@@ -118,6 +118,51 @@ def test_no_color_is_respected_in_a_terminal(no_color: bool, monkeypatch: pytest
     assert ("\x1b[3" in printed or "\x1b[38;5;" in printed) is not no_color
 
 
+LOOK = Look("meta-training", 1_234, 200_000, 45.0, "45.0 steps/s", {"loss": 0.646, "validation": 0.815})
+LONG_TITLE = "norml-zero-hidden-zero-cell, 1-shot, seed 0: meta-training"
+
+
+@pytest.mark.parametrize("title", ["norml, 1-shot, seed 0: meta-training", LONG_TITLE])
+@pytest.mark.parametrize("width", range(30, 161))
+def test_count_and_time_left_stay_at_any_width(title: str, width: int):
+    shown, bar, rest = display.fitted(title, LOOK, width)
+    assert len(shown) + 1 + bar + bool(bar) + len(rest) <= width
+    assert rest.startswith("1,234/200,000 ")
+    assert rest.endswith(" 1:13:37")
+    assert shown == title or (shown.endswith("...") and not bar and rest == "1,234/200,000 1:13:37")
+    assert not bar or "steps/s" in rest  # the bar goes first
+
+
+def test_what_stays_at_80_columns():
+    loss = "loss 0.646, meta-val 81.5%"
+    assert display.fitted("norml, 1-shot, seed 0: meta-training", LOOK, 120)[1:] == (
+        20,
+        f"1,234/200,000 45.0 steps/s, {loss} 1:13:37",
+    )
+    assert display.fitted("norml: meta-training", LOOK, 80)[1:] == (0, f"1,234/200,000 {loss} 1:13:37")
+    assert display.fitted(LONG_TITLE, LOOK, 80) == (LONG_TITLE, 0, "1,234/200,000 1:13:37")
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_progress_stays_after_the_end(term: str, width: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", term)
+    console = Output(file=io.StringIO(), force_terminal=True, width=width)
+    with RunDisplay(console, "run") as shown:
+        shown.training(3, 10, 1.5, 0.25)
+        shown.evaluating("meta_val", 100, 100)
+        shown.training(4, 10, 1.5, 0.25)
+        shown.evaluating("meta_test", 1_920, 2_000)
+        shown.say("finished")
+    printed = console.file.getvalue()
+    assert " 0/10 " not in printed
+    after = printed.rpartition("meta-test")[2]
+    if term == "dumb":
+        assert "meta-test" not in printed
+    else:
+        assert after.rstrip("\n").endswith("\x1b[2K")  # the line is erased
+
+
 # ------------------------------------------------------------------------------------------------------------- status
 
 

@@ -1,11 +1,13 @@
 """`norml verify` and `norml doctor`: what holds, what does not, and what they say to do."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from norml_cli.commands import doctor
 from norml_cli.results.store import digest_of
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from tests.helpers.command_line import Shell
@@ -112,7 +114,7 @@ def test_doctor_says_what_to_do_and_returns_1(shell: Shell, record: Path):
     assert code == 1
     found = json.loads(out)
     assert found["fine"] is False
-    must = {finding["what"]: finding for finding in found["findings"] if finding["state"] == "must"}
+    must = {finding["what"]: finding for finding in found["findings"] if finding["severity"] == "must"}
     assert set(must) == {"record"}
     assert "move it out of the results folder" in must["record"]["found"]
     (leftover,) = [finding for finding in found["findings"] if finding["what"] == "leftover"]
@@ -134,3 +136,39 @@ def test_doctor_tells_a_broken_registry_and_a_damaged_cache(shell: Shell):
     assert code == 1
     assert "must  cache of tiny-glyphs: " in out
     assert "norml prepare tiny-glyphs --force" in out
+
+
+def test_doctor_only_notes_a_cache_that_can_be_read(shell: Shell):
+    home = shell.folder / "home"
+    home.mkdir()
+    (home / "tiny-glyphs.h5").write_bytes((shell.home / "tiny-glyphs.h5").read_bytes())
+    shell.monkeypatch.setenv("NORML_HOME", str(home))
+    shell.monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != home)  # root may write everywhere
+    code, out, _ = shell.norml("doctor")
+    assert code == 0, out
+    assert f"note  caches: {home} can be read, not written; " in out
+
+
+def test_doctor_in_a_deleted_folder_is_one_clear_line(shell: Shell):
+    gone = shell.folder / "gone"
+    gone.mkdir()
+    shell.monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, _ = shell.norml("doctor")
+    assert code == 1
+    assert "must  results: the working folder is gone; change to one that is there" in out
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("Old GPU\n", "Old GPU computes nothing (no kernel image is available); install a torch built for it, "),
+        ("", "torch cannot be loaded (no kernel image is available); install torch anew"),
+    ],
+)
+def test_doctor_tells_a_gpu_that_computes_nothing(printed: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    failed = subprocess.CompletedProcess([], 1, printed, "Traceback\nno kernel image is available\n")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_args, **_settings: failed)
+    finding = doctor._cuda()
+    assert finding.severity == "must"
+    assert f"{finding.found}; {finding.remedy}".startswith(said)

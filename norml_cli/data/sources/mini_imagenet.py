@@ -31,6 +31,7 @@ from norml_cli.data.sources import archives, restricted_pickle
 from norml_cli.data.sources import images as pictures
 from norml_cli.data.splits import SPLITS, LoadedDataset, Progress, SplitName
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import open_regular
 from norml_cli.registry.entries import DatasetEntry, SourceSplit
 
 NAMES: dict[SplitName, str] = {"meta_train": "train", "meta_val": "val", "meta_test": "test"}  # in the files' names
@@ -213,7 +214,7 @@ def _in_folder(source: Path, path: Path) -> _File:
 
 def _content(path: Path, limit_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(limit_bytes + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); get the original") from None
@@ -400,7 +401,7 @@ def _unpickled(entry: DatasetEntry, path: Path, split: SplitName) -> tuple[Pixel
     size = entry.image_size_px.value
     expected_bytes = int(getattr(entry.splits, split)) * entry.examples_per_class * size * size * 3
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if path.stat().st_size > 2 * expected_bytes + MAX_CSV_BYTES:  # text in protocol 2 is half as long again
                 raise UserError(f"{path}: far larger than {expected_bytes:,} bytes of pixels; not {PICKLES[split]}")
             content = restricted_pickle.load(file)

@@ -25,6 +25,7 @@ from norml_cli.data.sources import archives
 from norml_cli.data.sources import images as pictures
 from norml_cli.data.splits import ImageClasses, Progress
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import open_regular
 from norml_cli.registry.entries import DatasetEntry
 
 PARTS = ("images_background", "images_evaluation")
@@ -133,7 +134,7 @@ def _in_folder(folder: Path) -> Iterator[_Drawing]:
 
 
 def _limited(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(MAX_IMAGE_BYTES)
 
 

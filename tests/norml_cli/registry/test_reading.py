@@ -334,7 +334,7 @@ def test_a_benchmark_asks_no_more_classes_than_a_split_at_the_source_has(tmp_pat
         ("[" * 5000, "not readable as YAML"),
         (b"id: m\xff\n", "byte 5 is not UTF-8; save the file as UTF-8"),
         (b"id: \x00\n", "not readable as YAML: unacceptable character"),
-        ("x" * 1_000_001, "larger than 1,000,000 bytes; not an entry"),
+        ("x" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
 def test_file_that_is_no_plain_mapping(tmp_path, content, message):
@@ -349,7 +349,7 @@ def test_file_that_is_no_plain_mapping(tmp_path, content, message):
 def test_folder_in_place_of_a_file(tmp_path):
     path = tmp_path / "methods" / "mine.yaml"
     path.mkdir(parents=True)
-    assert faults_of(tmp_path) == [f"{path}: cannot be read (Is a directory)"]
+    assert faults_of(tmp_path) == [f"{path}: cannot be read (it is a folder, not a file)"]
 
 
 def test_id_that_is_not_the_file_name(tmp_path):
@@ -634,3 +634,31 @@ def test_run_that_is_not_declared(registry, arguments, message):
     with pytest.raises(UserError) as caught:
         registry.resolve(*arguments)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".git/config.yaml",
+        ".github/workflows/tests.yml",
+        ".pre-commit-config.yaml",
+        "methods/.ipynb_checkpoints/x-checkpoint.yaml",
+        "methods/._x.yaml",
+        ".git/methods/x.yaml",
+    ],
+)
+def test_names_that_begin_with_a_dot_are_passed_over(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x00\x05 no entry")
+    load_registry(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["methods/x.YAML", "methods/x.Yml", "datasets/x.yml"])
+def test_a_suffix_that_would_not_be_read_is_told(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("id: x")
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith(f"{path}: entries are read from datasets, ")
+    assert fault.endswith("tables/<id>.yaml; move or rename this file")

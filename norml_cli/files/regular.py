@@ -1,0 +1,41 @@
+"""Regular files, and what else may stand at a path: a pipe that never ends, a device, a folder."""
+
+import errno
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def other_kind(mode: int) -> str | None:
+    """What a file of this mode is, where it is no regular one."""
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
+def require_regular(path: Path) -> int:
+    """The size in bytes of the regular file at `path`. Raises OSError for anything else, without opening it."""
+    found = path.stat()
+    kind = other_kind(found.st_mode)
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+    return found.st_size
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """The regular file at `path`, open for reading. Raises OSError."""
+    require_regular(path)
+    return path.open("rb")
+
+
+def read_regular(path: Path, limit_bytes: int) -> bytes:
+    """Its bytes. Raises OSError, and ValueError where they are more than `limit_bytes`."""
+    if require_regular(path) > limit_bytes:
+        raise ValueError(f"larger than {limit_bytes:,} bytes")
+    return path.read_bytes()
