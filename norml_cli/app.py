@@ -16,6 +16,7 @@ from norml_cli.arguments import grid_of, ids_of, nameable, nameable_all, overrid
 from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
+from norml_cli.registry.resolving import Resolved
 from norml_cli.terminal.output import Output
 
 app = typer.Typer(
@@ -115,8 +116,12 @@ def show_command(
     """Show an entry with its values resolved and the source of each."""
     from norml_cli.commands.show import show
 
-    overrides = overrides_of(set_)
-    show(load_registry(registry), id_, Console(), benchmark=benchmark, shots=shots, overrides=overrides, as_json=json)
+    entries, overrides = load_registry(registry), overrides_of(set_)
+
+    def resolve() -> Resolved:
+        return entries.resolve(id_, benchmark, shots, overrides)
+
+    show(entries, id_, Console(), resolve=resolve, as_json=json)
 
 
 @app.command("validate")
@@ -312,18 +317,10 @@ def compare_command(
     registry: RegistryOption = None,
 ) -> None:
     """Compare methods on the same test episodes: paired differences, intervals and verdicts."""
-    from norml_cli.commands.compare import compare_methods
+    from norml_cli.commands.compare import Compared, compare_methods
 
-    compare_methods(
-        load_registry(registry),
-        methods or [],
-        table=all_,
-        benchmark=benchmark,
-        shots=shots,
-        format_=format_,
-        results=results,
-        console=Console(),
-    )
+    asked = Compared(methods or [], all_, benchmark, shots)
+    compare_methods(load_registry(registry), asked, format_=format_, results=results, console=Console())
 
 
 @app.command("verify")

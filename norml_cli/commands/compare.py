@@ -1,5 +1,6 @@
 """`norml compare`: paired differences between methods on the same test episodes, with plain verdicts."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,22 +14,23 @@ from norml_cli.results.store import find_records
 from norml_cli.terminal.output import print_text
 
 
-def compare_methods(
-    registry: Registry,
-    methods: list[str],
-    *,
-    table: str | None,
-    benchmark: str | None,
-    shots: int | None,
-    format_: str,
-    results: Path,
-    console: Console,
-) -> None:
-    """Print the comparison of every pair of `methods`, or of the methods of a table that have runs.
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: methods on a benchmark at so many shots (None: the first method's), or a table's."""
+
+    methods: list[str]
+    table: str | None = None
+    benchmark: str | None = None
+    shots: int | None = None
+
+
+def compare_methods(registry: Registry, asked: Compared, *, format_: str, results: Path, console: Console) -> None:
+    """Print the comparison of every pair of methods, or of the methods of a table that have runs.
 
     Raises UserError for fewer than two methods, and as `compare`.
     """
     require_format(format_)
+    methods, table, benchmark, shots = asked.methods, asked.table, asked.benchmark, asked.shots
     records = [record for _, record in find_records(results)]
     if table is not None:
         if methods or benchmark is not None or shots is not None:
