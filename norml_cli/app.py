@@ -60,7 +60,7 @@ CompileOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, max=1024, help="Of the CPU; default: more than 1 only if it pays."),
+    typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads; default: all where sizes pay, else 1."),
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
