@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
 
 COMMANDS_HEAD = """\
-`norml COMMAND --help` prints the same. Bad input is one line on standard error and exit code 2. A training that Ctrl-C
-or SIGTERM stopped leaves with 130; started again, it goes on.
+`norml COMMAND --help` prints the same. Bad input is one line on standard error and exit code 2. A training that Ctrl-C,
+SIGTERM, SIGHUP or SIGUSR1 stopped leaves with 130; started again, it goes on.
 
 With `--json` a command's standard output is its result alone, one JSON document. What it says on its way goes to
 standard error, a JSON object a line: `{"event": "progress", "title", "phase", "done", "total", "per_s",

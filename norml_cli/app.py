@@ -25,6 +25,7 @@ from norml_cli.arguments import (
 from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.reading import KINDS, load_registry
+from norml_cli.registry.resolving import Resolved
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.standard_streams import guarded
 from norml_cli.training.threads import spin_briefly
@@ -70,7 +71,7 @@ CompileOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, max=1024, help="Of the CPU; default: more than 1 only if it pays."),
+    typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads; default: all where sizes pay, else 1."),
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
@@ -126,8 +127,12 @@ def show_command(
     """Show an entry with its values resolved and the source of each."""
     from norml_cli.commands.show import show
 
-    overrides = overrides_of(set_)
-    show(load_registry(registry), id_, Console(), benchmark=benchmark, shots=shots, overrides=overrides, as_json=json)
+    entries, overrides = load_registry(registry), overrides_of(set_)
+
+    def resolve() -> Resolved:
+        return entries.resolve(id_, benchmark, shots, overrides)
+
+    show(entries, id_, Console(), resolve=resolve, as_json=json)
 
 
 @app.command("validate")
@@ -323,18 +328,12 @@ def compare_command(
     registry: RegistryOption = None,
 ) -> None:
     """Compare methods on the same test episodes: paired differences, intervals and verdicts."""
-    from norml_cli.commands.compare import compare_methods
+    from norml_cli.commands.compare import Compared, compare_methods
 
+    asked = Compared(methods or [], all_, benchmark, shots)
+    options = places_text(results, registry)
     compare_methods(
-        load_registry(registry),
-        methods or [],
-        table=all_,
-        benchmark=benchmark,
-        shots=shots,
-        format_=format_,
-        results=results,
-        console=Console(),
-        options=places_text(results, registry),
+        load_registry(registry), asked, format_=format_, results=results, console=Console(), options=options
     )
 
 

@@ -1,5 +1,6 @@
 """`norml compare`: paired differences between methods on the same test episodes, with plain verdicts."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,23 +15,25 @@ from norml_cli.results.store import Results
 from norml_cli.terminal.output import print_text
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: methods on a benchmark at so many shots (None: the first method's), or a table's."""
+
+    methods: list[str]
+    table: str | None = None
+    benchmark: str | None = None
+    shots: int | None = None
+
+
 def compare_methods(
-    registry: Registry,
-    methods: list[str],
-    *,
-    table: str | None,
-    benchmark: str | None,
-    shots: int | None,
-    format_: str,
-    results: Path,
-    console: Console,
-    options: str = "",
+    registry: Registry, asked: Compared, *, format_: str, results: Path, console: Console, options: str = ""
 ) -> None:
-    """Print the comparison of every pair of `methods`, or of the methods of a table that have runs.
+    """Print the comparison of every pair of methods, or of the methods of a table that have runs.
 
     options: as in `report`. Raises UserError for fewer than two methods, a missing folder, and as `compare`.
     """
     require_format(format_)
+    methods, table, benchmark, shots = asked.methods, asked.table, asked.benchmark, asked.shots
     if table is not None:
         if methods or benchmark is not None or shots is not None:
             raise UserError("--all: takes the methods and columns of its table; leave out METHOD, --benchmark, --shots")

@@ -1,7 +1,7 @@
 """`norml show ID`: an entry with its values resolved, and where each comes from."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,20 +18,13 @@ Rows = list[tuple[str, Any, str]]  # key, value, source
 
 
 def show(
-    registry: Registry,
-    id_: str,
-    console: Console,
-    *,
-    benchmark: str | None = None,
-    shots: int | None = None,
-    overrides: dict[str, Any] | None = None,
-    as_json: bool = False,
+    registry: Registry, id_: str, console: Console, *, resolve: Callable[[], Resolved], as_json: bool = False
 ) -> None:
-    """Print an entry; a method is resolved on a benchmark and counted, as `norml run` would run it."""
+    """Print an entry; a method is counted as `resolve` has it on a benchmark, as `norml run` would run it."""
     entry = registry.entry(id_)
     if id_ in registry.methods:
-        resolved = registry.resolve(id_, benchmark, shots, overrides)
-        rows = [*_method_rows(resolved), *_count_rows(registry, resolved)]
+        resolved = resolve()
+        rows = [*_method_rows(resolved), *_count_rows(registry, resolved), *_memory_rows(registry, resolved)]
     else:
         rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows those
     if isinstance(entry, RecipeEntry):
@@ -68,6 +61,20 @@ def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
     return [
         ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),
         ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
+    ]
+
+
+def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
+    """A warning, where a run would clearly not fit."""
+    from norml_cli.training.build import least_memory_bytes  # noqa: PLC0415 - torch, as above
+    from norml_cli.training.resources import machine_memory_bytes, memory_remedies  # noqa: PLC0415 - as above
+
+    least, here = least_memory_bytes(registry, resolved.spec), machine_memory_bytes()
+    if least <= here:
+        return []
+    remedies = memory_remedies(resolved.spec.protocol)
+    return [
+        ("memory", f"at least {least / 1e9:,.0f} GB", f"warning: this machine has {here / 1e9:,.0f} GB; {remedies}")
     ]
 
 

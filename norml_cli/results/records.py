@@ -93,6 +93,11 @@ class GitState(Model):
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
+def now() -> str:
+    """UTC, as records write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True)
 class Origin:
     """What is known of a training before it starts; `Record` says what each field means."""
@@ -144,7 +149,7 @@ class Record(Model):
             schema_version=SCHEMA_VERSION,
             status="finished",
             spec_hash=origin.spec.hash(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=now(),
             **vars(origin),
             **vars(course),
             **found,

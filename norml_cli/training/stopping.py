@@ -46,7 +46,7 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take signals as requests, instead of breaking off a step; a second Ctrl-C does break it off."""
-        previous = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        previous = {number: signal.signal(number, self._heard) for number in SIGNALS if not _is_under_nohup(number)}
         try:
             yield
         finally:
@@ -64,3 +64,8 @@ class StopRequest:
         elif number == signal.SIGINT and not self._over:  # no other: some systems send two signals to stop a process
             self._over = True
             raise StoppedAtOnce
+
+
+def _is_under_nohup(number: int) -> bool:
+    """Whether it is SIGHUP, and whoever started this process wants it to outlive the terminal."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN

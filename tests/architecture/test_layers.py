@@ -28,6 +28,7 @@ RANKS: list[set[str]] = [
 APART = {("training", "reporting")}  # what trains prints no results
 ALONE = {"commands"}  # its modules do not import each other
 MAX_FILES = 15  # in a folder
+MAX_PARAMETERS = 6  # of a function of a command
 
 TORCH_FREE = [
     "norml",
@@ -135,6 +136,29 @@ def test_a_folder_is_small_enough_to_be_looked_over(folder):
 def test_packages_of_the_command_line_load_nothing():
     faces = [path for path in MODULES.values() if path.name == "__init__.py" and "norml_cli" in path.parts]
     assert [path for path in faces if "import" in path.read_text(encoding="utf-8")] == []
+
+
+def test_one_module_names_the_files_beside_a_record():
+    named = {".checkpoint", ".weights", ".status", ".diverged", ".lock", ".features.h5"}
+    naming = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in named
+    }
+    assert naming == {"norml_cli.files.companions"}
+
+
+def test_a_command_takes_few_parameters():
+    commands = [path for module, path in MODULES.items() if module.startswith("norml_cli.commands.")]
+    many = [
+        (path.name, node.name)
+        for path in commands
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) > 6
+    ]
+    assert many == []
 
 
 def test_imports_inside_functions_are_seen():

@@ -27,7 +27,7 @@ LONG = (*RUN, "--set", "validation_episodes=32", "--set", "test_episodes=64", "-
 def says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "JSON_EVERY_S", 0.0)
     monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
-    monkeypatch.setattr("norml_cli.training.run.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr("norml_cli.training.loop.SHOW_EVERY_S", 0.0)
 
 
 @pytest.mark.parametrize("command", [("prepare", "tiny-glyphs", "--force"), RUN, ("study", "trial", *RUN[1:])])

@@ -160,6 +160,14 @@ def test_a_killed_pretraining_ends_like_an_uninterrupted_one(
     assert "verified" in shell.norml(*PRETRAIN, "--verify")[1]
 
 
+def test_the_record_names_the_threads(shell: Shell):
+    try:
+        assert shell.norml(*PRETRAIN, "--threads", "2")[0] == 0
+    finally:
+        torch.set_num_threads(1)
+    assert record_of(shell)["device"].startswith("cpu (2 threads, ")
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("where", ["_take_step", "_held_out_accuracy"])
 def test_a_signal_stops_cleanly_and_the_command_goes_on(

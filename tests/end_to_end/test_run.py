@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ import pytest
 import torch
 
 from norml_cli.app import main
-from norml_cli.training import launch, loop
+from norml_cli.results.records import Parameters
+from norml_cli.training import launch, loop, resources
 from norml_cli.training import run as training
+from norml_cli.training.checkpoints import read_checkpoint
 from tests.helpers.command_line import Shell
 
 METHODS = [
@@ -91,6 +94,12 @@ def test_a_record_of_another_protocol_is_kept_unless_forced(shell: Shell):
     assert read(shell)["changed"] == ["inner_lr"]
 
 
+def test_parameters_are_counted_without_batch_norm(shell: Shell):
+    assert shell.norml(*NORML)[0] == 0
+    assert read(shell)["parameters"]["learner"] == (28 * 28 * 12 + 12) + (12 * 8 + 8) + (8 * 5 + 5)
+    assert "without batch norm" in str(Parameters.model_fields["learner"].description)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of the run may tidy up."""
 
@@ -141,7 +150,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     assert not list(shell.results.rglob(".*"))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGKILL"])
 def test_a_signalled_process_goes_on_where_it_was(shell: Shell, name: str):
     long = (*NORML, "--set", "validation_episodes=32", "--set", "test_episodes=64", "--outer-steps", "400")
     assert shell.norml(*long, "--results", "whole")[0] == 0
@@ -160,6 +169,122 @@ def test_a_signalled_process_goes_on_where_it_was(shell: Shell, name: str):
     code, out, err = shell.norml(*long)
     assert code == 0, err
     assert figures(read(shell)) == figures(read(shell, results="whole"))
+
+
+def signalled_in_step(monkeypatch: pytest.MonkeyPatch, step: int, *signals: signal.Signals) -> None:
+    """The signals arrive within that outer step, after its episodes were drawn and before the optimiser's step."""
+    original = training.outer_step
+    taken = []
+
+    def signalled(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+        taken.append(None)
+        if len(taken) == step:
+            for number in signals:
+                signal.raise_signal(number)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(training, "outer_step", signalled)
+
+
+def test_ctrl_c_within_a_step_says_what_it_does_and_a_second_one_stops_at_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    assert shell.norml(*NORML, "--results", "whole")[0] == 0
+    for signals, said, step in (
+        ([signal.SIGINT], "stopped after outer step 6; the same command goes on from there", 6),
+        ([signal.SIGINT, signal.SIGINT], "stopped at once; the same command goes on from outer step 6", 6),
+        ([signal.SIGTERM, signal.SIGHUP], "stopped after outer step 7; the same command goes on from there", 7),
+    ):
+        with monkeypatch.context() as patch:
+            signalled_in_step(patch, 6 if said.startswith("stopped after outer step 6") else 1, *signals)
+            code, out, _ = shell.norml(*NORML)
+        assert code == 130
+        assert "stopping after this step; press Ctrl-C again to stop at once" in out
+        assert said in out
+        (checkpoint,) = shell.results.rglob("*.checkpoint")
+        assert read_checkpoint(checkpoint, {})["state"]["step"] == step
+    assert shell.norml(*NORML)[0] == 0
+    assert figures(read(shell)) == figures(read(shell, results="whole"))
+
+
+def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    keep = training.Run.keep_weights
+
+    def signalled(run: training.Run) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        keep(run)
+
+    monkeypatch.setattr(training.Run, "keep_weights", signalled)
+    assert shell.norml("run", "norml", "maml-constant-lr", "--benchmark", "tiny-5way")[0] == 130
+    assert [path.parent.name for path in shell.results.rglob("*.json")] == ["norml"]
+    assert not list(shell.results.rglob("*.checkpoint"))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_takes_the_threads_it_is_given_and_keeps_them(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        signalled_in_step(patch, 5, signal.SIGTERM)
+        assert shell.norml(*NORML, "--threads", "2")[0] == 130
+    torch.set_num_threads(1)
+    assert shell.norml(*NORML)[0] == 0
+    assert torch.get_num_threads() == 2
+    assert read(shell)["device"].startswith("cpu (2 threads, ")
+    assert shell.norml(*NORML, "--results", "default")[0] == 0
+    assert read(shell, results="default")["device"].startswith("cpu (1 thread, ")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_run_that_goes_on_with_other_threads_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        signalled_in_step(patch, 5, signal.SIGTERM)
+        assert shell.norml(*NORML)[0] == 130
+    assert shell.norml(*NORML, "--threads", "2")[0] == 0
+    assert ", then cpu (2 threads, " in read(shell)["device"]
+    assert read(shell)["repeatability"].startswith("Not bit-reproducible")
+
+
+@pytest.mark.parametrize(
+    ("error", "settings", "remedies"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), (), "--set recompute=true"),
+        (torch.OutOfMemoryError("CUDA out of memory."), (), "meta_batch_size (--set meta_batch_size=1)"),
+        (MemoryError(), ("--set", "recompute=true", "--set", "meta_batch_size=1"), "needs less with a smaller learner"),
+    ],
+)
+def test_out_of_memory_is_one_line_with_remedies(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, error: Exception, settings: tuple[str, ...], remedies: str
+):
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "outer_step", exhausted)
+    code, _, err = shell.norml(*NORML, *settings)
+    assert code == 2
+    assert err.startswith("error: norml, 1-shot, seed 0: out of memory; ")
+    assert remedies in err
+    assert err.count("\n") == 1
+
+
+def test_show_warns_of_what_does_not_fit(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    show = ("show", "norml", "--benchmark", "tiny-5way", "--json")
+
+    def warnings(*settings: str) -> list[dict[str, str]]:
+        values = json.loads(shell.norml(*show, *settings)[1])["values"]
+        return [row for row in values if row["key"] == "memory"]
+
+    monkeypatch.setattr(resources, "machine_memory_bytes", lambda: 10**9)
+    assert warnings() == []
+    (row,) = warnings("--set", "hidden_sizes=[65536,65536]")
+    assert row["value"] == "at least 70 GB"
+    assert row["source"].startswith("warning: this machine has 1 GB; --set recompute=true")
+    (row,) = warnings("--set", "meta_batch_size=4096", "--set", "inner_steps=200")
+    assert row["value"] == "at least 27 GB"  # 4096 * 5 examples, 200 steps, 2 * (784 + 2 * 12 + 2 * 8 + 5) floats
 
 
 def test_a_run_under_other_values_does_not_take_up_a_checkpoint(shell: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -1,14 +1,16 @@
 """`norml verify` and `norml doctor`: what holds, what does not, and what they say to do."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from norml_cli.commands import doctor
-from norml_cli.results.store import digest_of
+from norml_cli.commands import doctor, verify
+from norml_cli.data.examples import Examples
+from norml_cli.results.store import digest_of, read_record
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from tests.helpers.command_line import Shell
 
@@ -30,6 +32,38 @@ def test_a_run_that_was_left_alone_is_equal(shell: Shell, record: Path):
     code, out, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 0, err
     assert f"{record}: equal, all 350 episodes" in out
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_verify_at_once_and_leaves_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, record: Path, name: str
+):
+    def signalled(*_: object) -> None:
+        signal.raise_signal(getattr(signal, name))
+        pytest.fail("went on")
+
+    before = sorted(shell.folder.rglob("*"))
+    monkeypatch.setattr(verify, "count_correct", signalled)
+    code, out, err = shell.norml("verify", str(record), str(record), "--device", "cpu")
+    assert (code, out, err) == (130, "", "")
+    assert sorted(shell.folder.rglob("*")) == before
+
+
+def test_verify_trains_nothing_and_takes_the_threads_of_the_record(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, record: Path
+):
+    splits, pool = [], Examples.pool
+    monkeypatch.setattr(Examples, "pool", lambda self, split, **how: splits.append(split) or pool(self, split, **how))
+    monkeypatch.setattr(torch.optim, "Adam", None)
+    torch.set_num_threads(2)
+    try:
+        code, out, err = shell.norml("verify", str(record), "--device", "cpu")
+        assert torch.get_num_threads() == read_record(record).threads == 1
+    finally:
+        torch.set_num_threads(1)
+    assert code == 0, err
+    assert "equal, all 350 episodes" in out
+    assert splits == ["meta_test"]
 
 
 def test_other_weights_are_found_and_the_episodes_named(shell: Shell, record: Path):

@@ -15,7 +15,7 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Count]:
 
 
 def test_every_flip_is_refused_in_one_line_or_changes_nothing_that_is_read(counts: dict[str, Count]):
-    assert len(counts) == 7
+    assert len(counts) == 6
     for kind, count in counts.items():
         assert count.wrong == [], kind
         assert count.flips == count.refused + count.read_unchanged == FLIPS

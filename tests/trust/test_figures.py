@@ -17,7 +17,7 @@ def recorded(name: str) -> dict:
 
 def test_the_table_of_flips_is_the_one_recorded():
     kinds = recorded("flips")["kinds"]
-    assert len(kinds) == 7
+    assert len(kinds) == 6
     for kind, count in kinds.items():
         assert count["flips"] == 500
         assert count["wrong"] == []

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from norml_cli.files.companions import CHECKPOINT, DIVERGED, STATUS
 from tests.helpers.command_line import Shell
 from tests.trust.places import PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
@@ -33,20 +34,22 @@ def test_a_killed_command_started_again_ends_like_one_left_alone(counts: dict[st
     assert count["equal_ends"] == count["ends_compared"] > 0
 
 
+@pytest.mark.parametrize("suffix", [CHECKPOINT, STATUS, DIVERGED])
 @pytest.mark.parametrize(
     ("command", "first"),
     [(RUN, ()), (PRETRAIN, (PREPARE_PHOTOS,)), (("study", "made", *RUN[1:], "--grid", "inner_lr=0.4"), ())],
     ids=["run", "pretrain", "study"],
 )
-def test_a_checkpoint_left_beside_a_finished_record_goes(
-    shell: Shell, command: tuple[str, ...], first: tuple[tuple[str, ...], ...]
+def test_a_leftover_beside_a_finished_record_goes(
+    shell: Shell, command: tuple[str, ...], first: tuple[tuple[str, ...], ...], suffix: str
 ):
-    """As a kill between the record and the removal of the checkpoint leaves it."""
+    """As a kill between the record and the removal of what only an unfinished training needs leaves it."""
     for earlier in (*first, command):
         assert shell.norml(*earlier)[0] == 0
     finished = contents(shell.folder)
     (record,) = shell.results.rglob("*-0.json")
-    places = [path.with_suffix(".checkpoint") for path in (record, *shell.folder.rglob("*-0.weights"))]
+    places = [path.with_suffix(suffix) for path in (record, *shell.folder.rglob("*-0.weights"))]
     places[-1].write_bytes(b"left")
     assert shell.norml(*command)[0] == 0
     assert contents(shell.folder) == finished
+    assert json.loads(shell.norml("status", "--json")[1])["unfinished"] == []

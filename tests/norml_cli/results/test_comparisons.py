@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import holm
-from norml_cli.commands.compare import compare_methods
+from norml_cli.commands.compare import Compared, compare_methods
 from norml_cli.files.errors import UserError
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, verdict
 from norml_cli.results.comparisons import compare, compare_table
@@ -34,8 +34,9 @@ def printed(registry, tmp_path, records, methods, **settings) -> str:
     for record in records:
         write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
     console = Console(file=io.StringIO(), width=settings.pop("width", 100))
-    defaults = {"table": None, "benchmark": "tiny", "shots": 1, "format_": "rich", "results": tmp_path / "results"}
-    compare_methods(registry, methods, console=console, **(defaults | settings))
+    format_ = settings.pop("format_", "rich")
+    asked = Compared(methods, **({"benchmark": "tiny", "shots": 1} | settings))
+    compare_methods(registry, asked, format_=format_, results=tmp_path / "results", console=console)
     return console.file.getvalue()
 
 

@@ -368,3 +368,17 @@ def test_every_broken_record_is_told(registry, tmp_path):
 )
 def test_command_line_names_no_folder_of_the_machine(arguments, line):
     assert command_line(arguments) == line
+
+
+@pytest.mark.parametrize(
+    ("device", "threads"),
+    [
+        ("cpu (x86_64, 2 threads)", 2),  # as records were written before they named the model
+        ("cpu (1 thread, Some(R) Processor, oneDNN)", 1),
+        ("cpu (1 thread, Some(R) Processor), then cpu (16 threads, Some(R) Processor)", 16),
+        ("NVIDIA H100 80GB HBM3", None),
+    ],
+)
+def test_a_record_tells_its_threads(registry, device, threads):
+    record = made_record(registry, "norml", CORRECT)
+    assert record.model_copy(update={"device": device}).threads == threads
