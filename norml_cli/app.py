@@ -19,6 +19,7 @@ from norml_cli.arguments import (
     nameable_all,
     overrides_of,
     places_text,
+    precision_of,
     trials_of,
     with_outer_steps,
 )
@@ -72,6 +73,10 @@ CompileOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads; default: all where sizes pay, else 1."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="auto, float32 or bfloat16, in place of the recipe's (auto: the faster one)."),
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
@@ -180,6 +185,7 @@ def pretrain_command(
         int | None, typer.Option("--epochs", min=1, max=1_000_000, help="A shorter or longer pretraining.")
     ] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, max=8192, help="Channels of the first block.")] = None,
+    precision: PrecisionOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -195,7 +201,8 @@ def pretrain_command(
     entries = load_registry(registry)
     from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
-    resolved = resolve_recipe(entries.recipe(recipe), entries.dataset(dataset), epochs=epochs, width=width)
+    of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
+    resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
     from norml_cli.commands.pretrain import pretrain, verify_features
     from norml_cli.training.launch import Launch
 

@@ -6,12 +6,13 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from typer import Context
 
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.yaml_files import parse_yaml
+from norml_cli.registry.protocol import Precision
 from norml_cli.registry.reading import builtin_registry
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.results.store import DEFAULT_FOLDER
@@ -116,3 +117,10 @@ def ids_of(*kinds: str) -> Callable[[Context, str], list[str]]:
         return sorted(id_ for id_ in ids if id_.startswith(incomplete) and id_ not in given)
 
     return complete
+
+
+def precision_of(text: str | None) -> Precision | None:
+    """What --precision names. Raises UserError."""
+    if text is None or text in get_args(Precision):
+        return cast("Precision | None", text)
+    raise UserError(f"--precision {plain(text)}: unknown; use {', '.join(get_args(Precision))}")

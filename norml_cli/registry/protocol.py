@@ -17,6 +17,8 @@ Shots = Annotated[int, Field(ge=1, le=1000)]
 Rgb = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class Protocol(Model):
     """Every value of one experiment that is not the update rule's own."""
@@ -127,3 +129,9 @@ class Recipe(Model):
     queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class of an episode")
     validation_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-validation episodes of each K")
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+    # How it is computed; its default is left out of a spec's hash, so that earlier pretrainings stay what they are.
+    precision: Precision = Field(
+        default="auto",
+        description="of the network's arithmetic: 'auto' takes bfloat16 on a GPU, and on a CPU where a short trial of "
+        "the recipe's own step finds it faster; the record tells which",
+    )

@@ -9,7 +9,7 @@ from norml_cli.files.atomic import home
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry, RecipeEntry, SourceSplit
 from norml_cli.registry.faults import fault_lines
-from norml_cli.registry.protocol import Recipe
+from norml_cli.registry.protocol import Precision, Recipe
 from norml_cli.registry.specs import PretrainSpec
 
 HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept for monitoring
@@ -24,13 +24,19 @@ class ResolvedRecipe:
 
 
 def resolve_recipe(
-    entry: RecipeEntry, dataset: DatasetEntry, *, epochs: int | None = None, width: int | None = None
+    entry: RecipeEntry,
+    dataset: DatasetEntry,
+    *,
+    epochs: int | None = None,
+    width: int | None = None,
+    precision: Precision | None = None,
 ) -> ResolvedRecipe:
     """The pretraining of `entry` on `dataset`.
 
     epochs: passes through the training images in place of the recipe's steps; its schedule and meta-validations shrink
     with them.
-    width: channels of the first block; the others keep their ratio to it. Raises UserError.
+    width: channels of the first block; the others keep their ratio to it. precision: in place of the recipe's.
+    Raises UserError.
     """
     recipe = entry.values
     per_epoch = training_images(dataset) // recipe.batch_size
@@ -45,6 +51,8 @@ def resolve_recipe(
         values["validations"] = max(1, round(recipe.validations * values["steps"] / recipe.steps))
     if width is not None:
         values["widths"] = [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
+    if precision is not None:
+        values["precision"] = precision
     try:
         changed_recipe = Recipe(**values)
     except ValidationError as error:

@@ -67,8 +67,8 @@ class PretrainSpec(Model):
     values: Recipe
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of all values: equal hashes, equal pretrainings."""
-        return content_hash(self.model_dump(mode="json"))
+        """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal pretrainings."""
+        return content_hash(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def content_hash(value: Any) -> str:

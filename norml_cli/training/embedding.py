@@ -16,6 +16,8 @@ from norml_cli.results.records import DatasetIdentity
 from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.image_batches import ImageBatches, resident
+from norml_cli.training.precision import computed_in, precision_on
+from norml_cli.training.pretraining import trial_step
 
 Look = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
 
@@ -38,7 +40,8 @@ def feature_streams(
 ) -> dict[SplitName, "FeatureStream"]:
     """The features of each split's classes, made when they are asked for."""
     batches = ImageBatches(spec.values, device)
-    return {split: FeatureStream(backbone, spec, cache, split, device, batches, look) for split in SPLITS}
+    precision = precision_on(spec.values.precision, device, trial_step(backbone, spec.values))
+    return {split: FeatureStream(backbone, spec, cache, split, device, batches, look, precision) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class FeatureStream:
     device: torch.device
     batches: ImageBatches
     look: Look
+    precision: torch.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,4 +70,6 @@ class FeatureStream:
         for index, name in enumerate(self.cache.class_names(self.split)):
             self.look(self.split, index * per_class, n_classes * per_class)
             of_class = resident(images[index : index + 1], self.spec.values.input_size_px, self.device)
-            yield name, self.batches.outputs(self.backbone, of_class, rows).cpu().numpy()
+            with computed_in(self.precision, self.device):
+                features = self.batches.outputs(self.backbone, of_class, rows)
+            yield name, features.cpu().numpy()

@@ -76,14 +76,14 @@ class ImageBatches:
     def outputs(
         self, model: nn.Module, images: Tensor, rows: Tensor, look: Callable[[int, int], None] = _ignored
     ) -> Tensor:
-        """What `model`, in evaluation mode, makes of the images at `rows` [n]: [n, ...] on the device.
+        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device.
 
         `look` is called with how many are done, and n, before each batch.
         """
         parts = []
         for start in range(0, len(rows), EVALUATED_TOGETHER):
             look(start, len(rows))
-            parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])))
+            parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])).float())
         return torch.cat(parts)
 
     def _bytes(self, images: Tensor, rows: Tensor) -> Tensor:

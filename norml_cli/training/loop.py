@@ -166,10 +166,14 @@ class Training(ABC):
             self._load(self._companions.checkpoint)
         if self.device.type == "cpu":
             self.state.threads = use_threads(self._setting.threads or self.state.threads, self._work())
+        self._choose_arithmetic()
         name = self._device_name()
         if self.state.devices[-1:] != [name]:
             self.state.devices.append(name)
         self.origin = origin_of(self._spec, self._setting.changed, self.seed, self.device, self.state.devices)
+
+    def _choose_arithmetic(self) -> None:  # noqa: B027 - most have nothing to choose
+        """Decide what depends on the device and its threads. By default nothing does."""
 
     def _device_name(self) -> str:
         return device_name(self.device)
