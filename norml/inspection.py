@@ -29,8 +29,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class LayerStep(NamedTuple):
     """One layer in one inner step of E episodes.
 
-    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None. along [E, O]: <s, g> of each neuron's incoming
-    weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None. along [E, O]: <s, g> of each neuron's
+    incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
     """
 
     delta_gate: Tensor | None
@@ -155,16 +155,17 @@ def meta_gradient_norms(meta_learner: MetaLearner, batch: EpisodeBatch, inner_st
     of the meta-gradient: by way of all later steps and of what the rule carries between them (first order: by way of
     the weights alone).
     """
-    parts = (batch.x, batch.support_y, batch.query_y)
-    episodes = [[part[e : e + 1] for part in parts] for e in range(len(batch.x))]  # W_0 is shared: one at a time
-    return torch.stack([_norms_of_one(meta_learner, *each, inner_steps) for each in episodes])
+    episodes = [
+        EpisodeBatch(batch.x[e : e + 1], batch.y[e : e + 1], batch.n_support) for e in range(len(batch.x))
+    ]  # one at a time: by W_0, which all share, each would get the sum
+    return torch.stack([_norms_of_one(meta_learner, each, inner_steps) for each in episodes])
 
 
-def _norms_of_one(meta_learner: MetaLearner, x: Tensor, support_y: Tensor, query_y: Tensor, inner_steps: int) -> Tensor:
+def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps: int) -> Tensor:
     loop = replace(meta_learner.inner_loop, weight_form="materialised")
-    parts = (meta_learner.learner, meta_learner.rule, loop, x, support_y)
+    parts = (meta_learner.learner, meta_learner.rule, loop, episode.x, episode.support_y)
     adaptation = _Traced(*parts, inner_steps=inner_steps, reversible=True).run()
-    of_start, _ = adaptation.reverse(cross_entropy(adaptation.logits(), query_y)[1])
+    of_start, _ = adaptation.reverse(cross_entropy(adaptation.logits(), episode.query_y)[1])
     layers = range(meta_learner.learner.n_layers)
     start = _norms((of_start[f"weights.{layer}"], of_start[f"biases.{layer}"]) for layer in layers)
     return torch.stack([start, *reversed(adaptation.norms)])
@@ -265,10 +266,14 @@ def quantile_places(n: int) -> list[int]:
 
 
 def _correlation(x: Tensor, y: Tensor) -> float | None:
-    x, y = x.double(), y.double()
-    if bool((x == x[0]).all()) or bool((y == y[0]).all()):
+    if _is_constant(x) or _is_constant(y):
         return None
-    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+    return torch.corrcoef(torch.stack([x, y]).double())[0, 1].item()
+
+
+def _is_constant(x: Tensor) -> bool:
+    """Whether all entries are one number but for the rounding of a mean."""
+    return bool(((x - x[0]).abs() <= 10 * torch.finfo(x.dtype).eps * x[0].abs()).all())
 
 
 def _mean_of(x: Tensor) -> float | None:

@@ -127,9 +127,7 @@ def restarted(meta_learner, batch, inner_steps):
 
 @pytest.mark.parametrize("inner_steps", [2, 5])
 @pytest.mark.parametrize("rule", METHODS)
-def test_rules_without_memory_ignore_history_and_the_others_do_not(
-    rule, inner_steps, make_meta_learner, make_episodes
-):
+def test_rules_without_memory_ignore_history_and_the_others_do_not(rule, inner_steps, make_meta_learner, make_episodes):
     """T steps in a row against T times one step: equal exactly if nothing but the weights passes between steps."""
     meta_learner, batch = make_meta_learner(rule, weight_form="materialised"), make_episodes(n_episodes=1)
     in_a_row = meta_learner(batch, inner_steps).detach()
