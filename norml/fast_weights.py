@@ -141,6 +141,12 @@ class Materialised(LayerWeights):
         weight_bar, bias_bar = super().initial_gradients()
         return weight_bar if self._weights_bar is None else weight_bar + self._weights_bar.sum(dim=0), bias_bar
 
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Derivatives by W_t [E, O, I] and b_t [E, 1, O] of the step that the adjoints have come down to; t > 0."""
+        if self._weights_bar is None:
+            raise RuntimeError("no adjoint has been called")
+        return self._weights_bar, self._bias_sum()
+
     def _at(self, t: int) -> Tensor:
         return self._weights[t] if self.reversible else self._weights[-1]
 

@@ -1,10 +1,12 @@
 """Update rules: how a layer's update signals become the signals of a step. One file a rule."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 Result = TypeVar("Result")
 Carried = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
@@ -62,4 +64,28 @@ class UpdateRule(nn.Module, ABC):
         return call()
 
 
-__all__ = ["Carried", "Rates", "UpdateRule"]
+class GatedRule(UpdateRule):
+    """A rule that multiplies both signals neuron by neuron (eqs 18-19); it says by what."""
+
+    scales_inputs = True
+
+    @abstractmethod
+    def gates_of(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        """The gates of delta [E, S, O] and of h [E, S, I], or what broadcasts to these, and what is carried on."""
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, carried)
+        return delta * delta_gate, h * h_gate, after
+
+
+def initial_gate_bias(gate_scale: float) -> float:
+    """The b of gate_scale * sigmoid(b) = 1, or of half of gate_scale where that is less: then b = 0."""
+    return -math.log(max(gate_scale, 2) - 1)
+
+
+__all__ = ["Carried", "GatedRule", "Rates", "UpdateRule", "initial_gate_bias"]

@@ -64,6 +64,11 @@ class Protocol(Model):
     feature_scaling: Literal["none", "unit-length"] = Field(
         default="none", description="what is done to each example's features"
     )
+    adapted_layers: Literal["all", "head", "body"] = Field(
+        default="all",
+        description="which layers inner steps change: all, the last one (head), or all but that (body; without hidden "
+        "layers there is none)",
+    )
     gradient_norm_limit: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="a longer meta-gradient, over all that is learned, is shortened to it; null: none is"
     )

@@ -126,7 +126,7 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
         method.rule,
         method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
-    values = defaults()
+    values = defaults() | defaults(RULES[method.algorithm])
     sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
         for key in type(layer).model_fields if layer is not None else ():
@@ -138,9 +138,9 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
     return values, sources
 
 
-def defaults() -> dict[str, Any]:
-    """Those values of a protocol that a benchmark need not declare."""
-    return {key: field.default for key, field in Protocol.model_fields.items() if not field.is_required()}
+def defaults(model: type[Model] = Protocol) -> dict[str, Any]:
+    """Those values of a protocol, or of a rule, that an entry need not declare."""
+    return {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
 
 
 def _override(

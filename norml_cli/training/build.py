@@ -10,6 +10,7 @@ from norml.frozen_classifiers import FrozenClassifier
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
+from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
@@ -60,7 +61,15 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
     )
-    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    rule = spec.rule.update_rule(
+        learner.sizes,
+        n_support=protocol.n_way * spec.shots,
+        inner_steps=protocol.inner_steps,
+        generator=generator,
+    )
+    still = frozen_layers(protocol.adapted_layers, learner.n_layers)
+    if still:
+        rule = Frozen(rule, still)
     return MetaLearner(learner, rule, inner_loop)
 
 

@@ -25,7 +25,7 @@ def inspected(shell: Shell, method: str, *settings: str) -> tuple[str, str]:
     return record, out
 
 
-@pytest.mark.parametrize(("method", "pictures"), [("norml", 5), ("meta-sgd", 3)])
+@pytest.mark.parametrize(("method", "pictures"), [("norml", 6), ("meta-sgd", 4)])
 def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: int):
     _, out = inspected(shell, method)
     folder = shell.folder / "looked"
@@ -36,6 +36,9 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert [row["inner_steps"] for row in rows(shell, "accuracy-by-step.csv")] == ["0", "1", "2", "3", "4"]
     assert len(rows(shell, "layers.csv")) == 2 * 3
+    by_step = rows(shell, "meta-gradient-by-step.csv")
+    assert [(row["inner_steps"], row["layer"]) for row in by_step] == [(t, n) for t in "012" for n in "123"]
+    assert all(0 <= float(row["q05"]) <= float(row["q50"]) <= float(row["q95"]) for row in by_step)
     assert {row["layer"] for row in rows(shell, "neurons.csv")} == {"1", "2", "3"}
     everything = json.loads((folder / "inspection.json").read_text())
     assert everything["about"]["method"] == method

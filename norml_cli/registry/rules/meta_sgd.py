@@ -22,7 +22,9 @@ class MetaSgdSettings(LearnedSettings):
     )
 
     @override
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+    def update_rule(
+        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
         from norml.update_rules.meta_sgd import MetaSgd  # noqa: PLC0415 - torch; an entry is read without
 
         return MetaSgd(sizes, initial_rate=self.initial_rate)

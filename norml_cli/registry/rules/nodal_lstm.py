@@ -38,9 +38,14 @@ class NodalLstmSettings(LearnedSettings):
         description="factor on the sigmoid gates: how far one can open; untrained, it is 1 (half of this, below 2)",
     )
     forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
+    layer_rates: bool = Field(
+        default=False, description="whether a learned rate a layer multiplies its steps, beside the gates"
+    )
 
     @override
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+    def update_rule(
+        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
         from norml.update_rules.nodal_lstm import NodalLstm  # noqa: PLC0415 - torch; an entry is read without
 
         return NodalLstm(sizes, n_support=n_support, generator=generator, **self.model_dump())
