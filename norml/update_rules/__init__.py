@@ -31,7 +31,15 @@ class UpdateRule(nn.Module, ABC):
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
         """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
 
-        At the first layer h is the support set, the same in every step. Default: nothing.
+        Default: nothing.
+        """
+        return {}
+
+    def of_constant_input(self, layer: int, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
+        """What is carried besides where h [E, S, I] is the same in every step; made once, it saves work in each.
+
+        That is so at the first layer if every step sees the whole support set, and nowhere if a step sees one example.
+        Default: nothing.
         """
         return {}
 
@@ -41,7 +49,8 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, Carried]:
         """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss;
+        S = 1 if a step sees one example.
         Episodes and examples may not be mixed across E.
         """
 

@@ -52,7 +52,7 @@ class NodalLstm(UpdateRule):
         forget_bias: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        """`sizes`: the learner's D, hidden widths, N. `n_support`: S, which only flattened gates depend on."""
+        """`sizes`: the learner's D, hidden widths, N. `n_support`: S of a step, for flattened gates alone."""
         super().__init__()
         self.gates = gates
         self.previous_cell = previous_cell
@@ -81,9 +81,9 @@ class NodalLstm(UpdateRule):
         return {f"cells.{layer}.{name}": parameter for name, parameter in self.cells[layer].named_parameters()}
 
     @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        """Cell and hidden state are zero, so not there; at the first layer, what its constant input gives to gates."""
-        return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
+    def of_constant_input(self, layer: int, h: Tensor) -> Carried:
+        """What it gives to the gates. (Cell and hidden state are zero at first, so not there.)"""
+        return {"h_product": self._cell(layer).h_product(self._h_features(h))}
 
     @override
     def scaled(

@@ -57,8 +57,9 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         query_statistics=protocol.query_statistics,
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
+        support_order=protocol.support_order,
     )
-    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    rule = spec.rule.update_rule(learner.sizes, n_support=spec.support_of_a_step, generator=generator)
     return MetaLearner(learner, rule, inner_loop)
 
 

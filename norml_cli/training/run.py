@@ -29,6 +29,7 @@ from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError
+from norml_cli.registry.protocol import HELD_OUT_EVERY
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, Parameters
 from norml_cli.training.build import build_method, generator_for
@@ -79,7 +80,12 @@ class Run(Training):
         self._compile_wanted = compile_
         self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = examples.pool("meta_train", rotations=protocol.rotations != "none", device=device)
+        self._train_pool = examples.pool(
+            "meta_train",
+            rotations=protocol.rotations != "none",
+            device=device,
+            every=HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1,
+        )
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
         self._optimizer = _optimizer(self.model, protocol.outer_lr)

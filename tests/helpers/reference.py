@@ -51,6 +51,7 @@ class Settings:
     rule: dict[str, Any] = field(default_factory=dict)
     first_order: bool = False
     query_statistics: str = "query"
+    support_order: str = "full"
 
 
 def initial_weights(p: Parameters) -> Weights:
@@ -94,11 +95,22 @@ def adapted(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> Weights:
     weights = initial_weights(p)
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     for _ in range(settings.inner_steps):
-        if "learned_rates" in settings.rule:
-            weights = maml_step(p, settings, weights, x, y)
-        else:
-            weights = norml_step(p, settings, weights, x, y, memory=memory)
+        for rows in [range(len(x))] if settings.support_order == "full" else [[row] for row in in_rounds(y)]:
+            seen_x, seen_y = x[list(rows)], y[list(rows)]
+            if "learned_rates" in settings.rule:
+                weights = maml_step(p, settings, weights, seen_x, seen_y)
+            else:
+                weights = norml_step(p, settings, weights, seen_x, seen_y, memory=memory)
     return weights
+
+
+def in_rounds(y: Tensor) -> list[int]:
+    """Rows of a support set: of every class the first, in the order of labels, then of every class the second."""
+    of_class = {
+        label: [row for row, each in enumerate(y.tolist()) if each == label] for label in sorted(set(y.tolist()))
+    }
+    longest = max(len(rows) for rows in of_class.values())
+    return [rows[number] for number in range(longest) for rows in of_class.values() if number < len(rows)]
 
 
 def maml_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor) -> Weights:

@@ -36,7 +36,7 @@ def drawn_signals(layer, seed=0):
 
 def first_state(rule, layer, signals):
     delta, h, _ = signals
-    return rule.initially_carried(layer, delta, h)
+    return rule.initially_carried(layer, delta, h) | (rule.of_constant_input(layer, h) if layer == 0 else {})
 
 
 def drawn_state(rule, layer, seed=0, signals=None):
@@ -90,7 +90,7 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
     start = NORML_RULES[name].get("gate_scale", 2.0) / 2
     for layer in range(2):
         delta, h, losses = drawn_signals(layer)
-        state = rule.initially_carried(layer, delta, h)
+        state = first_state(rule, layer, (delta, h, losses))
         for _ in range(3):
             delta_hat, h_hat, state = rule.scaled(layer, delta, h, losses, state)
             assert torch.equal(delta_hat, start * delta)
@@ -209,7 +209,7 @@ def test_the_cell_is_torchs_lstm_cell(gates):
         for step in range(3):
             delta, h, losses = drawn_signals(layer, step)
             h = constant if layer == 0 else h
-            state = rule.initially_carried(layer, delta, h) if state is None else state
+            state = first_state(rule, layer, (delta, h, losses)) if state is None else state
             hidden, new = before = torchs(features(rule, delta, h, losses).flatten(0, 1), before)
             _, _, state = rule.scaled(layer, delta, h, losses, state)
             torch.testing.assert_close(state["cell"].flatten(0, 1), new, rtol=1e-12, atol=1e-14)

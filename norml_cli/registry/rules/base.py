@@ -35,7 +35,7 @@ class LearnedSettings(RuleSettings):
 
     @abstractmethod
     def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
-        """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
+        """The untrained rule, for a learner of `sizes` D, hidden widths, N; S = `n_support` support examples a step."""
 
 
 class FittedSettings(RuleSettings):
