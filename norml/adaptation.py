@@ -103,6 +103,8 @@ class Adaptation:
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._carried: list[list[Carried]] = []  # into each step, by layer
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
+        self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
+        self._of_inputs: list[Carried] = []  # that, by the place in a pass of those who see them
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
@@ -210,6 +212,7 @@ class Adaptation:
         for layer_weights, call, (delta_hat, h_hat) in zip(self.weights, step.calls, signals, strict=True):
             layer_weights.step(delta_hat, h_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
         carried = [call.outputs.carried for call in step.calls]
+        carried[0] = {name: tensor for name, tensor in carried[0].items() if name not in self._of_inputs[0]}
         if not self._reversible:
             self._carried = [carried]
             return
@@ -228,7 +231,9 @@ class Adaptation:
         if t == 0 and not self._initial_calls:
             self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
             self._carried.append([call.outputs.carried for call in self._initial_calls])
-        carried = self._carried[t if self._reversible else -1]
+            self._look_at_inputs()
+        carried = [*self._carried[t if self._reversible else -1]]
+        carried[0] = carried[0] | self._of_inputs[t % len(self._pass)]
         calls = [
             self._call(layer, delta, h, losses, of_layer, reversible=reversible)
             for layer, ((delta, h), of_layer) in enumerate(zip(signals, carried, strict=True))
@@ -238,11 +243,24 @@ class Adaptation:
     def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
         return call_rule(
             self.rule,
-            partial(_initially_carried, self.rule, layer, constant_input=layer == 0 and not self._one_by_one),
+            partial(_initially_carried, self.rule, layer),
             Values({"delta": delta, "h": h}, {}),
             self.rule.parameters_of(layer) if self._reversible else None,
             constants=self._constants(layer),
         )
+
+    def _look_at_inputs(self) -> None:
+        """What the rule makes of the first layer's inputs, each a set that a step sees: once, as they never change."""
+        inputs = [x for x, _ in self._pass]
+        sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # of no two does a rule mix the examples
+        parameters = self.rule.parameters_of(0) if self._reversible else None
+        function = partial(_of_constant_input, self.rule)
+        self._input_call = call_rule(
+            self.rule, function, Values({"h": sets}, {}), parameters, constants=frozenset({"h"})
+        )
+        carried = self._input_call.outputs.carried
+        parts = {name: tensor.chunk(len(inputs)) for name, tensor in carried.items()}
+        self._of_inputs = [{name: of[place] for name, of in parts.items()} for place in range(len(inputs))]
 
     def _rates_of(self, layer: int) -> Call | None:
         """The rule's rates of a layer; they depend on its parameters alone."""
@@ -308,9 +326,14 @@ class Adaptation:
         self._rule_bars: dict[str, Tensor] = {}
         self._query_reverse(logits_bar)
         carried_bars: list[Carried] = [{} for _ in self.weights]
+        self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
         for t in reversed(range(self.n_steps)):
             step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
             carried_bars = self._step_reverse(t, step, carried_bars)
+        if self._input_call is not None:
+            names = self._input_bars[0]
+            bars = {name: torch.cat([of_place[name] for of_place in self._input_bars]) for name in names}
+            self._pulled_back(self._input_call, Values({}, bars))
         for call, layer_weights in zip(self._rates, self.weights, strict=True):
             if call is not None and isinstance(layer_weights, Rated) and self.inner_steps:
                 weight_bar, bias_bar = layer_weights.rate_gradients()
@@ -337,6 +360,10 @@ class Adaptation:
             if h_hat_bar is not None:
                 signal_bars["h_hat"] = h_hat_bar
             input_bars.append(self._pulled_back(call, Values(signal_bars, bars)))
+        of_inputs = self._input_bars[t % len(self._pass)]
+        for name in self._of_inputs[0]:
+            if name in input_bars[0].carried:
+                _add(of_inputs, {name: input_bars[0].carried.pop(name)})
         if t == 0:  # whose signals make what is carried into it, too
             for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
                 _add(bars_in.signals, self._pulled_back(call, Values({}, bars_in.carried)).signals)
@@ -392,10 +419,12 @@ def _check_order(loop: InnerLoop, learner: Learner) -> None:
         )
 
 
-def _initially_carried(rule: UpdateRule, layer: int, inputs: Values, *, constant_input: bool) -> Values:
-    delta, h = inputs.signals["delta"], inputs.signals["h"]
-    carried = rule.initially_carried(layer, delta, h)
-    return Values({}, {**carried, **rule.of_constant_input(layer, h)} if constant_input else carried)
+def _initially_carried(rule: UpdateRule, layer: int, inputs: Values) -> Values:
+    return Values({}, rule.initially_carried(layer, inputs.signals["delta"], inputs.signals["h"]))
+
+
+def _of_constant_input(rule: UpdateRule, inputs: Values) -> Values:
+    return Values({}, rule.of_constant_input(inputs.signals["h"]))
 
 
 def _named_rates(rule: UpdateRule, layer: int, _inputs: Values) -> Values:

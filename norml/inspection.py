@@ -38,8 +38,8 @@ class Wrapped(UpdateRule):
         return self.rule.initially_carried(layer, delta, h)
 
     @override
-    def of_constant_input(self, layer: int, h: Tensor) -> Carried:
-        return self.rule.of_constant_input(layer, h)
+    def of_constant_input(self, h: Tensor) -> Carried:
+        return self.rule.of_constant_input(h)
 
     @override
     def rates(self, layer: int) -> Rates | None:

@@ -35,11 +35,11 @@ class UpdateRule(nn.Module, ABC):
         """
         return {}
 
-    def of_constant_input(self, layer: int, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
-        """What is carried besides where h [E, S, I] is the same in every step; made once, it saves work in each.
+    def of_constant_input(self, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
+        """What the first layer's input h [E, S, I] gives, each tensor [E, ...]; made once, it saves work in each step.
 
-        That is so at the first layer if every step sees the whole support set, and nowhere if a step sees one example.
-        Default: nothing.
+        The first layer's inputs never change. Each step that sees h finds this in `carried` beside what was carried,
+        and need not hand it on. Default: nothing.
         """
         return {}
 

@@ -81,9 +81,9 @@ class NodalLstm(UpdateRule):
         return {f"cells.{layer}.{name}": parameter for name, parameter in self.cells[layer].named_parameters()}
 
     @override
-    def of_constant_input(self, layer: int, h: Tensor) -> Carried:
+    def of_constant_input(self, h: Tensor) -> Carried:
         """What it gives to the gates. (Cell and hidden state are zero at first, so not there.)"""
-        return {"h_product": self._cell(layer).h_product(self._h_features(h))}
+        return {"h_product": self._cell(0).h_product(self._h_features(h))}
 
     @override
     def scaled(
@@ -103,8 +103,6 @@ class NodalLstm(UpdateRule):
         h_features = None if "h_product" in carried else self._h_features(h)
         gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, carried)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
-        if "h_product" in carried:
-            after["h_product"] = carried["h_product"]
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
