@@ -456,10 +456,16 @@ def layer_forms(
     scales_inputs: bool,
     device: torch.device,
     form: Form | Literal["auto"] = "auto",
+    one_by_one: bool = False,
 ) -> list[Form]:
-    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each."""
+    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each.
+
+    `one_by_one`: each step sees one example; so many small steps are cheaper on weights than on all signals so far.
+    """
     if form != "auto":
         return [form] * (len(sizes) - 1)
+    if one_by_one:
+        return ["materialised"] * (len(sizes) - 1)
     return [
         cheaper_form(
             n_support=n_support,
@@ -480,13 +486,14 @@ def initial_layers(
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
-    inputs: Inputs,
+    inputs: Inputs | None,
     reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
-    `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
+    `inputs`: of the first layer, where every step sees the whole support set; else None. `rates`: of weights [O, I] and
+    biases [O] of each layer; a layer that has them is materialised, whatever its form.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
@@ -495,7 +502,7 @@ def initial_layers(
             layers.append(Rated(weight, bias, eta, reversible=reversible, rates=of_layer))
         elif form == "materialised":
             layers.append(Materialised(weight, bias, eta, reversible=reversible))
-        elif layer == 0:
+        elif layer == 0 and inputs is not None:
             layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs))
         else:
             layers.append(Factored(weight, bias, eta, reversible=reversible))

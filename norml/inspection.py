@@ -7,6 +7,7 @@ along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the epis
 layer tells how far the rule turns the step: 1 where it only changes its size.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -122,22 +123,25 @@ class LayerSummary:
 
 @torch.no_grad()
 def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_steps: int) -> list[LayerSummary]:
-    """What the rule does in each of `inner_steps` steps on the support sets of `batches`, by step and layer."""
+    """What the rule does in each step on the support sets of `batches`, by step and layer.
+
+    `inner_steps`: steps, or passes over the support set where a step sees one example.
+    """
     learner, device = meta_learner.learner, meta_learner.learner.weights[0].device
-    places = [(step, layer) for step in range(inner_steps) for layer in range(learner.n_layers)]
-    totals = {(step, layer): _Total.empty(learner.sizes[layer + 1], device) for step, layer in places}
+    totals: dict[tuple[int, int], _Total] = {}
     for batch in batches:
         loop = meta_learner.inner_loop
         rule = Watched(meta_learner.rule, loop.inner_lr)
-        Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
-        for step, layer in places:
-            right = _right(rule.deltas_out[step], batch.support_y)
-            totals[step, layer].add(rule.steps[step][layer], rule.losses[step], right)
-    return [totals[step, layer].summary(layer, step) for step, layer in places]
+        adaptation = Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
+        for step, layer in itertools.product(range(adaptation.n_steps), range(learner.n_layers)):
+            right = _right(rule.deltas_out[step], adaptation.examples_of(step)[1])
+            total = totals.setdefault((step, layer), _Total.empty(learner.sizes[layer + 1], device))
+            total.add(rule.steps[step][layer], rule.losses[step], right)
+    return [total.summary(layer, step) for (step, layer), total in totals.items()]
 
 
 def logits_of_each_step(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Iterator[Tensor]:
-    """Query logits [E, M, N] before the first inner step and after each."""
+    """Query logits [E, M, N] before the first inner step and after each; one by one, after each pass."""
     parts = (meta_learner.learner, meta_learner.rule, meta_learner.inner_loop, batch.x, batch.support_y)
     yield from Adaptation(*parts, inner_steps=inner_steps).logits_of_each_step()
 

@@ -33,7 +33,15 @@ class UpdateRule(nn.Module, ABC):
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
         """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
 
-        At the first layer h is the support set, the same in every step. Default: nothing.
+        Default: nothing.
+        """
+        return {}
+
+    def of_constant_input(self, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
+        """What the first layer's input h [E, S, I] gives, each tensor [E, ...]; made once, it saves work in each step.
+
+        The first layer's inputs never change. Each step that sees h finds this in `carried` beside what was carried,
+        and need not hand it on. Default: nothing.
         """
         return {}
 
@@ -43,7 +51,8 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, Carried]:
         """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss;
+        S = 1 if a step sees one example.
         Episodes and examples may not be mixed across E.
         """
 

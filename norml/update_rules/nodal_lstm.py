@@ -51,7 +51,7 @@ class NodalLstm(GatedRule):
         layer_rates: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        """`sizes`: the learner's D, hidden widths, N. `n_support`: S, which only flattened gates depend on.
+        """`sizes`: the learner's D, hidden widths, N. `n_support`: S of a step, for flattened gates alone.
 
         `layer_rates`: a learned rate a layer, kept as its logarithm, multiplies delta beside the gates.
         """
@@ -86,9 +86,9 @@ class NodalLstm(GatedRule):
         return rates | {f"cells.{layer}.{name}": parameter for name, parameter in of_cell}
 
     @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        """Cell and hidden state are zero, so not there; at the first layer, what its constant input gives to gates."""
-        return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
+    def of_constant_input(self, h: Tensor) -> Carried:
+        """What it gives to the gates. (Cell and hidden state are zero at first, so not there.)"""
+        return {"h_product": self._cell(0).h_product(self._h_features(h))}
 
     @override
     def scaled(
@@ -109,8 +109,6 @@ class NodalLstm(GatedRule):
         h_features = None if "h_product" in carried else self._h_features(h)
         gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, carried)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
-        if "h_product" in carried:
-            after["h_product"] = carried["h_product"]
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":

@@ -25,6 +25,10 @@ class Wrapped(UpdateRule):
         return self.rule.initially_carried(layer, delta, h)
 
     @override
+    def of_constant_input(self, h: Tensor) -> Carried:
+        return self.rule.of_constant_input(h)
+
+    @override
     def rates(self, layer: int) -> Rates | None:
         return self.rule.rates(layer)
 
@@ -53,6 +57,10 @@ class Frozen(Wrapped):
     @override
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
         return {} if layer in self.layers else super().initially_carried(layer, delta, h)
+
+    @override
+    def of_constant_input(self, h: Tensor) -> Carried:
+        return {} if 0 in self.layers else super().of_constant_input(h)
 
     @override
     def rates(self, layer: int) -> Rates | None:

@@ -102,7 +102,7 @@ def _print(found: Inspection, console: Output) -> None:
     for column in ("layer", "inner step", "effective rate", "cosine to gradient", "mean gate of delta", "of h"):
         table.add_column(column, justify="right")
     for summary in found.layers:
-        if summary.step in {0, found.inner_steps - 1}:
+        if summary.step in {0, found.layers[-1].step}:
             gates = [f"{gate.mean:.3f}" if gate else "-" for gate in (summary.delta_gate, summary.h_gate)]
             rate = (f"{summary.rate:.4f}", "-" if isnan(summary.cosine) else f"{summary.cosine:.3f}")
             table.add_row(str(summary.layer + 1), str(summary.step + 1), *rate, *gates)

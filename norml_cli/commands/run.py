@@ -63,8 +63,17 @@ def _run_one(item: Resolved, examples: Examples, launch: Launch, path: Path, con
             n_test=len(outcome.correct),
             queries_per_episode=item.spec.queries_per_episode,
         )
-        course = run.course(evaluation_s=outcome.evaluation_s)
-        write_record(path, RunRecord.of(run.origin, course, run.parameters, episodes, outcome.correct))
+        write_record(
+            path,
+            RunRecord.of(
+                run.origin,
+                run.course(evaluation_s=outcome.evaluation_s),
+                run.parameters,
+                episodes=episodes,
+                correct=outcome.correct,
+                by_class=outcome.by_class,
+            ),
+        )
 
 
 def _refuse_other_protocol(path: Path, item: Resolved) -> None:

@@ -44,11 +44,16 @@ class Examples:
             features=None if self.features is None else self.features.fingerprint,
         )
 
-    def pool(self, split: SplitName, *, rotations: bool, device: torch.device) -> ExamplePool:
-        """All examples of a split, resident on `device`. Raises UserError if they are damaged."""
+    def pool(self, split: SplitName, *, rotations: bool, device: torch.device, every: int = 1) -> ExamplePool:
+        """The examples of a split, resident on `device`: of each class one in `every`, the first among them.
+
+        Raises UserError if they are damaged.
+        """
         if self.features is None:
-            return ExamplePool.of_images(torch.from_numpy(self.cache.images(split)).to(device), rotations=rotations)
-        features = torch.from_numpy(self.features.features(split)).to(device)
+            return ExamplePool.of_images(
+                torch.from_numpy(self.cache.images(split)[:, ::every]).to(device), rotations=rotations
+            )
+        features = torch.from_numpy(self.features.features(split)[:, ::every]).to(device)
         return ExamplePool.of_features(features, unit_length=self.unit_length)
 
 

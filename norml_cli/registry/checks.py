@@ -120,7 +120,7 @@ def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> It
     unknown = ids.fault("benchmarks", "benchmark", method.default_benchmark)
     if unknown:
         yield f"default_benchmark: {unknown}"
-    for key in ("protocol", *by_shots):
+    for key in ("protocol", "rule_by_benchmark", *by_shots):
         for id_ in getattr(method, key):
             unknown = ids.fault("benchmarks", "benchmark", id_)
             if unknown and (key, id_) != ("protocol", EVERYWHERE):

@@ -46,6 +46,7 @@ class Method(Entry):
     )
     algorithm: str = Field(description="the rule that `rule` is the settings of")
     rule: Any = Field(description="the rule's settings, every one of them")
+    rule_by_benchmark: Any = Field(default={}, description="settings that differ on a benchmark, by its id")
     rule_by_shots: Any = Field(default={}, description="settings that differ on a benchmark by its shots, by its id")
 
     def protocol_layers(self, benchmark: str, shots: int) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def _method_of(algorithm: str, rule: type[RuleSettings]) -> type[Method]:
     fields: dict[str, Any] = {
         "algorithm": (Literal[algorithm], ...),
         "rule": (settings, Method.model_fields["rule"]),
+        "rule_by_benchmark": (dict[Id, some], Method.model_fields["rule_by_benchmark"]),
         "rule_by_shots": (dict[Id, dict[Shots, some]], Method.model_fields["rule_by_shots"]),
     }
     return create_model(f"{name.removesuffix('Settings')}Method", __base__=Method, __module__=__name__, **fields)

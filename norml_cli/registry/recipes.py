@@ -9,10 +9,8 @@ from norml_cli.files.atomic import home
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry, RecipeEntry, SourceSplit
 from norml_cli.registry.faults import fault_lines
-from norml_cli.registry.protocol import Precision, Recipe
+from norml_cli.registry.protocol import Precision, Recipe, held_out_of
 from norml_cli.registry.specs import PretrainSpec
-
-HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept for monitoring
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ def training_images(dataset: DatasetEntry) -> int:
     """How many images of the training classes are not held out. Raises UserError for grey images."""
     if not dataset.in_colour or not isinstance(dataset.splits, SourceSplit):
         raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
-    held_out = -(-dataset.examples_per_class // HELD_OUT_EVERY)
-    return dataset.splits.meta_train * (dataset.examples_per_class - held_out)
+    return dataset.splits.meta_train * (dataset.examples_per_class - held_out_of(dataset.examples_per_class))
 
 
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:

@@ -21,7 +21,7 @@ from norml_cli.registry.entries import (
     TableEntry,
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import Protocol, held_out_of
 from norml_cli.registry.sourced import Model, constrained
 from norml_cli.registry.specs import RunSpec
 
@@ -85,7 +85,7 @@ class Registry:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
         Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, method on it by shots,
-        its rule, its rule on this benchmark by shots, `overrides` (--set).
+        its rule, its rule on this benchmark, its rule on it by shots, `overrides` (--set).
         Raises UserError.
         """
         method_entry = self.method(method)
@@ -124,6 +124,7 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
         bench.protocol_by_shots.get(shots),
         *method.protocol_layers(bench.id, shots).values(),
         method.rule,
+        method.rule_by_benchmark.get(bench.id),
         method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
     values = defaults() | defaults(RULES[method.algorithm])
@@ -201,6 +202,18 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    yield from _backbone_faults(protocol, dataset, recipes)
+    if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
+        fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
+        yield "support_order", f"{fault}: batch norm cannot take its statistics from one example; take full"
+    if protocol.training_examples == "held-out-from-pretraining":
+        yield from _held_out_faults(protocol, per_class, dataset)
+    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
+        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
+        yield "rotations", fault
+
+
+def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:
     if protocol.backbone is None and dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
@@ -209,6 +222,12 @@ def contradictions(
         yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
     if protocol.backbone is not None and protocol.backbone not in recipes:
         yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
-    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
-        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
-        yield "rotations", fault
+
+
+def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    held_out = held_out_of(dataset.examples_per_class)
+    if protocol.backbone is None:
+        yield "training_examples", "is held-out-from-pretraining, but there is no backbone; leave it out"
+    elif per_class > held_out:
+        fault = f"shots + queries_per_class = {per_class} is more than the {held_out} examples a class"
+        yield "training_examples", f"{fault} of '{dataset.id}' that are held out from pretraining"

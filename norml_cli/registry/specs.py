@@ -41,6 +41,16 @@ class RunSpec(Model):
         return self.protocol.meta_batch_size * self.protocol.n_way * self.shots
 
     @property
+    def support_of_a_step(self) -> int:
+        """S, support examples that an inner step sees: all of an episode, or one."""
+        return self.protocol.n_way * self.shots if self.protocol.support_order == "full" else 1
+
+    @property
+    def steps_of_an_episode(self) -> int:
+        """T, inner steps in meta-training: one by one, each pass takes a step for every support example."""
+        return self.protocol.inner_steps * self.protocol.n_way * self.shots // self.support_of_a_step
+
+    @property
     def queries_per_episode(self) -> int:
         """M = N * Q."""
         return self.protocol.n_way * self.protocol.queries_per_class

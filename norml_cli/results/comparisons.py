@@ -14,8 +14,10 @@ from norml.statistics import values_to_settle as values_to_settle_at
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import TableEntry
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.groups import Group, choose_runs, protocol_differences
+from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, protocol_differences
 from norml_cli.results.records import RunRecord
+
+Level = Literal["episodes", "classes", "seeds"]
 
 LEVEL = 0.05  # of the tests, as the 95% of the intervals
 ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
@@ -23,9 +25,13 @@ ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b at one level: over test episodes (of one seed, or of each episode's mean over seeds), or over seeds."""
+    """a - b at one level.
 
-    over: Literal["episodes", "seeds"]
+    Over test episodes (of one seed, or of each episode's mean over seeds), which says nothing of other classes than
+    theirs; over test classes, as a sample of all that there are; or over seeds.
+    """
+
+    over: Level
     seeds: tuple[int, ...]
     interval: Interval
     adjusted_p: float
@@ -42,7 +48,7 @@ class Difference:
 
     @property
     def values_to_settle(self) -> int | None:
-        """Episodes (or seeds) of this scatter and mean whose interval would just exclude zero."""
+        """Episodes (classes, seeds) of this scatter and mean whose interval would just exclude zero."""
         return values_to_settle_at(self.interval)
 
     @property
@@ -53,12 +59,14 @@ class Difference:
     @property
     def enough(self) -> bool:
         """Whether there are seeds enough for a verdict over seeds."""
-        return self.over == "episodes" or len(self.seeds) >= ENOUGH_SEEDS
+        return self.over != "seeds" or len(self.seeds) >= ENOUGH_SEEDS
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two methods at one place: a difference for each seed and, if there are several, over all episodes and seeds.
+
+    Over classes, too, where the records hold what it needs.
 
     declared: whether both were run by the declared protocol.
     """
@@ -77,14 +85,25 @@ class Comparison:
         return next(each for each in reversed(self.differences) if each.over == "episodes")
 
     @property
+    def over_classes(self) -> Difference | None:
+        """The same, for new classes; None where the records do not tell."""
+        return next((each for each in self.differences if each.over == "classes"), None)
+
+    @property
+    def for_new_classes(self) -> Difference:
+        """What a verdict about classes that were not tested rests on: the wider of both, or the one that there is."""
+        known = [each for each in (self.over_episodes, self.over_classes) if each is not None]
+        return max(known, key=lambda each: each.adjusted_p)
+
+    @property
     def over_seeds(self) -> Difference | None:
         """What is said of the methods: over seeds; None for a single seed."""
         return next((each for each in self.differences if each.over == "seeds"), None)
 
     def beside(self, difference: Difference) -> Difference | None:
         """What stands beside another pair's `difference` in a table of pairs: over the same seeds, or over all."""
-        if difference.over == "seeds":
-            return self.over_seeds
+        if difference.over != "episodes":
+            return self.over_seeds if difference.over == "seeds" else self.over_classes
         same = [each for each in self.differences if (each.over, each.seeds) == ("episodes", difference.seeds)]
         return same[0] if same else self.over_episodes
 
@@ -175,14 +194,16 @@ def _differences(left: Group, right: Group, seeds: tuple[int, ...]) -> list[Diff
         means = [episode_means(group.counts(of)) for group in (left, right)]
         return _difference("episodes", of, paired_difference(*means).divided_by(left.queries))
 
+    of_classes = difference_over_new_classes(left, right, seeds)
+    over_classes = [] if of_classes is None else [_difference("classes", seeds, of_classes.divided_by(left.queries))]
     if len(seeds) == 1:
-        return [over_episodes(seeds)]
+        return [over_episodes(seeds), *over_classes]
     each = [over_episodes((seed,)) for seed in seeds]
     over_seeds = interval_95([difference.interval.mean for difference in each])
-    return [*each, over_episodes(seeds), _difference("seeds", seeds, over_seeds)]
+    return [*each, over_episodes(seeds), *over_classes, _difference("seeds", seeds, over_seeds)]
 
 
-def _difference(over: Literal["episodes", "seeds"], seeds: tuple[int, ...], interval: Interval) -> Difference:
+def _difference(over: Level, seeds: tuple[int, ...], interval: Interval) -> Difference:
     return Difference(over, seeds, interval, p_value(interval))
 
 

@@ -1,9 +1,11 @@
 """Which runs may be averaged, which a cell takes, and how they differ from the declared protocol."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from norml.statistics import Interval, episode_means, over_classes
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import RunRecord
@@ -39,6 +41,37 @@ class Group:
     def counts(self, seeds: Sequence[int]) -> list[list[int]]:
         """Correctly classified queries: [len(seeds), episodes]."""
         return [record.correct for record in self.records if record.seed in seeds]
+
+    def by_class(self, seeds: Sequence[int]) -> dict[str, tuple[int, float]] | None:
+        """Of each test class, its episodes and their correct answers, a mean over seeds; None: not in the records."""
+        of_seeds = [record.by_class for record in self.records if record.seed in seeds]
+        known = [by_class for by_class in of_seeds if by_class is not None]
+        if not known or len(known) < len(of_seeds):
+            return None
+        return {
+            name: (first.episodes, sum(by_class[name].correct for by_class in known) / len(known))
+            for name, first in known[0].items()
+        }
+
+
+def over_new_classes(group: Group, seeds: Sequence[int]) -> Interval | None:
+    """Accuracy of these runs with test classes as the sample, in queries; None where the records do not tell."""
+    return _over_classes(group.counts(seeds), group.by_class(seeds))
+
+
+def difference_over_new_classes(group: Group, reference: Group, seeds: Sequence[int]) -> Interval | None:
+    """`group` minus `reference`, on the same episodes; else as `over_new_classes`."""
+    left, right = group.by_class(seeds), reference.by_class(seeds)
+    if left is None or right is None or left.keys() != right.keys():
+        return None
+    held = {name: (n, value - right[name][1]) for name, (n, value) in left.items()}
+    differences = map(operator.sub, *(episode_means(each.counts(seeds)) for each in (group, reference)))
+    return _over_classes([list(differences)], held)
+
+
+def _over_classes(values: Sequence[Sequence[float]], held: dict[str, tuple[int, float]] | None) -> Interval | None:
+    means = episode_means(values)
+    return None if held is None else over_classes(sum(means), len(means), held.values())
 
 
 def steps_of(steps: int, declared: int | None) -> str:

@@ -55,6 +55,13 @@ class Accuracy(Model):
     formula: Text = Field(description="of the half-width")
 
 
+class OfClass(Model):
+    """The meta-test episodes that hold one class."""
+
+    episodes: Count = Field(description="how many")
+    correct: NonNegative = Field(description="correctly classified queries in them, of all their classes")
+
+
 class CurvePoint(Model):
     """One meta-validation: training numbers are means since the one before."""
 
@@ -211,16 +218,32 @@ class RunRecord(TrainingRecord):
     episodes: EpisodesIdentity
     correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
     accuracy: Accuracy
+    by_class: dict[Text, OfClass] | None = Field(
+        default=None, description="of each test class by name, for intervals over new classes; null: an older record"
+    )
 
     @classmethod
     def of(
-        cls, origin: Origin, course: Course, parameters: Parameters, episodes: EpisodesIdentity, correct: list[int]
+        cls,
+        origin: Origin,
+        course: Course,
+        parameters: Parameters,
+        *,
+        episodes: EpisodesIdentity,
+        correct: list[int],
+        by_class: dict[str, OfClass],
     ) -> Self:
-        """The record of a training that was tested: `correct` answers of each test episode."""
+        """The record of a training that was tested: `correct` answers of each test episode, and by class."""
         interval = interval_95(correct).divided_by(episodes.queries_per_episode)
         accuracy = Accuracy(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
         return cls._finished(
-            origin, course, parameters=parameters, episodes=episodes, correct=correct, accuracy=accuracy
+            origin,
+            course,
+            parameters=parameters,
+            episodes=episodes,
+            correct=correct,
+            accuracy=accuracy,
+            by_class=by_class,
         )
 
     @model_validator(mode="after")
@@ -240,6 +263,13 @@ class RunRecord(TrainingRecord):
             raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
         if max(self.correct) > episodes.queries_per_episode:
             raise ValueError(f"correct holds a count above the {episodes.queries_per_episode} queries of an episode")
+        if self.by_class is not None:
+            held = [(of_class.episodes, of_class.correct) for of_class in self.by_class.values()]
+            if [sum(each) for each in zip(*held, strict=True)] != [
+                protocol.n_way * len(self.correct),
+                protocol.n_way * sum(self.correct),
+            ]:
+                raise ValueError("by_class does not hold each episode and its correct answers once for each class")
 
     def _check_mean(self) -> None:
         mean = sum(self.correct) / len(self.correct) / self.episodes.queries_per_episode

@@ -60,11 +60,12 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         query_statistics=protocol.query_statistics,
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
+        support_order=protocol.support_order,
     )
     rule = spec.rule.update_rule(
         learner.sizes,
-        n_support=protocol.n_way * spec.shots,
-        inner_steps=protocol.inner_steps,
+        n_support=spec.support_of_a_step,
+        inner_steps=spec.steps_of_an_episode,
         generator=generator,
     )
     still = frozen_layers(protocol.adapted_layers, learner.n_layers)

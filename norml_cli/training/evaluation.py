@@ -18,6 +18,7 @@ from norml_cli.data.examples import Examples, episode_indices
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.splits import SplitName
 from norml_cli.registry.specs import RunSpec
+from norml_cli.results.records import OfClass
 
 EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
 EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
@@ -32,6 +33,7 @@ class FixedEpisodes:
     pool: ExamplePool
     indices: EpisodeIndices
     hash: str
+    class_names: list[str]
 
     @classmethod
     def of(cls, spec: RunSpec, examples: Examples, split: SplitName, device: torch.device) -> "FixedEpisodes":
@@ -39,7 +41,22 @@ class FixedEpisodes:
         request = next(request for request in episode_requests(spec) if request.split == split)
         arrays = examples.cache.episodes(request)
         indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
-        return cls(examples.pool(split, rotations=request.rotations, device=device), indices, arrays.hash())
+        return cls(
+            examples.pool(split, rotations=request.rotations, device=device),
+            indices,
+            arrays.hash(),
+            examples.cache.class_names(split),
+        )
+
+    def by_class(self, correct: NDArray[np.int64]) -> dict[str, OfClass]:
+        """Of each class, the episodes that hold it, and their sum of `correct` [E]; classes in none are left out."""
+        classes = self.indices.classes.cpu().numpy()
+        n_classes = len(self.class_names)
+        episodes = np.bincount(classes.ravel(), minlength=n_classes)
+        sums = np.zeros(n_classes, np.int64)
+        np.add.at(sums, classes, correct[:, None])
+        found = zip(self.class_names, episodes.tolist(), sums.tolist(), strict=True)
+        return {name: OfClass(episodes=n, correct=value) for name, n, value in found if n}
 
 
 def count_correct(

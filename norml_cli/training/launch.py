@@ -16,7 +16,6 @@ from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
-from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.resolving import Resolved
 from norml_cli.registry.specs import RunSpec
 from norml_cli.terminal.progress import Follower, RunDisplay
@@ -119,7 +118,7 @@ def launched_run(
         followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, seed)))
 
     def build(setting: Setting) -> Run:
-        return Run(spec, examples, setting, compile_=_compile(launch, spec.protocol), splits=splits)
+        return Run(spec, examples, setting, compile_=_compile(launch, spec), splits=splits)
 
     with launched(launch, companions, names, build, console=console, followers=followers) as run:
         yield run
@@ -187,14 +186,15 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _compile(launch: Launch, protocol: Protocol) -> Compile:
+def _compile(launch: Launch, spec: RunSpec) -> Compile:
     if launch.compiled is not None:
         return "must" if launch.compiled else "never"
-    return "try" if _compile_pays(protocol, launch.device) else "never"
+    return "try" if _compile_pays(spec, launch.device) else "never"
 
 
-def _compile_pays(protocol: Protocol, device: torch.device) -> bool:
+def _compile_pays(spec: RunSpec, device: torch.device) -> bool:
     """Whether the time that compiling takes is won back: it takes longer with each inner step, and needs a compiler."""
     compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
-    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS[device.type] * max(1, protocol.inner_steps)
+    protocol = spec.protocol
+    long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS[device.type] * max(1, spec.steps_of_an_episode)
     return compiler and long_enough and not protocol.recompute

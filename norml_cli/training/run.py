@@ -29,8 +29,9 @@ from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError
+from norml_cli.registry.protocol import HELD_OUT_EVERY
 from norml_cli.registry.specs import RunSpec
-from norml_cli.results.records import Cost, Course, CurvePoint, Parameters
+from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
 from norml_cli.training.build import build_method, generator_for
 from norml_cli.training.divergence import rising, told_apart
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
@@ -45,6 +46,7 @@ class Outcome:
     """What a test found."""
 
     correct: list[int]
+    by_class: dict[str, OfClass]
     evaluation_s: float
 
 
@@ -79,7 +81,12 @@ class Run(Training):
         self._compile_wanted = compile_
         self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = examples.pool("meta_train", rotations=protocol.rotations != "none", device=device)
+        self._train_pool = examples.pool(
+            "meta_train",
+            rotations=protocol.rotations != "none",
+            device=device,
+            every=HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1,
+        )
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
         self._optimizer = _optimizer(self.model, protocol.outer_lr)
@@ -114,7 +121,7 @@ class Run(Training):
         self._account()
         evaluation_s = time.perf_counter() - started_at
         self.display.tested(self.state.best_step, float(correct.mean()) / self.spec.queries_per_episode)
-        return Outcome(correct.tolist(), evaluation_s)
+        return Outcome(correct.tolist(), self._fixed["meta_test"].by_class(correct), evaluation_s)
 
     @property
     def episode_hashes(self) -> dict[SplitName, str]:

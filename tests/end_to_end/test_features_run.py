@@ -6,12 +6,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from norml.episodes import sample_indices
 from norml.meta_training import outer_step
+from norml_cli.data.examples import Examples
+from norml_cli.registry.protocol import HELD_OUT_EVERY, held_out_of
 from norml_cli.training import run as training
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
@@ -237,3 +242,56 @@ def test_the_script_makes_the_whole_table_over_several_starts(shell: Shell):
     assert done.returncode == 0, done.stderr
     assert "missing" not in done.stdout
     assert len(list(shell.results.rglob("seed-*.json"))) == 2
+
+
+def test_training_episodes_of_what_was_held_out_from_pretraining_alone(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """21 photographs a class: the first, the eleventh and the last are held out."""
+    monkeypatch.setattr(photos, "PER_CLASS", 21)
+    monkeypatch.setenv("NORML_HOME", str(tmp_path / "home"))
+    photos.write_registry(shell.registry)
+    source = photos.write_files(shell.folder / "more", photos.with_images())
+    assert shell.norml("prepare", "made-mini", "--source", str(source))[0] == 0
+    assert shell.norml(*PRETRAIN)[0] == 0
+    pools = []
+
+    def watched(**options: object):
+        pools.append(options["n_examples"])
+        return sample_indices(**options)
+
+    monkeypatch.setattr(training, "sample_indices", watched)
+    run = ("run", "maml-constant-lr", *PLACE, "--set", "queries_per_class=1")
+    held_out = ("--set", "training_examples=held-out-from-pretraining")
+    for name, more, expected in (("all", (), 21), ("held-out", held_out, 3)):
+        pools.clear()
+        code, _, err = shell.norml(*run, *more, "--results", name)
+        assert code == 0, err
+        assert set(pools) == {expected}
+    code, _, err = shell.norml("run", "maml-constant-lr", *PLACE, "--set", "queries_per_class=3", *held_out)
+    assert code == 2
+    assert "more than the 3 examples a class of 'made-mini' that are held out" in " ".join(err.split())
+
+
+def test_held_out_examples_are_those_that_pretraining_leaves_out():
+    features = np.arange(2 * 21, dtype=np.float32).reshape(2, 21, 1)
+    pool = Examples(None, SimpleNamespace(features=lambda _split: features), unit_length=False).pool(
+        "meta_train", rotations=False, device=torch.device("cpu"), every=HELD_OUT_EVERY
+    )
+    assert pool.n_examples == held_out_of(21) == 3
+    rows = torch.arange(2 * 21)  # as `Pretraining` numbers images, class by class
+    assert pool._rows.flatten().tolist() == rows[rows % 21 % HELD_OUT_EVERY == 0].tolist()
+
+
+@pytest.mark.parametrize("method", ["maml-layerwise-lr", "norml"])
+def test_one_example_an_inner_step(shell: Shell, method: str):
+    """Two passes over two classes of two shots are eight steps in training; inspected over three passes, twelve."""
+    code, _, err = shell.norml("run", method, *PLACE, "--shots", "2", "--set", "support_order=one-by-one", "--force")
+    assert code == 0, err
+    assert record_of(shell, method, 2)["spec"]["protocol"]["support_order"] == "one-by-one"
+    record = f"results/made-2way/2-shot/{method}/seed-0.json"
+    assert "equal" in shell.norml("verify", record)[1]
+    code, out, err = shell.norml("inspect", record, "--episodes", "4", "--json", "--quiet")
+    assert code == 0, err
+    everything = json.loads((shell.folder / json.loads(out)["folder"] / "inspection.json").read_text())
+    assert len(everything["layers"]) == 12

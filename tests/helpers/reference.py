@@ -61,6 +61,7 @@ class Settings:
     first_order: bool = False
     query_statistics: str = "query"
     still: frozenset[int] = frozenset()
+    support_order: str = "full"
 
 
 def initial_weights(p: Parameters) -> Weights:
@@ -108,14 +109,25 @@ def weights_of_each_step(p: Parameters, settings: Settings, x: Tensor, y: Tensor
     """One episode's weights before the first inner step and after each."""
     every = [initial_weights(p)]
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-    for t in range(settings.inner_steps):
+    orders = [range(len(x))] if settings.support_order == "full" else [[row] for row in in_rounds(y)]
+    for t, rows in enumerate(rows for _ in range(settings.inner_steps) for rows in map(list, orders)):
+        seen_x, seen_y = x[rows], y[rows]
         if settings.rule in NORML_RULES.values():
-            stepped = norml_step(p, settings, every[-1], x, y, memory=memory)
+            stepped = norml_step(p, settings, every[-1], seen_x, seen_y, memory=memory)
         else:
-            stepped = gradient_step(p, settings, every[-1], x, y, t=t)
+            stepped = gradient_step(p, settings, every[-1], seen_x, seen_y, t=t)
         layers = enumerate(zip(every[-1], stepped, strict=True))
         every.append([before if layer in settings.still else after for layer, (before, after) in layers])
     return every
+
+
+def in_rounds(y: Tensor) -> list[int]:
+    """Rows of a support set: of every class the first, in the order of labels, then of every class the second."""
+    of_class = {
+        label: [row for row, each in enumerate(y.tolist()) if each == label] for label in sorted(set(y.tolist()))
+    }
+    longest = max(len(rows) for rows in of_class.values())
+    return [rows[number] for number in range(longest) for rows in of_class.values() if number < len(rows)]
 
 
 def gradient_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor, *, t: int) -> Weights:

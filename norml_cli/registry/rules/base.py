@@ -39,7 +39,7 @@ class LearnedSettings(RuleSettings):
     ) -> "UpdateRule":
         """The untrained rule, for a learner of `sizes` D, hidden widths, N.
 
-        S = `n_support` support examples; T = `inner_steps` of training, with which evaluation may differ.
+        S = `n_support` support examples a step; T = `inner_steps` of training, with which evaluation may differ.
         """
 
 

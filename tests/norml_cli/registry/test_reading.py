@@ -120,6 +120,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             {"tinny": {}},
             "rule_by_shots.tinny: unknown benchmark 'tinny', did you mean",
         ),
+        ("methods", "rule_by_benchmark", {"tinny": {}}, "rule_by_benchmark.tinny: unknown benchmark 'tinny', did you"),
         ("methods", "rule_by_shots", {"everywhere": {}}, "rule_by_shots.everywhere: unknown benchmark"),
         ("methods", "rule_by_shots", {"tiny": {7: {}}}, "rule_by_shots.tiny.7: 'tiny' does not declare 7 shots"),
         ("methods", "protocol_by_shots", {"tinny": {}}, "protocol_by_shots.tinny: unknown benchmark 'tinny', did you"),
