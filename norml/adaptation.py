@@ -105,6 +105,8 @@ class Adaptation:
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
         self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
         self._of_inputs: list[Carried] = []  # that, by the place in a pass of those who see them
+        # Once: a rule's answer goes through its modules, which would take as long as a small step's arithmetic.
+        self._parameters = [rule.parameters_of(layer) if reversible else None for layer in range(learner.n_layers)]
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
@@ -245,7 +247,7 @@ class Adaptation:
             self.rule,
             partial(_initially_carried, self.rule, layer),
             Values({"delta": delta, "h": h}, {}),
-            self.rule.parameters_of(layer) if self._reversible else None,
+            self._parameters[layer],
             constants=self._constants(layer),
         )
 
@@ -253,10 +255,9 @@ class Adaptation:
         """What the rule makes of the first layer's inputs, each a set that a step sees: once, as they never change."""
         inputs = [x for x, _ in self._pass]
         sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # of no two does a rule mix the examples
-        parameters = self.rule.parameters_of(0) if self._reversible else None
         function = partial(_of_constant_input, self.rule)
         self._input_call = call_rule(
-            self.rule, function, Values({"h": sets}, {}), parameters, constants=frozenset({"h"})
+            self.rule, function, Values({"h": sets}, {}), self._parameters[0], constants=frozenset({"h"})
         )
         carried = self._input_call.outputs.carried
         parts = {name: tensor.chunk(len(inputs)) for name, tensor in carried.items()}
@@ -267,9 +268,8 @@ class Adaptation:
         with torch.no_grad():
             if self.rule.rates(layer) is None:
                 return None
-            parameters = self.rule.parameters_of(layer) if self._reversible else None
             function = partial(_named_rates, self.rule, layer)
-            return call_rule(self.rule, function, Values({}, {}), parameters, constants=frozenset())
+            return call_rule(self.rule, function, Values({}, {}), self._parameters[layer], constants=frozenset())
 
     def _call(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried, *, reversible: bool
@@ -278,7 +278,7 @@ class Adaptation:
             self.rule,
             partial(_scaled, self.rule, layer),
             Values({"delta": delta, "h": h, "losses": losses}, carried),
-            self.rule.parameters_of(layer) if reversible else None,
+            self._parameters[layer] if reversible else None,
             constants=self._constants(layer),
         )
 
@@ -381,7 +381,7 @@ class Adaptation:
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
             self.weights, t, step.forward, step.backward, delta_bars=delta_bars, gradients=self._gradients
         )
-        losses_bar = torch.stack(losses_bars).sum(dim=0) if losses_bars else None
+        losses_bar = torch.stack(losses_bars).sum(dim=0) if len(losses_bars) > 1 else next(iter(losses_bars), None)
         self.learner.forward_adjoint(
             self.weights,
             t,
