@@ -91,13 +91,13 @@ def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: La
     with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display:
         stop = StopRequest()
 
-        def look(split: str, done: int, images: int) -> None:
+        def on_progress(split: str, done: int, images: int) -> None:
             stop.obey()
             display.embedding(split, done, images)
 
         try:
             with stop.listening():
-                made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, look))
+                made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, on_progress))
         except Stopped:
             display.say("stopped while making features; the same command makes them")
             raise SystemExit(STOPPED_EXIT_CODE) from None

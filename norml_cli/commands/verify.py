@@ -51,11 +51,11 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
         raise UserError(f"{path}: was tested on other episodes than {cache} holds now; run again with --force")
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
 
-        def look(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             display.evaluating("meta_test", done, total)
 
         with multiplying_as_declared(spec, target):
-            found = count_correct(trained.model, spec, episodes, look).tolist()
+            found = count_correct(trained.model, spec, episodes, on_progress).tolist()
     return _compared(path, record, found, device_name(target, spec.examples_of_an_outer_step))
 
 

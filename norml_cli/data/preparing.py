@@ -11,7 +11,7 @@ from norml_cli.data.cache import Cache, add_episodes, cache_path, status, write_
 from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, episode_requests
 from norml_cli.data.sources import loading as datasets
 from norml_cli.data.splits import SPLITS, LoadedDataset
-from norml_cli.data.splits import Progress as ProgressCallback
+from norml_cli.data.splits import OnProgress
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.entries import DatasetEntry
@@ -121,7 +121,7 @@ def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeAr
 
 
 @contextmanager
-def _shown(console: Console, title: str) -> Iterator[ProgressCallback]:
+def _shown(console: Console, title: str) -> Iterator[OnProgress]:
     """Progress over images."""
     from norml_cli.terminal.progress import RunDisplay  # noqa: PLC0415 - an up-to-date cache shows none
 

@@ -17,7 +17,7 @@ from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.image_batches import ImageBatches, resident
 
-Look = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
+OnSplitProgress = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
 
 
 def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, device: torch.device) -> ResNet12:
@@ -34,11 +34,11 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
 
 
 def feature_streams(
-    backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, look: Look
+    backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, on_progress: OnSplitProgress
 ) -> dict[SplitName, "FeatureStream"]:
     """The features of each split's classes, made when they are asked for."""
     batches = ImageBatches(spec.values, device)
-    return {split: FeatureStream(backbone, spec, cache, split, device, batches, look) for split in SPLITS}
+    return {split: FeatureStream(backbone, spec, cache, split, device, batches, on_progress) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FeatureStream:
     split: SplitName
     device: torch.device
     batches: ImageBatches
-    look: Look
+    on_progress: OnSplitProgress
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,6 +64,6 @@ class FeatureStream:
         n_classes, per_class = images.shape[:2]
         rows = torch.arange(per_class)
         for index, name in enumerate(self.cache.class_names(self.split)):
-            self.look(self.split, index * per_class, n_classes * per_class)
+            self.on_progress(self.split, index * per_class, n_classes * per_class)
             of_class = resident(images[index : index + 1], self.spec.values.input_size_px, self.device)
             yield name, self.batches.outputs(self.backbone, of_class, rows).cpu().numpy()

@@ -251,11 +251,11 @@ class Run(Training):
     def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
         """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
 
-        def look(done: int, episodes: int) -> None:
+        def on_progress(done: int, episodes: int) -> None:
             self._stop.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], look)
+        return count_correct(self.model, self.spec, self._fixed[split], on_progress)
 
     @override
     def _show(self, loss: float) -> None:
