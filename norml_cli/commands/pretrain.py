@@ -108,7 +108,7 @@ def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: La
 def verify_features(registry: Registry, resolved: ResolvedRecipe, seed: int, console: Console) -> None:
     """Recompute every checksum of a backbone's features. Raises UserError."""
     spec = resolved.spec
-    cache = Cache.open(registry.datasets[spec.dataset], registry.files["datasets", spec.dataset])
+    cache = Cache.open(registry.dataset(spec.dataset), registry.files["datasets", spec.dataset])
     features = FeatureCache.open(spec, seed, cache)
     checked = f"verified, {features.verify()} arrays as they were written, content sha256 {features.content_hash}"
     console.print(f"{spec.recipe}, seed {seed}: {checked}", highlight=False, soft_wrap=True)

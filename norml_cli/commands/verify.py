@@ -48,7 +48,9 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
     episodes = FixedEpisodes.of(spec, examples, "meta_test", target)
     if episodes.hash != record.episodes.test_hash:
         cache = examples.cache.path.name
-        raise UserError(f"{path}: was tested on other episodes than {cache} holds now; run again with --force")
+        raise UserError(
+            f"{path}: was tested on other episodes than {cache} holds now; run it again in another --results folder"
+        )
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
 
         def on_progress(done: int, total: int) -> None:

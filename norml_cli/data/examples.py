@@ -30,7 +30,7 @@ class Examples:
         """What `spec` asks for. Raises UserError for features that are missing, or of other images or weights."""
         protocol, features = spec.protocol, None
         if protocol.backbone is not None:
-            recipe = resolve_recipe(registry.recipe(protocol.backbone), registry.datasets[spec.dataset])
+            recipe = resolve_recipe(registry.recipe(protocol.backbone), registry.dataset(spec.dataset))
             features = FeatureCache.open(recipe.spec, protocol.backbone_seed, cache)
         return cls(cache, features, unit_length=protocol.feature_scaling == "unit-length")
 

@@ -203,20 +203,33 @@ class TrainingRecord(Record):
 class RunRecord(TrainingRecord):
     """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
 
+    name: Id | None = Field(default=None, description="that tells it from others of its method (--name); null: none")
     episodes: EpisodesIdentity
     correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
     accuracy: Accuracy
 
     @classmethod
     def of(
-        cls, origin: Origin, course: Course, parameters: Parameters, episodes: EpisodesIdentity, correct: list[int]
+        cls,
+        origin: Origin,
+        course: Course,
+        parameters: Parameters,
+        episodes: EpisodesIdentity,
+        correct: list[int],
+        *,
+        name: str | None = None,
     ) -> Self:
         """The record of a training that was tested: `correct` answers of each test episode."""
         interval = interval_95(correct).divided_by(episodes.queries_per_episode)
         accuracy = Accuracy(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
         return cls._finished(
-            origin, course, parameters=parameters, episodes=episodes, correct=correct, accuracy=accuracy
+            origin, course, parameters=parameters, name=name, episodes=episodes, correct=correct, accuracy=accuracy
         )
+
+    @property
+    def label(self) -> str:
+        """What tables of runs call its method: 'maml-constant-lr', or 'maml-constant-lr+fomaml'."""
+        return self.spec.label(self.name)
 
     @model_validator(mode="after")
     def _test_consistent(self, info: ValidationInfo) -> Self:

@@ -37,6 +37,10 @@ class LearnedSettings(RuleSettings):
     def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
         """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
 
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int) -> int | None:  # noqa: ARG002 - for rules that count
+        """How many values that rule learns, from shapes alone; None: ask torch."""
+        return None
+
 
 class FittedSettings(RuleSettings):
     """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""

@@ -26,3 +26,7 @@ class GradientDescentSettings(LearnedSettings):
         from norml.update_rules.gradient_descent import GradientDescent  # noqa: PLC0415 - torch; an entry is read without
 
         return GradientDescent(len(sizes) - 1, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int) -> int:
+        return {"none": 0, "global": 1, "layer-wise": len(sizes) - 1}[self.learned_rates]
