@@ -22,6 +22,7 @@ from norml_cli.registry.entries import (
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
 from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.recipes import widths_of
 from norml_cli.registry.sourced import Model, constrained
 from norml_cli.registry.specs import RunSpec
 
@@ -130,7 +131,7 @@ class Registry:
 def n_features(registry: Registry, spec: RunSpec) -> int:
     """D: values of one example, a flattened image or the features that the backbone makes of it."""
     if spec.protocol.backbone is not None:
-        return int(registry.recipe(spec.protocol.backbone).values.widths[-1])
+        return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
     return int(registry.dataset(spec.dataset).image_size_px.value ** 2)
 
 
@@ -247,12 +248,21 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    yield from _backbone_contradictions(protocol, dataset, recipes)
+
+
+def _backbone_contradictions(
+    protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]
+) -> Iterator[tuple[str, str]]:
     if protocol.backbone is None and dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":
         yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
+    for key in ("backbone_epochs", "backbone_width"):
+        if protocol.backbone is None and getattr(protocol, key) is not None:
+            yield key, f"is {getattr(protocol, key)}, but no backbone is pretrained; leave it out"
     if protocol.backbone is not None and protocol.backbone not in recipes:
         yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
     if protocol.rotations != "none" and dataset.rotations.value != "per-episode":

@@ -155,7 +155,7 @@ class RunDisplay:
         rate = self._rate("pretraining", step)
         figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
         self._show(
-            Progress("pretraining", step, steps, rate, f"{rate * batch_size:.0f} images/s" if rate else "", figures)
+            Progress("pretraining", step, steps, rate, f"{rate * batch_size:,.0f} images/s" if rate else "", figures)
         )
 
     def reading(self, done: int, images: int) -> None:
@@ -190,7 +190,7 @@ class RunDisplay:
     def counting(self, phase: str, done: int, total: int, unit: str) -> None:
         """Show anything that is counted in `unit`."""
         rate = self._rate(phase, done)
-        self._show(Progress(phase, done, total, rate, f"{rate:.0f} {unit}/s" if rate else ""))
+        self._show(Progress(phase, done, total, rate, f"{rate:,.0f} {unit}/s" if rate else ""))
 
     def _rate(self, phase: str, done: int) -> float:
         """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's

@@ -24,6 +24,7 @@ from norml.statistics import FORMULA, interval_95
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import episode_indices
 from norml_cli.data.fixed_episodes import pretraining_requests
+from norml_cli.files.errors import counted
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.recipes import HELD_OUT_EVERY
 from norml_cli.registry.specs import PretrainSpec
@@ -76,7 +77,7 @@ class Pretraining(Training):
     @override
     def begins(self) -> str:
         begun = f"goes on from {self.state.step:,} of" if self.state.step else "begins"
-        return f"{begun} {self.steps:,} steps, {self.training_images:,} training images"
+        return f"{begun} {counted(self.steps, 'step')}, {counted(self.training_images, 'training image')}"
 
     @property
     def training_images(self) -> int:
