@@ -12,18 +12,11 @@ from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Recipe
-from norml_cli.registry.resolving import Registry
+from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
-
-
-def n_features(registry: Registry, spec: RunSpec) -> int:
-    """D: values of one example, a flattened image or the features that the backbone makes of it."""
-    if spec.protocol.backbone is not None:
-        return registry.recipe(spec.protocol.backbone).values.widths[-1]
-    return registry.datasets[spec.dataset].image_size_px.value ** 2
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:

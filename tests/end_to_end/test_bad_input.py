@@ -195,7 +195,7 @@ WRONG_VALUES: list[Use] = [
 ]
 
 ENTRY = "mine/methods/mine.yaml"
-LISTED = ("list", "--registry", "mine")
+LISTED = ("validate", "--registry", "mine")
 RECORD = "results/tiny-5way/1-shot/norml/seed-0.json"
 WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str]]] = [
     ((*RUN, "--registry", "nowhere"), {}, ["--registry nowhere", "not a folder"]),

@@ -295,3 +295,26 @@ def test_one_example_an_inner_step(shell: Shell, method: str):
     assert code == 0, err
     everything = json.loads((shell.folder / json.loads(out)["folder"] / "inspection.json").read_text())
     assert len(everything["layers"]) == 12
+
+
+def test_a_run_finds_the_features_of_a_shortened_pretraining(shell: Shell):
+    """What `--epochs` and `--width` make has values of its own in a benchmark, and the error names both ways."""
+    run = ("run", "nearest-centroid", *PLACE, "--set", "backbone_epochs=1", "--set", "backbone_width=2")
+    code, _, err = shell.norml(*run)
+    assert code == 2
+    assert "norml pretrain made-mini --recipe made-recipe --epochs 1 --width 2 --seed 0" in err
+    assert "--set backbone_epochs=N" in err
+    code, out, err = shell.norml(*PRETRAIN, "--epochs", "1", "--width", "2")
+    assert code == 0, err
+    assert "its features: norml run METHOD --benchmark ID --set backbone_epochs=1 --set backbone_width=2" in out
+    assert shell.norml(*run)[0] == 0
+    assert record_of(shell, "nearest-centroid")["spec"]["protocol"]["backbone_epochs"] == 1
+    code, out, err = shell.norml("show", "maml-constant-lr", *PLACE[:2], "--set", "backbone_width=2", "--json")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("key", ["backbone_epochs", "backbone_width"])
+def test_without_a_backbone_there_is_no_pretraining_to_shorten(shell: Shell, key: str):
+    code, _, err = shell.norml("run", "norml", "--benchmark", "tiny-5way", "--set", f"{key}=1")
+    assert code == 2
+    assert f"{key}: is 1, but no backbone is pretrained; leave it out" in err
