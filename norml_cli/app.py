@@ -19,6 +19,10 @@ from norml_cli.arguments import (
     nameable_all,
     overrides_of,
     places_text,
+    run_options_of,
+    seeds_of,
+    spread,
+    sweep_of,
     trials_of,
     with_outer_steps,
 )
@@ -81,6 +85,28 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result).")]
 ResultJsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr, a JSON object a line.")
+]
+SeedsOption = Annotated[
+    list[str] | None,
+    typer.Option("--seeds", metavar="SEEDS", help="Seeds, such as 0 1 2, or 0,1,2, or 0..2; default: 0."),
+]
+AtOnceOption = Annotated[
+    str,
+    typer.Option("--at-once", metavar="N", help="Runs side by side; auto: as many as there are CPU cores and memory."),
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many; the same command goes on (exit code 75)."),
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", metavar="N", min=0, max=100, help="Begin a run that fails so many times again.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what is missing and the time it may take; stop.")]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", metavar="PATH", callback=nameable, help="Raw data, in any form that `norml prepare` reads."
+    ),
 ]
 TensorboardOption = Annotated[
     Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write TensorBoard's event files there, too.")
@@ -280,6 +306,80 @@ def study_command(
     launch = replace(launch, compiled=compile_, tensorboard=tensorboard)
     output = Output(quiet=quiet, as_json=json)
     study(entries, name, trials, launch, format_="json" if json else format_, console=output)
+
+
+class _SeveralCommand(TyperCommand):
+    """`--seeds 0 1 2` is `--seeds 0 --seeds 1 --seeds 2`: an option takes every word up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {"--seeds", "--shots", "--benchmark"} & {
+            name for each in self.params for name in each.opts if each.multiple
+        }
+        return super().parse_args(ctx, spread(args, several))
+
+
+@app.command("reproduce", cls=_SeveralCommand)
+def reproduce_command(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table's id.", autocompletion=TABLE_IDS)],
+    seeds: SeedsOption = None,
+    at_once: AtOnceOption = "auto",
+    minutes: MinutesOption = None,
+    retries: RetriesOption = 1,
+    dry_run: DryRunOption = False,
+    source: SourceOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Make a table: prepare, pretrain and run what is missing, side by side."""
+    from norml_cli.commands.reproduce import reproduce
+    from norml_cli.training.cells import Asked, at_once_of
+
+    asked = Asked(results, seeds_of(seeds), registry, source, device, at_once_of(at_once), minutes, retries, dry_run)
+    output = Output(quiet=quiet, as_json=json)
+    sys.exit(reproduce(load_registry(registry), table, asked, output))
+
+
+@app.command("sweep", cls=_SeveralCommand)
+def sweep_command(
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.", autocompletion=METHOD_IDS)],
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Benchmarks, one or several; default: the method's own.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option("--shots", metavar="K", help="One or several K; default: the benchmark's first.")
+    ] = None,
+    seeds: SeedsOption = None,
+    outer_steps: OuterStepsOption = None,
+    set_: SetOption = None,
+    at_once: AtOnceOption = "auto",
+    minutes: MinutesOption = None,
+    retries: RetriesOption = 1,
+    dry_run: DryRunOption = False,
+    source: SourceOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Run methods on benchmarks with shots and seeds, what is missing, side by side."""
+    entries, overrides = load_registry(registry), with_outer_steps(set_, outer_steps)
+    items = sweep_of(entries, methods, benchmark or [], shots or [], overrides)
+    from norml_cli.commands.sweep import sweep
+    from norml_cli.training.cells import Asked, at_once_of
+
+    asked = Asked(results, seeds_of(seeds), registry, source, device, at_once_of(at_once), minutes, retries, dry_run)
+    asked = replace(asked, run_options=run_options_of(set_, outer_steps))
+    sys.exit(sweep(entries, items, asked, Output(quiet=quiet, as_json=json)))
 
 
 @app.command("status")

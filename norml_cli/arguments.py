@@ -3,8 +3,9 @@
 import itertools
 import math
 import os
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.results.store import DEFAULT_FOLDER
 
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
+LARGEST_SEED = 2**63 - 1
 
 
 def nameable(path: Path | None) -> Path | None:
@@ -94,6 +96,47 @@ def trials_of(
         for method in methods
         for combination in combinations
     ]
+
+
+def seeds_of(texts: list[str] | None) -> list[int]:
+    """The seeds of `--seeds`: '0 1 2', '0,1,2' or '0..2', each once; 0 where none is given. Raises UserError."""
+    parts = [part for text in texts or ["0"] for part in text.split(",")]
+    seeds = [seed for part in parts for seed in _seeds(part)]
+    return list(dict.fromkeys(seeds))
+
+
+def _seeds(text: str) -> range:
+    """'4' or '0..4'."""
+    ends = re.fullmatch(r"(\d{1,19})(?:\.\.(\d{1,19}))?", text.strip(), re.ASCII)
+    first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
+    if first > last or last > LARGEST_SEED:
+        raise UserError(f"--seeds {plain(text)}: give whole numbers from 0 on, such as 0 1 2, or 0..2")
+    if last - first >= MAX_TRIALS:
+        raise UserError(f"--seeds {text}: {last - first + 1:,} seeds are more than {MAX_TRIALS:,}; give fewer")
+    return range(first, last + 1)
+
+
+def sweep_of(
+    registry: Registry, methods: list[str], benchmarks: list[str], shots: list[int], overrides: dict[str, Any]
+) -> list[Resolved]:
+    """Every method on every benchmark (none: its own) with each number of shots (none: the first). Raises UserError."""
+    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
+    return [registry.resolve(method, on, k, overrides) for on, k in places for method in dict.fromkeys(methods)]
+
+
+def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[str, ...]:
+    """`--set` and `--outer-steps` again, for a `norml run` of its own."""
+    steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
+    return (*(word for item in items or [] for word in ("--set", item)), *steps)
+
+
+def spread(words: list[str], options: Collection[str]) -> list[str]:
+    """`--seeds 0 1` as `--seeds 0 --seeds 1`: each of `options` takes every word up to the next option."""
+    spread_out, option = list[str](), ""
+    for word, before in zip(words, ["", *words], strict=False):
+        option = "" if word.startswith("-") else before if before in options else option
+        spread_out += [option, word] if option and before != option else [word]
+    return spread_out
 
 
 def places_text(results: Path, registry: Path | None) -> str:

@@ -16,7 +16,7 @@ from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
-from norml_cli.training.launch import Launch, launched_run, require_writable
+from norml_cli.training.launch import Launch, launched_run
 
 
 def run(registry: Registry, resolved: list[Resolved], launch: Launch, console: Output) -> None:
@@ -29,7 +29,7 @@ def run(registry: Registry, resolved: list[Resolved], launch: Launch, console: O
     if not launch.force:
         for path, item in places:
             _refuse_other_protocol(path, item)
-    require_writable(launch.results)
+    Results(launch.results).require_writable()
     caches = _caches(registry, resolved, console)
     examples = [Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved]
     for (path, item), seen in zip(places, examples, strict=True):

@@ -17,7 +17,7 @@ from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.divergence import Diverged
-from norml_cli.training.launch import Launch, launched_run, require_writable
+from norml_cli.training.launch import Launch, launched_run
 
 
 def study(
@@ -37,7 +37,7 @@ def study(
     require_format(format_)
     results, seed = launch.results, launch.seed
     if trials:
-        require_writable(results)
+        Results(results).require_writable()
     for item in trials:
         path = Results(results).trial_path(name, item, seed)
         with held(path):
