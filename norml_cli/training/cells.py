@@ -20,7 +20,7 @@ import psutil
 from norml_cli.data.cache import Cache, cache_path, status
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.companions import FEATURES, WEIGHTS, Companions
-from norml_cli.files.errors import UserError, reason
+from norml_cli.files.errors import UserError, plain, reason
 from norml_cli.files.locks import is_held
 from norml_cli.registry.recipes import backbone_path, resolve_recipe
 from norml_cli.registry.resolving import Registry, Resolved
@@ -89,7 +89,7 @@ def carry_out(registry: Registry, title: str, items: Sequence[Resolved], asked: 
     deadline = time.monotonic() + (float("inf") if asked.minutes is None else 60 * asked.minutes)
     results = Results(asked.results)
     missing = missing_runs(results, items, asked.seeds)
-    n_at_once = asked.at_once or (1 if asked.dry_run else _as_many_as_pay(asked.device))
+    n_at_once = _at_once(asked) if missing else 1
     cells = _Plan(registry, asked, threads=("--threads", "1") if n_at_once > 1 else ()).cells(missing)
     n_finished = len(items) * len(asked.seeds) - len(missing)
     _print_plan(title, cells, n_finished, console)
@@ -109,19 +109,28 @@ def at_once_of(text: str) -> int | None:
         return None
     if text.isdecimal() and 0 < len(text) <= 4 and int(text) > 0:  # noqa: PLR2004 - up to 9,999
         return int(text)
-    raise UserError(f"--at-once {text}: give a number from 1 on, or auto")
+    raise UserError(f"--at-once {plain(text)}: give a number from 1 on, or auto")
 
 
-def _as_many_as_pay(device: str) -> int:
-    """By cores and memory; on a GPU by MOST_ON_A_GPU, too. Raises UserError for a device that is not there."""
+def _at_once(asked: Asked) -> int:
+    """As many as asked for, or as pay. Raises UserError for a device or a source that is not there."""
+    if asked.source is not None and not asked.source.exists():
+        raise UserError(f"--source {asked.source}: no such file or folder; name where the raw data lies")
+    decides = asked.device == "auto" and asked.at_once is None and not asked.dry_run
+    on_gpu = (decides or asked.device not in {"auto", "cpu"}) and _is_gpu(asked.device)
+    return asked.at_once or _as_many_as_pay(MOST_ON_A_GPU if on_gpu else None)
+
+
+def _is_gpu(device: str) -> bool:
+    from norml_cli.training.launch import device_of  # noqa: PLC0415 - brings torch, which alone knows the devices
+
+    return device_of(device).type == "cuda"
+
+
+def _as_many_as_pay(most: int | None) -> int:
+    """By cores and memory, and at most so many."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fit = min(cores, psutil.virtual_memory().available // MEMORY_EACH)
-    if device != "cpu":
-        from norml_cli.training.launch import device_of  # noqa: PLC0415 - brings torch, which alone knows the GPUs
-
-        if device_of(device).type == "cuda":
-            fit = min(fit, MOST_ON_A_GPU)
-    return max(1, fit)
+    return max(1, min(cores, psutil.virtual_memory().available // MEMORY_EACH, most or cores))
 
 
 # ------------------------------------------------------------------------------------------------------ what to do
@@ -219,24 +228,24 @@ class Sweep:
         self._failures: Counter[Cell] = Counter()
         self._elsewhere: dict[Cell, float] = {}  # and when it was looked for
         self._took: list[float] = []  # seconds
+        self._stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
         self._shown_at, self._ending = 0.0, False
 
     def run(self, deadline: float) -> int:
         """Until all is done, `deadline` (of time.monotonic) or a stop request; an exit code, as of `carry_out`."""
         with RunDisplay(self._console, self._title) as self._display:
-            stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
-            with stop.listening():
+            with self._stop.listening():
                 try:
-                    self._work(stop, deadline)
+                    self._work(deadline)
                 finally:
                     self._end()
             left = len(self._cells) - len(self._done) - len(self._failed)
-            if left or stop.made:
-                why = "stopped" if stop.made else "time is up"
+            if left or self._stop.made:
+                why = "stopped" if self._stop.made else "time is up"
                 far = f"{len(self._done)} of {len(self._cells)} finished, {left} left"
                 self._display.say(f"{why}: {far}; the same command goes on from here")
         self._tell_failed()
-        if stop.made:
+        if self._stop.made:
             return STOPPED_EXIT_CODE
         return FAILED if self._failed else TRY_AGAIN if left else 0
 
@@ -251,8 +260,8 @@ class Sweep:
             for cell in self._cells
         ]
 
-    def _work(self, stop: StopRequest, deadline: float) -> None:
-        while (self._waiting or self._running) and not stop.made and time.monotonic() < deadline:
+    def _work(self, deadline: float) -> None:
+        while (self._waiting or self._running) and not self._stop.made and time.monotonic() < deadline:
             for cell in list(self._waiting):
                 if len(self._running) < self._at_once:
                     self._consider(cell)
@@ -313,12 +322,16 @@ class Sweep:
         if cell.leaves.exists():
             self._took.append(took)
             self._finished(cell, f"finished in {duration(took)}")
-        elif self._ending and (code < 0 or code == STOPPED_EXIT_CODE):
+        elif self._is_ending and (code < 0 or code == STOPPED_EXIT_CODE):
             self._waiting.append(cell)  # as it was asked to
         elif is_held(cell.path):
             self._waiting.append(cell)  # another process was the first to begin it
         else:
             self._failed_once(cell, f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._ending or self._stop.made  # Ctrl-C reaches all processes of a terminal at once
 
     def _finished(self, cell: Cell, how: str) -> None:
         self._done.add(cell)
@@ -328,7 +341,7 @@ class Sweep:
 
     def _failed_once(self, cell: Cell, how: str) -> None:
         self._failures[cell] += 1
-        if self._failures[cell] <= self._retries and not self._ending:
+        if self._failures[cell] <= self._retries and not self._is_ending:
             self._waiting.append(cell)  # after the others, which it may have stood in the way of
             self._display.say(f"{cell.title}: failed ({how}); it is begun again later")
         else:

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from norml_cli.data.image_batches import ImageBatches, resident
 from norml_cli.registry.entries import RecipeEntry
 from norml_cli.registry.protocol import Recipe
-from norml_cli.data.image_batches import ImageBatches, resident
 from tests.helpers import photos
 
 CPU = torch.device("cpu")
