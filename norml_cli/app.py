@@ -25,7 +25,9 @@ from norml_cli.arguments import (
     places_text,
     precision_of,
     require_id,
+    run_options_of,
     seeds_of,
+    sweep_of,
     trials_of,
     with_outer_steps,
 )
@@ -34,7 +36,7 @@ from norml_cli.registry.reading import KINDS, load_registry
 from norml_cli.registry.resolving import Resolved
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.standard_streams import guarded
-from norml_cli.terminal.usage import Command, ReportCommand
+from norml_cli.terminal.usage import Command, ReportCommand, SeveralCommand
 from norml_cli.training.threads import spin_briefly
 
 app = typer.Typer(
@@ -157,6 +159,24 @@ ResultJsonOption = Annotated[
     bool,
     typer.Option(
         "--json", help="Print the result as JSON, and progress to stderr, a JSON object a line. Default: off."
+    ),
+]
+AtOnceOption = Annotated[
+    str,
+    typer.Option("--at-once", metavar="N", help="Runs side by side; auto: as many as there are CPU cores and memory."),
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many; the same command goes on (exit code 75)."),
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", metavar="N", min=0, max=100, help="Begin a run that fails so many times again.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what is missing and the time it may take; stop.")]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", metavar="PATH", callback=nameable, help="Raw data, in any form that `norml prepare` reads."
     ),
 ]
 TensorboardOption = Annotated[
@@ -442,6 +462,79 @@ def study_command(
     launch = Launch.of(chosen[0], device, results, force=force, threads=threads, deterministic=deterministic)
     launch = replace(launch, compiled=compile_, tensorboard=tensorboard)
     study(name, entries, trials, launch.with_seeds(chosen), format_=format_, console=output)
+
+
+@app.command(
+    "reproduce",
+    cls=SeveralCommand,
+    epilog="norml reproduce table-glyphs --seeds 0..2\nnorml reproduce table-2 --at-once 2 --minutes 60",
+)
+def reproduce_command(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table's id.", autocompletion=TABLE_IDS)],
+    seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
+    at_once: AtOnceOption = "auto",
+    minutes: MinutesOption = None,
+    retries: RetriesOption = 1,
+    dry_run: DryRunOption = False,
+    source: SourceOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Make all runs of a table that are missing."""
+    from norml_cli.commands.reproduce import reproduce
+    from norml_cli.training.cells import Asked, at_once_of
+
+    asked = Asked(results, seeds_of(seeds), registry, source, device, at_once_of(at_once), minutes, retries, dry_run)
+    output = Output(quiet=quiet, as_json=json)
+    sys.exit(reproduce(entries_of(registry), table, asked, output))
+
+
+@app.command(
+    "sweep",
+    cls=SeveralCommand,
+    epilog="norml sweep norml maml-constant-lr --benchmark glyphs-5way --shots 1 5 --seeds 0 1 2\n"
+    "norml sweep norml --set inner_lr=0.2 --dry-run",
+)
+def sweep_command(
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.", autocompletion=METHOD_IDS)],
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Benchmarks, one or several; default: the method's own.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option("--shots", metavar="K", help="One or several K; default: the benchmark's first.")
+    ] = None,
+    seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
+    outer_steps: OuterStepsOption = None,
+    set_: SetOption = None,
+    at_once: AtOnceOption = "auto",
+    minutes: MinutesOption = None,
+    retries: RetriesOption = 1,
+    dry_run: DryRunOption = False,
+    source: SourceOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Run methods on several benchmarks and seeds."""
+    entries, overrides = entries_of(registry), with_outer_steps(set_, outer_steps)
+    items = sweep_of(entries, methods, benchmark or [], shots or [], overrides)
+    from norml_cli.commands.sweep import sweep
+    from norml_cli.training.cells import Asked, at_once_of
+
+    asked = Asked(results, seeds_of(seeds), registry, source, device, at_once_of(at_once), minutes, retries, dry_run)
+    asked = replace(asked, run_options=run_options_of(set_, outer_steps))
+    sys.exit(sweep(entries, items, asked, Output(quiet=quiet, as_json=json)))
 
 
 @app.command("status", cls=Command, epilog="norml status\nnorml status --results out --json")

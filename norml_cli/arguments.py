@@ -180,6 +180,20 @@ def trials_of(
     ]
 
 
+def sweep_of(
+    registry: Registry, methods: list[str], benchmarks: list[str], shots: list[int], overrides: dict[str, Any]
+) -> list[Resolved]:
+    """Every method on every benchmark (none: its own) with each number of shots (none: the first). Raises UserError."""
+    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
+    return [registry.resolve(method, on, k, overrides) for on, k in places for method in dict.fromkeys(methods)]
+
+
+def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[str, ...]:
+    """`--set` and `--outer-steps` again, for a `norml run` of its own."""
+    steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
+    return (*(word for item in items or [] for word in ("--set", item)), *steps)
+
+
 def places_text(results: Path, registry: Path | None) -> str:
     """' --results out --registry mine': what a suggested command needs to find the same places; '' for the default."""
     named = {"--results": results if results != DEFAULT_FOLDER else None, "--registry": registry}

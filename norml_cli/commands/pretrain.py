@@ -20,7 +20,7 @@ from norml_cli.results.store import Results, read_pretraining, write_record
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.embedding import feature_streams, read_backbone
-from norml_cli.training.launch import Launch, TrainingNames, launched, require_writable
+from norml_cli.training.launch import Launch, TrainingNames, launched
 from norml_cli.training.loop import Setting
 from norml_cli.training.pretraining import Pretraining
 from norml_cli.training.resources import use_threads
@@ -35,7 +35,7 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
     spec, seed = resolved.spec, launch.seed
     record_at = Results(launch.results).pretraining_path(spec, seed)
     weights_at = backbone_path(spec, seed, WEIGHTS)
-    require_writable(launch.results)
+    Results(launch.results).require_writable()
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
     with held(weights_at, record_at):
         trains = launch.force or not (record_at.exists() and weights_at.exists())

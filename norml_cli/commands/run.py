@@ -16,7 +16,7 @@ from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
-from norml_cli.training.launch import Launch, launched_run, require_writable
+from norml_cli.training.launch import Launch, launched_run
 
 
 def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], console: Output) -> None:
@@ -33,7 +33,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
     for path, item, launch in places:
         if not launch.force:
             _refuse_other_protocol(path, item)
-        require_writable(launch.results)
+        Results(launch.results).require_writable()
     caches = _caches(registry, resolved, console)
     examples = {item.spec.hash(): Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved}
     for path, item, launch in places:

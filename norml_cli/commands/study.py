@@ -50,11 +50,9 @@ def study(
     episodes are read. Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same
     command goes on).
     """
-    from norml_cli.training.launch import require_writable  # noqa: PLC0415 - torch
-
     require_format(format_)
     for launch in launches:
-        require_writable(launch.results)
+        Results(launch.results).require_writable()
         for item in trials:
             _run_unless_there(name, registry, item, launch, console)
     print_study(name, launches[0].results, format_=format_, console=console)

@@ -52,6 +52,22 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
         lock.release()
 
 
+def is_held(target: Path) -> bool:
+    """Whether another process is at work on `target`."""
+    path = lock_path(target)
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    with suppress(OSError):  # Windows removes no open file
+        path.unlink()  # a killed process left it
+    lock.release()
+    return False
+
+
 def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -> FileLock:
     lock = FileLock(path)
     try:

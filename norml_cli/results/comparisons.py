@@ -139,13 +139,13 @@ def _adjusted(difference: Difference, of_pair: Comparison, pairs: Sequence[Compa
 def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
     """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
     comparisons = []
-    for place, methods in _places(table).items():
+    for place, methods in places_of(table).items():
         ran = {r.label for r in records if (r.spec.benchmark, r.spec.shots) == place}
         comparisons += compare(registry, [method for method in methods if method in ran], *place, records)
     return comparisons
 
 
-def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
+def places_of(table: TableEntry) -> dict[tuple[str, int], list[str]]:
     """The methods of each benchmark and number of shots that `table` shows."""
     places: dict[tuple[str, int], list[str]] = {}
     for column, row in itertools.product(table.columns, table.rows):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,16 @@ class Results:
         if not self.folder.is_dir() and (self.folder.exists() or self.folder != DEFAULT_FOLDER):
             what = "not a folder" if self.folder.exists() else "no such folder"
             raise UserError(f"--results {self.folder}: {what}; name the folder that `norml run` wrote to")
+
+    def require_writable(self) -> None:
+        """Found out before hours of training, not after. Raises UserError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):  # gone with the process, however it ends
+                pass
+        except OSError as error:
+            fault = f"cannot be written ({error.strerror}); choose another folder"
+            raise UserError(f"--results {self.folder}: {fault}") from None
 
     def run_path(self, spec: RunSpec, seed: int, name: str | None = None) -> Path:
         """Where the record of this run lies: <benchmark>/<k>-shot/<method>[+<name>]/seed-<n>.json."""

@@ -192,6 +192,16 @@ class RunDisplay:
         rate = self._rate(phase, done)
         self._show(Progress(phase, done, total, rate, f"{rate:,.0f} {unit}/s" if rate else ""))
 
+    def cells(self, finished: int, cells: int, running: Sequence[float], seconds_left: float | None) -> None:
+        """Show how many of several trainings have finished, and how far, as fractions, those are that run.
+
+        A log has its lines when one starts and ends.
+        """
+        if self._live or self._as_json:
+            rate = (cells - finished) / seconds_left if seconds_left else 0.0
+            far = ", ".join(f"{100 * fraction:.0f}%" for fraction in running)
+            self._show(Progress("cells", finished, cells, rate, f"running: {far}" if far else ""))
+
     def _rate(self, phase: str, done: int) -> float:
         """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's
         meta-validations, since they take their time again.

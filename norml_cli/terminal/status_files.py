@@ -130,10 +130,11 @@ def find_unfinished(folder: Path) -> list[Found]:
     """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
     if not folder.is_dir():
         return []
-    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := _found(path)) is not None]
+    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := read_status(path)) is not None]
 
 
-def _found(path: Path) -> Found | None:
+def read_status(path: Path) -> Found | None:
+    """The training whose status file is `path`; None if it has none. Raises UserError for a damaged file."""
     try:
         content = read_json(path)
     except FileNotFoundError:  # it has finished just now

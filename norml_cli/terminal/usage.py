@@ -1,6 +1,7 @@
 """How a command reads its words and explains itself: `--help` without a parser's insides, options given once."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from typer.core import TyperCommand
@@ -66,3 +67,21 @@ class ReportCommand(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         pairs = zip(args, [*args, "--"][1:], strict=True)
         return super().parse_args(ctx, ["--table=every" if a == "--table" and b[:1] == "-" else a for a, b in pairs])
+
+
+class SeveralCommand(Command):
+    """`--seeds 0 1 2` is `--seeds 0 --seeds 1 --seeds 2`: these options take every word up to the next option."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {"--seeds", "--shots", "--benchmark"}
+        return super().parse_args(ctx, spread(args, several))
+
+
+def spread(words: list[str], options: Collection[str]) -> list[str]:
+    """`--seeds 0 1` as `--seeds 0 --seeds 1`: each of `options` takes every word up to the next option."""
+    spread_out, option = list[str](), ""
+    for word, before in zip(words, ["", *words], strict=False):
+        option = "" if word.startswith("-") else before if before in options else option
+        spread_out += [option, word] if option and before != option else [word]
+    return spread_out

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from norml.resnet12 import ResNet12
 from norml_cli.data.cache import Cache
+from norml_cli.data.image_batches import ImageBatches, resident
 from norml_cli.data.splits import SPLITS, SplitName
 from norml_cli.registry.specs import PretrainSpec
 from norml_cli.results.records import DatasetIdentity
 from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
-from norml_cli.training.image_batches import ImageBatches, resident
 from norml_cli.training.precision import computed_in, precision_on
 from norml_cli.training.pretraining import trial_step
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -168,16 +167,6 @@ def be_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     torch.backends.cudnn.benchmark = False
-
-
-def require_writable(results: Path) -> None:
-    """Found out before hours of training, not after. Raises UserError."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):  # gone with the process, however it ends
-            pass
-    except OSError as error:
-        raise UserError(f"--results {results}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def device_of(name: str) -> torch.device:

@@ -1,10 +1,7 @@
-"""`norml run` on the frozen features of a pretrained backbone, and the script that makes a whole table."""
+"""`norml run` on the frozen features of a pretrained backbone, and `norml reproduce` of a table of them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +18,6 @@ from norml_cli.training import run as training
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
 
-SCRIPT = ("-m", "tests.benchmarks.make_table")
 META_LEARNED = (
     "maml-constant-lr",
     "maml-global-lr",
@@ -208,40 +204,30 @@ def test_a_benchmark_of_an_unknown_recipe_is_a_fault_of_its_file(shell: Shell):
 # --------------------------------------------------------------------------------------------------- a whole table
 
 
-def make_table(shell: Shell, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *SCRIPT, "made-table", "--device", "cpu", *options],
-        cwd=shell.folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_script_makes_the_whole_table_over_several_starts(shell: Shell):
-    """The first start has no time for anything."""
-    tiny.write_entry(
-        shell.registry,
-        "tables",
-        {
-            "id": "made-table",
-            "title": "Made",
-            "citation": "this project",
-            "columns": [{"title": "2-shot", "benchmark": "made-2way", "shots": 2}],
-            "rows": [
-                {"title": method, "method": method, "citation": "this project"}
-                for method in ("norml", "nearest-centroid")
-            ],
-        },
-    )
+def test_a_whole_table_is_made_over_several_starts(shell: Shell):
+    """The first start has no time for anything; the second has to prepare and pretrain, too."""
+    columns = [{"title": "2-shot", "benchmark": "made-2way", "shots": 2}]
+    rows = [{"title": name, "method": name, "citation": "this project"} for name in ("norml", "nearest-centroid")]
+    table = {"id": "made-table", "title": "Made", "citation": "this project", "columns": columns, "rows": rows}
+    tiny.write_entry(shell.registry, "tables", table)
     source = photos.write_files(shell.folder / "source", photos.with_images())
-    nothing = make_table(shell, "--source", str(source), "--minutes", "0")
-    assert (nothing.returncode, "time is up" in nothing.stdout) == (75, True)
-    done = make_table(shell, "--source", str(source))
-    assert done.returncode == 0, done.stderr
-    assert "missing" not in done.stdout
+    shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "bare"))
+    reproduce = ("reproduce", "made-table", "--source", str(source), "--device", "cpu", "--at-once", "2")
+    code, out, _ = shell.norml(*reproduce, "--minutes", "0")
+    assert (code, "time is up: 0 of 4 finished, 4 left; the same command goes on" in out) == (75, True)
+    code, out, err = shell.norml(*reproduce)
+    assert (code, err) == (0, "")
+    steps = [line.split(": ")[1] for line in out.splitlines() if line.endswith(": started")]
+    assert steps[:2] == ["prepare made-mini", "pretrain made-recipe on made-mini, seed 0"]
+    assert sorted(steps[2:]) == ["nearest-centroid, made-2way, 2-shot, seed 0", "norml, made-2way, 2-shot, seed 0"]
+    assert "missing" not in out
+    assert "nearest-centroid" in out.splitlines()[-1] or "Made" in out
     assert len(list(shell.results.rglob("seed-*.json"))) == 2
+    code, out, _ = shell.norml(*reproduce, "--json", "--seeds", "0..1", "--dry-run")
+    missing = json.loads(out)
+    assert missing["finished_already"] == 2
+    assert [each["title"].split(", ")[-1] for each in missing["missing"]] == ["seed 1", "seed 1"]
+    assert all(each["expected_s"] > 0 for each in missing["missing"])  # as long as seed 0 took
 
 
 def test_training_episodes_of_what_was_held_out_from_pretraining_alone(

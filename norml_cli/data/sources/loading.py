@@ -12,6 +12,11 @@ def needs_source(entry: DatasetEntry) -> bool:
     return entry.kind != "glyphs"
 
 
+def is_downloaded(entry: DatasetEntry) -> bool:
+    """Whether its raw data can be had without --source."""
+    return entry.kind in {"omniglot", "glyphs"}
+
+
 def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
     """Read or make the data set that `entry` (declared in `entry_file`) describes.
 
