@@ -160,7 +160,7 @@ class _Plan:
     def _data(self, spec: RunSpec) -> tuple[Cell, ...]:
         path = cache_path(spec.dataset)
         if path not in self._needed:
-            entry, entry_file = self._registry.datasets[spec.dataset], self._registry.files["datasets", spec.dataset]
+            entry, entry_file = self._registry.dataset(spec.dataset), self._registry.files["datasets", spec.dataset]
             state, source = status(entry, entry_file), self._asked.source
             if state == "up to date":
                 return ()
@@ -172,16 +172,18 @@ class _Plan:
         return (self._needed[path],)
 
     def _backbone(self, spec: RunSpec) -> tuple[Cell, ...]:
-        recipe, seed = spec.protocol.backbone, spec.protocol.backbone_seed
-        if recipe is None:
+        protocol, seed = spec.protocol, spec.protocol.backbone_seed
+        if protocol.backbone is None:
             return ()
-        resolved = resolve_recipe(self._registry.recipe(recipe), self._registry.datasets[spec.dataset]).spec
-        weights, features = (backbone_path(resolved, seed, suffix) for suffix in (WEIGHTS, FEATURES))
+        entry, dataset = self._registry.recipe(protocol.backbone), self._registry.dataset(spec.dataset)
+        recipe = resolve_recipe(entry, dataset, epochs=protocol.backbone_epochs, width=protocol.backbone_width)
+        weights, features = (backbone_path(recipe.spec, seed, suffix) for suffix in (WEIGHTS, FEATURES))
         if features not in self._needed:
             if features.exists():
                 return ()
-            arguments = ("pretrain", spec.dataset, "--recipe", recipe, "--seed", str(seed), *self._options)
-            title = f"pretrain {recipe} on {spec.dataset}, seed {seed}"
+            options = ("--seed", str(seed), *recipe.options.split(), *self._options)
+            arguments = ("pretrain", dataset.id, "--recipe", entry.id, *options)
+            title = f"pretrain {entry.id} on {dataset.id}, seed {seed}"
             self._needed[features] = Cell(title, arguments, weights, features, self._data(spec))
         return (self._needed[features],)
 
