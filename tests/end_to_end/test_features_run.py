@@ -221,7 +221,7 @@ def test_a_whole_table_is_made_over_several_starts(shell: Shell):
     assert steps[:2] == ["prepare made-mini", "pretrain made-recipe on made-mini, seed 0"]
     assert sorted(steps[2:]) == ["nearest-centroid, made-2way, 2-shot, seed 0", "norml, made-2way, 2-shot, seed 0"]
     assert "missing" not in out
-    assert "nearest-centroid" in out.splitlines()[-1] or "Made" in out
+    assert "Made" in out  # the table
     assert len(list(shell.results.rglob("seed-*.json"))) == 2
     code, out, _ = shell.norml(*reproduce, "--json", "--seeds", "0..1", "--dry-run")
     missing = json.loads(out)
