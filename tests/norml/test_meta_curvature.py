@@ -1,4 +1,4 @@
-"""Meta-Curvature and T-net. Their meta-gradients are held against the slow reference in `numerics/test_reference.py`."""
+"""Meta-Curvature and T-net. `numerics/test_reference.py` holds their meta-gradients against the slow reference."""
 
 import pytest
 import torch
