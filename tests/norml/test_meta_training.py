@@ -70,7 +70,7 @@ def test_every_meta_parameter_receives_a_gradient(rule, make_meta_learner, make_
 
 @pytest.mark.parametrize("rule", NORML_RULES)
 def test_an_untrained_rule_starts_to_learn_at_its_gates(rule, make_meta_learner, make_episodes):
-    """Zero gate layers pass nothing back to the cell: the first outer step moves gates and rates, the next the cells."""
+    """Zero gate layers pass nothing back to the cell: the first outer step moves gates and rates, the next cells."""
     meta_learner = make_meta_learner(rule, perturbed=False)
     meta_learner(make_episodes(), 3).square().sum().backward()
     for name, parameter in meta_learner.rule.named_parameters():
