@@ -45,6 +45,15 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
     assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
 
 
+def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
+    _, out = inspected(shell, "anil")
+    for row in rows(shell, "layers.csv"):
+        still = row["layer"] != "3"
+        assert (float(row["effective_rate"]) == 0, row["cosine_to_gradient"] == "") == (still, still)
+    assert "nan" not in out.lower()
+    assert "NaN" not in (shell.folder / "looked" / "inspection.json").read_text()
+
+
 def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
     inspected(shell, "norml", "--outer-steps", "0", "--set", "inner_lr=1e-30")
     for row in rows(shell, "gates.csv"):
