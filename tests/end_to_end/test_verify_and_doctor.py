@@ -120,7 +120,7 @@ def test_weights_that_are_not_there_or_another_run_s(shell: Shell, record: Path,
         weights.write_bytes(record.with_name("seed-1.weights").read_bytes())
     code, _, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 2
-    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --force", "another": "seed differs"}[
+    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --results again", "another": "seed differs"}[
         name
     ] in err
 
