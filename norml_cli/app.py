@@ -37,7 +37,7 @@ from norml_cli.registry.resolving import Resolved
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.standard_streams import guarded
 from norml_cli.terminal.usage import Command, ReportCommand, SeveralCommand
-from norml_cli.training.threads import spin_briefly
+from norml_cli.threads import spin_briefly
 
 app = typer.Typer(
     name="norml",
