@@ -7,7 +7,6 @@ from rich.console import Console
 
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import Examples
-from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.records import RunRecord
@@ -48,9 +47,6 @@ def _tested_again(registry: Registry, path: Path, record: RunRecord, device: str
     cache = Cache.open(registry.datasets[spec.dataset], registry.files["datasets", spec.dataset])
     if cache.content_hash != record.dataset.content_hash:
         raise UserError(f"{path}: was made on other images than are in {cache.path} now; prepare those, or run again")
-    for request in episode_requests(spec):
-        if not cache.has(request):
-            raise UserError(f"{path}: {cache.path} does not hold its episodes; run `norml prepare {spec.dataset}`")
     with RunDisplay(Console(file=io.StringIO()), spec.method) as display:
         run = Run(
             spec,

@@ -46,10 +46,13 @@ class Examples:
 
     def pool(self, split: SplitName, *, turned: bool, device: torch.device) -> ExamplePool:
         """All examples of a split, resident on `device`. Raises UserError if they are damaged."""
+        sizes = self.cache.sizes(split)
+        differing = torch.tensor(sizes) if len(set(sizes)) > 1 else None
         if self.features is None:
-            return ExamplePool.of_images(torch.from_numpy(self.cache.images(split)).to(device), turned=turned)
+            images = torch.from_numpy(self.cache.images(split)).to(device)
+            return ExamplePool.of_images(images, turned=turned, sizes=differing)
         features = torch.from_numpy(self.features.features(split)).to(device)
-        return ExamplePool.of_features(features, unit_length=self.unit_length)
+        return ExamplePool.of_features(features, unit_length=self.unit_length, sizes=differing)
 
 
 def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArray[Any]) -> EpisodeIndices:

@@ -191,7 +191,7 @@ def contradictions(
     protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """Contradictions between values that are each allowed: the key to change, and what is wrong."""
-    per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
+    per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
         yield "queries_per_class", f"{fault} of '{dataset.id}' has"
@@ -201,8 +201,6 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
-    if protocol.backbone is None and dataset.in_colour:
-        yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":

@@ -20,7 +20,7 @@ def n_features(registry: Registry, spec: RunSpec) -> int:
     """D: values of one example, a flattened image or the features that the backbone makes of it."""
     if spec.protocol.backbone is not None:
         return registry.recipe(spec.protocol.backbone).values.widths[-1]
-    return registry.datasets[spec.dataset].image_size_px.value ** 2
+    return registry.datasets[spec.dataset].values_per_image
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
