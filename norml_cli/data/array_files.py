@@ -56,8 +56,8 @@ class ArrayFile:
         stored = _own(file, f"{self.kind}/{split}")
         if f"sizes/{split}" not in file:
             n_classes, n_examples, *_ = stored.shape
-            return (n_examples,) * n_classes
-        sizes = tuple(self._array(file, f"sizes/{split}").tolist())
+            return (int(n_examples),) * n_classes
+        sizes: tuple[int, ...] = tuple(self._array(file, f"sizes/{split}").tolist())
         if sum(sizes) != len(stored) or min(sizes) < 1:
             raise UserError(f"{self.path}: sizes/{split} is damaged; {again(self.remake)}")
         return sizes

@@ -24,7 +24,7 @@ def resident(images: NDArray[np.uint8], size_px: int, device: torch.device) -> T
     """Images [..., height, width, 3] -> uint8 [n, s, s, 3], on `device` where they fit, else in main memory."""
     stored = torch.from_numpy(images).flatten(0, -4)
     if stored.shape[1:3] != (size_px, size_px):
-        stored = torch.cat([_averaged(part, size_px) for part in stored.split(AVERAGED_TOGETHER)])
+        stored = torch.cat([_averaged(part, size_px) for part in torch.split(stored, AVERAGED_TOGETHER)])
     fits = device.type != "cuda" or torch.cuda.mem_get_info(device)[0] >= ROOM * stored.nbytes
     return stored.to(device if fits else "cpu")
 

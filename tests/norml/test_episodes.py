@@ -183,3 +183,43 @@ def test_other_images_are_refused_with_type_and_shape(wrong):
         ExamplePool.of_images(wrong, turned=True)
     assert str(tuple(wrong.shape)) in str(refusal.value)
     assert str(wrong.dtype) in str(refusal.value)
+
+
+# ---------------------------------------------------------------------------------------------- classes of unequal size
+
+
+def test_equal_sizes_in_either_form_draw_the_same_episodes():
+    one, each = (
+        drawn(50, n_examples=n_examples, generator=torch.Generator().manual_seed(3))
+        for n_examples in (N_EXAMPLES, torch.full((N_CLASSES,), N_EXAMPLES))
+    )
+    assert all((a == b).all() for a, b in zip(vars(one).values(), vars(each).values(), strict=True))
+
+
+def test_classes_of_unequal_size_are_drawn_uniformly_and_so_are_the_examples_of_each():
+    """Chi-square over 100,000 draws: 99.99% of uniform draws stay below the limits."""
+    sizes = torch.tensor([2, 3, 5, 9])
+    episodes = sample_indices(
+        n_classes=4,
+        n_examples=sizes,
+        n_way=1,
+        examples_per_class=2,
+        turned=False,
+        n_episodes=100_000,
+        generator=torch.Generator().manual_seed(0),
+    )
+    counts = torch.bincount(episodes.classes.flatten(), minlength=4).double()
+    assert ((counts - 25_000) ** 2 / 25_000).sum() < 21.1  # 3 degrees of freedom
+    for number, size in enumerate(sizes.tolist()):
+        first = episodes.examples[episodes.classes[:, 0] == number, 0, 0]
+        counts = torch.bincount(first, minlength=size).double()
+        assert len(counts) == size
+        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 31.9  # 8 degrees of freedom at most
+
+
+def test_a_pool_of_unequal_classes_gathers_the_examples_of_each():
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1)
+    pool = ExamplePool.of_images(images, turned=False, sizes=torch.tensor([2, 3]))
+    episodes = EpisodeIndices(torch.tensor([[1, 0]]), torch.tensor([[[2, 0], [1, 0]]]), torch.zeros(1, 2).long())
+    batch = pool.gather(episodes, k_shot=1)
+    assert (batch.x * 255).round().flatten().tolist() == [4, 1, 2, 0]

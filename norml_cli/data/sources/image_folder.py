@@ -14,7 +14,7 @@ from pathlib import Path
 
 from norml_cli.data.sources import archives, class_index
 from norml_cli.data.sources.class_index import NAMES, Classes, Index, by_place
-from norml_cli.data.sources.found_files import Found, in_archives, in_folder, tables_beside
+from norml_cli.data.sources.found_files import File, Found, in_archives, in_folder, tables_beside
 from norml_cli.data.sources.image_classes import ImageStream, Watch, max_image_bytes, stream_of_files
 from norml_cli.data.splits import SPLITS, LoadedDataset, Progress, SplitName, assigned
 from norml_cli.files.errors import UserError
@@ -106,16 +106,14 @@ def _index(entry: DatasetEntry, source: Path, found: Found) -> Index:
     return class_index.by_class_folders(found.images, found.empty_folders)
 
 
-def _mini_index(
-    entry: DatasetEntry, source: Path, found: Found, by_split: Mapping[SplitName | None, class_index.File]
-) -> Index:
+def _mini_index(entry: DatasetEntry, source: Path, found: Found, by_split: Mapping[SplitName | None, File]) -> Index:
     if not by_split and any(by_place(file.place) for file in found.images):
         return class_index.by_split_folders(found.images, found.empty_folders)
     _require_all(entry, source, by_split)
     return class_index.by_tables(by_split, found.images)
 
 
-def _require_all(entry: DatasetEntry, source: Path, by_split: Mapping[SplitName | None, class_index.File]) -> None:
+def _require_all(entry: DatasetEntry, source: Path, by_split: Mapping[SplitName | None, File]) -> None:
     missing = [f"{NAMES[split]}.csv" for split in SPLITS if split not in by_split]
     if missing:
         raise UserError(f"--source {source}: holds images, but no {' and no '.join(missing)}; get it from {entry.home}")

@@ -28,13 +28,14 @@ from norml_cli.data.splits import SPLITS, LoadedDataset, Progress, SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.registry.entries import DatasetEntry, Unequal
 
-PICKLES: dict[SplitName, re.Pattern[str]] = {
+_NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, as the caches' names have it, as the others' have it
+    ("meta_train", "train", "train_phase_train"),
+    ("meta_val", "val(idation)?", "val"),
+    ("meta_test", "test", "test"),
+)
+PICKLES = {
     split: re.compile(rf"^mini-?imagenet(-cache-{cache}|_category_split_{category})\.(pkl|pickle)$", re.IGNORECASE)
-    for split, cache, category in (
-        ("meta_train", "train", "train_phase_train"),
-        ("meta_val", "val(idation)?", "val"),
-        ("meta_test", "test", "test"),
-    )
+    for split, cache, category in _NAMES
 }
 FORMS = (
     "a folder with images and train.csv, val.csv, test.csv; class folders train/, val/, test/; tar or zip archives of "
@@ -148,8 +149,9 @@ def _unpickled(entry: DatasetEntry, pickle: _Pickle, split: SplitName) -> tuple[
     except ValueError as error:
         raise UserError(f"{pickle.where}: refused, and nothing in it was run: {error}; get the original") from None
     by_category = isinstance(content, dict) and {"catname2label", b"catname2label"} & content.keys()
-    pixels = _pixels(pickle, _value(pickle, content, "data" if by_category else "image_data"), size if as_is else None)
+    images = _value(pickle, content, "data" if by_category else "image_data")
     by_label = _by_category(pickle, content) if by_category else _value(pickle, content, "class_dict")
+    pixels = _pixels(pickle, images, size if as_is else None)
     return pixels, _places(entry, pickle, split, by_label, len(pixels))
 
 

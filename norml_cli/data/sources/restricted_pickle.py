@@ -212,7 +212,8 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
         self.stack[-1].extend(items)
 
     def load_frozen_set(self) -> None:
-        self.append(self.pop_mark())
+        items = self.pop_mark()  # which also changes where `append` leads
+        self.append(items)
 
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,  # noqa: SLF001 - see the top

@@ -229,7 +229,7 @@ def put_all(folder: Path) -> dict[str, Path]:
         ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded', 'files' or 'from-source' (got 'random')"),
         ("datasets", "splits.kind", ..., "splits.kind: is missing"),
         ("datasets", "rotations.value", "as-classes", "rotations: 'as-classes' needs split files"),
-        ("datasets", "content_sha256", "abc", "content_sha256: must be 64 hexadecimal digits (got 'abc')"),
+        ("datasets", "source_sha256", "abc", "source_sha256: must be 64 hexadecimal digits (got 'abc')"),
     ],
 )
 def test_wrong_value_is_told_with_file_and_key(tmp_path, kind, key, value, message):

@@ -50,7 +50,7 @@ def test_harmless_containers_and_scalars_become_plain_ones(protocol: int):
 
 
 def test_an_ordered_mapping_of_python_2_is_read():
-    assert loaded(b"ccollections\nOrderedDict\n(lp0\n(lp1\nS'a'\naI1\naatR.") == {b"a": 1}
+    assert loaded(b"ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\naI1\naatR.") == {b"a": 1}
 
 
 def test_texts_of_python_2_are_bytes():
@@ -115,7 +115,7 @@ CRAFTED = [
     pytest.param(RECONSTRUCT + b"N}U\x0c__defaults__)s\x86b.", id="slots of what it names"),
     pytest.param(b"cnumpy\nndarray\n)\x81.", id="new"),
     pytest.param(b"(cnumpy\nndarray\no.", id="obj"),
-    pytest.param(b"(icollections\nOrderedDict\n.", id="inst"),
+    pytest.param(b"(icollections\nCounter\n.", id="inst"),
     pytest.param(RECONSTRUCT + b")R}b.", id="array of a mapping"),
     pytest.param(RECONSTRUCT + b")R(K\x01(K\x01tNU\x01b\x89tb.", id="array of no type"),
     pytest.param(ARRAY_IN_PROTOCOL_2.replace(b"K\x01\x85", b"J\xff\xff\xff\x7f\x85"), id="array larger than its bytes"),
@@ -135,7 +135,6 @@ CRAFTED = [
     pytest.param(b"}]K\x01s.", id="list as a key"),
     pytest.param(b"})" + b"\x85" * 200_000 + b"K\x01s.", id="tuple nested 200,000 times as a key"),
     pytest.param(b"()" + b"\x85" * 200_000 + b"K\x01d.", id="such a tuple in a mapping of protocol 0"),
-    pytest.param(b"\x8f()" + b"\x85" * 200_000 + b"\x90.", id="such a tuple in a set"),
     pytest.param(b"c_codecs\nencode\nU\x01x)" + b"\x85" * 200_000 + b"\x86R.", id="such a tuple as a codec"),
     pytest.param(b"0.", id="empty stack"),
     pytest.param(b"R.", id="call of nothing"),
