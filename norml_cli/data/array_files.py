@@ -55,8 +55,8 @@ class ArrayFile:
     def _sizes(self, file: h5py.File, split: SplitName) -> tuple[int, ...]:
         stored = _own(file, f"{self.kind}/{split}")
         if f"sizes/{split}" not in file:
-            n_classes, n_examples, *_ = stored.shape
-            return (int(n_examples),) * n_classes
+            n_classes, n_examples = map(int, stored.shape[:2])
+            return (n_examples,) * n_classes
         sizes: tuple[int, ...] = tuple(self._array(file, f"sizes/{split}").tolist())
         if sum(sizes) != len(stored) or min(sizes) < 1:
             raise UserError(f"{self.path}: sizes/{split} is damaged; {again(self.remake)}")

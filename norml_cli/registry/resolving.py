@@ -201,6 +201,8 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    if protocol.backbone is None and dataset.kind == "mini-imagenet":
+        yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":

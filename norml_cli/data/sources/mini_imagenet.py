@@ -170,9 +170,7 @@ def _pixels(pickle: _Pickle, images: Any, size: int | None) -> Pixels:
     wanted = (size, size, 3) if size is not None else (*array.shape[1:3], 3)
     if array.dtype != np.uint8 or array.shape[1:] != wanted or array.ndim != 4:  # noqa: PLR2004 - as the shape says
         shape = f"[n, {size}, {size}, 3]" if size else "[n, height, width, 3]"
-        raise UserError(
-            f"{pickle.where}: image_data: is {array.dtype} {list(array.shape)}, expected uint8 {shape}; get the original"
-        )
+        raise UserError(f"{pickle.where}: image_data: is {array.dtype} {list(array.shape)}, expected uint8 {shape}")
     return array
 
 

@@ -159,19 +159,19 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
 class Made:
     """Classes made when they are asked for: 48 of 1 MB each, or until `fails_at`."""
 
-    shape = (48, 10, 187, 187, 3)
+    sizes, example_shape = (10,) * 48, (187, 187, 3)
 
     def __init__(self, fails_at: int = 48) -> None:
         self.fails_at = fails_at
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        for number in range(self.shape[0]):
+        for number in range(len(self.sizes)):
             if number == self.fails_at:
                 raise UserError("class cannot be read")
-            yield f"class{number}", np.full(self.shape[1:], number, np.uint8)
+            yield f"class{number}", np.full((10, *self.example_shape), number, np.uint8)
 
 
-CLASS_BYTES = int(np.prod(Made.shape[1:]))
+CLASS_BYTES = int(10 * np.prod(Made.example_shape))
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def test_colour_images_are_written_and_verified_class_by_class(entry_file: Path,
     with peak_bytes_below(6 * CLASS_BYTES):  # two slabs of two classes
         assert cache.verify() == 2 * len(SPLITS)
     images = cache.images("meta_val")
-    assert images.shape == Made.shape
+    assert images.shape == (48, 10, *Made.example_shape)
     assert (images == np.arange(48)[:, None, None, None, None]).all()
     assert cache.class_names("meta_val")[-1] == "class47"
     assert cache.sizes("meta_val") == (10,) * 48
