@@ -132,7 +132,7 @@ def n_features(registry: Registry, spec: RunSpec) -> int:
     """D: values of one example, a flattened image or the features that the backbone makes of it."""
     if spec.protocol.backbone is not None:
         return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
-    return int(registry.dataset(spec.dataset).image_size_px.value ** 2)
+    return registry.dataset(spec.dataset).values_per_image
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
@@ -239,7 +239,7 @@ def contradictions(
     protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """Contradictions between values that are each allowed: the key to change, and what is wrong."""
-    per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
+    per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
         yield "queries_per_class", f"{fault} of '{dataset.id}' has"
@@ -261,7 +261,7 @@ def contradictions(
 
 
 def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:
-    if protocol.backbone is None and dataset.in_colour:
+    if protocol.backbone is None and dataset.kind == "mini-imagenet":
         yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
@@ -275,7 +275,7 @@ def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collect
 
 
 def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
-    held_out = held_out_of(dataset.examples_per_class)
+    held_out = held_out_of(dataset.class_sizes.min)
     if protocol.backbone is None:
         yield "training_examples", "is held-out-from-pretraining, but there is no backbone; leave it out"
     elif per_class > held_out:
