@@ -19,6 +19,7 @@ from norml_cli.arguments import (
     nameable_all,
     overrides_of,
     places_text,
+    split_of,
     trials_of,
     with_outer_steps,
 )
@@ -75,6 +76,9 @@ ThreadsOption = Annotated[
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only algorithms that give the same bits on a GPU, too; slower.")
+]
+RecordsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
 ]
 FormatOption = Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -292,7 +296,7 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
 
 @app.command("inspect")
 def inspect_command(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its .weights beside it.")],
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default: a folder beside the record.")
     ] = None,
@@ -339,9 +343,7 @@ def compare_command(
 
 @app.command("verify")
 def verify_command(
-    records: Annotated[
-        list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
-    ],
+    records: RecordsArgument,
     device: DeviceOption = "auto",
     registry: RegistryOption = None,
 ) -> None:
@@ -352,6 +354,62 @@ def verify_command(
     from norml_cli.commands.verify import verify
 
     verify(entries, found, device=device, console=Output())
+
+
+@app.command("evaluate")
+def evaluate_command(
+    records: RecordsArgument,
+    set_: SetOption = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=1, max=1000, help="K; default: the run's.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Take the episodes of another benchmark; default: the run's.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="meta-val or meta-test.")] = "meta-test",
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again what is finished.")] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Evaluate the trained weights of runs under another protocol: --set queries_per_class=15 --set rotations=none."""
+    from norml_cli.registry.evaluating import evaluated
+    from norml_cli.results.store import read_record
+
+    entries, overrides, classes = load_registry(registry), overrides_of(set_), split_of(split)
+    runs = [(path, read_record(path)) for path in records]
+    specs = [evaluated(entries, run.spec, overrides, benchmark=benchmark, shots=shots) for _, run in runs]
+    from norml_cli.commands.evaluate import Wanted, evaluate  # after what fails fast: brings torch
+
+    wanted = [Wanted(path, run, spec, classes) for (path, run), spec in zip(runs, specs, strict=True)]
+    evaluate(entries, wanted, device=device, force=force, console=Output(quiet=quiet, as_json=json))
+
+
+@app.command("export")
+def export_command(
+    records: RecordsArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", callback=nameable, help="A .safetensors file; default: beside the record."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Write the trained weights of runs for others: a safetensors file and a JSON card that says whose they are."""
+    from norml_cli.results.store import read_record
+
+    entries, runs = load_registry(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.export import export
+
+    export(entries, runs, out=out, console=Output(quiet=quiet, as_json=json))
 
 
 @app.command("doctor")
@@ -374,6 +432,14 @@ class _ReportCommand(TyperCommand):
 
 @app.command("report", cls=_ReportCommand)
 def report_command(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD...",
+            help="With --protocols: these methods, the first as the reference.",
+            autocompletion=METHOD_IDS,
+        ),
+    ] = None,
     table: Annotated[
         str | None,
         typer.Option(
@@ -383,6 +449,9 @@ def report_command(
             autocompletion=TABLE_IDS,
         ),
     ] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Trained weights under the protocols of `norml evaluate`, paired.")
+    ] = False,
     format_: FormatOption = "rich",
     html: Annotated[
         Path | None,
@@ -397,9 +466,16 @@ def report_command(
     registry: RegistryOption = None,
 ) -> None:
     """Print a table of the paper beside our numbers; without --table, the runs at hand."""
-    from norml_cli.commands.report import report, report_html
+    from norml_cli.commands.report import report, report_html, report_protocols
 
+    if methods and not protocols:
+        raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
+    if protocols and (table is not None or html is not None):
+        raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
     entries, console, options = load_registry(registry), Console(), places_text(results, registry)
+    if protocols:
+        report_protocols(entries, methods or [], format_=format_, results=results, console=console)
+        return
     if html is None:
         report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
         return

@@ -14,6 +14,7 @@ from norml_cli.files.errors import UserError, plain
 from norml_cli.files.yaml_files import parse_yaml
 from norml_cli.registry.reading import builtin_registry
 from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.results.evaluations import Split
 from norml_cli.results.store import DEFAULT_FOLDER
 
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
@@ -69,6 +70,14 @@ def _read_items(option: str, items: list[str] | None, expected: str, form: str) 
         except ValueError as error:
             raise UserError(f"{option} {plain(item)}: {error}") from None
     return values
+
+
+def split_of(text: str) -> Split:
+    """What --split names. Raises UserError."""
+    splits: dict[str, Split] = {"meta-val": "meta_val", "meta-test": "meta_test"}
+    if text not in splits:
+        raise UserError(f"--split {plain(text)}: expected {' or '.join(splits)}")
+    return splits[text]
 
 
 def trials_of(
