@@ -109,7 +109,7 @@ class Card(Document):
     file_sha256: Sha256 = Field(description="of the file with the weights")
     licence: Text = Field(description="of the data that they were trained on")
     title: Text = Field(description="method, benchmark, shots and seed in words")
-    seed: NonNegative
+    seed: NonNegative = Field(description="of that run")
     spec: RunSpec
     dataset: DatasetIdentity
     accuracy: Accuracy = Field(description="of the run's meta-test")
