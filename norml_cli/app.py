@@ -383,7 +383,8 @@ def evaluate_command(
 
     entries, overrides, classes = load_registry(registry), overrides_of(set_), split_of(split)
     runs = [(path, read_record(path)) for path in records]
-    specs = [evaluated(entries, run.spec, overrides, benchmark=benchmark, shots=shots) for _, run in runs]
+    place: dict[str, Any] = {"benchmark": benchmark, "shots": shots, "split": classes}
+    specs = [evaluated(entries, run.spec, overrides, **place) for _, run in runs]
     from norml_cli.commands.evaluate import Wanted, evaluate  # after what fails fast: brings torch
 
     wanted = [Wanted(path, run, spec, classes) for (path, run), spec in zip(runs, specs, strict=True)]

@@ -51,6 +51,8 @@ def test_meta_validation_gives_what_the_training_saw(shell: Shell, record: Path)
     assert found["accuracy"]["mean"] == best.validation_accuracy
     assert found["accuracy"]["half_width"] == best.validation_half_width
     assert found["episodes"]["hash"] == read_record(record).episodes.validation_hash
+    fewer = evaluated(shell, "--split", "meta-val", "--set", "validation_episodes=20")
+    assert (fewer["changed"], len(fewer["correct"])) == ({"validation_episodes": 20}, 20)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,7 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
         (["--set", "querys_per_class=3"], "unknown key, did you mean 'queries_per_class' or "),
         (["--set", "queries_per_class=many"], "--set queries_per_class=many: "),
         (["--set", "queries_per_class=900"], "queries_per_class: shots + queries_per_class = 901 is more than the "),
+        (["--set", "validation_episodes=3"], "--set validation_episodes: says nothing of --split meta-test; set test_"),
         (["--split", "meta-train"], "--split meta-train: expected meta-val or meta-test"),
         (["--benchmark", "tiny-3way"], "--benchmark tiny-3way: has 3-way episodes, but the classifier has an output "),
         (["--benchmark", "tiny-large"], "--benchmark tiny-large: has images of 20 x 20 pixels, but the learner was "),
