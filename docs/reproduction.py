@@ -90,7 +90,7 @@ def _pairs(table: Table, comparisons: list[Comparison]) -> Sheet:
         paper = published[pair.a, pair.shots] - published[pair.b, pair.shots]
         ours = pair.over_episodes.interval
         names = f"{titles[pair.a]} - {titles[pair.b]}"
-        weights = f"{_verdict(round(paper, 6), pair.over_episodes)}{'' if pair.declared else ', preliminary'}"
+        weights = f"{_verdict(round(paper, 6), pair.for_new_classes)}{'' if pair.declared else ', preliminary'}"
         methods = _verdict(round(paper, 6), pair.over_seeds)
         difference = percent(ours.mean, ours.half_width, sign="+")
         rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", difference, weights, methods])

@@ -13,6 +13,7 @@ from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from norml.arguments import check_count, check_device, check_examples, check_labels, check_range, check_tensor
 from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
@@ -22,6 +23,7 @@ from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.calls import Call, Named, Values, call_rule
 
 Statistics = Literal["query", "support"]
+SupportOrder = Literal["full", "one-by-one"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class InnerLoop:
     query_statistics: whose statistics batch norm uses for queries. weight_form: 'auto' lets each layer take the cheaper
     form; a layer with a rate for every weight is materialised always. recompute: going backwards, each step's
     intermediate values are computed again instead of kept, which makes memory grow with the signals and weights of a
-    step alone; the gradients are the same.
+    step alone; the gradients are the same. support_order: 'full', an inner step sees the whole support set;
+    'one-by-one', it sees one example, as in the paper's Algorithm 1, and `inner_steps` counts passes over the support
+    set: of each class the first example, then of each the second, and so on. It needs a learner without hidden layers.
     """
 
     inner_lr: float
@@ -40,6 +44,7 @@ class InnerLoop:
     query_statistics: Statistics = "query"
     weight_form: Form | Literal["auto"] = "auto"
     recompute: bool = False
+    support_order: SupportOrder = "full"
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,10 @@ class _Step:
 class Adaptation:
     """E episodes whose learners are adapted to their support sets, step by step; then queried; then gone back through.
 
-    The support loss is a mean over S and a sum over E, so no episode sees another. Every step uses the whole support
-    set (paper Algorithm 1's loop over single examples contradicts batch norm and the text's "10 epochs").
+    The support loss is a mean over S and a sum over E, so no episode sees another. One by one (paper Algorithm 1), the
+    loss of a step is that of its example alone. With batch norm that has no meaning: one example is its own mean.
+
+    n_steps: T, inner steps that change the weights: `inner_steps` of them, or `inner_steps` * S one by one.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class Adaptation:
     ) -> None:
         """Of x [E, S + M, D] the support sets come first, then the queries, if known; support_y [E, S] int64 in 0..N-1.
 
+        `inner_steps`: inner steps, or one by one, passes over the support set.
         `reversible`: it can be gone back through, which needs the queries. Raises TypeError or ValueError for what does
         not go with the learner; labels are looked at on the CPU only.
         """
@@ -85,13 +93,20 @@ class Adaptation:
         check_device("support_y", support_y, x.device, "x")
         check_range("support_y", support_y, learner.sizes[-1], "the learner's N classes")
         check_count("inner_steps", inner_steps)
+        _check_order(loop, learner)
         self.learner, self.rule, self.loop = learner, rule, loop
         self.support_x, self.support_y, self.inner_steps = x[:, :n_support], support_y, inner_steps
+        self._pass = self._examples_of_a_pass()
+        self.n_steps = inner_steps * len(self._pass)
         self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
         self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._carried: list[list[Carried]] = []  # into each step, by layer
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
+        self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
+        self._of_inputs: list[Carried] = []  # that, by the place in a pass of those who see them
+        # Once: a rule's answer goes through its modules, which would take as long as a small step's arithmetic.
+        self._parameters = [rule.parameters_of(layer) if reversible else None for layer in range(learner.n_layers)]
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
@@ -105,12 +120,13 @@ class Adaptation:
             scales_inputs=rule.scales_inputs,
             device=x.device,
             form=loop.weight_form,
+            one_by_one=self._one_by_one,
         )
         self.weights: list[LayerWeights] = initial_layers(
             forms,
             list(zip(learner.weights, learner.biases, strict=True)),
             eta=loop.inner_lr,
-            inputs=self._inputs,
+            inputs=None if self._one_by_one else self._inputs,
             reversible=reversible,
             rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
         )
@@ -121,17 +137,22 @@ class Adaptation:
     def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
         with torch.no_grad():
-            for t in range(self.inner_steps):
+            for t in range(self.n_steps):
                 self._take(t)
         return self
 
     @torch.no_grad()
     def logits_of_each_step(self) -> Iterator[Tensor]:
-        """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each."""
-        for t in range(self.inner_steps + 1):
-            yield self.logits(after=t)
-            if t < self.inner_steps:
-                self._take(t)
+        """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each.
+
+        One by one: before the first pass over the support set and after each.
+        """
+        each = len(self._pass)
+        for taken in range(self.inner_steps + 1):
+            yield self.logits(after=taken)
+            if taken < self.inner_steps:
+                for t in range(taken * each, (taken + 1) * each):
+                    self._take(t)
 
     def logits(
         self,
@@ -142,10 +163,10 @@ class Adaptation:
     ) -> Tensor:
         """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
 
-        `after`: so many inner steps, those taken so far; default: all. `query_statistics`: whose statistics batch norm
-        uses; default: the inner loop's. By the queries' own, all M of them decide together, and fewer than N of them
-        are classified hardly better than by chance: then it warns. Raises TypeError or ValueError for queries that do
-        not go with the learner, and if there are none.
+        `after`: so many inner steps (one by one: passes), those taken so far; default: all. `query_statistics`: whose
+        statistics batch norm uses; default: the inner loop's. By the queries' own, all M of them decide together, and
+        fewer than N of them are classified hardly better than by chance: then it warns. Raises TypeError or ValueError
+        for queries that do not go with the learner, and if there are none.
         """
         queries = self._query_x if query_x is None else self._checked(query_x)
         if queries is None:
@@ -162,7 +183,7 @@ class Adaptation:
         if statistics == "query":
             self._warn_of_few(queries.shape[1])
         n_reference = self.support_x.shape[1] if statistics == "support" else None
-        steps = self.inner_steps if after is None else after
+        steps = self.n_steps if after is None else after * len(self._pass)
         with torch.no_grad():
             logits, self._query_trace = self.learner(self.weights, steps, x, source=source, n_reference=n_reference)
         self._n_reference = n_reference
@@ -193,6 +214,7 @@ class Adaptation:
         for layer_weights, call, (delta_hat, h_hat) in zip(self.weights, step.calls, signals, strict=True):
             layer_weights.step(delta_hat, h_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
         carried = [call.outputs.carried for call in step.calls]
+        carried[0] = {name: tensor for name, tensor in carried[0].items() if name not in self._of_inputs[0]}
         if not self._reversible:
             self._carried = [carried]
             return
@@ -203,14 +225,17 @@ class Adaptation:
 
     def _step(self, t: int, *, reversible: bool) -> _Step:
         """The signals of step t, from the weights before it and what is carried into it."""
-        logits, forward = self.learner(self.weights, t, self.support_x, source="support")
-        losses, delta_out = cross_entropy(logits, self.support_y)
+        x, y = self.examples_of(t)
+        logits, forward = self.learner(self.weights, t, x, source="support")
+        losses, delta_out = cross_entropy(logits, y)
         backward = self.learner.backward(self.weights, t, forward, delta_out)
         signals = list(zip(backward.deltas, forward.inputs, strict=True))
         if t == 0 and not self._initial_calls:
             self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
             self._carried.append([call.outputs.carried for call in self._initial_calls])
-        carried = self._carried[t if self._reversible else -1]
+            self._look_at_inputs()
+        carried = [*self._carried[t if self._reversible else -1]]
+        carried[0] = carried[0] | self._of_inputs[t % len(self._pass)]
         calls = [
             self._call(layer, delta, h, losses, of_layer, reversible=reversible)
             for layer, ((delta, h), of_layer) in enumerate(zip(signals, carried, strict=True))
@@ -222,18 +247,29 @@ class Adaptation:
             self.rule,
             partial(_initially_carried, self.rule, layer),
             Values({"delta": delta, "h": h}, {}),
-            self.rule.parameters_of(layer) if self._reversible else None,
+            self._parameters[layer],
             constants=self._constants(layer),
         )
+
+    def _look_at_inputs(self) -> None:
+        """What the rule makes of the first layer's inputs, each a set that a step sees: once, as they never change."""
+        inputs = [x for x, _ in self._pass]
+        sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # of no two does a rule mix the examples
+        function = partial(_of_constant_input, self.rule)
+        self._input_call = call_rule(
+            self.rule, function, Values({"h": sets}, {}), self._parameters[0], constants=frozenset({"h"})
+        )
+        carried = self._input_call.outputs.carried
+        parts = {name: tensor.chunk(len(inputs)) for name, tensor in carried.items()}
+        self._of_inputs = [{name: of[place] for name, of in parts.items()} for place in range(len(inputs))]
 
     def _rates_of(self, layer: int) -> Call | None:
         """The rule's rates of a layer; they depend on its parameters alone."""
         with torch.no_grad():
             if self.rule.rates(layer) is None:
                 return None
-            parameters = self.rule.parameters_of(layer) if self._reversible else None
             function = partial(_named_rates, self.rule, layer)
-            return call_rule(self.rule, function, Values({}, {}), parameters, constants=frozenset())
+            return call_rule(self.rule, function, Values({}, {}), self._parameters[layer], constants=frozenset())
 
     def _call(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried, *, reversible: bool
@@ -242,7 +278,7 @@ class Adaptation:
             self.rule,
             partial(_scaled, self.rule, layer),
             Values({"delta": delta, "h": h, "losses": losses}, carried),
-            self.rule.parameters_of(layer) if reversible else None,
+            self._parameters[layer] if reversible else None,
             constants=self._constants(layer),
         )
 
@@ -251,6 +287,28 @@ class Adaptation:
         if self.loop.first_order:
             return frozenset({"delta", "h", "losses"})
         return frozenset({"h"}) if layer == 0 else frozenset()
+
+    # ------------------------------------------------------------------------------------------- which examples when
+
+    def examples_of(self, t: int) -> tuple[Tensor, Tensor]:
+        """What inner step t sees: inputs [E, S, D] and labels [E, S], of the support set or, with S = 1, of one."""
+        return self._pass[t % len(self._pass)]
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self.loop.support_order == "one-by-one"
+
+    def _examples_of_a_pass(self) -> list[tuple[Tensor, Tensor]]:
+        """What the inner steps of one pass over the support set see, in order."""
+        x, y = self.support_x, self.support_y
+        if not self._one_by_one:
+            return [(x, y)]
+        one_hot = functional.one_hot(y, self.learner.sizes[-1])
+        rounds = (one_hot.cumsum(dim=1) * one_hot).sum(dim=-1)  # 1 for the first of its class
+        order = (rounds * one_hot.shape[-1] + y).argsort(dim=1)
+        y = y.gather(1, order)
+        x = x.gather(1, order.unsqueeze(-1).expand_as(x)).transpose(0, 1).contiguous()  # each example side by side
+        return list(zip(x.unsqueeze(2).unbind(), y.unsqueeze(2).unbind(1), strict=True))
 
     # ----------------------------------------------------------------------------------------------------- backwards
 
@@ -268,9 +326,14 @@ class Adaptation:
         self._rule_bars: dict[str, Tensor] = {}
         self._query_reverse(logits_bar)
         carried_bars: list[Carried] = [{} for _ in self.weights]
-        for t in reversed(range(self.inner_steps)):
+        self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
+        for t in reversed(range(self.n_steps)):
             step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
             carried_bars = self._step_reverse(t, step, carried_bars)
+        if self._input_call is not None:
+            names = self._input_bars[0]
+            bars = {name: torch.cat([of_place[name] for of_place in self._input_bars]) for name in names}
+            self._pulled_back(self._input_call, Values({}, bars))
         for call, layer_weights in zip(self._rates, self.weights, strict=True):
             if call is not None and isinstance(layer_weights, Rated) and self.inner_steps:
                 weight_bar, bias_bar = layer_weights.rate_gradients()
@@ -283,7 +346,7 @@ class Adaptation:
             unused = logits_bar.new_zeros(logits_bar.shape[0], n_reference, logits_bar.shape[2])
             logits_bar = torch.cat([unused, logits_bar], dim=1)
         self.learner.forward_adjoint(
-            self.weights, self.inner_steps, self._query_trace, logits_bar, self._gradients, n_reference=n_reference
+            self.weights, self.n_steps, self._query_trace, logits_bar, self._gradients, n_reference=n_reference
         )
 
     def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
@@ -297,6 +360,10 @@ class Adaptation:
             if h_hat_bar is not None:
                 signal_bars["h_hat"] = h_hat_bar
             input_bars.append(self._pulled_back(call, Values(signal_bars, bars)))
+        of_inputs = self._input_bars[t % len(self._pass)]
+        for name in self._of_inputs[0]:
+            if name in input_bars[0].carried:
+                _add(of_inputs, {name: input_bars[0].carried.pop(name)})
         if t == 0:  # whose signals make what is carried into it, too
             for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
                 _add(bars_in.signals, self._pulled_back(call, Values({}, bars_in.carried)).signals)
@@ -314,7 +381,7 @@ class Adaptation:
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
             self.weights, t, step.forward, step.backward, delta_bars=delta_bars, gradients=self._gradients
         )
-        losses_bar = torch.stack(losses_bars).sum(dim=0) if losses_bars else None
+        losses_bar = torch.stack(losses_bars).sum(dim=0) if len(losses_bars) > 1 else next(iter(losses_bars), None)
         self.learner.forward_adjoint(
             self.weights,
             t,
@@ -342,8 +409,22 @@ class Adaptation:
         return by_name
 
 
+def _check_order(loop: InnerLoop, learner: Learner) -> None:
+    if loop.support_order not in get_args(SupportOrder):
+        raise ValueError(f"support_order must be 'full' or 'one-by-one', got {loop.support_order!r}")
+    if loop.support_order == "one-by-one" and learner.n_layers > 1:
+        raise ValueError(
+            "support_order 'one-by-one' needs a learner without hidden layers: their batch norm cannot take its "
+            "statistics from one example; take 'full'"
+        )
+
+
 def _initially_carried(rule: UpdateRule, layer: int, inputs: Values) -> Values:
     return Values({}, rule.initially_carried(layer, inputs.signals["delta"], inputs.signals["h"]))
+
+
+def _of_constant_input(rule: UpdateRule, inputs: Values) -> Values:
+    return Values({}, rule.of_constant_input(inputs.signals["h"]))
 
 
 def _named_rates(rule: UpdateRule, layer: int, _inputs: Values) -> Values:

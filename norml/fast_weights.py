@@ -141,6 +141,12 @@ class Materialised(LayerWeights):
         weight_bar, bias_bar = super().initial_gradients()
         return weight_bar if self._weights_bar is None else weight_bar + self._weights_bar.sum(dim=0), bias_bar
 
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Derivatives by W_t [E, O, I] and b_t [E, 1, O] of the step that the adjoints have come down to; t > 0."""
+        if self._weights_bar is None:
+            raise RuntimeError("no adjoint has been called")
+        return self._weights_bar, self._bias_sum()
+
     def _at(self, t: int) -> Tensor:
         return self._weights[t] if self.reversible else self._weights[-1]
 
@@ -450,10 +456,16 @@ def layer_forms(
     scales_inputs: bool,
     device: torch.device,
     form: Form | Literal["auto"] = "auto",
+    one_by_one: bool = False,
 ) -> list[Form]:
-    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each."""
+    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each.
+
+    `one_by_one`: each step sees one example; so many small steps are cheaper on weights than on all signals so far.
+    """
     if form != "auto":
         return [form] * (len(sizes) - 1)
+    if one_by_one:
+        return ["materialised"] * (len(sizes) - 1)
     return [
         cheaper_form(
             n_support=n_support,
@@ -474,13 +486,14 @@ def initial_layers(
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
-    inputs: Inputs,
+    inputs: Inputs | None,
     reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
-    `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
+    `inputs`: of the first layer, where every step sees the whole support set; else None. `rates`: of weights [O, I] and
+    biases [O] of each layer; a layer that has them is materialised, whatever its form.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
@@ -489,7 +502,7 @@ def initial_layers(
             layers.append(Rated(weight, bias, eta, reversible=reversible, rates=of_layer))
         elif form == "materialised":
             layers.append(Materialised(weight, bias, eta, reversible=reversible))
-        elif layer == 0:
+        elif layer == 0 and inputs is not None:
             layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs))
         else:
             layers.append(Factored(weight, bias, eta, reversible=reversible))

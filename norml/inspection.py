@@ -7,66 +7,31 @@ along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the epis
 layer tells how far the rule turns the step: 1 where it only changes its size.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from norml.adaptation import Adaptation
+from norml.adaptation import Adaptation, _Step
 from norml.episodes import EpisodeBatch
+from norml.fast_weights import Materialised
+from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
-from norml.update_rules import Carried, Rates, UpdateRule
-from norml.update_rules.nodal_lstm import NodalLstm
+from norml.update_rules import Carried, Gated, UpdateRule
+from norml.update_rules.wrapped import Frozen, Wrapped, frozen_layers
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-class Wrapped(UpdateRule):
-    """A rule inside another that looks at it or changes what it gives."""
-
-    def __init__(self, rule: UpdateRule) -> None:
-        super().__init__()
-        self.rule = rule
-        self.scales_inputs = rule.scales_inputs
-
-    @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        return self.rule.initially_carried(layer, delta, h)
-
-    @override
-    def rates(self, layer: int) -> Rates | None:
-        return self.rule.rates(layer)
-
-    @override
-    def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
-    ) -> tuple[Tensor, Tensor, Carried]:
-        return self.rule.scaled(layer, delta, h, losses, carried)
-
-
-class Frozen(Wrapped):
-    """A rule that leaves some layers at their initial weights and adapts the others as before (Raghu et al. 2020)."""
-
-    def __init__(self, rule: UpdateRule, layers: Collection[int]) -> None:
-        super().__init__(rule)
-        self.layers = frozenset(layers)
-
-    @override
-    def scaled(
-        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
-    ) -> tuple[Tensor, Tensor, Carried]:
-        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, carried)
-        return (torch.zeros_like(delta_hat) if layer in self.layers else delta_hat), h_hat, after
 
 
 class LayerStep(NamedTuple):
     """One layer in one inner step of E episodes.
 
-    delta_gate [E, S, O] and h_gate [E, S, I]: NORML's, else None. along [E, O]: <s, g> of each neuron's incoming
-    weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None. along [E, O]: <s, g> of each neuron's
+    incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
     """
 
     delta_gate: Tensor | None
@@ -97,7 +62,7 @@ class Watched(Wrapped):
             self.deltas_out.append(delta)
         self.deltas_out[-1] = delta  # the last layer's stays
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
-        if isinstance(self.rule, NodalLstm):
+        if isinstance(self.rule, Gated):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
             gates = (delta_gate.expand_as(delta), h_gate.expand_as(h))
         sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
@@ -158,22 +123,25 @@ class LayerSummary:
 
 @torch.no_grad()
 def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_steps: int) -> list[LayerSummary]:
-    """What the rule does in each of `inner_steps` steps on the support sets of `batches`, by step and layer."""
+    """What the rule does in each step on the support sets of `batches`, by step and layer.
+
+    `inner_steps`: steps, or passes over the support set where a step sees one example.
+    """
     learner, device = meta_learner.learner, meta_learner.learner.weights[0].device
-    places = [(step, layer) for step in range(inner_steps) for layer in range(learner.n_layers)]
-    totals = {(step, layer): _Total.empty(learner.sizes[layer + 1], device) for step, layer in places}
+    totals: dict[tuple[int, int], _Total] = {}
     for batch in batches:
         loop = meta_learner.inner_loop
         rule = Watched(meta_learner.rule, loop.inner_lr)
-        Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
-        for step, layer in places:
-            right = _right(rule.deltas_out[step], batch.support_y)
-            totals[step, layer].add(rule.steps[step][layer], rule.losses[step], right)
-    return [totals[step, layer].summary(layer, step) for step, layer in places]
+        adaptation = Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
+        for step, layer in itertools.product(range(adaptation.n_steps), range(learner.n_layers)):
+            right = _right(rule.deltas_out[step], adaptation.examples_of(step)[1])
+            total = totals.setdefault((step, layer), _Total.empty(learner.sizes[layer + 1], device))
+            total.add(rule.steps[step][layer], rule.losses[step], right)
+    return [total.summary(layer, step) for (step, layer), total in totals.items()]
 
 
 def logits_of_each_step(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Iterator[Tensor]:
-    """Query logits [E, M, N] before the first inner step and after each."""
+    """Query logits [E, M, N] before the first inner step and after each; one by one, after each pass."""
     parts = (meta_learner.learner, meta_learner.rule, meta_learner.inner_loop, batch.x, batch.support_y)
     yield from Adaptation(*parts, inner_steps=inner_steps).logits_of_each_step()
 
@@ -183,13 +151,57 @@ def frozen(meta_learner: MetaLearner, layers: Collection[int]) -> MetaLearner:
     return MetaLearner(meta_learner.learner, Frozen(meta_learner.rule, layers), meta_learner.inner_loop)
 
 
+@torch.no_grad()
+def meta_gradient_norms(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Tensor:
+    """How far the query loss reaches back: norms [E, T + 1, L] of its derivative by W_t and b_t, for t = 0..T.
+
+    Each episode's own loss, the mean over its queries, by a layer's weights and biases together. The derivative is that
+    of the meta-gradient: by way of all later steps and of what the rule carries between them (first order: by way of
+    the weights alone).
+    """
+    episodes = [
+        EpisodeBatch(batch.x[e : e + 1], batch.y[e : e + 1], batch.n_support) for e in range(len(batch.x))
+    ]  # one at a time: by W_0, which all share, each would get the sum
+    return torch.stack([_norms_of_one(meta_learner, each, inner_steps) for each in episodes])
+
+
+def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps: int) -> Tensor:
+    loop = replace(meta_learner.inner_loop, weight_form="materialised")
+    parts = (meta_learner.learner, meta_learner.rule, loop, episode.x, episode.support_y)
+    adaptation = _Traced(*parts, inner_steps=inner_steps, reversible=True).run()
+    of_start, _ = adaptation.reverse(cross_entropy(adaptation.logits(), episode.query_y)[1])
+    layers = range(meta_learner.learner.n_layers)
+    start = _norms((of_start[f"weights.{layer}"], of_start[f"biases.{layer}"]) for layer in layers)
+    return torch.stack([start, *reversed(adaptation.norms)])
+
+
+class _Traced(Adaptation):
+    """An adaptation of one episode that writes down, going back, the norms [L] of the derivatives by W_T, .., W_1."""
+
+    norms: list[Tensor]
+
+    @override
+    def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self.norms = []
+        return super().reverse(logits_bar)
+
+    @override
+    def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
+        materialised = [weights for weights in self.weights if isinstance(weights, Materialised)]  # all, as asked for
+        self.norms.append(_norms(weights.gradients() for weights in materialised))
+        return super()._step_reverse(t, step, carried_bars)
+
+
+def _norms(by_layer: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([(weight.square().sum() + bias.square().sum()).sqrt() for weight, bias in by_layer])
+
+
 def freezings(n_layers: int) -> dict[str, frozenset[int]]:
     """Which layers stay at their initial weights, by a name for each case."""
-    every, head = frozenset(range(n_layers)), n_layers - 1
-    cases = {"all layers adapted": frozenset[int](), "nothing adapted": every}
+    cases = {"all layers adapted": frozen_layers("all", n_layers), "nothing adapted": frozenset(range(n_layers))}
     if n_layers > 1:
-        cases |= {"head alone adapted": every - {head}, "body alone adapted": frozenset({head})}
-        cases |= {f"layer {layer + 1} not adapted": frozenset({layer}) for layer in range(head)}
+        cases |= {f"{part} alone adapted": frozen_layers(part, n_layers) for part in ("head", "body")}
+        cases |= {f"layer {layer + 1} not adapted": frozenset({layer}) for layer in range(n_layers - 1)}
     return cases
 
 
@@ -258,10 +270,14 @@ def quantile_places(n: int) -> list[int]:
 
 
 def _correlation(x: Tensor, y: Tensor) -> float | None:
-    x, y = x.double(), y.double()
-    if bool((x == x[0]).all()) or bool((y == y[0]).all()):
+    if _is_constant(x) or _is_constant(y):
         return None
-    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+    return torch.corrcoef(torch.stack([x, y]).double())[0, 1].item()
+
+
+def _is_constant(x: Tensor) -> bool:
+    """Whether all entries are one number but for the rounding of a mean."""
+    return bool(((x - x[0]).abs() <= 10 * torch.finfo(x.dtype).eps * x[0].abs()).all())
 
 
 def _mean_of(x: Tensor) -> float | None:

@@ -83,7 +83,7 @@ class ResNet12(nn.Module):
         """
         for block in self.blocks:
             x = block(x, generator, drop_strength)
-        return x.mean(dim=(2, 3))
+        return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # a bfloat16 mean keeps 3 digits
 
 
 class ResidualBlock(nn.Module):

@@ -65,6 +65,24 @@ def paired_difference(a: Iterable[float], b: Iterable[float]) -> Interval:
     return interval_95(map(operator.sub, left, right))
 
 
+def over_classes(total: float, n_episodes: int, held: Iterable[tuple[int, float]]) -> Interval | None:
+    """Mean over episodes, with its 95% interval where the classes of the episodes, too, are a sample: for new classes.
+
+    total: sum of the episodes' values. held [C]: of each class, how many episodes hold it and the sum of their values.
+    An episode of N classes belongs to each of them, as the one that is asked for or as one that is confused with it. So
+    the half-width is t(0.975, C-1) times the standard error of the delete-one jackknife for U-statistics (Arvesen 1969,
+    Ann. Math. Statist. 40): without a class, all its episodes are gone. It errs on the side of too wide (Efron & Stein
+    1981). `n` of the interval is C. None: there are fewer than two classes, or one is in every episode.
+    """
+    without = [(total - value) / (n_episodes - n) if n_episodes > n else None for n, value in held]
+    means = [mean for mean in without if mean is not None]
+    n_classes = len(without)
+    if n_classes < 2 or len(means) < n_classes:  # noqa: PLR2004 - one class has no scatter
+        return None
+    error = _mean_and_sd(means)[1] * (n_classes - 1) / math.sqrt(n_classes)
+    return Interval(total / n_episodes, t_975(n_classes - 1) * error, n_classes)
+
+
 def p_value(interval: Interval) -> float:
     """Two-sided p-value of Student's t-test that the mean is zero, from a mean with its 95% interval.
 

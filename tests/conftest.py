@@ -11,9 +11,19 @@ from norml.learner import Learner
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
+from norml.update_rules.meta_curvature import MetaCurvature
 from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
-from tests.helpers.reference import RULES
+from norml.update_rules.static_gates import StaticGates
+from tests.helpers.reference import (
+    CURVATURE_RULES,
+    MAML_RULES,
+    META_SGD_RULES,
+    PER_STEP_RULES,
+    RATES_FOR_STEPS,
+    RULES,
+    STATIC_RULES,
+)
 
 torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
 
@@ -48,6 +58,19 @@ def make_episodes() -> Callable[..., EpisodeBatch]:
     return made
 
 
+def update_rule_of(rule: str, sizes: Sequence[int], n_support: int, generator: torch.Generator) -> UpdateRule:
+    settings = RULES[rule]
+    if rule in META_SGD_RULES:
+        return MetaSgd(sizes)
+    if rule in STATIC_RULES:
+        return StaticGates(sizes, **settings)
+    if rule in CURVATURE_RULES:
+        return MetaCurvature(sizes, **settings)
+    if rule in MAML_RULES | PER_STEP_RULES:
+        return GradientDescent(len(sizes) - 1, inner_steps=RATES_FOR_STEPS, **settings)
+    return NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
+
+
 @pytest.fixture(scope="session")
 def make_meta_learner() -> Callable[..., MetaLearner]:
     """A meta-learner with the rule named in `reference.RULES`, float64; `perturbed` moves every parameter."""
@@ -72,14 +95,7 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
             initial_weight_std=initial_weight_std,
             generator=generator,
         )
-        settings = RULES[rule]
-        update_rule: UpdateRule
-        if rule == "meta-sgd":
-            update_rule = MetaSgd(sizes)
-        elif "learned_rates" in settings:
-            update_rule = GradientDescent(len(sizes) - 1, **settings)
-        else:
-            update_rule = NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
+        update_rule = update_rule_of(rule, sizes, n_support, generator)
         meta_learner = MetaLearner(learner, update_rule, InnerLoop(**({"inner_lr": 0.4} | inner_loop))).double()
         if perturbed:
             with torch.no_grad():

@@ -1,10 +1,12 @@
 """Update rules: how a layer's update signals become the signals of a step. One file a rule."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 Result = TypeVar("Result")
 Carried = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
@@ -31,7 +33,15 @@ class UpdateRule(nn.Module, ABC):
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
         """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
 
-        At the first layer h is the support set, the same in every step. Default: nothing.
+        Default: nothing.
+        """
+        return {}
+
+    def of_constant_input(self, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
+        """What the first layer's input h [E, S, I] gives, each tensor [E, ...]; made once, it saves work in each step.
+
+        The first layer's inputs never change. Each step that sees h finds this in `carried` beside what was carried,
+        and need not hand it on. Default: nothing.
         """
         return {}
 
@@ -41,7 +51,8 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, Carried]:
         """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss;
+        S = 1 if a step sees one example.
         Episodes and examples may not be mixed across E.
         """
 
@@ -62,4 +73,28 @@ class UpdateRule(nn.Module, ABC):
         return call()
 
 
-__all__ = ["Carried", "Rates", "UpdateRule"]
+class Gated(UpdateRule):
+    """A rule that multiplies both signals neuron by neuron (eqs 18-19); it says by what."""
+
+    scales_inputs = True
+
+    @abstractmethod
+    def gates_of(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        """The gates of delta [E, S, O] and of h [E, S, I], or what broadcasts to these, and what is carried on."""
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, carried)
+        return delta * delta_gate, h * h_gate, after
+
+
+def initial_gate_bias(gate_scale: float) -> float:
+    """The b of gate_scale * sigmoid(b) = 1, or of half of gate_scale where that is less: then b = 0."""
+    return -math.log(max(gate_scale, 2) - 1)
+
+
+__all__ = ["Carried", "Gated", "Rates", "UpdateRule", "initial_gate_bias"]

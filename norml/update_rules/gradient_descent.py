@@ -1,6 +1,8 @@
 """MAML's update rule (Finn et al. 2017): delta_hat = alpha_l * delta, h_hat = h (paper sec. 5.2, three set-ups).
 
-alpha multiplies the inner learning rate eta. It is 1 (constant), one learned number, or one learned number a layer.
+alpha multiplies the inner learning rate eta. It is 1 (constant), one learned number, one a layer, or one a layer and
+inner step (LSLR: Antoniou, Edwards & Storkey 2019). A layer's rates of all steps are carried; each step takes the first
+of those left. The last one stays, for evaluation with more steps than training had (chosen: no source has that case).
 Learned rates are kept as logarithms: they stay positive, and equal outer steps change them by equal factors (chosen;
 the paper does not say).
 """
@@ -13,19 +15,28 @@ from typing_extensions import override
 
 from norml.update_rules import Carried, UpdateRule
 
-LearnedRates = Literal["none", "global", "layer-wise"]
+LearnedRates = Literal["none", "global", "layer-wise", "layer-and-step-wise"]
 
 
 class GradientDescent(UpdateRule):
-    """Gradient descent with constant, global or layer-wise learned rates; all start at alpha = 1."""
+    """Gradient descent at constant rates or learned ones, which start at alpha = 1."""
 
     scales_inputs = False
 
-    def __init__(self, n_layers: int, *, learned_rates: LearnedRates = "none") -> None:
+    def __init__(self, n_layers: int, *, learned_rates: LearnedRates = "none", inner_steps: int = 1) -> None:
+        """`inner_steps`: T of training, which only rates of each step depend on."""
         super().__init__()
         self.learned_rates = learned_rates
-        n_rates = {"none": 0, "global": 1, "layer-wise": n_layers}[learned_rates]
-        self.log_alpha = nn.Parameter(torch.zeros(n_rates)) if n_rates else None
+        shapes = {"global": (1,), "layer-wise": (n_layers,), "layer-and-step-wise": (n_layers, max(inner_steps, 1))}
+        shape = shapes.get(learned_rates)
+        self.log_alpha = None if shape is None else nn.Parameter(torch.zeros(shape))
+
+    @override
+    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
+        """With rates of each step, the layer's."""
+        if self.log_alpha is None or self.learned_rates != "layer-and-step-wise":
+            return {}
+        return {"log_alphas": self.log_alpha[layer]}
 
     @override
     def scaled(
@@ -33,5 +44,9 @@ class GradientDescent(UpdateRule):
     ) -> tuple[Tensor, Tensor, Carried]:
         if self.log_alpha is None:
             return delta, h, carried
+        if "log_alphas" in carried:
+            log_alphas = carried["log_alphas"]
+            after = {"log_alphas": log_alphas[1:] if len(log_alphas) > 1 else log_alphas}
+            return log_alphas[0].exp() * delta, h, after
         alpha = self.log_alpha[layer if self.learned_rates == "layer-wise" else 0].exp()
         return alpha * delta, h, carried

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from norml.update_rules import Carried, UpdateRule
+from norml.update_rules import Carried, Gated, initial_gate_bias
 
 Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
@@ -32,10 +32,8 @@ _EPSILON = 1e-20  # chosen: keeps a constant signal (all-dead ReLUs) finite, and
 _LOG_SIGN_P = 10.0  # Ravi & Larochelle 2017, appendix; Andrychowicz et al. 2016, appendix A
 
 
-class NodalLstm(UpdateRule):
+class NodalLstm(Gated):
     """One gated cell a layer, batched over episodes (and over support examples, unless gates are shared)."""
-
-    scales_inputs = True
 
     def __init__(
         self,
@@ -50,9 +48,13 @@ class NodalLstm(UpdateRule):
         input_normalisation: InputNormalisation = "standardise",
         gate_scale: float = 2.0,
         forget_bias: float = 1.0,
+        layer_rates: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        """`sizes`: the learner's D, hidden widths, N. `n_support`: S, which only flattened gates depend on."""
+        """`sizes`: the learner's D, hidden widths, N. `n_support`: S of a step, for flattened gates alone.
+
+        `layer_rates`: a learned rate a layer, kept as its logarithm, multiplies delta beside the gates.
+        """
         super().__init__()
         self.gates = gates
         self.previous_cell = previous_cell
@@ -75,23 +77,27 @@ class NodalLstm(UpdateRule):
             "log-sign": log_sign,
             "none": lambda x: x,
         }[input_normalisation]
+        self.log_alpha = nn.Parameter(torch.zeros(len(sizes) - 1)) if layer_rates else None
 
     @override
     def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
-        return {f"cells.{layer}.{name}": parameter for name, parameter in self.cells[layer].named_parameters()}
+        rates = {} if self.log_alpha is None else {"log_alpha": self.log_alpha}
+        of_cell = self.cells[layer].named_parameters()
+        return rates | {f"cells.{layer}.{name}": parameter for name, parameter in of_cell}
 
     @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        """Cell and hidden state are zero, so not there; at the first layer, what its constant input gives to gates."""
-        return {"h_product": self._cell(layer).h_product(self._h_features(h))} if layer == 0 else {}
+    def of_constant_input(self, h: Tensor) -> Carried:
+        """What it gives to the gates. (Cell and hidden state are zero at first, so not there.)"""
+        return {"h_product": self._cell(0).h_product(self._h_features(h))}
 
     @override
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, carried)
-        return delta * delta_gate, h * h_gate, after
+        delta_hat, h_hat, after = super().scaled(layer, delta, h, losses, carried)
+        return (delta_hat if self.log_alpha is None else self.log_alpha[layer].exp() * delta_hat), h_hat, after
 
+    @override
     def gates_of(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
@@ -103,8 +109,6 @@ class NodalLstm(UpdateRule):
         h_features = None if "h_product" in carried else self._h_features(h)
         gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, carried)
         delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
-        if "h_product" in carried:
-            after["h_product"] = carried["h_product"]
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
@@ -165,7 +169,7 @@ class NodalCell(nn.Module):
                 self.bias[cell_size : 2 * cell_size] = forget_bias
         self.hidden_weight = nn.Parameter(_lecun_normal(n_packed, cell_size, generator)) if feeds_hidden else None
         self.gate_weight = nn.Parameter(torch.zeros(n_out + n_in, cell_size))  # W_g above W_h
-        self.gate_bias = nn.Parameter(torch.full((n_out + n_in,), -math.log(max(gate_scale, 2) - 1)))
+        self.gate_bias = nn.Parameter(torch.full((n_out + n_in,), initial_gate_bias(gate_scale)))
 
     def h_product(self, h: Tensor) -> Tensor:
         """What h [E, B, F] gives to the packed gates: [E, B, G]."""

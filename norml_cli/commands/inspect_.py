@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from functools import partial
+from math import isnan
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool
 from norml.evaluation import correct_counts
-from norml.inspection import freezings, frozen, logits_of_each_step, watch
+from norml.inspection import freezings, frozen, logits_of_each_step, meta_gradient_norms, watch
 from norml.statistics import Interval, interval_95
 from norml_cli.files.companions import Companions
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
@@ -65,6 +67,7 @@ def _inspected(
         display.counting("freezing", number, len(cases), "cases")
         logits_of = partial(frozen(meta_learner, layers), inner_steps=n_steps)
         freezing[case] = _interval(correct_counts(logits_of, pool, episodes, k_shot=spec.shots).tolist(), n_queries)
+    norms = [meta_gradient_norms(meta_learner, batch, n_steps) for batch in batches("meta-gradient by inner step")]
     return Inspection(
         title=f"{spec.method} on {spec.benchmark}, {spec.shots}-shot, seed {record.seed}: meta-validation",
         about={
@@ -82,6 +85,7 @@ def _inspected(
         layers=watch(meta_learner, batches("watching the rule"), n_steps),
         accuracies=[_interval(counts, n_queries) for counts in by_step],
         freezing=freezing,
+        meta_gradients=torch.cat(norms).permute(1, 2, 0).tolist(),
     )
 
 
@@ -98,15 +102,15 @@ def _print(found: Inspection, console: Output) -> None:
     for column in ("layer", "inner step", "effective rate", "cosine to gradient", "mean gate of delta", "of h"):
         table.add_column(column, justify="right")
     for summary in found.layers:
-        if summary.step in {0, found.inner_steps - 1}:
+        if summary.step in {0, found.layers[-1].step}:
             gates = [f"{gate.mean:.3f}" if gate else "-" for gate in (summary.delta_gate, summary.h_gate)]
-            rate = (f"{summary.rate:.4f}", f"{summary.cosine:.3f}")
+            rate = (f"{summary.rate:.4f}", "-" if isnan(summary.cosine) else f"{summary.cosine:.3f}")
             table.add_row(str(summary.layer + 1), str(summary.step + 1), *rate, *gates)
     console.print(table, highlight=False)
     for case, accuracy in found.freezing.items():
         console.print(f"{case}: {_percent(accuracy)}", highlight=False)
     for t in (0, 1, found.inner_steps, 2 * found.inner_steps):
-        console.print(f"after {t} inner steps: {_percent(found.accuracies[t])}", highlight=False)
+        console.print(f"after {counted(t, 'inner step')}: {_percent(found.accuracies[t])}", highlight=False)
 
 
 def _percent(accuracy: Interval) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
 from norml_cli.registry.protocol import Protocol
-from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.registry.resolving import Registry, Resolved, n_features
 from norml_cli.registry.sourced import Sourced
 from norml_cli.reporting.sheets import Grid, Sheet, to_rich
 from norml_cli.terminal.output import print_text
@@ -52,9 +52,11 @@ def _method_rows(resolved: Resolved) -> Rows:
 
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
-    from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
+    counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
+    if counts is None:  # a rule that does not count its own
+        from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch
 
-    counts = parameter_counts(registry, resolved.spec)
+        counts = parameter_counts(registry, resolved.spec)
     if not any(counts.values()):
         return []
     ratio = counts["meta_learner"] / counts["learner"]

@@ -30,8 +30,9 @@ class Examples:
         """What `spec` asks for. Raises UserError for features that are missing, or of other images or weights."""
         protocol, features = spec.protocol, None
         if protocol.backbone is not None:
-            recipe = resolve_recipe(registry.recipe(protocol.backbone), registry.datasets[spec.dataset])
-            features = FeatureCache.open(recipe.spec, protocol.backbone_seed, cache)
+            entry, dataset = registry.recipe(protocol.backbone), registry.dataset(spec.dataset)
+            recipe = resolve_recipe(entry, dataset, epochs=protocol.backbone_epochs, width=protocol.backbone_width)
+            features = FeatureCache.open(recipe.spec, protocol.backbone_seed, cache, recipe.options)
         return cls(cache, features, unit_length=protocol.feature_scaling == "unit-length")
 
     @property
@@ -44,11 +45,16 @@ class Examples:
             features=None if self.features is None else self.features.fingerprint,
         )
 
-    def pool(self, split: SplitName, *, rotations: bool, device: torch.device) -> ExamplePool:
-        """All examples of a split, resident on `device`. Raises UserError if they are damaged."""
+    def pool(self, split: SplitName, *, rotations: bool, device: torch.device, every: int = 1) -> ExamplePool:
+        """The examples of a split, resident on `device`: of each class one in `every`, the first among them.
+
+        Raises UserError if they are damaged.
+        """
         if self.features is None:
-            return ExamplePool.of_images(torch.from_numpy(self.cache.images(split)).to(device), rotations=rotations)
-        features = torch.from_numpy(self.features.features(split)).to(device)
+            return ExamplePool.of_images(
+                torch.from_numpy(self.cache.images(split)[:, ::every]).to(device), rotations=rotations
+            )
+        features = torch.from_numpy(self.features.features(split)[:, ::every]).to(device)
         return ExamplePool.of_features(features, unit_length=self.unit_length)
 
 

@@ -10,12 +10,16 @@ ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 RESERVED_IDS = frozenset({"other-protocols", "pretraining", "speed", "studies", "trust"})  # folders below results/
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
+HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept from a backbone's training
+
 Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=64)]
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Shots = Annotated[int, Field(ge=1, le=1000)]
 Rgb = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 PositiveRgb = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Protocol(Model):
@@ -37,7 +41,7 @@ class Protocol(Model):
     initial_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he"] = Field(
         description="standard deviation of the truncated-normal initial weights; 'he' = sqrt(2 / inputs)"
     )
-    inner_lr: float = Field(gt=0, le=1000, description="eta, stated on mean cross-entropy over the support set")
+    inner_lr: float = Field(gt=0, le=1000, description="eta, stated on mean cross-entropy over what a step sees")
     inner_steps: int = Field(ge=0, le=10_000, description="T: inner steps in meta-training")
     inner_steps_test: int = Field(ge=0, le=10_000, description="inner steps in meta-validation and meta-test")
     first_order: bool = Field(description="whether the meta-gradient ignores how signals depend on the weights")
@@ -59,11 +63,32 @@ class Protocol(Model):
         default=None, description="recipe whose pretrained, frozen features take the images' place; null: images"
     )
     backbone_seed: int = Field(default=0, ge=0, lt=2**31, description="seed of that pretraining")
+    backbone_epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="`norml pretrain --epochs` of that pretraining; null: the recipe's steps"
+    )
+    backbone_width: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="`norml pretrain --width` of that pretraining; null: the recipe's widths"
+    )
     feature_scaling: Literal["none", "unit-length"] = Field(
         default="none", description="what is done to each example's features"
     )
+    adapted_layers: Literal["all", "head", "body"] = Field(
+        default="all",
+        description="which layers inner steps change: all, the last one (head), or all but that (body; without hidden "
+        "layers there is none)",
+    )
     gradient_norm_limit: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="a longer meta-gradient, over all that is learned, is shortened to it; null: none is"
+    )
+    support_order: Literal["full", "one-by-one"] = Field(
+        default="full",
+        description="what an inner step sees: the whole support set, or one example, as in the paper's Algorithm 1; "
+        "inner_steps then counts passes over the support set",
+    )
+    training_examples: Literal["all", "held-out-from-pretraining"] = Field(
+        default="all",
+        description="of which examples of the meta-training classes episodes are made: all, or those that the "
+        "backbone was not fitted to, one in ten",
     )
     # How it is computed.
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
@@ -127,3 +152,14 @@ class Recipe(Model):
     queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class of an episode")
     validation_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-validation episodes of each K")
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
+    # How it is computed; its default is left out of a spec's hash, so that earlier pretrainings stay what they are.
+    precision: Precision = Field(
+        default="auto",
+        description="of the network's arithmetic: 'auto' takes bfloat16 on a GPU, and on a CPU where a short trial of "
+        "the recipe's own step finds it faster; the record tells which",
+    )
+
+
+def held_out_of(examples_per_class: int) -> int:
+    """How many of a training class are held out from pretraining."""
+    return -(-examples_per_class // HELD_OUT_EVERY)

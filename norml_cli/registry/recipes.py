@@ -9,28 +9,46 @@ from norml_cli.files.atomic import home
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry, RecipeEntry, SourceSplit
 from norml_cli.registry.faults import fault_lines
-from norml_cli.registry.protocol import Recipe
+from norml_cli.registry.protocol import Precision, Recipe, held_out_of
 from norml_cli.registry.specs import PretrainSpec
-
-HELD_OUT_EVERY = 10  # one image in ten of each training class, the first among them, is kept for monitoring
 
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """One pretraining's spec, and the keys that the command line changed."""
+    """One pretraining's spec, the keys that the command line changed, and --epochs and --width, if given."""
 
     spec: PretrainSpec
     changed: tuple[str, ...]
+    epochs: int | None = None
+    width: int | None = None
+
+    @property
+    def options(self) -> str:
+        """Of `norml pretrain`: ' --epochs 1 --width 4'."""
+        given = {"--epochs": self.epochs, "--width": self.width}
+        return "".join(f" {option} {value}" for option, value in given.items() if value is not None)
+
+    @property
+    def settings(self) -> str:
+        """Of the runs on its features: ' --set backbone_epochs=1 --set backbone_width=4'."""
+        given = {"backbone_epochs": self.epochs, "backbone_width": self.width}
+        return "".join(f" --set {key}={value}" for key, value in given.items() if value is not None)
 
 
 def resolve_recipe(
-    entry: RecipeEntry, dataset: DatasetEntry, *, epochs: int | None = None, width: int | None = None
+    entry: RecipeEntry,
+    dataset: DatasetEntry,
+    *,
+    epochs: int | None = None,
+    width: int | None = None,
+    precision: Precision | None = None,
 ) -> ResolvedRecipe:
     """The pretraining of `entry` on `dataset`.
 
     epochs: passes through the training images in place of the recipe's steps; its schedule and meta-validations shrink
     with them.
-    width: channels of the first block; the others keep their ratio to it. Raises UserError.
+    width: channels of the first block; the others keep their ratio to it. precision: in place of the recipe's.
+    Raises UserError.
     """
     recipe = entry.values
     per_epoch = training_images(dataset) // recipe.batch_size
@@ -44,21 +62,30 @@ def resolve_recipe(
         values["steps"] = epochs * per_epoch
         values["validations"] = max(1, round(recipe.validations * values["steps"] / recipe.steps))
     if width is not None:
-        values["widths"] = [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
+        values["widths"] = widths_of(recipe, width)
+    if precision is not None:
+        values["precision"] = precision
     try:
         changed_recipe = Recipe(**values)
     except ValidationError as error:
         raise UserError(f"--epochs, --width: {fault_lines(error, values)[0]}") from None
     changed = tuple(key for key in values if values[key] != getattr(recipe, key))
-    return ResolvedRecipe(PretrainSpec(dataset=dataset.id, recipe=entry.id, values=changed_recipe), changed)
+    spec = PretrainSpec(dataset=dataset.id, recipe=entry.id, values=changed_recipe)
+    return ResolvedRecipe(spec, changed, epochs, width)
+
+
+def widths_of(recipe: Recipe, width: int | None) -> list[int]:
+    """Channels of the four blocks where the first has `width`; None: as the recipe says."""
+    if width is None:
+        return recipe.widths
+    return [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
 
 
 def training_images(dataset: DatasetEntry) -> int:
     """How many images of the training classes are not held out. Raises UserError for grey images."""
     if not dataset.in_colour or not isinstance(dataset.splits, SourceSplit):
         raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
-    held_out = -(-dataset.examples_per_class // HELD_OUT_EVERY)
-    return dataset.splits.meta_train * (dataset.examples_per_class - held_out)
+    return dataset.splits.meta_train * (dataset.examples_per_class - held_out_of(dataset.examples_per_class))
 
 
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:

@@ -1,7 +1,7 @@
 """Entries -> resolved run specs: whose value wins, and what is refused. Torch-free."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,8 @@ from norml_cli.registry.entries import (
     TableEntry,
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import Protocol, held_out_of
+from norml_cli.registry.recipes import widths_of
 from norml_cli.registry.sourced import Model, constrained
 from norml_cli.registry.specs import RunSpec
 
@@ -30,16 +31,23 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True)
 class Resolved:
-    """One run's spec, with the source of each of its values and the keys changed by --set."""
+    """One run's spec, with the source of each of its values.
+
+    changed: keys that --set or a grid changed. varied: keys of a grid.
+    """
 
     spec: RunSpec
     sources: dict[str, str]
     changed: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All entries by id. The mappings cannot be changed by who reads them."""
+    """All entries by id. The mappings cannot be changed by who reads them.
+
+    files, faults: by kind and id. left_out: a line for each file whose entry is faulty or that lies in a wrong place.
+    """
 
     datasets: MappingProxyType[str, DatasetEntry]
     benchmarks: MappingProxyType[str, BenchmarkEntry]
@@ -47,33 +55,46 @@ class Registry:
     recipes: MappingProxyType[str, RecipeEntry]
     tables: MappingProxyType[str, TableEntry]
     files: MappingProxyType[tuple[str, str], Path] = field(repr=False)
+    faults: MappingProxyType[tuple[str, str], tuple[str, ...]] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False
+    )
+    left_out: tuple[str, ...] = ()
 
     def dataset(self, id_: str) -> DatasetEntry:
         """The data set of that id; raises UserError with the nearest ids."""
-        return _find(self.datasets, "data set", id_)
+        return self._named(self.datasets, "datasets", "data set", id_)
 
     def benchmark(self, id_: str) -> BenchmarkEntry:
         """The benchmark of that id; raises UserError with the nearest ids."""
-        return _find(self.benchmarks, "benchmark", id_)
+        return self._named(self.benchmarks, "benchmarks", "benchmark", id_)
 
     def method(self, id_: str) -> Method:
         """The method of that id; raises UserError with the nearest ids."""
-        return _find(self.methods, "method", id_)
+        return self._named(self.methods, "methods", "method", id_)
 
     def recipe(self, id_: str) -> RecipeEntry:
         """The pretraining recipe of that id; raises UserError with the nearest ids."""
-        return _find(self.recipes, "recipe", id_)
+        return self._named(self.recipes, "recipes", "recipe", id_)
 
     def table(self, id_: str) -> TableEntry:
         """The table of that id; raises UserError with the nearest ids."""
-        return _find(self.tables, "table", id_)
+        return self._named(self.tables, "tables", "table", id_)
 
     def entry(self, id_: str) -> Entry:
         """The entry of that id, of any kind; raises UserError with the nearest ids."""
         everything: dict[str, Entry] = {}
-        for entries in (self.tables, self.datasets, self.benchmarks, self.recipes, self.methods):
-            everything.update(entries)
-        return _find(MappingProxyType(everything), "entry", id_)
+        for kind in ("tables", "datasets", "benchmarks", "recipes", "methods"):
+            self._refuse_faulty(kind, id_)
+            everything.update(getattr(self, kind))
+        return _find(everything, "entry", id_)
+
+    def _named(self, entries: Mapping[str, E], kind: str, noun: str, id_: str) -> E:
+        self._refuse_faulty(kind, id_)
+        return _find(entries, noun, id_)
+
+    def _refuse_faulty(self, kind: str, id_: str) -> None:
+        if (kind, id_) in self.faults:
+            raise UserError("\n".join(self.faults[kind, id_]))
 
     def resolve(
         self,
@@ -85,7 +106,7 @@ class Registry:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
         Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, method on it by shots,
-        its rule, its rule on this benchmark by shots, `overrides` (--set).
+        its rule, its rule on this benchmark, its rule on it by shots, `overrides` (--set).
         Raises UserError.
         """
         method_entry = self.method(method)
@@ -93,9 +114,11 @@ class Registry:
         k_shot = bench.shots[0] if shots is None else shots
         require_declared(bench, k_shot)
         values, sources = layered(bench, k_shot, method_entry)
-        changed = _override(values, sources, overrides or {}, method_entry.algorithm)
+        changed = _override(values, sources, overrides or {}, method_entry)
         spec = _run_spec(method_entry, bench, k_shot, values)
-        faults = list(contradictions(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes))
+        if spec.protocol.backbone is not None:
+            self._refuse_faulty("recipes", spec.protocol.backbone)
+        faults = list(contradictions(spec.protocol, k_shot, self.dataset(bench.dataset), self.recipes))
         if faults:
             raise UserError(
                 "\n".join(f"{method} on {bench.id}, {k_shot}-shot: {key}: {fault}" for key, fault in faults)
@@ -103,10 +126,17 @@ class Registry:
         return Resolved(spec, sources, changed)
 
 
+def n_features(registry: Registry, spec: RunSpec) -> int:
+    """D: values of one example, a flattened image or the features that the backbone makes of it."""
+    if spec.protocol.backbone is not None:
+        return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
+    return int(registry.dataset(spec.dataset).image_size_px.value ** 2)
+
+
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
-def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
+def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
     raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
@@ -129,9 +159,10 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
         bench.protocol_by_shots.get(shots),
         *method.protocol_layers(bench.id, shots).values(),
         method.rule,
+        method.rule_by_benchmark.get(bench.id),
         method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
-    values = defaults()
+    values = defaults() | defaults(RULES[method.algorithm])
     sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
         for key in type(layer).model_fields if layer is not None else ():
@@ -143,28 +174,38 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
     return values, sources
 
 
-def defaults() -> dict[str, Any]:
-    """Those values of a protocol that a benchmark need not declare."""
-    return {key: field.default for key, field in Protocol.model_fields.items() if not field.is_required()}
+def defaults(model: type[Model] = Protocol) -> dict[str, Any]:
+    """Those values of a protocol, or of a rule, that an entry need not declare."""
+    return {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
 
 
 def _override(
-    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], algorithm: str
+    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], method: Method
 ) -> tuple[str, ...]:
     """Put --set values in place; returns the keys whose value changed."""
-    changed = []
+    changed, algorithm = [], method.algorithm
     for key, value in overrides.items():
         if key == "outer_steps" and not RULES[algorithm].meta_trained:
             continue  # of several methods run together, a shorter schedule leaves these as they are
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
-            known = [*Protocol.model_fields, *RULES[algorithm].model_fields]
-            raise UserError(f"--set {key}: unknown key{did_you_mean(key, known)}; `norml show` lists a method's keys")
+            raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
         checked = checked_value(model, key, value)
         if checked != values.get(key):
             changed.append(key)
         values[key], sources[key] = checked, "--set on the command line"
     return tuple(changed)
+
+
+def _unknown_key(key: str, method: Method) -> str:
+    """Why a method does not take `key`: other algorithms do, or none does."""
+    takers = [algorithm for algorithm, rule in RULES.items() if key in rule.model_fields]
+    if takers:
+        why = f"'{method.id}' has no such key; it belongs to algorithm {' or '.join(takers)}"
+    else:
+        near = did_you_mean(key, [*Protocol.model_fields, *RULES[method.algorithm].model_fields])
+        why = f"unknown key of '{method.id}'{near}"
+    return f"{why}; `norml show {method.id}` lists its keys"
 
 
 def checked_value(model: type[Model], key: str, value: Any) -> Any:
@@ -174,8 +215,15 @@ def checked_value(model: type[Model], key: str, value: Any) -> Any:
         return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
     except ValidationError as error:
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+        fault = value_fault(error)
+        written = f", written {key}=[64,64]" if "must be a list" in fault else ""
+        written = (
+            f", in lower case: {key}={value.lower()}"
+            if str(value) in {"True", "False"} and isinstance(value, str)
+            else written
+        )
         raise UserError(
-            f"--set {plain(key)}={plain(shown)}: {value_fault(error)}; `norml show` lists a method's keys"
+            f"--set {plain(key)}={plain(shown)}: {fault}{written}; `norml show` lists a method's keys"
         ) from None
 
 
@@ -206,14 +254,35 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    yield from _backbone_faults(protocol, dataset, recipes)
+    if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
+        fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
+        yield "support_order", f"{fault}: batch norm cannot take its statistics from one example; take full"
+    if protocol.training_examples == "held-out-from-pretraining":
+        yield from _held_out_faults(protocol, per_class, dataset)
+    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
+        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
+        yield "rotations", fault
+
+
+def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:
     if protocol.backbone is None and dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":
         yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
+    for key in ("backbone_epochs", "backbone_width"):
+        if protocol.backbone is None and getattr(protocol, key) is not None:
+            yield key, f"is {getattr(protocol, key)}, but no backbone is pretrained; leave it out"
     if protocol.backbone is not None and protocol.backbone not in recipes:
         yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
-    if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
-        fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
-        yield "rotations", fault
+
+
+def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    held_out = held_out_of(dataset.examples_per_class)
+    if protocol.backbone is None:
+        yield "training_examples", "is held-out-from-pretraining, but there is no backbone; leave it out"
+    elif per_class > held_out:
+        fault = f"shots + queries_per_class = {per_class} is more than the {held_out} examples a class"
+        yield "training_examples", f"{fault} of '{dataset.id}' that are held out from pretraining"

@@ -14,27 +14,29 @@ COMPARISON_KEYS = {
     "b": "registry id",
     "benchmark": "registry id",
     "shots": "K",
-    "over": "episodes: about the trained weights; seeds: about the methods",
+    "over": "episodes: about the trained weights on these classes; classes: on new ones; seeds: about the methods",
     "seeds": "the seeds of both",
     "difference": "mean of a - b, paired",
     "half_width": "half its 95% interval",
-    "n": "episodes or seeds",
+    "n": "episodes, classes or seeds",
     "p": "two-sided, Student's t-test",
     "p_holm": "p adjusted for the number of pairs compared at once (Holm 1979)",
     "effect_size": "Cohen's d_z; null where nothing scatters",
-    "n_to_settle": "least episodes or seeds of this scatter and mean that would settle it; null for a mean of zero",
+    "n_to_settle": "least n of this scatter and mean that would settle it; null for a mean of zero",
     "verdict": "in words; over fewer than three seeds there is none",
     "notes": "how the runs differ from the declared protocol, and what was left out",
 }
 
 Places = Mapping[tuple[str, int], Sequence[Comparison]]
+_LEVELS = {"episodes": "weights", "classes": "new classes", "seeds": "methods"}
 _NARROW = 5  # chosen: so many columns of a matrix fit 80 characters
 
 
 def verdict(comparison: Comparison, difference: Difference) -> str:
     """'norml is ahead', or how many episodes or seeds would tell.
 
-    Over episodes it is about the trained weights, over seeds about the methods.
+    Over episodes it is about the trained weights on the classes that were tested, over classes on new ones, over seeds
+    about the methods.
     """
     if not difference.enough:
         return f"too few seeds; {max(ENOUGH_SEEDS, difference.values_to_settle or 0):,} would do"
@@ -86,6 +88,7 @@ def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
     footer = [
         "difference: points of accuracy, paired by episode, with its 95% interval",
         f"weights: over {' or '.join(f'{n:,}' for n in n_episodes)} test episodes; says nothing about other seeds",
+        *_of_classes(comparisons),
         *(
             [f"methods: between the means of seeds, which are the sample; a verdict needs {ENOUGH_SEEDS} seeds"]
             if any(comparison.over_seeds for comparison in comparisons)
@@ -98,6 +101,18 @@ def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
         where = f"{benchmark}, {shots}-shot: " if len(places) > 1 else ""
         footer += dict.fromkeys(f"{where}{note}" for comparison in there for note in comparison.notes)
     return Sheet(Grid(["pair", "where", *headers], rows, n_left=3, words=[2 + last]), pieces, footer)
+
+
+def _of_classes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the legend says of new classes, where there are such lines."""
+    numbers = sorted({each.over_classes.interval.n for each in comparisons if each.over_classes is not None})
+    if not numbers:
+        return []
+    classes = " or ".join(f"{n:,}" for n in numbers)
+    return [
+        "weights says nothing about other classes than those tested, either",
+        f"new classes: the {classes} test classes are the sample (jackknife, Arvesen 1969)",
+    ]
 
 
 def by_place(comparisons: Sequence[Comparison]) -> Places:
@@ -123,9 +138,10 @@ def _matrix_sheet(place: tuple[str, int], pairs: Sequence[Comparison]) -> Sheet:
         rows = [[f"{letters[row]} {row}", *(leads.get((row, column), "") for column in columns)] for row in methods]
         return Grid(["", *(letters[column] for column in columns)], rows, title=title)
 
+    level = "episodes and over classes" if any(pair.over_classes for pair in pairs) else "episodes"
     footer = [
         "points of accuracy, paired by test episode, mean over the seeds in common",
-        f"*: p <= {LEVEL}, Student's t-test over episodes{_adjustment({place: pairs})}; about the trained weights",
+        f"*: p <= {LEVEL}, Student's t-test over {level}{_adjustment({place: pairs})}; about the trained weights",
     ]
     chunks = [methods[start : start + _NARROW] for start in range(0, len(methods), _NARROW)]
     pieces = [grid(chunk, f"over {letters[chunk[0]]} to {letters[chunk[-1]]}") for chunk in chunks]
@@ -134,7 +150,7 @@ def _matrix_sheet(place: tuple[str, int], pairs: Sequence[Comparison]) -> Sheet:
 
 def _lead(pair: Comparison, sign: Literal[1, -1]) -> str:
     difference = pair.over_episodes
-    return f"{100 * sign * difference.interval.mean:+.2f}{'*' * difference.settled}"
+    return f"{100 * sign * difference.interval.mean:+.2f}{'*' * pair.for_new_classes.settled}"
 
 
 def _adjustment(places: Places) -> str:
@@ -148,7 +164,7 @@ def _adjustment(places: Places) -> str:
 
 def _cells(comparison: Comparison, difference: Difference) -> list[str]:
     interval, p = difference.interval, difference.adjusted_p
-    level = "weights" if difference.over == "episodes" else "methods"
+    level = _LEVELS[difference.over]
     p_text = "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # noqa: PLR2004 - the last digit that is printed
     difference_text = percent(interval.mean, interval.half_width, sign="+")
     about = f"{level}, {seeds_text(difference.seeds)}"

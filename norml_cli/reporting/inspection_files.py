@@ -25,7 +25,8 @@ SIGNALS = {"delta": "gates of delta", "h": "gates of h"}
 class Inspection:
     """What a look inside gave.
 
-    accuracies: after 0, 1, ... inner steps. freezing: by case. inner_steps: T of the record.
+    accuracies: after 0, 1, ... inner steps. freezing: by case. inner_steps: T of the record. meta_gradients: norms of
+    each episode, by inner steps taken (0..T) and layer.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Inspection:
     layers: Sequence[LayerSummary]
     accuracies: Sequence[Interval]
     freezing: Mapping[str, Interval]
+    meta_gradients: Sequence[Sequence[Sequence[float]]]
 
     @property
     def n_layers(self) -> int:
@@ -43,7 +45,7 @@ class Inspection:
 
     @property
     def has_gates(self) -> bool:
-        """Whether the rule is NORML's."""
+        """Whether the rule has gates."""
         return any(summary.delta_gate is not None for summary in self.layers)
 
     def of_layer(self, layer: int) -> list[LayerSummary]:
@@ -57,6 +59,7 @@ def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
         "layers.csv": _layer_rows(inspection),
         "neurons.csv": _neuron_rows(inspection),
         "accuracy-by-step.csv": [{"inner_steps": t, **_values(a)} for t, a in enumerate(inspection.accuracies)],
+        "meta-gradient-by-step.csv": _meta_gradient_rows(inspection),
         "freezing.csv": [{"case": case, **_values(a)} for case, a in inspection.freezing.items()],
     }
     if inspection.has_gates:
@@ -85,7 +88,12 @@ def _place(summary: LayerSummary) -> dict[str, Any]:
 
 def _layer_rows(inspection: Inspection) -> list[dict[str, Any]]:
     return [
-        {**_place(s), "inner_lr": inspection.inner_lr, "effective_rate": s.rate, "cosine_to_gradient": s.cosine}
+        {
+            **_place(s),
+            "inner_lr": inspection.inner_lr,
+            "effective_rate": s.rate,
+            "cosine_to_gradient": None if math.isnan(s.cosine) else s.cosine,
+        }
         for s in inspection.layers
     ]
 
@@ -99,13 +107,24 @@ def _neuron_rows(inspection: Inspection) -> list[dict[str, Any]]:
     ]
 
 
+def _meta_gradient_rows(inspection: Inspection) -> list[dict[str, Any]]:
+    return [
+        {"inner_steps": t, "layer": layer + 1, "mean": sum(norms) / len(norms), **_named(_quantiles(norms))}
+        for t, by_layer in enumerate(inspection.meta_gradients)
+        for layer, norms in enumerate(by_layer)
+    ]
+
+
+def _named(quantiles: Sequence[float]) -> dict[str, float]:
+    return {f"q{round(100 * q):02}": value for q, value in zip(QUANTILES, quantiles, strict=True)}
+
+
 def _gate_rows(inspection: Inspection) -> list[dict[str, Any]]:
     rows = []
     for summary in inspection.layers:
         for signal, gate in _gates(summary).items():
-            quantiles = {f"q{round(100 * q):02}": value for q, value in zip(QUANTILES, gate.quantiles, strict=True)}
             others = {key: value for key, value in vars(gate).items() if key != "quantiles"}
-            rows.append({**_place(summary), "signal": signal, **quantiles, **others})
+            rows.append({**_place(summary), "signal": signal, **_named(gate.quantiles), **others})
     return rows
 
 
@@ -126,6 +145,7 @@ def _pictures(inspection: Inspection) -> dict[str, Callable[["Figure", Inspectio
     pictures: dict[str, Callable[[Figure, Inspection], None]] = {
         "effective-rates": _draw_rates,
         "accuracy-by-step": _draw_accuracies,
+        "meta-gradient-by-step": _draw_meta_gradients,
         "freezing": _draw_freezing,
     }
     return {"gates": _draw_gates, "gates-and-loss": _draw_reactions, **pictures} if inspection.has_gates else pictures
@@ -162,8 +182,8 @@ def _draw_gates(figure: "Figure", inspection: Inspection) -> None:
     figure.supxlabel("inner step (dashed: 1, a plain gradient step; bands: middle half and middle 90%)", fontsize=8)
 
 
-def _draw_bands(panel: "Axes", quantiles: Sequence[Sequence[float]]) -> None:
-    steps = range(1, len(quantiles) + 1)
+def _draw_bands(panel: "Axes", quantiles: Sequence[Sequence[float]], *, first: int = 1) -> None:
+    steps = range(first, first + len(quantiles))
     low, lower, middle, upper, high = zip(*quantiles, strict=True)
     panel.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0)
     panel.fill_between(steps, lower, upper, color=BLUE, alpha=0.3, linewidth=0)
@@ -227,6 +247,18 @@ def _draw_accuracies(figure: "Figure", inspection: Inspection) -> None:
     panel.set_xlabel("inner steps (dashed: as many as the method takes)")
     panel.set_ylabel("meta-validation accuracy in percent")
     _count_steps(panel)
+
+
+def _draw_meta_gradients(figure: "Figure", inspection: Inspection) -> None:
+    """A panel a layer: how large the derivative by the weights after each step is, by orders of magnitude."""
+    figure.set_size_inches(1 + 1.7 * inspection.n_layers, 2.6)
+    panels = figure.subplots(1, inspection.n_layers, sharex=True, sharey=True, squeeze=False)[0]
+    for layer, panel in enumerate(panels):
+        _draw_bands(panel, [_quantiles(by_layer[layer]) for by_layer in inspection.meta_gradients], first=0)
+        panel.set_yscale("log")
+        panel.set_title(f"layer {layer + 1}", fontsize=8)
+    panels[0].set_ylabel("norm of the derivative of\nthe query loss by the weights")
+    figure.supxlabel("inner steps after which the weights are taken (bands: over episodes)", fontsize=8)
 
 
 def _draw_freezing(figure: "Figure", inspection: Inspection) -> None:

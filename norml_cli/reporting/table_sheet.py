@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from norml.statistics import FORMULA, Interval, OverSeeds
+from norml.statistics import FORMULA, OverSeeds
 from norml_cli.registry.entries import Column, Row
 from norml_cli.reporting.formats import (
     marked,
@@ -30,6 +30,7 @@ CELL_KEYS = {
     "published_half_width": "the paper's half 95% interval, where it prints one",
     "accuracy": "ours: mean over test episodes and seeds",
     "half_width": "half the 95% interval over test episodes, conditional on the seeds",
+    "half_width_over_classes": "half the 95% interval with test classes as the sample; empty for older records",
     "n_episodes": "test episodes",
     "accuracy_over_first": "the same over the table's first_episodes alone, as many as the paper's",
     "half_width_over_first": "half its 95% interval",
@@ -39,6 +40,7 @@ CELL_KEYS = {
     "minus_published": "accuracy - published",
     "minus_reference": "paired difference from the table's reference method, same episodes and seeds",
     "minus_reference_half_width": "half its 95% interval",
+    "minus_reference_half_width_over_classes": "the same with test classes as the sample; empty for older records",
     "missing": "whether this cell could be run and was not",
     "notes": "how the runs differ from the declared protocol, and what was left out",
 }
@@ -134,7 +136,7 @@ def _cell_text(table: Table, row_number: int, number: int, header: str, marks: M
         return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
     if header != "vs reference":
         return _accuracy_text(cell.ours.over_first)
-    return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours.minus_reference)
+    return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours)
 
 
 def anchor(table: Table, runs: Group) -> str:
@@ -146,15 +148,14 @@ def _accuracy_text(accuracy: OverSeeds | None) -> str:
     return "-" if accuracy is None else percent(accuracy.interval.mean, accuracy.interval.half_width)
 
 
-def _difference(difference: Interval | None) -> str:
-    """With a star where the interval excludes zero."""
+def _difference(ours: Ours) -> str:
+    """With a star where the interval excludes zero: over episodes and, where the records tell, over classes."""
+    difference = ours.minus_reference
     if difference is None:
         return "-"
-    return f"{percent(difference.mean, difference.half_width, sign='+')}{'*' * _excludes_zero(difference)}"
-
-
-def _excludes_zero(difference: Interval) -> bool:
-    return abs(difference.mean) > difference.half_width
+    levels = [each for each in (difference, ours.minus_reference_over_classes) if each is not None]
+    star = "*" * all(abs(each.mean) > each.half_width for each in levels)
+    return f"{percent(difference.mean, difference.half_width, sign='+')}{star}"
 
 
 def _legend(table: Table) -> list[str]:
@@ -172,11 +173,27 @@ def _legend(table: Table) -> list[str]:
     scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
     if scatter:
         lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")
+    lines += _legend_of_classes(ours)
     if any(result.minus_reference for result in ours):
+        excludes = "both exclude" if any(result.minus_reference_over_classes for result in ours) else "this excludes"
         lines.append(
             f"vs reference: difference from {table.reference_title} on the same test episodes and seeds, "
-            f"paired by episode, with its 95% interval; *: this excludes zero (not adjusted for the number of methods)"
+            f"paired by episode, with its 95% interval; *: {excludes} zero (not adjusted for the number of methods)"
         )
+    return lines
+
+
+def _legend_of_classes(ours: Sequence[Ours]) -> list[str]:
+    """How wide the intervals are for new classes, where the records tell."""
+    accuracies = [each.over_classes for each in ours if each.over_classes is not None]
+    if not accuracies:
+        return []
+    widths = _scatter([each.half_width for each in accuracies])
+    classes = _range([each.n for each in accuracies], "test class")
+    lines = [f"for new classes, with {classes} as the sample, the half-widths are {widths}"]
+    differences = [e.minus_reference_over_classes for e in ours if e.minus_reference_over_classes is not None]
+    if differences:
+        lines[0] += f", of the differences {_scatter([each.half_width for each in differences])}"
     return lines
 
 
@@ -187,7 +204,8 @@ def _scatter(deviations: Sequence[float]) -> str:
 
 def _range(numbers: Sequence[int], noun: str) -> str:
     low, high = min(numbers), max(numbers)
-    return f"{low:,} to {high:,} {noun}s" if low != high else f"{low:,} {noun}{'s' if low > 1 else ''}"
+    plural = f"{noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{low:,} to {high:,} {plural}" if low != high else f"{low:,} {plural if low > 1 else noun}"
 
 
 def _missing(table: Table, options: str) -> list[str]:
@@ -221,10 +239,11 @@ def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
 def _ours_values(ours: Ours | None) -> dict[str, Any]:
     interval = ours.accuracy.interval if ours else None
     first = ours.over_first.interval if ours and ours.over_first else None
-    difference = ours.minus_reference if ours else None
+    difference, of_classes = (ours.minus_reference, ours.minus_reference_over_classes) if ours else (None, None)
     return {
         "accuracy": interval.mean if interval else None,
         "half_width": interval.half_width if interval else None,
+        "half_width_over_classes": ours.over_classes.half_width if ours and ours.over_classes else None,
         "n_episodes": interval.n if interval else None,
         "accuracy_over_first": first.mean if first else None,
         "half_width_over_first": first.half_width if first else None,
@@ -234,4 +253,5 @@ def _ours_values(ours: Ours | None) -> dict[str, Any]:
         "minus_published": ours.minus_published if ours else None,
         "minus_reference": difference.mean if difference else None,
         "minus_reference_half_width": difference.half_width if difference else None,
+        "minus_reference_half_width_over_classes": of_classes.half_width if of_classes else None,
     }

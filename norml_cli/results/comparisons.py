@@ -14,8 +14,10 @@ from norml.statistics import values_to_settle as values_to_settle_at
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import TableEntry
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.groups import Group, choose_runs, protocol_differences
+from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, protocol_differences
 from norml_cli.results.records import RunRecord
+
+Level = Literal["episodes", "classes", "seeds"]
 
 LEVEL = 0.05  # of the tests, as the 95% of the intervals
 ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
@@ -23,9 +25,13 @@ ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b at one level: over test episodes (of one seed, or of each episode's mean over seeds), or over seeds."""
+    """a - b at one level.
 
-    over: Literal["episodes", "seeds"]
+    Over test episodes (of one seed, or of each episode's mean over seeds), which says nothing of other classes than
+    theirs; over test classes, as a sample of all that there are; or over seeds.
+    """
+
+    over: Level
     seeds: tuple[int, ...]
     interval: Interval
     adjusted_p: float
@@ -42,7 +48,7 @@ class Difference:
 
     @property
     def values_to_settle(self) -> int | None:
-        """Episodes (or seeds) of this scatter and mean whose interval would just exclude zero."""
+        """Episodes (classes, seeds) of this scatter and mean whose interval would just exclude zero."""
         return values_to_settle_at(self.interval)
 
     @property
@@ -53,12 +59,14 @@ class Difference:
     @property
     def enough(self) -> bool:
         """Whether there are seeds enough for a verdict over seeds."""
-        return self.over == "episodes" or len(self.seeds) >= ENOUGH_SEEDS
+        return self.over != "seeds" or len(self.seeds) >= ENOUGH_SEEDS
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two methods at one place: a difference for each seed and, if there are several, over all episodes and seeds.
+
+    Over classes, too, where the records hold what it needs.
 
     declared: whether both were run by the declared protocol.
     """
@@ -77,14 +85,25 @@ class Comparison:
         return next(each for each in reversed(self.differences) if each.over == "episodes")
 
     @property
+    def over_classes(self) -> Difference | None:
+        """The same, for new classes; None where the records do not tell."""
+        return next((each for each in self.differences if each.over == "classes"), None)
+
+    @property
+    def for_new_classes(self) -> Difference:
+        """What a verdict about classes that were not tested rests on: the wider of both, or the one that there is."""
+        known = [each for each in (self.over_episodes, self.over_classes) if each is not None]
+        return max(known, key=lambda each: each.adjusted_p)
+
+    @property
     def over_seeds(self) -> Difference | None:
         """What is said of the methods: over seeds; None for a single seed."""
         return next((each for each in self.differences if each.over == "seeds"), None)
 
     def beside(self, difference: Difference) -> Difference | None:
         """What stands beside another pair's `difference` in a table of pairs: over the same seeds, or over all."""
-        if difference.over == "seeds":
-            return self.over_seeds
+        if difference.over != "episodes":
+            return self.over_seeds if difference.over == "seeds" else self.over_classes
         same = [each for each in self.differences if (each.over, each.seeds) == ("episodes", difference.seeds)]
         return same[0] if same else self.over_episodes
 
@@ -120,13 +139,13 @@ def _adjusted(difference: Difference, of_pair: Comparison, pairs: Sequence[Compa
 def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
     """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
     comparisons = []
-    for place, methods in _places(table).items():
-        ran = {r.spec.method for r in records if (r.spec.benchmark, r.spec.shots) == place}
+    for place, methods in places_of(table).items():
+        ran = {r.label for r in records if (r.spec.benchmark, r.spec.shots) == place}
         comparisons += compare(registry, [method for method in methods if method in ran], *place, records)
     return comparisons
 
 
-def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
+def places_of(table: TableEntry) -> dict[tuple[str, int], list[str]]:
     """The methods of each benchmark and number of shots that `table` shows."""
     places: dict[tuple[str, int], list[str]] = {}
     for column, row in itertools.product(table.columns, table.rows):
@@ -148,12 +167,14 @@ class _Runs:
 def _runs(
     registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord], *, options: str
 ) -> _Runs:
-    registry.method(method)
+    id_, _, name = method.partition("+")
+    registry.method(id_)
     group, notes = choose_runs(registry, method, benchmark, shots, records)
     if group is None:
-        command = f"norml run {method} --benchmark {benchmark} --shots {shots}{options}"
+        named = f" --name {name}" if name else ""
+        command = f"norml run {id_} --benchmark {benchmark} --shots {shots}{named}{options}"
         raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; `{command}` makes one")
-    declared = group.spec == registry.resolve(method, benchmark, shots).spec
+    declared = group.spec == registry.resolve(id_, benchmark, shots).spec
     return _Runs(group, [f"{method}: {note}" for note in notes], declared)
 
 
@@ -175,14 +196,16 @@ def _differences(left: Group, right: Group, seeds: tuple[int, ...]) -> list[Diff
         means = [episode_means(group.counts(of)) for group in (left, right)]
         return _difference("episodes", of, paired_difference(*means).divided_by(left.queries))
 
+    of_classes = difference_over_new_classes(left, right, seeds)
+    over_classes = [] if of_classes is None else [_difference("classes", seeds, of_classes.divided_by(left.queries))]
     if len(seeds) == 1:
-        return [over_episodes(seeds)]
+        return [over_episodes(seeds), *over_classes]
     each = [over_episodes((seed,)) for seed in seeds]
     over_seeds = interval_95([difference.interval.mean for difference in each])
-    return [*each, over_episodes(seeds), _difference("seeds", seeds, over_seeds)]
+    return [*each, over_episodes(seeds), *over_classes, _difference("seeds", seeds, over_seeds)]
 
 
-def _difference(over: Literal["episodes", "seeds"], seeds: tuple[int, ...], interval: Interval) -> Difference:
+def _difference(over: Level, seeds: tuple[int, ...], interval: Interval) -> Difference:
     return Difference(over, seeds, interval, p_value(interval))
 
 

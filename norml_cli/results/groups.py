@@ -1,9 +1,11 @@
 """Which runs may be averaged, which a cell takes, and how they differ from the declared protocol."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from norml.statistics import Interval, episode_means, over_classes
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import RunRecord
@@ -40,6 +42,37 @@ class Group:
         """Correctly classified queries: [len(seeds), episodes]."""
         return [record.correct for record in self.records if record.seed in seeds]
 
+    def by_class(self, seeds: Sequence[int]) -> dict[str, tuple[int, float]] | None:
+        """Of each test class, its episodes and their correct answers, a mean over seeds; None: not in the records."""
+        of_seeds = [record.by_class for record in self.records if record.seed in seeds]
+        known = [by_class for by_class in of_seeds if by_class is not None]
+        if not known or len(known) < len(of_seeds):
+            return None
+        return {
+            name: (first.episodes, sum(by_class[name].correct for by_class in known) / len(known))
+            for name, first in known[0].items()
+        }
+
+
+def over_new_classes(group: Group, seeds: Sequence[int]) -> Interval | None:
+    """Accuracy of these runs with test classes as the sample, in queries; None where the records do not tell."""
+    return _over_classes(group.counts(seeds), group.by_class(seeds))
+
+
+def difference_over_new_classes(group: Group, reference: Group, seeds: Sequence[int]) -> Interval | None:
+    """`group` minus `reference`, on the same episodes; else as `over_new_classes`."""
+    left, right = group.by_class(seeds), reference.by_class(seeds)
+    if left is None or right is None or left.keys() != right.keys():
+        return None
+    held = {name: (n, value - right[name][1]) for name, (n, value) in left.items()}
+    differences = map(operator.sub, *(episode_means(each.counts(seeds)) for each in (group, reference)))
+    return _over_classes([list(differences)], held)
+
+
+def _over_classes(values: Sequence[Sequence[float]], held: dict[str, tuple[int, float]] | None) -> Interval | None:
+    means = episode_means(values)
+    return None if held is None else over_classes(sum(means), len(means), held.values())
+
 
 def steps_of(steps: int, declared: int | None) -> str:
     """'2,000 of 60,000' for a run that was cut short, else the number alone."""
@@ -64,21 +97,26 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
 def choose_runs(
     registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
 ) -> tuple[Group | None, list[str]]:
-    """The runs of one method at one place, with notes on how they differ and on the runs that are left out.
+    """The runs of one method, or METHOD+NAME, at one place; with notes on how they differ and what is left out.
 
     The declared protocol comes first, then the most outer steps, then the most seeds.
     """
     place = (method, benchmark, shots)
-    groups = _groups([r for r in records if (r.spec.method, r.spec.benchmark, r.spec.shots) == place])
+    groups = _groups([r for r in records if (r.label, r.spec.benchmark, r.spec.shots) == place])
     if not groups:
         return None, []
-    declared = registry.resolve(*place).spec
+    declared = registry.resolve(method_of(method), benchmark, shots).spec
     groups.sort(key=lambda g: (g.spec != declared, -g.spec.protocol.outer_steps, -len(g.seeds), g.seeds))
     chosen, *others = groups
     differences = protocol_differences(chosen.spec, declared)
     notes = ["; ".join(differences)] if differences else []
     notes += provenance_differences(chosen)
     return chosen, notes + [_left_out(other, chosen, declared) for other in others]
+
+
+def method_of(label: str) -> str:
+    """The method's id in METHOD or METHOD+NAME."""
+    return label.partition("+")[0]
 
 
 def provenance_differences(group: Group) -> list[str]:

@@ -96,6 +96,13 @@ def checks_intervals(info: ValidationInfo) -> bool:
     return info.context is None or bool(info.context["intervals"])
 
 
+class OfClass(Model):
+    """The meta-test episodes that hold one class."""
+
+    episodes: Count = Field(description="how many")
+    correct: NonNegative = Field(description="correctly classified queries in them, of all their classes")
+
+
 class CurvePoint(Model):
     """One meta-validation: training numbers are means since the one before."""
 
@@ -237,19 +244,43 @@ class TrainingRecord(Record):
 class RunRecord(TrainingRecord):
     """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
 
+    name: Id | None = Field(default=None, description="that tells it from others of its method (--name); null: none")
     episodes: EpisodesIdentity
     correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
     accuracy: Accuracy
+    by_class: dict[Text, OfClass] | None = Field(
+        default=None, description="of each test class by name, for intervals over new classes; null: an older record"
+    )
 
     @classmethod
     def of(
-        cls, origin: Origin, course: Course, parameters: Parameters, episodes: EpisodesIdentity, correct: list[int]
+        cls,
+        origin: Origin,
+        course: Course,
+        parameters: Parameters,
+        *,
+        episodes: EpisodesIdentity,
+        correct: list[int],
+        by_class: dict[str, OfClass],
+        name: str | None = None,
     ) -> Self:
-        """The record of a training that was tested: `correct` answers of each test episode."""
+        """The record of a training that was tested: `correct` answers of each test episode, and by class."""
         accuracy = Accuracy.of(correct, episodes.queries_per_episode)
         return cls._finished(
-            origin, course, parameters=parameters, episodes=episodes, correct=correct, accuracy=accuracy
+            origin,
+            course,
+            parameters=parameters,
+            name=name,
+            episodes=episodes,
+            correct=correct,
+            accuracy=accuracy,
+            by_class=by_class,
         )
+
+    @property
+    def label(self) -> str:
+        """What tables of runs call its method: 'maml-constant-lr', or 'maml-constant-lr+fomaml'."""
+        return self.spec.label(self.name)
 
     @model_validator(mode="after")
     def _test_consistent(self, info: ValidationInfo) -> Self:
@@ -264,6 +295,13 @@ class RunRecord(TrainingRecord):
         sizes = {len(self.correct), episodes.n_test, self.accuracy.n, protocol.test_episodes}
         if len(sizes) != 1:
             raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
+        if self.by_class is not None:
+            held = [(of_class.episodes, of_class.correct) for of_class in self.by_class.values()]
+            if [sum(each) for each in zip(*held, strict=True)] != [
+                protocol.n_way * len(self.correct),
+                protocol.n_way * sum(self.correct),
+            ]:
+                raise ValueError("by_class does not hold each episode and its correct answers once for each class")
 
 
 class PretrainingPoint(Model):

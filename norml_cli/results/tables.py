@@ -11,19 +11,25 @@ from norml.statistics import Interval, OverSeeds, episode_means, holm, over_seed
 from norml_cli.registry.entries import Column, Published, Row, TableEntry
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.comparisons import LEVEL
-from norml_cli.results.groups import Group, choose_runs, seeds_text
+from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, over_new_classes, seeds_text
 from norml_cli.results.records import RunRecord
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What our runs of one cell reached. `over_first`: over the table's `first_episodes` alone."""
+    """What our runs of one cell reached.
+
+    over_first: over the table's `first_episodes` alone. over_classes, minus_reference_over_classes: with test classes
+    as the sample; None where the records do not tell.
+    """
 
     runs: Group
     accuracy: OverSeeds
     over_first: OverSeeds | None
     minus_published: float | None
     minus_reference: Interval | None
+    over_classes: Interval | None = None
+    minus_reference_over_classes: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,15 @@ def _highest(column: Sequence[Ours | None]) -> frozenset[int]:
 
 
 def _p_of_equality(a: Ours, b: Ours) -> float:
-    """Of the paired test; 0 or 1 for what cannot be paired, as the intervals are apart or not."""
+    """Of the paired test, over episodes or over classes, the larger.
+
+    0 or 1 for what cannot be paired, as the intervals are apart or not.
+    """
     seeds = [seed for seed in a.runs.seeds if seed in b.runs.seeds]
     if a.runs.episodes == b.runs.episodes and seeds:
-        return p_value(paired_difference(*(episode_means(each.runs.counts(seeds)) for each in (a, b))))
+        of_classes = difference_over_new_classes(a.runs, b.runs, seeds)
+        p = p_value(paired_difference(*(episode_means(each.runs.counts(seeds)) for each in (a, b))))
+        return p if of_classes is None else max(p, p_value(of_classes))
     (left, right) = (each.accuracy.interval for each in (a, b))
     return float(abs(left.mean - right.mean) <= left.half_width + right.half_width)
 
@@ -111,17 +122,19 @@ def _cell(registry: Registry, table: TableEntry, row: Row, column: Column, recor
     group, notes = choose_runs(registry, row.method, benchmark, column.shots, records)
     if group is None:
         return Cell(published, benchmark, missing=True)
-    paired: Interval | None = None
+    paired = of_classes = None
     if table.reference is not None and row.method != table.reference:
         reference, _ = choose_runs(registry, table.reference, benchmark, column.shots, records)
         if reference is not None:
-            paired, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
+            paired, of_classes, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
             notes += pairing_notes
     counts = group.counts(group.seeds)
     accuracy = over_seeds(counts).divided_by(group.queries)
     difference = accuracy.interval.mean - published.accuracy if published is not None else None
     over_first = _over_first(counts, table.first_episodes, group.queries)
-    ours = Ours(group, accuracy, over_first, difference, paired)
+    over_classes = over_new_classes(group, group.seeds)
+    over_classes = over_classes and over_classes.divided_by(group.queries)
+    ours = Ours(group, accuracy, over_first, difference, paired, over_classes, of_classes)
     return Cell(published, benchmark, ours, notes=tuple(notes))
 
 
@@ -132,14 +145,16 @@ def _over_first(counts: list[list[int]], episodes: int | None, queries: int) -> 
     return over_seeds([of_seed[:episodes] for of_seed in counts]).divided_by(queries)
 
 
-def _paired(group: Group, reference: Group, title: str) -> tuple[Interval | None, list[str]]:
-    """Difference from the reference over the seeds in common, or a note that says why there is none."""
+def _paired(group: Group, reference: Group, title: str) -> tuple[Interval | None, Interval | None, list[str]]:
+    """Difference from the reference over the seeds in common, over episodes and over classes; or why there is none."""
     if group.episodes != reference.episodes:
-        return None, [f"no paired difference: other test episodes than {title}"]
+        return None, None, [f"no paired difference: other test episodes than {title}"]
     common = [seed for seed in group.seeds if seed in reference.seeds]
     if not common:
-        return None, [f"no paired difference: no seed in common with {title}"]
+        return None, None, [f"no paired difference: no seed in common with {title}"]
     means = [episode_means(runs.counts(common)) for runs in (group, reference)]
     difference = paired_difference(*means).divided_by(group.queries)
+    of_classes = difference_over_new_classes(group, reference, common)
+    of_classes = of_classes and of_classes.divided_by(group.queries)
     partial = set(common) != set(group.seeds) | set(reference.seeds)
-    return difference, [f"paired with {title} over {seeds_text(common)}"] if partial else []
+    return difference, of_classes, [f"paired with {title} over {seeds_text(common)}"] if partial else []

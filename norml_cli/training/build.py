@@ -10,19 +10,13 @@ from norml.frozen_classifiers import FrozenClassifier
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
+from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Recipe
-from norml_cli.registry.resolving import Registry
+from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
-
-
-def n_features(registry: Registry, spec: RunSpec) -> int:
-    """D: values of one example, a flattened image or the features that the backbone makes of it."""
-    if spec.protocol.backbone is not None:
-        return registry.recipe(spec.protocol.backbone).values.widths[-1]
-    return registry.datasets[spec.dataset].image_size_px.value ** 2
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
@@ -59,8 +53,17 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         query_statistics=protocol.query_statistics,
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
+        support_order=protocol.support_order,
     )
-    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    rule = spec.rule.update_rule(
+        learner.sizes,
+        n_support=spec.support_of_a_step,
+        inner_steps=spec.steps_of_an_episode,
+        generator=generator,
+    )
+    still = frozen_layers(protocol.adapted_layers, learner.n_layers)
+    if still:
+        rule = Frozen(rule, still)
     return MetaLearner(learner, rule, inner_loop)
 
 

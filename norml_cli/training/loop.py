@@ -57,7 +57,8 @@ class TrainingState:
 class Setting:
     """Where a training is computed and kept, and who is told.
 
-    changed: keys that the command line changed. threads: None: as many as it was begun with, or by its sizes.
+    changed: keys that the command line changed. told: keys whose values are said when it begins.
+    threads: None: as many as it was begun with, or by its sizes.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class Setting:
     stop: StopRequest = field(default_factory=StopRequest)
     threads: int | None = None
     changed: Sequence[str] = ()
+    told: Sequence[str] = ()
 
 
 class Training(ABC):
@@ -166,10 +168,14 @@ class Training(ABC):
             self._load(self._companions.checkpoint)
         if self.device.type == "cpu":
             self.state.threads = use_threads(self._setting.threads or self.state.threads, self._work())
+        self._choose_arithmetic()
         name = self._device_name()
         if self.state.devices[-1:] != [name]:
             self.state.devices.append(name)
         self.origin = origin_of(self._spec, self._setting.changed, self.seed, self.device, self.state.devices)
+
+    def _choose_arithmetic(self) -> None:  # noqa: B027 - most have nothing to choose
+        """Decide what depends on the device and its threads. By default nothing does."""
 
     def _device_name(self) -> str:
         return device_name(self.device)

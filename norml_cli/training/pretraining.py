@@ -4,7 +4,8 @@ What a step draws (the order of the images, their augmentation, what is dropped)
 number alone.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import pairwise
@@ -19,18 +20,21 @@ from norml.episodes import ExamplePool
 from norml.evaluation import correct_counts
 from norml.frozen_classifiers import NearestCentroid
 from norml.meta_training import outer_lr_at
-from norml.resnet12 import Classifier, parameter_count
+from norml.resnet12 import Classifier, ResNet12, parameter_count
 from norml.statistics import FORMULA, interval_95
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import episode_indices
 from norml_cli.data.fixed_episodes import pretraining_requests
-from norml_cli.registry.protocol import Recipe
-from norml_cli.registry.recipes import HELD_OUT_EVERY
+from norml_cli.data.image_batches import ImageBatches, resident
+from norml_cli.files.errors import counted
+from norml_cli.registry.protocol import HELD_OUT_EVERY, Recipe
 from norml_cli.registry.specs import PretrainSpec
 from norml_cli.results.records import Accuracy, Course, DatasetIdentity, PretrainingCost, PretrainingPoint
 from norml_cli.training.build import build_backbone_classifier, generator_for
-from norml_cli.training.image_batches import ImageBatches, resident
 from norml_cli.training.loop import Setting, Training
+from norml_cli.training.precision import computed_in, precision_on
+
+TRIAL_IMAGES = 2  # chosen: a trial takes seconds; maps of 84 pixels fill the processor however few they are
 
 
 class Pretraining(Training):
@@ -76,7 +80,7 @@ class Pretraining(Training):
     @override
     def begins(self) -> str:
         begun = f"goes on from {self.state.step:,} of" if self.state.step else "begins"
-        return f"{begun} {self.steps:,} steps, {self.training_images:,} training images"
+        return f"{begun} {counted(self.steps, 'step')}, {counted(self.training_images, 'training image')}"
 
     @property
     def training_images(self) -> int:
@@ -121,7 +125,7 @@ class Pretraining(Training):
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(recipe, step)
         self.model.train()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with computed_in(self._precision, self.device):
             logits = self.model(x, generator=dropping, drop_strength=strength)
         loss = functional.cross_entropy(logits.float(), y)
         self._optimizer.zero_grad()
@@ -172,7 +176,9 @@ class Pretraining(Training):
         """Correct answers of each fixed meta-validation episode, by shots."""
         n_classes, per_class = self._val_size
         rows = torch.arange(n_classes * per_class)
-        features = self._batches.outputs(self.model.backbone, self._val_images, rows, partial(self._look, "meta_val"))
+        with computed_in(self._precision, self.device):
+            look = partial(self._look, "meta_val")
+            features = self._batches.outputs(self.model.backbone, self._val_images, rows, look)
         pool = ExamplePool.of_features(features.view(n_classes, per_class, -1), unit_length=True)
         nearest = NearestCentroid("euclidean")
         return {
@@ -182,7 +188,8 @@ class Pretraining(Training):
 
     def _held_out_accuracy(self) -> float:
         rows = self._held_out_rows
-        logits = self._batches.outputs(self.model, self._train_images, rows, partial(self._look, "meta_train"))
+        with computed_in(self._precision, self.device):
+            logits = self._batches.outputs(self.model, self._train_images, rows, partial(self._look, "meta_train"))
         labels = (rows // self._per_class).to(self.device)
         return float((logits.argmax(1) == labels).double().mean())
 
@@ -201,6 +208,17 @@ class Pretraining(Training):
         return torch.backends.cudnn.flags(benchmark=self.device.type == "cuda")
 
     @override
+    def _choose_arithmetic(self) -> None:
+        recipe = self.spec.values
+        self._precision = precision_on(recipe.precision, self.device, trial_step(self.model.backbone, recipe))
+
+    @override
+    def _device_name(self) -> str:
+        name = super()._device_name()
+        is_told = self.device.type == "cpu" and self._precision == torch.bfloat16
+        return f"{name.removesuffix(')')}, bfloat16)" if is_told else name
+
+    @override
     def _work(self) -> float:
         recipe, size_px, work = self.spec.values, self.spec.values.input_size_px, 0
         for n_in, n_out in pairwise([3, *recipe.widths]):  # three convolutions of 3 x 3 a block, which halves the image
@@ -215,6 +233,22 @@ class Pretraining(Training):
     @override
     def _take_up(self, tensors: Mapping[str, Any]) -> None:
         self._optimizer.load_state_dict(tensors["optimizer"])
+
+
+def trial_step(backbone: ResNet12, recipe: Recipe) -> Callable[[], Tensor]:
+    """A forward and a backward pass on a few images of the recipe's size, on a copy of the network."""
+    network = copy.deepcopy(backbone).train()
+    device = next(network.parameters()).device
+    shape = (TRIAL_IMAGES, 3, recipe.input_size_px, recipe.input_size_px)
+    images = torch.rand(shape, generator=generator_for("trial of precision", 0)).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> Tensor:
+        loss: Tensor = network(images).float().square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        return loss
+
+    return step
 
 
 def learning_rate_at(recipe: Recipe, step: int) -> float:

@@ -28,9 +28,10 @@ from norml.meta_training import (
 from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
+from norml_cli.registry.protocol import HELD_OUT_EVERY
 from norml_cli.registry.specs import RunSpec
-from norml_cli.results.records import Cost, Course, CurvePoint, Parameters
+from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
 from norml_cli.training.build import build_method, generator_for
 from norml_cli.training.divergence import rising, told_apart
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
@@ -45,6 +46,7 @@ class Outcome:
     """What a test found."""
 
     correct: list[int]
+    by_class: dict[str, OfClass]
     evaluation_s: float
 
 
@@ -79,7 +81,12 @@ class Run(Training):
         self._compile_wanted = compile_
         self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = examples.pool("meta_train", rotations=protocol.rotations != "none", device=device)
+        self._train_pool = examples.pool(
+            "meta_train",
+            rotations=protocol.rotations != "none",
+            device=device,
+            every=HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1,
+        )
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
         self._optimizer = _optimizer(self.model, protocol.outer_lr)
@@ -89,12 +96,12 @@ class Run(Training):
 
     @override
     def begins(self) -> str:
-        changes = self.spec.shown(key for key in self.origin.changed if key != "outer_steps")  # these are said anyway
+        changes = self.spec.shown(key for key in self._setting.told if key != "outer_steps")  # these are said anyway
         having = f" with {', '.join(changes)}" if changes else ""
         if not self.steps:
             return f"begins{having}; nothing is meta-trained"
         step = self.state.step
-        return f"{f'goes on from {step:,} of' if step else 'begins'} {self.steps:,} outer steps{having}"
+        return f"{f'goes on from {step:,} of' if step else 'begins'} {counted(self.steps, 'outer step')}{having}"
 
     @override
     def train(self) -> None:
@@ -114,7 +121,7 @@ class Run(Training):
         self._account()
         evaluation_s = time.perf_counter() - started_at
         self.display.tested(self.state.best_step, float(correct.mean()) / self.spec.queries_per_episode)
-        return Outcome(correct.tolist(), evaluation_s)
+        return Outcome(correct.tolist(), self._fixed["meta_test"].by_class(correct), evaluation_s)
 
     @property
     def episode_hashes(self) -> dict[SplitName, str]:
@@ -251,11 +258,11 @@ class Run(Training):
     def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
         """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
 
-        def look(done: int, episodes: int) -> None:
+        def on_progress(done: int, episodes: int) -> None:
             self._stop.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], look)
+        return count_correct(self.model, self.spec, self._fixed[split], on_progress)
 
     @override
     def _show(self, loss: float) -> None:

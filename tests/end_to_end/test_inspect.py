@@ -25,7 +25,7 @@ def inspected(shell: Shell, method: str, *settings: str) -> tuple[str, str]:
     return record, out
 
 
-@pytest.mark.parametrize(("method", "pictures"), [("norml", 5), ("meta-sgd", 3)])
+@pytest.mark.parametrize(("method", "pictures"), [("norml", 6), ("meta-sgd", 4)])
 def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: int):
     _, out = inspected(shell, method)
     folder = shell.folder / "looked"
@@ -36,10 +36,22 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert [row["inner_steps"] for row in rows(shell, "accuracy-by-step.csv")] == ["0", "1", "2", "3", "4"]
     assert len(rows(shell, "layers.csv")) == 2 * 3
+    by_step = rows(shell, "meta-gradient-by-step.csv")
+    assert [(row["inner_steps"], row["layer"]) for row in by_step] == [(t, n) for t in "012" for n in "123"]
+    assert all(0 <= float(row["q05"]) <= float(row["q50"]) <= float(row["q95"]) for row in by_step)
     assert {row["layer"] for row in rows(shell, "neurons.csv")} == {"1", "2", "3"}
     everything = json.loads((folder / "inspection.json").read_text())
     assert everything["about"]["method"] == method
     assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
+
+
+def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
+    _, out = inspected(shell, "anil")
+    for row in rows(shell, "layers.csv"):
+        still = row["layer"] != "3"
+        assert (float(row["effective_rate"]) == 0, row["cosine_to_gradient"] == "") == (still, still)
+    assert "nan" not in out.lower()
+    assert "NaN" not in (shell.folder / "looked" / "inspection.json").read_text()
 
 
 def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
@@ -86,7 +98,7 @@ def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):
     code, out, err = shell.norml("inspect", record)
     assert (code, out) == (2, "")
     assert err.startswith("error: results/tiny-5way/1-shot/norml/seed-2.weights: not there, ")
-    again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --force"
+    again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --results again"
     assert err.endswith(f"make them with: {again}\n")
     assert shell.norml("inspect", "nowhere.json")[0] == 2
     assert shell.norml(*RUN, "no-adaptation", "--quiet")[0] == 0

@@ -13,10 +13,10 @@ import yaml
 
 from norml.resnet12 import Blocks, ResNet12
 from norml_cli.app import main
+from norml_cli.data.image_batches import ImageBatches
 from norml_cli.results.store import digest_of
 from norml_cli.training import loop, pretraining
 from norml_cli.training.checkpoints import read_checkpoint
-from norml_cli.training.image_batches import ImageBatches
 from tests.helpers import photos
 from tests.helpers.command_line import Shell
 from tests.helpers.tiny import write_entry
@@ -48,6 +48,10 @@ def shell(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
 def record_of(shell: Shell, results: str = "results") -> dict:
     (path,) = (shell.folder / results / "pretraining" / "made-mini" / "made-recipe").glob("*-seed-0.json")
     return json.loads(path.read_text())
+
+
+def weights_in(shell: Shell) -> dict[str, torch.Tensor]:
+    return read_checkpoint(next(shell.home.rglob("*.weights")), {"seed": 0})["classifier"]
 
 
 def weights_of(shell: Shell) -> bytes:
@@ -106,6 +110,41 @@ def test_epochs_and_width_change_the_recipe_and_are_told(shell: Shell):
     assert record["spec"]["values"]["steps"] == 3 * (9 // 4)
     assert record["spec"]["values"]["widths"] == [8, 8, 8, 12]
     assert record["changed"] == ["widths", "steps"]
+
+
+def test_bfloat16_is_told_by_the_record_and_its_features_are_stored_as_float32(shell: Shell):
+    assert shell.norml(*PRETRAIN, "--precision", "bfloat16")[0] == 0
+    record = record_of(shell)
+    assert record["spec"]["values"]["precision"] == "bfloat16"
+    assert record["device"].endswith(", bfloat16)")
+    (features,) = shell.home.rglob("*.features.h5")
+    with h5py.File(features) as file:
+        assert file["features/meta_val"].dtype == np.float32
+    assert all(not value.is_floating_point() or value.dtype == torch.float32 for value in weights_in(shell).values())
+
+
+def test_a_pretraining_can_be_taken_up_in_another_precision_and_its_record_names_both(shell: Shell, monkeypatch):
+    write_entry(shell.registry, "recipes", photos.recipe_values(precision="auto"))
+    take_step = pretraining.Pretraining._take_step
+    precisions = iter([torch.bfloat16, torch.float32, torch.float32])
+    monkeypatch.setattr(pretraining, "precision_on", lambda *_: next(precisions))
+
+    def stopping(self: pretraining.Pretraining, step: int) -> torch.Tensor:
+        if step == 3 and self._precision == torch.bfloat16:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(self, step)
+
+    monkeypatch.setattr(pretraining.Pretraining, "_take_step", stopping)
+    assert shell.norml(*PRETRAIN)[0] == 130
+    assert shell.norml(*PRETRAIN)[0] == 0
+    first, then = record_of(shell)["device"].split(", then ")
+    assert first.endswith(", bfloat16)")
+    assert "bfloat16" not in then
+
+
+def test_an_unknown_precision_is_refused(shell: Shell):
+    code, _, err = shell.norml(*PRETRAIN, "--precision", "half")
+    assert (code, err) == (2, "error: --precision half: unknown; use auto, float32, bfloat16\n")
 
 
 class Killed(BaseException):

@@ -442,17 +442,18 @@ def test_a_run_that_is_stopped_while_compiling_stops_at_once(
 
 
 def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch):
-    def protocol(outer_steps: int, inner_steps: int = 5, *, recompute: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(outer_steps=outer_steps, inner_steps=inner_steps, recompute=recompute)
+    def spec(outer_steps: int, inner_steps: int = 5, *, recompute: bool = False) -> SimpleNamespace:
+        values = SimpleNamespace(outer_steps=outer_steps, recompute=recompute)
+        return SimpleNamespace(protocol=values, steps_of_an_episode=inner_steps)
 
     monkeypatch.setattr(launch.shutil, "which", lambda name: f"/bin/{name}")
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert launch._compile_pays(protocol(60_000), cpu)
-    assert not launch._compile_pays(protocol(600), cpu)
-    assert not launch._compile_pays(protocol(60_000, inner_steps=200), cpu)
-    assert not launch._compile_pays(protocol(60_000, recompute=True), cpu)
-    assert launch._compile_pays(protocol(60_000), gpu)
-    assert launch._compile_pays(protocol(10_000), cpu)
-    assert not launch._compile_pays(protocol(10_000), gpu)  # whose uncompiled step is one launch, too
+    assert launch._compile_pays(spec(60_000), cpu)
+    assert not launch._compile_pays(spec(600), cpu)
+    assert not launch._compile_pays(spec(60_000, inner_steps=200), cpu)
+    assert not launch._compile_pays(spec(60_000, recompute=True), cpu)
+    assert launch._compile_pays(spec(60_000), gpu)
+    assert launch._compile_pays(spec(10_000), cpu)
+    assert not launch._compile_pays(spec(10_000), gpu)  # whose uncompiled step is one launch, too
     monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
-    assert not launch._compile_pays(protocol(60_000), cpu)
+    assert not launch._compile_pays(spec(60_000), cpu)

@@ -20,6 +20,13 @@ MAML_RULES: dict[str, dict[str, Any]] = {
     "maml-global-lr": {"learned_rates": "global"},
     "maml-layerwise-lr": {"learned_rates": "layer-wise"},
 }
+PER_STEP_RULES: dict[str, dict[str, Any]] = {"maml-per-step-lr": {"learned_rates": "layer-and-step-wise"}}
+RATES_FOR_STEPS = 2  # of the meta-learners that tests/conftest.py makes with a rate a step
+STATIC_RULES: dict[str, dict[str, Any]] = {"static-gates": {"gate_scale": 2.0}}
+CURVATURE_RULES: dict[str, dict[str, Any]] = {
+    "meta-curvature": {"curvature": "two-matrices"},
+    "t-net": {"curvature": "t-net"},
+}
 META_SGD_RULES: dict[str, dict[str, Any]] = {"meta-sgd": {"learned_rates": "every-weight"}}
 NORML_METHODS: dict[str, dict[str, Any]] = {
     "norml": {},
@@ -28,6 +35,7 @@ NORML_METHODS: dict[str, dict[str, Any]] = {
     "norml-zero-hidden-zero-cell": {"previous_hidden": False, "previous_cell": False},
 }
 NORML_VARIANTS: dict[str, dict[str, Any]] = {
+    "norml-layerwise-lr": {"layer_rates": True},
     "norml-no-hidden-state": {"hidden_state": "none"},
     "norml-batch-shared": {"gates": "batch-shared"},
     "norml-flattened": {"gates": "flattened"},
@@ -38,19 +46,22 @@ NORML_VARIANTS: dict[str, dict[str, Any]] = {
     "norml-flattened-log-sign": {"gates": "flattened", "input_normalisation": "log-sign"},
 }
 NORML_RULES = NORML_METHODS | NORML_VARIANTS
-METHODS = MAML_RULES | META_SGD_RULES | NORML_METHODS
-RULES = MAML_RULES | META_SGD_RULES | NORML_RULES
+MEMORYLESS_RULES = MAML_RULES | META_SGD_RULES | STATIC_RULES | CURVATURE_RULES
+METHODS = MEMORYLESS_RULES | PER_STEP_RULES | NORML_METHODS
+RULES = METHODS | NORML_VARIANTS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the reference needs to know beside the parameters. `rule`: an entry of RULES."""
+    """What the reference needs to know beside the parameters. `rule`: an entry of RULES. `still`: frozen layers."""
 
     inner_lr: float
     inner_steps: int
     rule: dict[str, Any] = field(default_factory=dict)
     first_order: bool = False
     query_statistics: str = "query"
+    still: frozenset[int] = frozenset()
+    support_order: str = "full"
 
 
 def initial_weights(p: Parameters) -> Weights:
@@ -91,34 +102,69 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def adapted(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> Weights:
     """One episode's weights after T inner steps on its support set x [S, D], y [S]."""
-    weights = initial_weights(p)
+    return weights_of_each_step(p, settings, x, y)[-1]
+
+
+def weights_of_each_step(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> list[Weights]:
+    """One episode's weights before the first inner step and after each."""
+    every = [initial_weights(p)]
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-    for _ in range(settings.inner_steps):
-        if "learned_rates" in settings.rule:
-            weights = maml_step(p, settings, weights, x, y)
+    orders = [range(len(x))] if settings.support_order == "full" else [[row] for row in in_rounds(y)]
+    for t, rows in enumerate(rows for _ in range(settings.inner_steps) for rows in map(list, orders)):
+        seen_x, seen_y = x[rows], y[rows]
+        if settings.rule in NORML_RULES.values():
+            stepped = norml_step(p, settings, every[-1], seen_x, seen_y, memory=memory)
         else:
-            weights = norml_step(p, settings, weights, x, y, memory=memory)
-    return weights
+            stepped = gradient_step(p, settings, every[-1], seen_x, seen_y, t=t)
+        layers = enumerate(zip(every[-1], stepped, strict=True))
+        every.append([before if layer in settings.still else after for layer, (before, after) in layers])
+    return every
 
 
-def maml_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor) -> Weights:
-    """Gradient descent on the mean support loss, by autograd."""
+def in_rounds(y: Tensor) -> list[int]:
+    """Rows of a support set: of every class the first, in the order of labels, then of every class the second."""
+    of_class = {
+        label: [row for row, each in enumerate(y.tolist()) if each == label] for label in sorted(set(y.tolist()))
+    }
+    longest = max(len(rows) for rows in of_class.values())
+    return [rows[number] for number in range(longest) for rows in of_class.values() if number < len(rows)]
+
+
+def gradient_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor, *, t: int) -> Weights:
+    """A step along what the rule makes of the gradient of the mean support loss, which is found by autograd."""
     loss = example_losses(forward(p, weights, x)[0][-1], y).mean()
     flat = [tensor for pair in weights for tensor in pair]
     gradients = torch.autograd.grad(loss, flat, create_graph=not settings.first_order)
     stepped = []
     for layer, (w, b) in enumerate(weights):
-        rate = settings.inner_lr
-        if settings.rule["learned_rates"] == "every-weight":
-            w_rate, b_rate = p[f"rule.weight_rates.{layer}"], p[f"rule.bias_rates.{layer}"]
-            stepped.append((w - rate * w_rate * gradients[2 * layer], b - rate * b_rate * gradients[2 * layer + 1]))
-            continue
-        if settings.rule["learned_rates"] == "global":
-            rate = rate * torch.exp(p["rule.log_alpha"][0])
-        if settings.rule["learned_rates"] == "layer-wise":
-            rate = rate * torch.exp(p["rule.log_alpha"][layer])
-        stepped.append((w - rate * gradients[2 * layer], b - rate * gradients[2 * layer + 1]))
+        w_step, b_step = along(p, settings.rule, layer, gradients[2 * layer], gradients[2 * layer + 1], t=t)
+        stepped.append((w - settings.inner_lr * w_step, b - settings.inner_lr * b_step))
     return stepped
+
+
+def along(
+    p: Parameters, rule: dict[str, Any], layer: int, w_gradient: Tensor, b_gradient: Tensor, *, t: int
+) -> tuple[Tensor, Tensor]:
+    """The directions of weights and biases in step t."""
+    if "curvature" in rule:
+        out = p[f"rule.out_matrices.{layer}"]
+        if rule["curvature"] == "t-net":
+            return out @ out.T @ w_gradient, out @ out.T @ b_gradient
+        return out @ w_gradient @ p[f"rule.in_matrices.{layer}"], out @ b_gradient
+    if "gate_scale" in rule:
+        of_row, of_column = (
+            rule["gate_scale"] * sigmoid(p[f"rule.{signal}_biases.{layer}"]) for signal in ("delta", "h")
+        )
+        return torch.diag(of_row) @ w_gradient @ torch.diag(of_column), of_row * b_gradient
+    if rule["learned_rates"] == "every-weight":
+        return p[f"rule.weight_rates.{layer}"] * w_gradient, p[f"rule.bias_rates.{layer}"] * b_gradient
+    rate = {
+        "none": lambda: torch.ones(()),
+        "global": lambda: torch.exp(p["rule.log_alpha"][0]),
+        "layer-wise": lambda: torch.exp(p["rule.log_alpha"][layer]),
+        "layer-and-step-wise": lambda: torch.exp(p["rule.log_alpha"][layer, min(t, RATES_FOR_STEPS - 1)]),
+    }[rule["learned_rates"]]()
+    return rate * w_gradient, rate * b_gradient
 
 
 def norml_step(
@@ -153,6 +199,8 @@ def norml_step(
         for s in range(n_support):
             delta_gate, h_gate = gates[s]
             delta_hat = deltas[layer][s] * delta_gate  # eq. 18
+            if "layer_rates" in settings.rule:
+                delta_hat = torch.exp(p["rule.log_alpha"][layer]) * delta_hat
             h_hat = inputs[layer][s] * h_gate  # eq. 19
             new_w = new_w - settings.inner_lr * torch.outer(delta_hat, h_hat)  # eq. 9
             new_b = new_b - settings.inner_lr * delta_hat  # eq. 10

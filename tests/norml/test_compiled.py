@@ -16,6 +16,11 @@ TRACED = {
     ),
     "NORML": ("norml", {"weight_form": "factored"}),
     "Meta-SGD": ("meta-sgd", {}),
+    "rates of each step": ("maml-per-step-lr", {}),
+    "static gates": ("static-gates", {}),
+    "Meta-Curvature": ("meta-curvature", {}),
+    "T-net": ("t-net", {}),
+    "NORML with rates": ("norml-layerwise-lr", {}),
 }
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from norml.meta_training import meta_gradient
 from norml.update_rules.gradient_descent import GradientDescent
 
 
@@ -61,3 +62,45 @@ def test_what_a_rule_does_not_change_it_hands_through_as_the_very_same_object(si
 def test_each_call_uses_all_learned_rates():
     assert set(GradientDescent(3, learned_rates="layer-wise").parameters_of(1)) == {"log_alpha"}
     assert GradientDescent(3).parameters_of(1) == {}
+
+
+def per_step(*alphas):
+    """One layer, whose rate is alphas[t] in step t."""
+    rule = GradientDescent(1, learned_rates="layer-and-step-wise", inner_steps=len(alphas)).double()
+    rule.log_alpha.data.copy_(torch.tensor([alphas]).log())
+    return rule
+
+
+def test_each_step_takes_its_own_rate_and_the_last_one_stays():
+    rule, delta, h = per_step(0.5, 2.0, 3.0), torch.ones(1, 2, 4).double(), torch.ones(1, 2, 5).double()
+    carried, found = rule.initially_carried(0, delta, h), []
+    for _ in range(5):
+        delta_hat, h_hat, carried = rule.scaled(0, delta, h, torch.ones(1, 2), carried)
+        found.append(delta_hat[0, 0, 0].item())
+        assert h_hat is h
+    assert found == pytest.approx([0.5, 2, 3, 3, 3], rel=1e-6)
+
+
+def test_a_rate_for_each_step_needs_one_even_where_training_takes_none():
+    assert GradientDescent(2, learned_rates="layer-and-step-wise", inner_steps=0).log_alpha.shape == (2, 1)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2, 5])
+def test_equal_rates_of_all_steps_are_layer_wise_rates_and_their_gradients_add_up(
+    inner_steps, make_meta_learner, make_episodes
+):
+    """With more steps than rates, too: the last one's gradient is that of all steps that it serves."""
+    layer_wise, by_step, batch = (
+        make_meta_learner("maml-layerwise-lr"),
+        make_meta_learner("maml-per-step-lr"),
+        make_episodes(),
+    )
+    by_step.learner.load_state_dict(layer_wise.learner.state_dict())
+    by_step.rule.log_alpha.data.copy_(layer_wise.rule.log_alpha.unsqueeze(1).expand(-1, 2))
+    loss, _, found = meta_gradient(by_step, batch, inner_steps)
+    expected_loss, _, expected = meta_gradient(layer_wise, batch, inner_steps)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-13, atol=0)
+    assert (found["rule.log_alpha"][:, 1] != 0).all() == (inner_steps > 1)
+    found["rule.log_alpha"] = found["rule.log_alpha"].sum(1)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-13, msg=name)

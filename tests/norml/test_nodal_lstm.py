@@ -36,7 +36,7 @@ def drawn_signals(layer, seed=0):
 
 def first_state(rule, layer, signals):
     delta, h, _ = signals
-    return rule.initially_carried(layer, delta, h)
+    return rule.initially_carried(layer, delta, h) | (rule.of_constant_input(h) if layer == 0 else {})
 
 
 def drawn_state(rule, layer, seed=0, signals=None):
@@ -78,7 +78,7 @@ def test_gates_lie_between_zero_and_their_scale(name, gate_scale):
     for seed in range(3):
         rule = moved_rule(seed=seed, size=2.0, **(NORML_RULES[name] | {"gate_scale": gate_scale}))
         for layer in range(2):
-            for gates in gates_of(rule, layer, drawn_signals(layer, seed), drawn_state(rule, layer, seed)):
+            for gates in rule.gates_of(layer, *drawn_signals(layer, seed), drawn_state(rule, layer, seed))[:2]:
                 assert (gates > 0).all()
                 assert (gates < gate_scale * (1 + 1e-15)).all()
 
@@ -90,7 +90,7 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
     start = NORML_RULES[name].get("gate_scale", 2.0) / 2
     for layer in range(2):
         delta, h, losses = drawn_signals(layer)
-        state = rule.initially_carried(layer, delta, h)
+        state = first_state(rule, layer, (delta, h, losses))
         for _ in range(3):
             delta_hat, h_hat, state = rule.scaled(layer, delta, h, losses, state)
             assert torch.equal(delta_hat, start * delta)
@@ -156,22 +156,21 @@ def test_states_are_those_that_the_rule_feeds_back_with_a_row_for_each_cell():
         for layer in range(2):
             signals = drawn_signals(layer)
             after = rule.scaled(layer, *signals, first_state(rule, layer, signals))[2]
-            assert set(after) - {"h_product"} == fed, name
+            assert set(after) == fed, name
             for key in fed:
                 assert after[key].shape == (E, rows, settings.get("cell_size", SIZES[layer + 1])), name
 
 
 @pytest.mark.parametrize("name", NORML_RULES)
-def test_what_the_first_layers_constant_input_gives_to_the_gates_is_computed_once_and_handed_on(name):
+def test_what_the_first_layers_constant_input_gives_to_the_gates_can_be_computed_once(name):
     rule = moved_rule(**NORML_RULES[name])
     signals = drawn_signals(0)
     state = first_state(rule, 0, signals)
     assert set(state) == {"h_product"}
     assert first_state(rule, 1, drawn_signals(1)) == {}
     *with_it, after = rule.scaled(0, *signals, state)
-    *without, other = rule.scaled(0, *signals, {})
-    assert after["h_product"] is state["h_product"]
-    assert "h_product" not in other
+    *without, _ = rule.scaled(0, *signals, {})
+    assert "h_product" not in after  # each step gets it anew
     torch.testing.assert_close(with_it, without, rtol=1e-12, atol=0)
 
 
@@ -209,7 +208,7 @@ def test_the_cell_is_torchs_lstm_cell(gates):
         for step in range(3):
             delta, h, losses = drawn_signals(layer, step)
             h = constant if layer == 0 else h
-            state = rule.initially_carried(layer, delta, h) if state is None else state
+            state = first_state(rule, layer, (delta, h, losses)) if state is None else state
             hidden, new = before = torchs(features(rule, delta, h, losses).flatten(0, 1), before)
             _, _, state = rule.scaled(layer, delta, h, losses, state)
             torch.testing.assert_close(state["cell"].flatten(0, 1), new, rtol=1e-12, atol=1e-14)

@@ -7,7 +7,7 @@ import torch
 
 from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
-from tests.helpers.reference import METHODS, NORML_RULES, RULES, forward, initial_weights
+from tests.helpers.reference import MEMORYLESS_RULES, METHODS, NORML_RULES, RULES, forward, initial_weights
 
 STEPS = (1, 2, 5)
 FORMS = ["materialised", "factored", "auto"]
@@ -38,8 +38,10 @@ def assert_same(one, other, batch, *, exactly=False):
 
 
 def open_gates(meta_learner, alphas=None):
-    """Gate layers that ignore the cell: h gates 1, layer l's delta gates alphas[l] in 0..2 (default 1)."""
+    """Gate layers that ignore the cell: h gates 1, layer l's delta gates alphas[l] in 0..2 (default 1); no rates."""
     with torch.no_grad():
+        if meta_learner.rule.log_alpha is not None:
+            meta_learner.rule.log_alpha.zero_()
         for layer, cell in enumerate(meta_learner.rule.cells):
             alpha = 1.0 if alphas is None else alphas[layer]
             cell.gate_weight.zero_()
@@ -125,14 +127,12 @@ def restarted(meta_learner, batch, inner_steps):
 
 @pytest.mark.parametrize("inner_steps", [2, 5])
 @pytest.mark.parametrize("rule", METHODS)
-def test_zero_hidden_zero_cell_maml_and_meta_sgd_ignore_history_and_the_others_do_not(
-    rule, inner_steps, make_meta_learner, make_episodes
-):
+def test_rules_without_memory_ignore_history_and_the_others_do_not(rule, inner_steps, make_meta_learner, make_episodes):
     """T steps in a row against T times one step: equal exactly if nothing but the weights passes between steps."""
     meta_learner, batch = make_meta_learner(rule, weight_form="materialised"), make_episodes(n_episodes=1)
     in_a_row = meta_learner(batch, inner_steps).detach()
     one_by_one = restarted(meta_learner, batch, inner_steps)
-    if rule == "norml-zero-hidden-zero-cell" or rule.startswith(("maml", "meta-sgd")):
+    if rule == "norml-zero-hidden-zero-cell" or rule in MEMORYLESS_RULES:
         torch.testing.assert_close(in_a_row, one_by_one, rtol=1e-12, atol=1e-12)
     else:
         assert not torch.allclose(in_a_row, one_by_one, rtol=1e-4)

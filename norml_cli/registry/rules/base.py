@@ -34,8 +34,17 @@ class LearnedSettings(RuleSettings):
     meta_trained: ClassVar[bool] = True
 
     @abstractmethod
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
-        """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
+    def update_rule(
+        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
+        """The untrained rule, for a learner of `sizes` D, hidden widths, N.
+
+        S = `n_support` support examples a step; T = `inner_steps` of training, with which evaluation may differ.
+        """
+
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int | None:  # noqa: ARG002 - for rules that count
+        """How many values that rule learns, from shapes alone; None: ask torch."""
+        return None
 
 
 class FittedSettings(RuleSettings):

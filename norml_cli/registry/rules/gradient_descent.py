@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 
 
 class GradientDescentSettings(LearnedSettings):
-    """MAML's update rule: signals scaled by a constant, one learned rate, or one learned rate a layer."""
+    """MAML's update rule: signals scaled by a constant or by learned rates."""
 
-    learned_rates: Literal["none", "global", "layer-wise"] = Field(
-        description="which learning rates the outer loop learns (starting from inner_lr, in log space)"
+    learned_rates: Literal["none", "global", "layer-wise", "layer-and-step-wise"] = Field(
+        description="which learning rates the outer loop learns (starting from inner_lr, in log space): one, one a "
+        "layer, or one a layer and inner step, the last of which serves all steps after it"
     )
 
     @override
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+    def update_rule(
+        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
         from norml.update_rules.gradient_descent import GradientDescent  # noqa: PLC0415 - torch; an entry is read without
 
-        return GradientDescent(len(sizes) - 1, **self.model_dump())
+        return GradientDescent(len(sizes) - 1, inner_steps=inner_steps, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        n_layers = len(sizes) - 1
+        return {"none": 0, "global": 1, "layer-wise": n_layers, "layer-and-step-wise": n_layers * inner_steps}[
+            self.learned_rates
+        ]

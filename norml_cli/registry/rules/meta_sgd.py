@@ -1,5 +1,6 @@
 """Meta-SGD (Li et al. 2017)."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,13 @@ class MetaSgdSettings(LearnedSettings):
     )
 
     @override
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+    def update_rule(
+        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
         from norml.update_rules.meta_sgd import MetaSgd  # noqa: PLC0415 - torch; an entry is read without
 
         return MetaSgd(sizes, initial_rate=self.initial_rate)
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))

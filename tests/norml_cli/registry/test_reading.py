@@ -94,13 +94,13 @@ def put_all(folder: Path) -> dict[str, Path]:
             "methods",
             "algorithm",
             "gradient-decent",
-            "algorithm: must be 'gradient-descent', 'logistic-regression', 'meta-sgd', 'nearest-centroid' or ",
+            "algorithm: must be 'gradient-descent', 'logistic-regression', 'meta-curvature', 'meta-sgd', ",
         ),
         (
             "methods",
             "rule.learned_rates.value",
             "some",
-            "rule.learned_rates.value: must be 'none', 'global' or 'layer-wise' (got 'some')",
+            "rule.learned_rates.value: must be 'none', 'global', 'layer-wise' or 'layer-and-step-wise' (got 'some')",
         ),
         (
             "methods",
@@ -120,6 +120,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             {"tinny": {}},
             "rule_by_shots.tinny: unknown benchmark 'tinny', did you mean",
         ),
+        ("methods", "rule_by_benchmark", {"tinny": {}}, "rule_by_benchmark.tinny: unknown benchmark 'tinny', did you"),
         ("methods", "rule_by_shots", {"everywhere": {}}, "rule_by_shots.everywhere: unknown benchmark"),
         ("methods", "rule_by_shots", {"tiny": {7: {}}}, "rule_by_shots.tiny.7: 'tiny' does not declare 7 shots"),
         ("methods", "protocol_by_shots", {"tinny": {}}, "protocol_by_shots.tinny: unknown benchmark 'tinny', did you"),
@@ -441,7 +442,7 @@ def test_one_file_adds_a_method_of_the_other_algorithm(tmp_path):
     rule = {key: {"value": value, "source": "chosen: for tests"} for key, value in LSTM_SWITCHES.items()}
     entry = METHOD | {"default_benchmark": "glyphs-5way", "algorithm": "nodal-lstm", "rule": rule}
     write_entry(tmp_path, "methods", entry)
-    assert load_registry(tmp_path).resolve("mine").spec.rule.model_dump() == LSTM_SWITCHES
+    assert load_registry(tmp_path).resolve("mine").spec.rule.model_dump() == LSTM_SWITCHES | {"layer_rates": False}
 
 
 def test_one_file_adds_a_benchmark(tmp_path):

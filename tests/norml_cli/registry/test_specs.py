@@ -3,6 +3,7 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import RULES, ProtocolEntry, Published
 from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.reading import builtin_registry, read_registry
@@ -74,9 +75,11 @@ def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
     features = {"backbone", "backbone_seed", "feature_scaling"}
-    assert set(defaults) == features | {"gradient_norm_limit", "matmul_precision", "weight_form", "recompute"}
+    training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples"}
+    assert set(defaults) == features | training | {"matmul_precision", "weight_form", "recompute"}
     for key in defaults:
         del content["protocol"][key]
+    content["rule"].pop("layer_rates", None)
     assert RunSpec.model_validate(content) == spec
     assert content_hash(content) == spec.hash()
 
@@ -134,3 +137,38 @@ def test_keys_of_protocol_and_rules_differ():
     for rule in RULES.values():
         assert not set(keys) & set(rule.model_fields)
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(("order", "support", "steps"), [("full", 25, 10), ("one-by-one", 1, 250)])
+def test_inner_steps_of_an_episode_and_what_each_sees(registry, order, support, steps):
+    spec = registry.resolve("norml", "mini-imagenet-5way", 5, {"support_order": order}).spec
+    assert (spec.support_of_a_step, spec.steps_of_an_episode) == (support, steps)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "changed", "fault"),
+    [
+        ("glyphs-5way", {"support_order": "one-by-one"}, "support_order: one-by-one needs a single linear layer, but"),
+        (
+            "glyphs-5way",
+            {"training_examples": "held-out-from-pretraining"},
+            "training_examples: is held-out-from-pretraining, but there is no backbone",
+        ),
+        (
+            "mini-imagenet-5way",
+            {"training_examples": "held-out-from-pretraining", "queries_per_class": 60},
+            "61 is more than the 60 examples a class of 'mini-imagenet' that are held out from pretraining",
+        ),
+    ],
+)
+def test_an_order_or_examples_that_there_cannot_be_are_refused(registry, benchmark, changed, fault):
+    with pytest.raises(UserError, match=fault):
+        registry.resolve("norml", benchmark, 1, changed)
+
+
+@pytest.mark.parametrize("method", ["norml", "norml-zero-cell", "norml-zero-hidden", "norml-zero-hidden-zero-cell"])
+def test_on_512_features_the_cell_is_as_wide_as_the_layer_as_the_paper_counts_parameters(registry, method):
+    for benchmark in ("mini-imagenet-5way", "mini-imagenet-5way-one-by-one"):
+        assert registry.resolve(method, benchmark, 1).spec.rule.cell_size == "layer-width"
+    assert registry.resolve(method, "mini-imagenet-5way-narrow", 1).spec.rule.cell_size == 16  # as its records have it
+    assert registry.resolve(method, "omniglot-20way", 1).spec.rule.cell_size == 64

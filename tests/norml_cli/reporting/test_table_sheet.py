@@ -86,18 +86,20 @@ vs reference: difference from MAML (constant lr) on the same test episodes and s
 )
 
 CSV = """\
-row,method,column,benchmark,shots,published,published_half_width,accuracy,half_width,n_episodes,\
+row,method,column,benchmark,shots,published,published_half_width,accuracy,half_width,\
+half_width_over_classes,n_episodes,\
 accuracy_over_first,half_width_over_first,seeds,seed_sd,\
-outer_steps,minus_published,minus_reference,minus_reference_half_width,missing,notes
-Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,false,
-Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,false,
-MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.1299228264,4,,,0,,2000,0.02,,,false,
-MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,false,
-NORML,norml,1-shot,tiny,1,0.602,,0.625,0.1523480181,4,,,0,,500,0.023,0.125,\
-0.0795611576,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
-NORML,norml,elsewhere,,5,,,,,,,,,,,,,,false,
-NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,true,
-NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,false,
+outer_steps,minus_published,minus_reference,minus_reference_half_width,\
+minus_reference_half_width_over_classes,missing,notes
+Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,,,false,
+Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,,,false,
+MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.1299228264,,4,,,0,,2000,0.02,,,,false,
+MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,,,false,
+NORML,norml,1-shot,tiny,1,0.602,,0.625,0.1523480181,,4,,,0,,500,0.023,0.125,\
+0.0795611576,,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
+NORML,norml,elsewhere,,5,,,,,,,,,,,,,,,,false,
+NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,,,true,
+NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,,,false,
 """
 
 

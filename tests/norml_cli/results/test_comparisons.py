@@ -3,19 +3,23 @@
 import csv
 import io
 import json
+import math
+import statistics
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from norml.statistics import holm
+from norml.statistics import holm, t_975
 from norml_cli.commands.compare import Compared, compare_methods
 from norml_cli.files.errors import UserError
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, verdict
+from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.comparisons import compare, compare_table
 from norml_cli.results.groups import choose_runs
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
+from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_content, made_record, made_registry
 
 MAML, NORML, ZERO_CELL = "maml-constant-lr", "norml", "norml-zero-cell"
@@ -296,3 +300,54 @@ def test_wrong_use_is_refused(registry, tmp_path, methods, settings, words):
     (tmp_path / "results").mkdir()
     with pytest.raises(UserError, match=words):
         printed(registry, tmp_path, [], methods, **settings)
+
+
+def with_classes(content, held):
+    correct = content["correct"]
+    by_class = {name: {"episodes": len(at), "correct": sum(correct[e] for e in at)} for name, at in held.items()}
+    return RunRecord.model_validate(content | {"by_class": by_class})
+
+
+@pytest.fixture
+def eight_classes():
+    """Of eight classes five an episode: class n is in episode e unless (n + e) % 8 is 5, 6 or 7; eight episodes."""
+    return {f"class-{n}": [e for e in range(8) if (n + e) % 8 < 5] for n in range(8)}
+
+
+def made_pair(registry, held, left, right):
+    return [
+        with_classes(made_content(registry, method, correct, test_episodes=8), held)
+        for method, correct in ((NORML, left), (MAML, right))
+    ]
+
+
+def test_new_classes_are_a_level_of_their_own_by_hand(registry, eight_classes):
+    """Without a class three episodes are left, so eight means of three differences each."""
+    left, right = [9, 8, 9, 7, 8, 9, 6, 9], [8, 8, 7, 7, 6, 8, 6, 7]
+    (pair,) = compared(registry, [NORML, MAML], made_pair(registry, eight_classes, left, right))
+    assert [each.over for each in pair.differences] == ["episodes", "classes"]
+    differences = [a - b for a, b in zip(left, right, strict=True)]
+    without = [statistics.mean(d for e, d in enumerate(differences) if e not in at) for at in eight_classes.values()]
+    error = statistics.stdev(without) * 7 / math.sqrt(8)
+    interval = pair.over_classes.interval
+    assert (interval.mean, interval.n) == (pytest.approx(sum(differences) / 80), 8)
+    assert interval.half_width == pytest.approx(t_975(7) * error / 10)
+    assert pair.for_new_classes is max(pair.differences, key=lambda each: each.adjusted_p)
+
+
+def test_records_without_classes_are_compared_as_before(registry, eight_classes):
+    records = made_pair(registry, eight_classes, [9] * 8, [8, 8, 7, 7, 6, 8, 6, 7])
+    old = records[1].model_copy(update={"by_class": None})
+    (pair,) = compared(registry, [NORML, MAML], [records[0], old])
+    assert pair.over_classes is None
+    assert pair.for_new_classes is pair.over_episodes
+
+
+def test_what_the_sheets_say_of_new_classes(registry, eight_classes, tmp_path):
+    records = made_pair(registry, eight_classes, [9, 8, 9, 7, 8, 9, 6, 9], [8, 8, 7, 7, 6, 8, 6, 7])
+    text = " ".join(printed(registry, tmp_path, records, [NORML, MAML]).split())
+    assert "new classes, seed 0" in text
+    assert "new classes: the 8 test classes are the sample (jackknife, Arvesen 1969)" in text
+    table = render_table(build_table(registry, registry.table("tiny-table"), records), "rich", width=200)
+    assert "for new classes, with 8 test classes as the sample, the half-widths are" in table
+    assert "*: both exclude zero" in table

@@ -131,6 +131,12 @@ def test_read_only_folder(registry, tmp_path):
             "entry: correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number",
         ),
         ("correct", [5, 6, 4, 11], "entry: correct holds a count above the 10 queries of an episode"),
+        (
+            "by_class",
+            {f"class {n}": {"episodes": 4, "correct": 19} for n in range(5)},
+            "entry: by_class does not hold each episode and its correct answers once for each class",
+        ),
+        ("by_class", {"a": {"episodes": 0, "correct": 0}}, "by_class.a.episodes: must be at least 1 (got 0)"),
         ("correct", [5, 6, 4, -1], "correct.3: must be at least 0 (got -1)"),
         ("correct", [5, 6, 4, 5.0], "correct.3: must be a whole number (got 5.0)"),
         ("accuracy.half_width", 0.1, "entry: accuracy.half_width is not t(0.975, n-1) * sd(ddof=1) / sqrt(n)"),

@@ -1,0 +1,50 @@
+"""Meta-Curvature (Park & Oliva 2019): a layer's gradient G is multiplied by two learned matrices, M_o G M_i.
+
+G is a sum of outer products, so this is exactly two signals: M_o G M_i = sum_s (M_o delta[s]) (M_i^T h[s])^T. Both
+matrices start as the identity, and a step as a gradient step. The bias's gradient sum_s delta[s] becomes M_o times it
+(chosen: the same signals; learn2learn gives a bias a rate of its own).
+
+T-net (Lee & Choi 2018) is the case M_o = T T^T, M_i = I: its layers compute T (W x + b), inner steps change W and b,
+whose gradient is T^T G, so that T W changes by T T^T G. The learner's initial weights are T W_0 here.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from norml.update_rules import Carried, UpdateRule
+
+Curvature = Literal["two-matrices", "t-net"]
+
+
+class MetaCurvature(UpdateRule):
+    """Gradient descent along M_o G M_i, or along T T^T G."""
+
+    def __init__(self, sizes: Sequence[int], *, curvature: Curvature = "two-matrices") -> None:
+        """`sizes`: the learner's D, hidden widths, N."""
+        super().__init__()
+        self.scales_inputs = curvature == "two-matrices"
+        self.out_matrices = nn.ParameterList(torch.eye(n_out) for n_out in sizes[1:])  # M_o, or T: [O, O]
+        self.in_matrices = nn.ParameterList(torch.eye(n_in) for n_in in sizes[:-1] if self.scales_inputs)  # [I, I]
+
+    @override
+    def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
+        names = [f"out_matrices.{layer}", *[f"in_matrices.{layer}"] * self.scales_inputs]
+        return {name: self.get_parameter(name) for name in names}
+
+    @override
+    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
+        """The first layer's h_hat, which stays the same: its product, the widest, is made once."""
+        return {"h_hat": h @ self.in_matrices[0]} if layer == 0 and self.scales_inputs else {}
+
+    @override
+    def scaled(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        out = self.out_matrices[layer]
+        if not self.scales_inputs:
+            return delta @ out @ out.mT, h, carried
+        return delta @ out.mT, carried["h_hat"] if carried else h @ self.in_matrices[layer], carried

@@ -1,0 +1,39 @@
+"""Static nodal gates: NORML's gates (eqs 18-19) learned as they are, without the LSTM that moves them.
+
+A control for NORML: two numbers a neuron, the same in every episode, example and inner step. The step's matrix is
+diag(g) G diag(f), so that each weight's rate is the product of one of its row and one of its column.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from norml.update_rules import Carried, Gated, initial_gate_bias
+
+
+class StaticGates(Gated):
+    """A gate gate_scale * sigmoid(b) of every neuron's delta and h; b is learned and starts as NORML's."""
+
+    def __init__(self, sizes: Sequence[int], *, gate_scale: float = 2.0) -> None:
+        """`sizes`: the learner's D, hidden widths, N."""
+        super().__init__()
+        self.gate_scale = gate_scale
+        start = initial_gate_bias(gate_scale)
+        self.delta_biases = nn.ParameterList(torch.full((n_out,), start) for n_out in sizes[1:])
+        self.h_biases = nn.ParameterList(torch.full((n_in,), start) for n_in in sizes[:-1])
+
+    @override
+    def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
+        names = (f"delta_biases.{layer}", f"h_biases.{layer}")
+        return {name: self.get_parameter(name) for name in names}
+
+    @override
+    def gates_of(
+        self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Carried]:
+        delta_gate, h_gate = (
+            self.gate_scale * biases[layer].sigmoid() for biases in (self.delta_biases, self.h_biases)
+        )
+        return delta_gate, h_gate, carried
