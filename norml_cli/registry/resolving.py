@@ -112,9 +112,7 @@ class Registry:
         method_entry = self.method(method)
         bench = self.benchmark(method_entry.default_benchmark if benchmark is None else benchmark)
         k_shot = bench.shots[0] if shots is None else shots
-        if k_shot not in bench.shots:
-            declared = ", ".join(map(str, bench.shots))
-            raise UserError(f"--shots {k_shot}: benchmark '{bench.id}' declares {declared}; take one of these")
+        require_declared(bench, k_shot)
         values, sources = layered(bench, k_shot, method_entry)
         changed = _override(values, sources, overrides or {}, method_entry)
         spec = _run_spec(method_entry, bench, k_shot, values)
@@ -145,6 +143,13 @@ def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
+
+
+def require_declared(bench: BenchmarkEntry, shots: int) -> None:
+    """Raises UserError for a number of shots that the benchmark does not declare."""
+    if shots not in bench.shots:
+        declared = ", ".join(map(str, bench.shots))
+        raise UserError(f"--shots {shots}: benchmark '{bench.id}' declares {declared}; take one of these")
 
 
 def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
@@ -185,7 +190,7 @@ def _override(
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
             raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
-        checked = _checked(model, key, value)
+        checked = checked_value(model, key, value)
         if checked != values.get(key):
             changed.append(key)
         values[key], sources[key] = checked, "--set on the command line"
@@ -203,7 +208,7 @@ def _unknown_key(key: str, method: Method) -> str:
     return f"{why}; `norml show {method.id}` lists its keys"
 
 
-def _checked(model: type[Model], key: str, value: Any) -> Any:
+def checked_value(model: type[Model], key: str, value: Any) -> Any:
     """`value` as `model` would hold it under `key`. Raises UserError."""
     alone: dict[str, Any] = {key: (constrained(model.model_fields[key]), ...)}
     try:
