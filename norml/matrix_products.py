@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+MatmulPrecision = Literal["float32", "tf32", "bfloat16"]
 
 _OF_DEVICE = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 _OF_ONEDNN = {"float32": "none", "tf32": "tf32", "bfloat16": "bf16"}
@@ -24,7 +24,7 @@ _PROBED = 256  # rows and columns: chosen, large enough for any unit to be worth
 
 
 @contextmanager
-def multiplying(precision: Precision, device: torch.device, *, examples: int) -> Iterator[None]:
+def multiplying(precision: MatmulPrecision, device: torch.device, *, examples: int) -> Iterator[None]:
     """Within it, float32 matrices are multiplied in `precision`, as fast as `device` can.
 
     `examples`: E * S, support examples of an outer step. torch knows one setting for the whole process, which is put

@@ -167,20 +167,26 @@ ResultJsonOption = Annotated[
 ]
 AtOnceOption = Annotated[
     str,
-    typer.Option("--at-once", metavar="N", help="Runs side by side; auto: as many as there are CPU cores and memory."),
+    typer.Option("--at-once", metavar="N", help="Runs side by side. Default: auto, as cores and memory allow."),
 ]
 MinutesOption = Annotated[
     float | None,
-    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many; the same command goes on (exit code 75)."),
+    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many minutes with exit code 75. Default: never."),
 ]
 RetriesOption = Annotated[
-    int, typer.Option("--retries", metavar="N", min=0, max=100, help="Begin a run that fails so many times again.")
+    int,
+    typer.Option(
+        "--retries", metavar="N", min=0, max=100, help="How often a run that fails is begun again. Default: 1."
+    ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what is missing and the time it may take; stop.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what is missing and its time. Default: off.")]
 SourceOption = Annotated[
     Path | None,
     typer.Option(
-        "--source", metavar="PATH", callback=nameable, help="Raw data, in any form that `norml prepare` reads."
+        "--source",
+        metavar="PATH",
+        callback=nameable,
+        help="Raw data, as for `norml prepare`. Default: a download, if there is one.",
     ),
 ]
 TensorboardOption = Annotated[
@@ -215,7 +221,7 @@ def _options(
 @app.command("list", cls=Command, epilog="norml list\nnorml list --json")
 def list_command(registry: RegistryOption = None, json: JsonOption = False) -> None:
     """List methods, benchmarks, data sets, recipes and tables."""
-    from norml_cli.commands.list_ import list_entries
+    from norml_cli.commands.show import list_entries
 
     list_entries(entries_of(registry), Console(), as_json=json)
 
@@ -499,7 +505,7 @@ def reproduce_command(
 @app.command(
     "sweep",
     cls=SeveralCommand,
-    epilog="norml sweep norml maml-constant-lr --benchmark glyphs-5way --shots 1 5 --seeds 0 1 2\n"
+    epilog="norml sweep norml maml-constant-lr --shots 1 5 --seeds 0 1 2\n"
     "norml sweep norml --set inner_lr=0.2 --dry-run",
 )
 def sweep_command(
@@ -509,12 +515,12 @@ def sweep_command(
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="Benchmarks, one or several; default: the method's own.",
+            help="Benchmarks, one or several. Default: the method's own.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
     shots: Annotated[
-        list[int] | None, typer.Option("--shots", metavar="K", help="One or several K; default: the benchmark's first.")
+        list[int] | None, typer.Option("--shots", metavar="K", help="One or several K. Default: the benchmark's first.")
     ] = None,
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     outer_steps: OuterStepsOption = None,
@@ -533,7 +539,7 @@ def sweep_command(
     """Run methods on several benchmarks and seeds."""
     entries, overrides = entries_of(registry), with_outer_steps(set_, outer_steps)
     items = sweep_of(entries, methods, benchmark or [], shots or [], overrides)
-    from norml_cli.commands.sweep import sweep
+    from norml_cli.commands.reproduce import sweep
     from norml_cli.training.cells import Asked, at_once_of
 
     asked = Asked(results, seeds_of(seeds), registry, source, device, at_once_of(at_once), minutes, retries, dry_run)
@@ -633,7 +639,7 @@ def verify_command(
 @app.command(
     "evaluate",
     cls=Command,
-    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --set queries_per_class=15",
+    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --shots 5",
 )
 def evaluate_command(
     records: RecordsArgument,
@@ -743,7 +749,7 @@ def report_command(
         ),
     ] = None,
     protocols: Annotated[
-        bool, typer.Option("--protocols", help="Trained weights under the protocols of `norml evaluate`, paired.")
+        bool, typer.Option("--protocols", help="Print what `norml evaluate` found, paired. Default: off.")
     ] = False,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,

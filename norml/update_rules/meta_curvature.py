@@ -36,9 +36,9 @@ class MetaCurvature(UpdateRule):
         return {name: self.get_parameter(name) for name in names}
 
     @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        """The first layer's h_hat, which stays the same: its product, the widest, is made once."""
-        return {"h_hat": h @ self.in_matrices[0]} if layer == 0 and self.scales_inputs else {}
+    def of_constant_input(self, h: Tensor) -> Carried:
+        """The first layer's h_hat: its product, the widest, is made once."""
+        return {"h_hat": h @ self.in_matrices[0]} if self.scales_inputs else {}
 
     @override
     def scaled(
@@ -47,4 +47,4 @@ class MetaCurvature(UpdateRule):
         out = self.out_matrices[layer]
         if not self.scales_inputs:
             return delta @ out @ out.mT, h, carried
-        return delta @ out.mT, carried["h_hat"] if carried else h @ self.in_matrices[layer], carried
+        return delta @ out.mT, carried["h_hat"] if carried else h @ self.in_matrices[layer], {}

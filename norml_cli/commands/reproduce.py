@@ -1,9 +1,12 @@
-"""`norml reproduce`: everything that a table needs, side by side: data, backbones, every method, every seed."""
+"""`norml reproduce` and `norml sweep`: the runs of a table, or of methods at several places, that are missing."""
 
-from norml_cli.registry.resolving import Registry
+from collections.abc import Sequence
+
+from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.missing import runs_of
-from norml_cli.results.store import Results
+from norml_cli.results.store import Results, read_record
 from norml_cli.results.tables import benchmarks_of, build_table
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.cells import Asked, carry_out
@@ -19,4 +22,17 @@ def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) 
     if code == 0 and not asked.dry_run and not console.as_json:
         records = [record for _, record in Results(asked.results).runs(benchmarks_of(table))]
         print_text(render_table(build_table(registry, table, records), "rich", width=console.width), console)
+    return code
+
+
+def sweep(registry: Registry, items: Sequence[Resolved], asked: Asked, console: Output) -> int:
+    """Run each of `items` with each of its seeds that has no record, and list them; an exit code, as of `carry_out`.
+
+    Raises UserError before anything starts.
+    """
+    code = carry_out(registry, "sweep", items, asked, console)
+    if code == 0 and not asked.dry_run and not console.as_json:
+        places = [Results(asked.results).run_path(item.spec, seed) for item in items for seed in asked.seeds]
+        runs = [(path, read_record(path)) for path in places]
+        print_text(render_runs(registry, runs, "rich", width=console.width), console)
     return code

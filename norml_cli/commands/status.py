@@ -12,7 +12,7 @@ from norml_cli.results.records import Record
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import name_left_out
 from norml_cli.terminal.progress import duration
-from norml_cli.terminal.status_files import Found, find_unfinished
+from norml_cli.terminal.status_files import Unfinished, find_unfinished
 
 NEWEST = 10  # finished trainings that a person is shown; `norml report` lists every run
 
@@ -41,7 +41,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
         _say(console, f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)")
 
 
-def _print_unfinished(unfinished: list[Found], console: Console) -> None:
+def _print_unfinished(unfinished: list[Unfinished], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("state", "what", "how far", "speed", "left", "so far"):
         table.add_column(column, overflow="fold")
@@ -56,12 +56,12 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _values(found: Found) -> dict[str, Any]:
+def _values(found: Unfinished) -> dict[str, Any]:
     known = found.status.model_dump(mode="json", exclude={"process"})
     return {"state": found.state, "path": str(found.path), **known}
 
 
-def _unfinished_cells(found: Found) -> tuple[str, str, str, str, str]:
+def _unfinished_cells(found: Unfinished) -> tuple[str, str, str, str, str]:
     status = found.status
     running = found.state == "running"
     far = f"{status.phase} {status.done:,}/{status.total:,}"

@@ -70,7 +70,7 @@ class TrainingStatus(Model):
 
 
 @dataclass(frozen=True)
-class Found:
+class Unfinished:
     """A training that has not finished; `path` is the stem of its files."""
 
     path: Path
@@ -126,14 +126,14 @@ class StatusFile(Follower):
             write_atomically(self._path, lambda file: file.write(content))
 
 
-def find_unfinished(folder: Path) -> list[Found]:
+def find_unfinished(folder: Path) -> list[Unfinished]:
     """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
     if not folder.is_dir():
         return []
     return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := read_status(path)) is not None]
 
 
-def read_status(path: Path) -> Found | None:
+def read_status(path: Path) -> Unfinished | None:
     """The training whose status file is `path`; None if it has none. Raises UserError for a damaged file."""
     try:
         content = read_json(path)
@@ -145,7 +145,7 @@ def read_status(path: Path) -> Found | None:
         status = TrainingStatus.model_validate(content)
     except ValidationError:
         raise UserError(f"{path}: not a status file of this version of norml; delete it") from None
-    return Found(path.with_suffix(""), "running" if status.process.is_alive() else "paused", status)
+    return Unfinished(path.with_suffix(""), "running" if status.process.is_alive() else "paused", status)
 
 
 def _machine() -> str:

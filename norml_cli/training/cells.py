@@ -67,7 +67,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Task:
     """One `norml` command, which has nothing to do once `leaves` is there.
 
     arguments: after `norml`. path: shares its stem with the command's lock, status file and log. needs: must be done
@@ -78,7 +78,7 @@ class Cell:
     arguments: tuple[str, ...]
     path: Path
     leaves: Path
-    needs: tuple["Cell", ...] = ()
+    needs: tuple["Task", ...] = ()
     expected_s: float | None = None
 
 
@@ -145,21 +145,21 @@ class _Plan:
         self._registry, self._asked = registry, asked
         self._entries = ("--registry", str(asked.registry)) if asked.registry is not None else ()
         self._options = ("--device", asked.device, *threads, "--results", str(asked.results), *self._entries)
-        self._needed: dict[Path, Cell] = {}  # by what it leaves
+        self._needed: dict[Path, Task] = {}  # by what it leaves
 
-    def cells(self, missing: Sequence[MissingRun]) -> list[Cell]:
+    def cells(self, missing: Sequence[MissingRun]) -> list[Task]:
         """What is needed first, then the runs in their order. Raises UserError for data that cannot be prepared."""
         runs = [self._run(each) for each in missing]
         return [*self._needed.values(), *runs]
 
-    def _run(self, run: MissingRun) -> Cell:
+    def _run(self, run: MissingRun) -> Task:
         spec = run.item.spec
         needs = self._data(spec) + self._backbone(spec)
         place = ("--benchmark", spec.benchmark, "--shots", str(spec.shots), "--seed", str(run.seed))
         arguments = ("run", spec.method, *place, *self._asked.run_options, *self._options)
-        return Cell(spec.title(run.item.changed, run.seed), arguments, run.path, run.path, needs, run.expected_s)
+        return Task(spec.title(run.item.changed, run.seed), arguments, run.path, run.path, needs, run.expected_s)
 
-    def _data(self, spec: RunSpec) -> tuple[Cell, ...]:
+    def _data(self, spec: RunSpec) -> tuple[Task, ...]:
         path = cache_path(spec.dataset)
         if path not in self._needed:
             entry, entry_file = self._registry.dataset(spec.dataset), self._registry.files["datasets", spec.dataset]
@@ -170,10 +170,10 @@ class _Plan:
                 Cache.open(entry, entry_file)  # says what is wrong with it
             named = ("--source", str(source)) if source is not None and datasets.needs_source(entry) else ()
             arguments = ("prepare", entry.id, *named, *self._entries)
-            self._needed[path] = Cell(f"prepare {entry.id}", arguments, path, path)
+            self._needed[path] = Task(f"prepare {entry.id}", arguments, path, path)
         return (self._needed[path],)
 
-    def _backbone(self, spec: RunSpec) -> tuple[Cell, ...]:
+    def _backbone(self, spec: RunSpec) -> tuple[Task, ...]:
         protocol, seed = spec.protocol, spec.protocol.backbone_seed
         if protocol.backbone is None:
             return ()
@@ -186,11 +186,11 @@ class _Plan:
             options = ("--seed", str(seed), *recipe.options.split(), *self._options)
             arguments = ("pretrain", dataset.id, "--recipe", entry.id, *options)
             title = f"pretrain {entry.id} on {dataset.id}, seed {seed}"
-            self._needed[features] = Cell(title, arguments, weights, features, self._data(spec))
+            self._needed[features] = Task(title, arguments, weights, features, self._data(spec))
         return (self._needed[features],)
 
 
-def _print_plan(title: str, cells: Sequence[Cell], n_finished: int, console: Output) -> None:
+def _print_plan(title: str, cells: Sequence[Task], n_finished: int, console: Output) -> None:
     known = [cell.expected_s for cell in cells if cell.expected_s is not None]
     about = f", about {duration(sum(known))} one after the other" if known else ""
     if len(known) < len(cells) and known:
@@ -203,7 +203,7 @@ def _print_plan(title: str, cells: Sequence[Cell], n_finished: int, console: Out
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _told(cell: Cell) -> dict[str, Any]:
+def _told(cell: Task) -> dict[str, Any]:
     return {"title": cell.title, "leaves": str(cell.leaves), "expected_s": cell.expected_s}
 
 
@@ -212,7 +212,7 @@ def _told(cell: Cell) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Running:
-    cell: Cell
+    cell: Task
     process: "subprocess.Popen[bytes]"
     started_at: float = field(default_factory=time.monotonic)
 
@@ -223,14 +223,14 @@ class Sweep:
     A cell that a process of someone else holds is left to that; it is done when what it leaves is there.
     """
 
-    def __init__(self, title: str, cells: Sequence[Cell], console: Output, *, at_once: int, retries: int) -> None:
+    def __init__(self, title: str, cells: Sequence[Task], console: Output, *, at_once: int, retries: int) -> None:
         self._title, self._console, self._at_once, self._retries = title, console, at_once, retries
         self._cells, self._waiting = list(cells), list(cells)
         self._running: list[_Running] = []
-        self._done: set[Cell] = set()
-        self._failed: dict[Cell, str] = {}  # and why
-        self._failures: Counter[Cell] = Counter()
-        self._elsewhere: dict[Cell, float] = {}  # and when it was looked for
+        self._done: set[Task] = set()
+        self._failed: dict[Task, str] = {}  # and why
+        self._failures: Counter[Task] = Counter()
+        self._elsewhere: dict[Task, float] = {}  # and when it was looked for
         self._took: list[float] = []  # seconds
         self._stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
         self._shown_at, self._ending = 0.0, False
@@ -275,7 +275,7 @@ class Sweep:
 
     # ------------------------------------------------------------------------------------------------- a cell begins
 
-    def _consider(self, cell: Cell) -> None:
+    def _consider(self, cell: Task) -> None:
         """Begin it, unless it is done, cannot be done, or is not to be done yet."""
         lost = [need.title for need in cell.needs if need in self._failed]
         if lost:
@@ -288,7 +288,7 @@ class Sweep:
             else:
                 self._begin(cell)
 
-    def _is_elsewhere(self, cell: Cell) -> bool:
+    def _is_elsewhere(self, cell: Task) -> bool:
         """Whether another process is at work on it, as of a second ago."""
         now = time.monotonic()
         if now - self._elsewhere.get(cell, 0.0) < LOOK_ELSEWHERE_EVERY_S:
@@ -300,7 +300,7 @@ class Sweep:
         self._elsewhere[cell] = now
         return True
 
-    def _begin(self, cell: Cell) -> None:
+    def _begin(self, cell: Task) -> None:
         log = Companions(cell.path).log
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -344,12 +344,12 @@ class Sweep:
     def _is_ending(self) -> bool:
         return self._ending or self._stop.made
 
-    def _finished(self, cell: Cell, how: str) -> None:
+    def _finished(self, cell: Task, how: str) -> None:
         self._done.add(cell)
         _drop_log(cell)
         self._display.say(f"{cell.title}: {how} ({len(self._done)}/{len(self._cells)})")
 
-    def _failed_once(self, cell: Cell, how: str) -> None:
+    def _failed_once(self, cell: Task, how: str) -> None:
         self._failures[cell] += 1
         if self._failures[cell] <= self._retries and not self._is_ending:
             self._waiting.append(cell)  # after the others, which it may have stood in the way of
@@ -408,7 +408,7 @@ class Sweep:
         return left / min(self._at_once, len(spent)) if spent else 0.0
 
 
-def _fraction(cell: Cell) -> float:
+def _fraction(cell: Task) -> float:
     """How much of its phase a cell has done, by its status file."""
     with suppress(UserError):  # damaged: the cell's own to say
         found = read_status(Companions(cell.path).status)
@@ -417,7 +417,7 @@ def _fraction(cell: Cell) -> float:
     return 0.0
 
 
-def _drop_log(cell: Cell) -> None:
+def _drop_log(cell: Task) -> None:
     with suppress(OSError):  # Windows, where another process still writes it
         Companions(cell.path).log.unlink(missing_ok=True)
 

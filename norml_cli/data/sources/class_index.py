@@ -117,7 +117,7 @@ def by_tables(tables: Mapping[SplitName | None, File], images: list[File]) -> In
     return index
 
 
-def _file_of(row: "Row", named: Mapping[str, list[File]]) -> File:
+def _file_of(row: "CsvRow", named: Mapping[str, list[File]]) -> File:
     """The one image whose place ends as the row's file name."""
     inside = PurePosixPath(row.name.replace("\\", "/"))
     if inside.is_absolute() or ":" in row.name:
@@ -134,7 +134,7 @@ def _file_of(row: "Row", named: Mapping[str, list[File]]) -> File:
 
 
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """A row of a csv file."""
 
     where: str
@@ -154,7 +154,7 @@ def columns(table: File) -> tuple[str, str] | None:
     return None if file_column is None or label_column is None else (file_column, label_column)
 
 
-def rows(table: File) -> Iterator[Row]:
+def rows(table: File) -> Iterator[CsvRow]:
     """The rows of a csv file, without the blanks around names. Raises UserError."""
     names = columns(table)
     if names is None:
@@ -168,7 +168,7 @@ def rows(table: File) -> Iterator[Row]:
         raise UserError(f"{table.where}: not readable as csv ({reason(error)}); get the original") from None
 
 
-def _row(where: str, row: Mapping[str, str | None], file_column: str, label_column: str) -> Row:
+def _row(where: str, row: Mapping[str, str | None], file_column: str, label_column: str) -> CsvRow:
     name, label = ((row[column] or "").strip() for column in (file_column, label_column))
     if not name or not label:
         raise UserError(f"{where}: lacks a file name or a label; get the original")
@@ -176,10 +176,10 @@ def _row(where: str, row: Mapping[str, str | None], file_column: str, label_colu
         raise UserError(f"{where}: its file name or label cannot be printed; get the original")
     said = next((value for column, value in row.items() if column and column.lower() == SPLIT_COLUMN), None)
     if said is None:
-        return Row(where, name, label, None)
+        return CsvRow(where, name, label, None)
     if said.strip().lower() not in SPLIT_OF:
         raise UserError(f"{where}: split '{plain(said)}' is none of train, val, test; mend it")
-    return Row(where, name, label, SPLIT_OF[said.strip().lower()])
+    return CsvRow(where, name, label, SPLIT_OF[said.strip().lower()])
 
 
 def split_tables(tables: list[File]) -> dict[SplitName | None, File]:

@@ -28,7 +28,7 @@ class File:
 
 
 @dataclass
-class Found:
+class SourceFiles:
     """The files of a source, the classes' folders that hold none, and how many files were passed over."""
 
     text: str
@@ -59,12 +59,12 @@ def kind_of(name: str) -> str:
     return "pickle" if suffix in PICKLE_SUFFIXES else "other files"
 
 
-def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[Found, list[Path]]:
+def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[SourceFiles, list[Path]]:
     """The files anywhere in a folder, and the archives among them.
 
     links_out: whether symbolic links may lead out of the folder. Raises UserError.
     """
-    found, packed = Found("a folder"), list[Path]()
+    found, packed = SourceFiles("a folder"), list[Path]()
     for path in _walk(source, found, links_out=links_out):
         place = PurePosixPath(path.relative_to(source).as_posix())
         kind = kind_of(str(place))
@@ -81,7 +81,7 @@ def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[F
     return found, packed
 
 
-def _walk(source: Path, found: Found, *, links_out: bool) -> Iterator[Path]:
+def _walk(source: Path, found: SourceFiles, *, links_out: bool) -> Iterator[Path]:
     """The files under a folder in the order of their names; no folder twice, wherever links lead."""
     root, seen, count = source.resolve(), set[Path](), 0
     for folder, folders, names in os.walk(source, followlinks=True, onerror=_unreadable):
@@ -121,9 +121,9 @@ def content(path: Path, limit_bytes: int) -> bytes:
     return data
 
 
-def in_archives(paths: list[Path], max_image_bytes: int) -> Found:
+def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
     """The files of all archives, as if each were unpacked into a folder of its name. Raises UserError."""
-    found = Found("an archive" if len(paths) == 1 else f"{len(paths)} archives")
+    found = SourceFiles("an archive" if len(paths) == 1 else f"{len(paths)} archives")
     held_bytes = 0
     limits = {"image": max_image_bytes, "table": MAX_CSV_BYTES}
     for path in paths:

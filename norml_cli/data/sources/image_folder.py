@@ -14,7 +14,7 @@ from pathlib import Path
 
 from norml_cli.data.sources import archives, class_index
 from norml_cli.data.sources.class_index import NAMES, Classes, Index, by_place
-from norml_cli.data.sources.found_files import File, Found, in_archives, in_folder, tables_beside
+from norml_cli.data.sources.found_files import File, SourceFiles, in_archives, in_folder, tables_beside
 from norml_cli.data.sources.image_classes import ImageStream, Watch, max_image_bytes, stream_of_files
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName, assigned
 from norml_cli.files.errors import UserError
@@ -40,7 +40,7 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
     return read_images(entry, entry_file, source, found_in(entry, source, FORMS), progress)
 
 
-def found_in(entry: DatasetEntry, source: Path, forms: str) -> Found:
+def found_in(entry: DatasetEntry, source: Path, forms: str) -> SourceFiles:
     """What `source` holds: images in a folder or in archives, or pickles. Raises UserError for two of these."""
     limit = max_image_bytes(entry)
     if archives.is_archive(source):
@@ -58,7 +58,7 @@ def found_in(entry: DatasetEntry, source: Path, forms: str) -> Found:
     return found
 
 
-def _require_one_form(source: Path, found: Found, packed: list[Path]) -> None:
+def _require_one_form(source: Path, found: SourceFiles, packed: list[Path]) -> None:
     forms = {
         "pickles": [path for path in found.pickles if "cache" in path.name or "category_split" in path.name],
         "archives": packed,
@@ -70,7 +70,7 @@ def _require_one_form(source: Path, found: Found, packed: list[Path]) -> None:
 
 
 def read_images(
-    entry: DatasetEntry, entry_file: Path, source: Path, found: Found, progress: OnProgress
+    entry: DatasetEntry, entry_file: Path, source: Path, found: SourceFiles, progress: OnProgress
 ) -> LoadedDataset:
     """The data set whose images `found` holds. Raises UserError."""
     if not found.images:
@@ -87,7 +87,7 @@ def read_images(
 # ----------------------------------------------------------------------------------------- which class an image is of
 
 
-def _index(entry: DatasetEntry, source: Path, found: Found) -> Index:
+def _index(entry: DatasetEntry, source: Path, found: SourceFiles) -> Index:
     """The files of each class, as the csv files say or, where there are none, the folders."""
     by_split = class_index.split_tables(found.tables)
     if entry.kind == "mini-imagenet":
@@ -108,7 +108,9 @@ def _index(entry: DatasetEntry, source: Path, found: Found) -> Index:
     return class_index.by_class_folders(found.images, found.empty_folders)
 
 
-def _mini_index(entry: DatasetEntry, source: Path, found: Found, by_split: Mapping[SplitName | None, File]) -> Index:
+def _mini_index(
+    entry: DatasetEntry, source: Path, found: SourceFiles, by_split: Mapping[SplitName | None, File]
+) -> Index:
     if not by_split and any(by_place(file.place) for file in found.images):
         return class_index.by_split_folders(found.images, found.empty_folders)
     _require_all(entry, source, by_split)

@@ -17,12 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from norml_cli.data.sources import archives, restricted_pickle, web_pages
-from norml_cli.data.sources.found_files import MAX_CSV_BYTES, Found
-from norml_cli.data.sources.image_classes import ImageStream, Watch
+from norml_cli.data.sources.found_files import MAX_CSV_BYTES, SourceFiles
+from norml_cli.data.sources.image_classes import ImageStream, Pixels, Watch
 from norml_cli.data.sources.image_folder import check_classes, found_in, read_images
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName
 from norml_cli.files.errors import UserError, reason
@@ -42,8 +41,6 @@ FORMS = (
     "a folder with images and train.csv, val.csv, test.csv; class folders train/, val/, test/; tar or zip archives of "
     "these; or mini-imagenet-cache-{train,val,test}.pkl"
 )
-
-Pixels = NDArray[np.uint8]
 
 
 def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
@@ -88,7 +85,7 @@ class _Pickle:
         return io.BytesIO(next(data for _, data in files))
 
 
-def _pickles(source: Path, found: Found) -> dict[SplitName, _Pickle]:
+def _pickles(source: Path, found: SourceFiles) -> dict[SplitName, _Pickle]:
     """The pickle of each split, if there is any. Raises UserError if one is missing or there twice."""
     held = [_Pickle(str(path), path) for path in found.pickles]
     held += [_Pickle(f"{path}: {name}", path, name) for path, name in found.packed_pickles]

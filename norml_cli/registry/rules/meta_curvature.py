@@ -28,3 +28,7 @@ class MetaCurvatureSettings(LearnedSettings):
         from norml.update_rules.meta_curvature import MetaCurvature  # noqa: PLC0415 - torch; an entry is read without
 
         return MetaCurvature(sizes, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        return sum(n**2 for n in sizes[1:]) + (sum(n**2 for n in sizes[:-1]) if self.curvature == "two-matrices" else 0)

@@ -621,9 +621,13 @@ def test_whole_number_for_a_number_hashes_alike(registry):
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
-        ("norml", {"inner_lrr": 1}, "--set inner_lrr: unknown key, did you mean 'inner_lr' or"),
-        ("norml", {"gate": 1}, "--set gate: unknown key, did you mean"),
-        ("maml-constant-lr", {"gates": "flattened"}, "--set gates: unknown key"),
+        ("norml", {"inner_lrr": 1}, "--set inner_lrr: unknown key of 'norml', did you mean 'inner_lr' or"),
+        ("norml", {"gate": 1}, "--set gate: unknown key of 'norml', did you mean"),
+        (
+            "maml-constant-lr",
+            {"gates": "flattened"},
+            "--set gates: 'maml-constant-lr' has no such key; it belongs to algorithm nodal-lstm",
+        ),
         ("norml", {"inner_lr": "fast"}, "--set inner_lr=fast: must be a number; `norml show` lists a method's keys"),
         ("norml", {"inner_lr": -1}, "--set inner_lr=-1: must be greater than 0; "),
         ("norml", {"inner_lr": True}, "--set inner_lr=true: must be a number; "),

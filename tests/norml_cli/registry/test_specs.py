@@ -74,7 +74,7 @@ def test_hash_is_stable_under_key_order(spec):
 def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
-    features = {"backbone", "backbone_seed", "feature_scaling"}
+    features = {"backbone", "backbone_epochs", "backbone_seed", "backbone_width", "feature_scaling"}
     training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples"}
     assert set(defaults) == features | training | {"matmul_precision", "weight_form", "recompute"}
     for key in defaults:

@@ -14,7 +14,7 @@ from norml_cli.results.missing import missing_runs, runs_of
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import Output
 from norml_cli.training import cells
-from norml_cli.training.cells import Asked, Cell, Sweep, at_once_of
+from norml_cli.training.cells import Asked, Sweep, Task, at_once_of
 
 LEAVES = "open({path!r}, 'w').close()"
 OBEYS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); {then}; time.sleep(60)"
@@ -22,7 +22,7 @@ OBEYS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.
 # ------------------------------------------------------------------------------------------------------ what to do
 
 
-def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None = None) -> list[Cell]:
+def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None = None) -> list[Task]:
     monkeypatch.setenv("NORML_HOME", str(home))
     registry = read_registry([builtin_registry()])
     asked = Asked(home / "out", (0, 1), source=source, device="cpu")
@@ -92,13 +92,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cells, "PROGRAM", (cells.sys.executable, "-c"))
 
 
-def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> Cell:
+def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> Task:
     """`code`: {path!r} is what the cell has to leave, {folder!r} where it is."""
     path = folder / f"{name}.json"
-    return Cell(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
+    return Task(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
 
 
-def swept(*plan: Cell, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
+def swept(*plan: Task, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
     """The exit code, and what became of each cell."""
     sweep = Sweep("made", plan, Output(as_json=True), at_once=at_once, retries=retries)
     code = sweep.run(time.monotonic() + seconds)
