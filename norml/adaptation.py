@@ -15,6 +15,7 @@ from torch import Tensor
 
 from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
 from norml.hidden_layer import Gradients
+from norml.layers import LayerShape
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.calls import Call, Named, Values, call_rule
@@ -47,6 +48,7 @@ class _Step:
     forward: ForwardTrace
     backward: BackwardTrace
     calls: list[Call]  # of the rule, one a layer
+    products: list[tuple[Tensor, Tensor]]  # delta_hat, and the patches of h_hat: whose outer products are the step
 
 
 class Adaptation:
@@ -79,16 +81,15 @@ class Adaptation:
         self.support_x, self.support_y, self.inner_steps = x[:, :n_support], support_y, inner_steps
         self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
-        self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._carried: list[list[Carried]] = []  # into each step, by layer
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
-        inputs = Inputs(x, n_support, query_from=n_support if self._n_reference() is None else 0)
-        self._query_rows = inputs.of_query(x) if n_query else None
+        query_from = n_support if self._n_reference() is None else 0
+        self._query_rows = x[:, query_from:] if n_query else None
         forms = layer_forms(
-            learner.sizes,
+            learner.layers,
             n_support=n_support,
             n_query=n_query,
             inner_steps=inner_steps,
@@ -100,10 +101,16 @@ class Adaptation:
             forms,
             list(zip(learner.weights, learner.biases, strict=True)),
             eta=loop.inner_lr,
-            inputs=inputs,
+            inputs=partial(self._inputs, x, query_from),
             reversible=reversible,
             rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
         )
+
+    def _inputs(self, x: Tensor, query_from: int) -> Inputs:
+        """What meets the first layer's weights."""
+        first = self.learner.layers[0]
+        patches = first.patches(self.learner.rows(x))
+        return Inputs(patches, self.support_y.shape[1] * first.positions, query_from * first.positions)
 
     # ------------------------------------------------------------------------------------------------------ forwards
     # torch 2.11 does not compile methods that `no_grad` decorates, so it is entered inside them.
@@ -144,14 +151,12 @@ class Adaptation:
     def _take(self, t: int) -> None:
         """Inner step t, after those before it."""
         step = self._step(t, reversible=self._reversible and not self.loop.recompute)
-        signals = [(call.outputs.signals["delta_hat"], call.outputs.signals["h_hat"]) for call in step.calls]
-        for layer_weights, call, (delta_hat, h_hat) in zip(self.weights, step.calls, signals, strict=True):
-            layer_weights.step(delta_hat, h_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
+        for layer_weights, call, (delta_hat, patches_hat) in zip(self.weights, step.calls, step.products, strict=True):
+            layer_weights.step(delta_hat, patches_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
         carried = [call.outputs.carried for call in step.calls]
         if not self._reversible:
             self._carried = [carried]
             return
-        self._signals.append(signals)
         self._carried.append(carried)
         if not self.loop.recompute:
             self._steps.append(step)
@@ -165,7 +170,11 @@ class Adaptation:
         logits, forward = self.learner(self.weights, t, self.support_x, source="support")
         losses, delta_out = cross_entropy(logits, self.support_y)
         backward = self.learner.backward(self.weights, t, forward, delta_out)
-        signals = list(zip(backward.deltas, forward.inputs, strict=True))
+        layers, n_support = self.learner.layers, self.support_y.shape[1]
+        signals = [
+            (layer.signal(delta, n_support), layer.signal(h, n_support))
+            for layer, delta, h in zip(layers, backward.deltas, forward.inputs, strict=True)
+        ]
         if t == 0 and not self._initial_calls:
             self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
             self._carried.append([call.outputs.carried for call in self._initial_calls])
@@ -174,7 +183,10 @@ class Adaptation:
             self._call(layer, delta, h, losses, of_layer, reversible=reversible)
             for layer, ((delta, h), of_layer) in enumerate(zip(signals, carried, strict=True))
         ]
-        return _Step(logits, delta_out, forward, backward, calls)
+        products = [
+            _products(layer, call, patches) for layer, call, patches in zip(layers, calls, forward.patches, strict=True)
+        ]
+        return _Step(logits, delta_out, forward, backward, calls, products)
 
     def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
         return call_rule(
@@ -248,13 +260,13 @@ class Adaptation:
     def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
         """From the derivatives by what is carried out of step t to those by what is carried into it."""
         input_bars = []
-        for call, layer_weights, signals, bars in zip(
-            step.calls, self.weights, self._signals[t], carried_bars, strict=True
-        ):
-            delta_hat_bar, h_hat_bar = layer_weights.step_adjoint(t, *signals)
-            signal_bars = {"delta_hat": delta_hat_bar}
-            if h_hat_bar is not None:
-                signal_bars["h_hat"] = h_hat_bar
+        for number, (call, products, bars) in enumerate(zip(step.calls, step.products, carried_bars, strict=True)):
+            layer = self.learner.layers[number]
+            delta_hat_bar, patches_bar = self.weights[number].step_adjoint(t, *products)
+            signal_bars = {"delta_hat": layer.signal(delta_hat_bar, self.support_y.shape[1])}
+            to_a_constant = "h" in self._constants(number) and call.hands_through("h_hat", "h")
+            if patches_bar is not None and not to_a_constant:
+                signal_bars["h_hat"] = layer.signal(layer.maps(patches_bar), self.support_y.shape[1])
             input_bars.append(self._pulled_back(call, Values(signal_bars, bars)))
         if t == 0:  # whose signals make what is carried into it, too
             for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
@@ -265,9 +277,13 @@ class Adaptation:
 
     def _signals_reverse(self, t: int, step: _Step, signal_bars: list[Named]) -> None:
         """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
+        layers = self.learner.layers
         delta_bars = [
-            bars["delta"] if "delta" in bars else torch.zeros_like(delta)
-            for bars, delta in zip(signal_bars, step.backward.deltas, strict=True)
+            layer.rows(bars["delta"]) if "delta" in bars else torch.zeros_like(delta)
+            for layer, bars, delta in zip(layers, signal_bars, step.backward.deltas, strict=True)
+        ]
+        input_bars = [
+            layer.rows(bars["h"]) if "h" in bars else None for layer, bars in zip(layers, signal_bars, strict=True)
         ]
         losses_bars = [bars["losses"] for bars in signal_bars if "losses" in bars]
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
@@ -280,7 +296,7 @@ class Adaptation:
             step.forward,
             cross_entropy_adjoint(step.logits, step.delta_out, delta_out_bar, losses_bar),
             self._gradients,
-            input_bars=[bars.get("h") for bars in signal_bars],
+            input_bars=input_bars,
             of_backward=(step.backward, backward_bars),
         )
 
@@ -299,6 +315,14 @@ class Adaptation:
             if gradients.scale is not None and self.learner.scales is not None:
                 by_name[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
         return by_name
+
+
+def _products(layer: LayerShape, call: Call, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """delta_hat [E, S * P, O] and the patches of h_hat [E, S * P, I]; `patches`: those of h."""
+    signals = call.outputs.signals
+    if not call.hands_through("h_hat", "h"):
+        patches = layer.patches(layer.rows(signals["h_hat"]))
+    return layer.rows(signals["delta_hat"]), patches
 
 
 def _initially_carried(rule: UpdateRule, layer: int, inputs: Values) -> Values:

@@ -13,15 +13,16 @@ Every operation has its adjoint beside it: from the derivative of the query loss
 operands. Adjoints are called in the reverse order of the operations and add up what W_0 and b_0 get.
 """
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
+
+from norml.layers import LayerShape
 
 Form = Literal["materialised", "factored"]
 InputSource = Literal["support", "query", "other"]  # whose inputs; "query": of the queries known at the start
@@ -442,7 +443,7 @@ class FactoredInput(LayerWeights):
 
 
 def layer_forms(
-    sizes: Sequence[int],
+    layers: Sequence[LayerShape],
     *,
     n_support: int,
     n_query: int,
@@ -451,21 +452,21 @@ def layer_forms(
     device: torch.device,
     form: Form | Literal["auto"] = "auto",
 ) -> list[Form]:
-    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each."""
+    """The form of each of `layers`; 'auto' takes the cheaper one, in which an example's every position is a row."""
     if form != "auto":
-        return [form] * (len(sizes) - 1)
+        return [form] * len(layers)
     return [
         cheaper_form(
-            n_support=n_support,
-            n_query=n_query,
+            n_support=n_support * layer.positions,
+            n_query=n_query * layer.positions,
             inner_steps=inner_steps,
-            n_in=n_in,
-            n_out=n_out,
-            is_first=layer == 0,
+            n_in=layer.weight_shape[1],
+            n_out=layer.weight_shape[0],
+            is_first=number == 0,
             scales_inputs=scales_inputs,
             device=device,
         )
-        for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        for number, layer in enumerate(layers)
     ]
 
 
@@ -474,13 +475,14 @@ def initial_layers(
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
-    inputs: Inputs,
+    inputs: Callable[[], Inputs],
     reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
-    `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised, whatever its form.
+    `inputs`: asked for what meets the first layer, if its form needs that. `rates`: of weights [O, I] and biases [O] of
+    each layer; a layer that has them is materialised, whatever its form.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
@@ -490,7 +492,7 @@ def initial_layers(
         elif form == "materialised":
             layers.append(Materialised(weight, bias, eta, reversible=reversible))
         elif layer == 0:
-            layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs))
+            layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs()))
         else:
             layers.append(Factored(weight, bias, eta, reversible=reversible))
     return layers

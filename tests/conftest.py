@@ -75,11 +75,11 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
         settings = RULES[rule]
         update_rule: UpdateRule
         if rule == "meta-sgd":
-            update_rule = MetaSgd(sizes)
+            update_rule = MetaSgd(learner.layers)
         elif "learned_rates" in settings:
             update_rule = GradientDescent(len(sizes) - 1, **settings)
         else:
-            update_rule = NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
+            update_rule = NodalLstm(learner.layers, n_support=n_support, generator=generator, **settings)
         meta_learner = MetaLearner(learner, update_rule, InnerLoop(**({"inner_lr": 0.4} | inner_loop))).double()
         if perturbed:
             with torch.no_grad():

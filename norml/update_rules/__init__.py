@@ -29,7 +29,7 @@ class UpdateRule(nn.Module, ABC):
     """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
 
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
-        """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
+        """What is carried into the first inner step, whose signals are delta and h, as in `scaled`.
 
         At the first layer h is the support set, the same in every step. Default: nothing.
         """
@@ -39,10 +39,11 @@ class UpdateRule(nn.Module, ABC):
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
+        """The step's delta_hat and h_hat, of the shapes of delta and h, and what is carried into the next one.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss.
-        Episodes and examples may not be mixed across E.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss. Of a
+        convolution, delta [E, S, P, O] and h [E, S, P, I] have P positions, as many as their maps, and O and I are
+        channels. Episodes and examples may not be mixed across E.
         """
 
     def rates(self, layer: int) -> Rates | None:  # noqa: ARG002 - for rules that give them

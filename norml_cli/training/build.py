@@ -58,7 +58,7 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         weight_form=protocol.weight_form,
         recompute=protocol.recompute,
     )
-    rule = spec.rule.update_rule(learner.sizes, n_support=protocol.n_way * spec.shots, generator=generator)
+    rule = spec.rule.update_rule(learner.layers, n_support=protocol.n_way * spec.shots, generator=generator)
     return MetaLearner(learner, rule, inner_loop)
 
 

@@ -131,7 +131,7 @@ def test_evaluation_holds_the_newest_weights_and_what_is_carried_alone(rule, mak
     adaptation = adapted_weights(meta_learner, batch, inner_steps=9)
     assert [len(layer._weights) for layer in adaptation.weights] == [1, 1, 1]
     assert len(adaptation._carried) == 1
-    assert adaptation._steps == adaptation._signals == []
+    assert adaptation._steps == []
     factored = adapted_weights(meta_learner, batch, form="factored", inner_steps=9).weights[0]
     assert len(factored._a) == 1
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from norml.frozen_classifiers import FrozenClassifier
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -34,8 +35,10 @@ class LearnedSettings(RuleSettings):
     meta_trained: ClassVar[bool] = True
 
     @abstractmethod
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
-        """The untrained rule, for a learner of `sizes` D, hidden widths, N and S = `n_support` support examples."""
+    def update_rule(
+        self, layers: "Sequence[LayerShape]", *, n_support: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
+        """The untrained rule, for a learner of `layers` and S = `n_support` support examples."""
 
 
 class FittedSettings(RuleSettings):

@@ -11,6 +11,7 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -22,7 +23,9 @@ class GradientDescentSettings(LearnedSettings):
     )
 
     @override
-    def update_rule(self, sizes: Sequence[int], *, n_support: int, generator: "torch.Generator | None") -> "UpdateRule":
+    def update_rule(
+        self, layers: "Sequence[LayerShape]", *, n_support: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
         from norml.update_rules.gradient_descent import GradientDescent  # noqa: PLC0415 - torch; an entry is read without
 
-        return GradientDescent(len(sizes) - 1, **self.model_dump())
+        return GradientDescent(len(layers), **self.model_dump())
