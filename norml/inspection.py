@@ -7,7 +7,7 @@ along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the epis
 layer tells how far the rule turns the step: 1 where it only changes its size.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
+from norml.layers import LayerShape
 from norml.meta_training import MetaLearner
 from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.nodal_lstm import NodalLstm
@@ -65,8 +66,8 @@ class Frozen(Wrapped):
 class LayerStep(NamedTuple):
     """One layer in one inner step of E episodes.
 
-    delta_gate [E, S, O] and h_gate [E, S, I]: NORML's, else None. along [E, O]: <s, g> of each neuron's incoming
-    weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    delta_gate [E, S, O] and h_gate [E, S, I]: NORML's, else None, of neurons or channels. along [E, O]: <s, g> of each
+    one's incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
     """
 
     delta_gate: Tensor | None
@@ -79,9 +80,9 @@ class LayerStep(NamedTuple):
 class Watched(Wrapped):
     """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses."""
 
-    def __init__(self, rule: UpdateRule, eta: float) -> None:
+    def __init__(self, rule: UpdateRule, eta: float, layers: Sequence[LayerShape]) -> None:
         super().__init__(rule)
-        self.eta = eta
+        self.eta, self.layers = eta, layers
         self.steps: list[list[LayerStep]] = []
         self.losses: list[Tensor] = []
         self.deltas_out: list[Tensor] = []  # of the last layer, [E, S, N]
@@ -99,7 +100,7 @@ class Watched(Wrapped):
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(self.rule, NodalLstm):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
-            gates = (delta_gate.expand_as(delta), h_gate.expand_as(h))
+            gates = (delta_gate.expand(-1, delta.shape[1], -1), h_gate.expand(-1, h.shape[1], -1))
         sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
         self.steps[-1].append(LayerStep(*gates, *sums))
         return delta_hat, h_hat, after
@@ -108,12 +109,18 @@ class Watched(Wrapped):
         self, layer: int, gradient: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """<s, g> and <g, g> of each neuron's incoming weights [E, O], <s, s> of the layer [E], from their signals."""
-        rates = self.rule.rates(layer)
-        if rates is None:
+        rates, is_convolution = self.rule.rates(layer), self.layers[layer].window is not None
+        if rates is None and not is_convolution:
             squares = self.eta**2 * _products(step, step)
             return self.eta * _products(step, gradient), _products(gradient, gradient), squares.sum(-1)
-        g, s = gradient[0].mT @ gradient[1], self.eta * rates.weight * (step[0].mT @ step[1])
+        rate = self.eta if rates is None else self.eta * rates.weight
+        g, s = self._summed(layer, *gradient), rate * self._summed(layer, *step)
         return (s * g).sum(-1), g.square().sum(-1), s.square().sum((-2, -1))
+
+    def _summed(self, layer: int, delta: Tensor, h: Tensor) -> Tensor:
+        """The sum of outer products itself, [E, O, I]: of a convolution smaller than products between all positions."""
+        shape = self.layers[layer]
+        return shape.rows(delta).mT @ shape.patches(shape.rows(h))
 
 
 def _products(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
@@ -164,7 +171,7 @@ def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_step
     totals = {(step, layer): _Total.empty(learner.sizes[layer + 1], device) for step, layer in places}
     for batch in batches:
         loop = meta_learner.inner_loop
-        rule = Watched(meta_learner.rule, loop.inner_lr)
+        rule = Watched(meta_learner.rule, loop.inner_lr, learner.layers)
         Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
         for step, layer in places:
             right = _right(rule.deltas_out[step], batch.support_y)

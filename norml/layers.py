@@ -83,7 +83,11 @@ def fully_connected(sizes: Sequence[int]) -> list[LayerShape]:
 
 
 def convolutional(of: Convolutions, channels: Sequence[int], n_way: int) -> list[LayerShape]:
-    """Convolutions to each of `channels`, then a fully connected layer to N. Raises ValueError if no maps are left."""
+    """Convolutions to each of `channels`, then a fully connected layer to N. Raises ValueError if nothing is left of
+    the images.
+    """
+    if not channels:
+        raise ValueError("no layer is a convolution; name channels, or leave convolutions out")
     side, n_in, layers = of.image_size, of.in_channels, []
     for number, n_out in enumerate(channels, start=1):
         window = Window(side, n_in, of.kernel, of.stride, of.padding)

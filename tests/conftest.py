@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from norml.episodes import EpisodeBatch
+from norml.layers import Convolutions
 from norml.learner import Learner
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules import UpdateRule
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
-from tests.helpers.reference import RULES
+from tests.helpers.reference import CHANNEL_SUMMARIES, RULES
 
 torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
 
@@ -61,6 +62,8 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
         perturbed: bool = True,
         batch_norm_scale: bool = True,
         initial_weight_std: float = 0.5,
+        convolutions: Convolutions | None = None,
+        channel_summary: str | None = None,
         **inner_loop: Any,
     ) -> MetaLearner:
         generator = seeded(seed)
@@ -70,9 +73,12 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
             sizes[-1],
             batch_norm_scale=batch_norm_scale,
             initial_weight_std=initial_weight_std,
+            convolutions=convolutions,
             generator=generator,
         )
-        settings = RULES[rule]
+        settings = (RULES | CHANNEL_SUMMARIES)[rule]
+        if channel_summary is not None:
+            settings = settings | {"channel_summary": channel_summary}
         update_rule: UpdateRule
         if rule == "meta-sgd":
             update_rule = MetaSgd(learner.layers)
