@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-Padding = Literal["same", "none"]
+from norml.map_sizes import Padding, windows_in_a_row
+
 Choice = Tensor | None  # which values a forward pass took; None: all
 
 
@@ -38,9 +38,8 @@ class Window:
 
     @property
     def side_out(self) -> int:
-        """Windows in a row; nothing fits where it is not positive."""
-        reach = self.side if self.padding == "same" else self.side - self.kernel + 1
-        return -(-reach // self.stride)
+        """Windows in a row."""
+        return windows_in_a_row(self.side, kernel=self.kernel, stride=self.stride, padding=self.padding)
 
     @property
     def positions(self) -> int:
@@ -62,16 +61,49 @@ class Window:
         return windows.permute(0, 1, 2, 4, 5, 3).reshape(maps.shape[0], -1, self.patch_size)
 
     def maps(self, patches: Tensor) -> Tensor:
-        """The adjoint of `patches`: every value is added to where it was cut out."""
-        before, after = self._zeros()
-        span = self.stride * (self.side_out - 1) + 1
-        windows = patches.reshape(-1, self.side_out, self.side_out, self.kernel, self.kernel, self.channels)
-        padded = before + self.side + after
-        images = patches.new_zeros(windows.shape[0], padded, padded, self.channels)
-        for y, x in product(range(self.kernel), repeat=2):
-            images[:, y : y + span : self.stride, x : x + span : self.stride] += windows[:, :, :, y, x]
-        inner = slice(before, before + self.side)
-        return images[:, inner, inner].reshape(patches.shape[0], -1, self.channels)
+        """The adjoint of `patches`: every value is added to where it was cut out.
+
+        Windows are taken apart into tiles of stride x stride values. What all windows have in the same tile does not
+        overlap, and is added at once.
+        """
+        n = self.side_out
+        windows = patches.reshape(-1, n, n, self.kernel, self.kernel, self.channels)
+        images = self._placed(windows, 0, 0)
+        for y, x in list(product(range(self._tiles), repeat=2))[1:]:
+            if torch.compiler.is_compiling():  # it makes one loop of a sum, but not of writes
+                images = images + self._placed(windows, y, x)
+            else:
+                tile = self._tile(windows, y, x)
+                images[:, y : y + n, : tile.shape[2], x : x + n, : tile.shape[4]] += tile
+        return self._cut(images).reshape(patches.shape[0], -1, self.channels)
+
+    @property
+    def _tiles(self) -> int:
+        """Tiles of a window in a row; the last is narrower where the stride does not divide the kernel."""
+        return -(-self.kernel // self.stride)
+
+    def _tile(self, windows: Tensor, y: int, x: int) -> Tensor:
+        """A tile of all windows [E * B, P, P, k, k, C] -> [E * B, rows, tile's rows, columns, tile's columns, C]."""
+        first_row, first_column, stride = y * self.stride, x * self.stride, self.stride
+        tile = windows[:, :, :, first_row : first_row + stride, first_column : first_column + stride]
+        return tile.transpose(2, 3)
+
+    def _placed(self, windows: Tensor, y: int, x: int) -> Tensor:
+        """A tile amid zeros: [E * B, P + tiles - 1, stride, P + tiles - 1, stride, C]."""
+        tile = self._tile(windows, y, x)
+        of_columns = (0, 0, 0, self.stride - tile.shape[4], x, self._tiles - 1 - x)
+        of_rows = (0, self.stride - tile.shape[2], y, self._tiles - 1 - y)
+        return functional.pad(tile, (*of_columns, *of_rows))
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """Images in tiles -> maps, without what was padding; pixels that no window reaches are zero."""
+        before, _ = self._zeros()
+        side = images.shape[1] * self.stride
+        whole = images.reshape(-1, side, side, self.channels)
+        missing = max(0, before + self.side - side)
+        if missing:
+            whole = functional.pad(whole, (0, 0, 0, missing, 0, missing))
+        return whole[:, before : before + self.side, before : before + self.side]
 
     def _zeros(self) -> tuple[int, int]:
         """Zeros before a row of a map and after it."""

@@ -113,10 +113,13 @@ class ExamplePool:
 
     @classmethod
     def of_images(cls, images: Tensor, *, rotations: bool) -> "ExamplePool":
-        """Square images [C, P, height, width] uint8; `rotations`: in all four turns. Raises ValueError."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:  # noqa: PLR2004
+        """Square uint8 images [C, P, height, width], or [C, P, height, width, 3] in colour.
+
+        `rotations`: in all four turns. Raises ValueError.
+        """
+        if images.dtype != torch.uint8 or images.dim() not in {4, 5} or images.shape[2] != images.shape[3]:
             shape = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"expected square uint8 images [C, P, height, width], got {shape}")
+            raise ValueError(f"expected square uint8 images [C, P, height, width] or [..., 3], got {shape}")
         turns = range(TURNS if rotations else 1)
         in_turns = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
         return cls(torch.stack(in_turns).flatten(0, 2), *images.shape[:2], rotations=rotations)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from norml.convolution import Flatten, MaxPool, MeanPool, Padding, Pool, Window
+from norml.convolution import Flatten, MaxPool, MeanPool, Pool, Window
+from norml.map_sizes import Padding
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Convolutions:
     end: Literal["mean", "flatten"] = "mean"
 
     @property
-    def n_values(self) -> int:
+    def n_features(self) -> int:
         """D: values of an image."""
         return self.image_size**2 * self.in_channels
 

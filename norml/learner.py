@@ -84,9 +84,10 @@ class Learner(nn.Module):
         if convolutions is None:
             self.layers = fully_connected(self.sizes)
         else:
-            if n_features != convolutions.n_values:
-                raise ValueError(f"{n_features} features, but images have {convolutions.n_values} values")
+            if n_features != convolutions.n_features:
+                raise ValueError(f"{n_features} features, but images have {convolutions.n_features} values")
             self.layers = convolutional(convolutions, hidden_sizes, n_way)
+            self.register_buffer("n_features", torch.tensor(n_features))  # which no weight's shape tells
         stds = [initial_weight_std] * len(hidden_sizes)
         stds.append(initial_weight_std if head_weight_std is None else head_weight_std)
         self.weights = nn.ParameterList(

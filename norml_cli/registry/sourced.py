@@ -29,9 +29,9 @@ def constrained(field: FieldInfo) -> Any:
 
 
 def with_sources(model: type[Model], name: str, *, partial: bool) -> type[Model]:
-    """The sourced form of `model`: every field wrapped in `Sourced`, and optional if `partial`."""
+    """The sourced form of `model`: every field wrapped in `Sourced`, and optional if `partial` or of a default."""
     fields: dict[str, Any] = {}
     for key, field in model.model_fields.items():
         sourced = Sourced[constrained(field)]  # type: ignore[misc, valid-type]
-        fields[key] = (sourced | None, None) if partial else (sourced, ...)
+        fields[key] = (sourced | None, None) if partial or not field.is_required() else (sourced, ...)
     return create_model(name, __base__=Model, __module__=__name__, **fields)

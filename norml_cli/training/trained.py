@@ -40,7 +40,8 @@ def load_trained(path: str | Path, device: torch.device | str = "cpu") -> Traine
         raise UserError(f"{weights}: not there, as records are published without; make them with: {again(record)}")
     identity = {"spec_hash": record.spec_hash, "seed": record.seed, "content_hash": record.dataset.content_hash}
     content = read_checkpoint(weights, identity)["meta_learner"]
-    method = build_method(spec, content["learner.weights.0"].shape[1], generator=None)
+    n_features = int(content.get("learner.n_features", content["learner.weights.0"].shape[1]))
+    method = build_method(spec, n_features, generator=None)
     if not isinstance(method, MetaLearner):
         raise TypeError(f"{spec.algorithm} builds no meta-learner")
     method.load_state_dict(content)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from norml_cli.registry.entries import RULES, ProtocolEntry, Published
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
 from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
@@ -74,9 +74,12 @@ def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
     features = {"backbone", "backbone_seed", "feature_scaling"}
-    assert set(defaults) == features | {"gradient_norm_limit", "matmul_precision", "weight_form", "recompute"}
+    convolutions = {"learner", "head_weight_std", *OF_CONVOLUTIONS}
+    others = {"gradient_norm_limit", "matmul_precision", "weight_form", "recompute"}
+    assert set(defaults) == features | convolutions | others
     for key in defaults:
         del content["protocol"][key]
+    content["rule"].pop("channel_summary", None)
     assert RunSpec.model_validate(content) == spec
     assert content_hash(content) == spec.hash()
 
