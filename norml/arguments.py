@@ -16,11 +16,11 @@ def check_tensor(name: str, value: object, letters: str) -> None:
         raise ValueError(f"{name} must be {letters}, got {list(value.shape)}")
 
 
-def check_examples(name: str, x: Tensor, letters: str, weight: Tensor) -> None:
-    """Examples x [E, B, D] go with the learner whose first layer is `weight` [O, D]. Raises TypeError, ValueError."""
+def check_examples(name: str, x: Tensor, letters: str, n_features: int, weight: Tensor) -> None:
+    """Examples x [E, B, D] go with the learner of D = `n_features` that has `weight`. Raises TypeError, ValueError."""
     check_tensor(name, x, letters)
-    if x.shape[2] != weight.shape[1]:
-        raise ValueError(f"{name} must be {letters} with D = {weight.shape[1]}, the learner's, got {list(x.shape)}")
+    if x.shape[2] != n_features:
+        raise ValueError(f"{name} must be {letters} with D = {n_features}, the learner's, got {list(x.shape)}")
     if not x.shape[1]:
         raise ValueError(f"{name} must hold at least one example, got {letters} = {list(x.shape)}")
     if x.dtype != weight.dtype:

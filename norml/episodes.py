@@ -134,11 +134,16 @@ class ExamplePool:
 
     @classmethod
     def of_images(cls, images: Tensor, *, rotations: bool) -> "ExamplePool":
-        """Square images [C, P, height, width] uint8; `rotations`: in all four turns. Raises ValueError."""
-        check_tensor("images", images, "[C, P, height, width]")
+        """Square uint8 images [C, P, height, width], or [C, P, height, width, 3] in colour.
+
+        `rotations`: in all four turns. Raises TypeError or ValueError.
+        """
+        letters = "[C, P, height, width]"
+        if isinstance(images, Tensor) and images.dim() == letters.count(",") + 2:
+            letters = "[C, P, height, width, 3]"
+        check_tensor("images", images, letters)
         if images.dtype != torch.uint8 or images.shape[2] != images.shape[3]:
-            shape = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"images must be square uint8 [C, P, height, width], got {shape}")
+            raise ValueError(f"images must be square uint8 {letters}, got {images.dtype} {list(images.shape)}")
         turns = range(TURNS if rotations else 1)
         in_turns = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
         return cls(torch.stack(in_turns).flatten(0, 2), *images.shape[:2], rotations=rotations)

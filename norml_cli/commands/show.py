@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.registry.sourced import Sourced
 from norml_cli.reporting.sheets import Grid, Sheet, to_rich
@@ -47,19 +47,23 @@ def _method_rows(resolved: Resolved) -> Rows:
         ("algorithm", spec.algorithm, ""),
     ]
     rows += [(key, getattr(spec.rule, key), resolved.sources[key]) for key in RULES[spec.algorithm].model_fields]
-    rows += [(key, getattr(spec.protocol, key), resolved.sources[key]) for key in Protocol.model_fields]
+    hidden = () if spec.protocol.learner == "conv-4" else OF_CONVOLUTIONS
+    keys = (key for key in Protocol.model_fields if key not in hidden)
+    rows += [(key, getattr(spec.protocol, key), resolved.sources[key]) for key in keys]
     return rows
 
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
-    from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch, which only counting needs
+    from norml_cli.training.build import multiplications, parameter_counts  # noqa: PLC0415 - torch, for counting alone
 
     counts = parameter_counts(registry, resolved.spec)
     if not any(counts.values()):
         return []
+    of_a_step = multiplications(registry, resolved.spec)
     ratio = counts["meta_learner"] / counts["learner"]
     return [
-        ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),
+        ("learner parameters", f"{counts['learner']:,}", "counted: weights and biases, without batch norm"),
+        ("learner multiplications", f"{of_a_step:,}", "counted: one inner step on one support set, without batch norm"),
         ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
     ]
 

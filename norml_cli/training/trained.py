@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from norml.frozen_classifiers import FrozenClassifier
 from norml.meta_training import MetaLearner
@@ -65,14 +66,18 @@ def stored_weights(path: Path, record: RunRecord, device: torch.device | str) ->
     content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
     try:
         state = content["meta_learner"]
-        width = state["learner.weights.0"].shape[1] if record.spec.rule.meta_trained else 0
-        model = build_method(record.spec, width, generator=None)
+        model = build_method(record.spec, _features_of(state) if record.spec.rule.meta_trained else 0, generator=None)
         model.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{weights}: holds no weights of this run ({reason(error)}); run it again with --force"
         ) from None
     return Trained(record, model.to(device))
+
+
+def _features_of(state: dict[str, Tensor]) -> int:
+    """D: what a convolutional learner has written down, or the width of a fully connected one's first layer."""
+    return int(state["learner.n_features"]) if "learner.n_features" in state else state["learner.weights.0"].shape[1]
 
 
 def examples_seen(registry: Registry, path: Path, record: RunRecord, split: SplitName, console: Console) -> Examples:
