@@ -19,7 +19,19 @@ import speed_tables
 import typer
 
 from norml_cli.app import app
-from norml_cli.registry.entries import RULES
+from norml_cli.registry.entries import (
+    RULES,
+    BenchmarkEntry,
+    Column,
+    DatasetEntry,
+    FileSplit,
+    Method,
+    RecipeEntry,
+    Row,
+    SeededSplit,
+    SourceSplit,
+    TableEntry,
+)
 from norml_cli.registry.protocol import Protocol, Recipe
 from norml_cli.registry.sourced import Model
 from norml_cli.registry.specs import RunSpec
@@ -32,8 +44,8 @@ HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
 
 COMMANDS_HEAD = """\
-`norml COMMAND --help` prints the same. Bad input is one line on standard error and exit code 2. A training that Ctrl-C,
-SIGTERM, SIGHUP or SIGUSR1 stopped leaves with 130; started again, it goes on.
+`norml COMMAND --help` prints the same, with examples. Bad input is one line on standard error and exit code 2. A
+training that Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 stopped leaves with 130; started again, it goes on.
 
 With `--json` a command's standard output is its result alone, one JSON document. What it says on its way goes to
 standard error, a JSON object a line: `{"event": "progress", "title", "phase", "done", "total", "per_s",
@@ -44,8 +56,8 @@ plain line there, in any mode.
 """
 
 KEYS_HEAD = """\
-What entries declare, each value as `{value: ..., source: ...}`, and what `--set KEY=VALUE` changes. Keys with a default
-may be left out.
+First the values that entries declare, each as `{value: ..., source: ...}`; `--set KEY=VALUE` changes them for one run.
+Keys with a default may be left out. Below: the keys of the entries themselves, one YAML file each.
 """
 
 FORMATS_HEAD = """\
@@ -107,10 +119,9 @@ class Parameter:
     @property
     def meaning(self) -> str:
         """Its help, and its default where the help says nothing of it."""
-        says = self.default not in {None, False, inspect.Parameter.empty} and "default" not in self.info.help
+        says = self.default not in (None, False, inspect.Parameter.empty) and "default" not in self.info.help.lower()
         default = f" Default: {self.default}." if says else ""
-        required = " Required." if not self.is_argument and self.default is inspect.Parameter.empty else ""
-        return f"{self.info.help}{default}{required}"
+        return f"{self.info.help}{default}"
 
 
 def _parameters(callback: Any) -> Iterator[Parameter]:
@@ -127,6 +138,8 @@ def keys_page() -> str:
     for algorithm, rule in RULES.items():
         lines += [f"## rule of algorithm: {algorithm}", "", rule.__doc__ or "", "", *_table(rule)]
     lines += ["## recipe", "", Recipe.__doc__ or "", "", *_table(Recipe)]
+    for title, model in ENTRIES.items():
+        lines += [f"## {title}", "", inspect.getdoc(model) or "", "", *_entry_table(model)]
     return "\n".join(lines)
 
 
@@ -164,6 +177,15 @@ def _table(model: type[Model]) -> Iterator[str]:
     yield ""
 
 
+def _entry_table(model: type[Model]) -> Iterator[str]:
+    """The keys of an entry itself; a key that must be there is marked."""
+    yield "| key | required | meaning |"
+    yield "| --- | --- | --- |"
+    for key, field in model.model_fields.items():
+        yield f"| `{key}` | {'yes' if field.is_required() else ''} | {_cell(field.description or '')} |"
+    yield ""
+
+
 def _values(schema: Mapping[str, Any]) -> str:
     """What a key takes, in words: a JSON schema as pydantic makes it."""
     if "anyOf" in schema:
@@ -191,6 +213,19 @@ def _literal(value: Any) -> str:
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
+
+ENTRIES: dict[str, type[Model]] = {
+    "a method's entry": Method,
+    "a benchmark's entry": BenchmarkEntry,
+    "a data set's entry": DatasetEntry,
+    "splits, kind: seeded": SeededSplit,
+    "splits, kind: files": FileSplit,
+    "splits, kind: from-source": SourceSplit,
+    "a recipe's entry": RecipeEntry,
+    "a table's entry": TableEntry,
+    "a table's column": Column,
+    "a table's row": Row,
+}
 
 SCRIPTS = {
     "norml report --table ID (cells)": CELL_KEYS,

@@ -1,10 +1,12 @@
-"""What is typed on the command line, parsed: --set, --grid, ids for the shell's completion."""
+"""What is typed on the command line, parsed: --set, --grid, --seeds, entries, and words for the shell's completion."""
 
 import itertools
 import math
 import os
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -12,11 +14,25 @@ from typer import Context
 
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.yaml_files import parse_yaml
-from norml_cli.registry.protocol import Precision
-from norml_cli.registry.reading import builtin_registry
+from norml_cli.registry.entries import RULES
+from norml_cli.registry.protocol import ID_PATTERN, Precision, Protocol
+from norml_cli.registry.reading import builtin_registry, load_registry
 from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.registry.sourced import Model
 from norml_cli.results.store import DEFAULT_FOLDER
+from norml_cli.terminal.output import name_left_out
 
+_INSTEAD = {  # what is set by an option of its own
+    "seed": "--seeds",
+    "seeds": "--seeds",
+    "shots": "--shots",
+    "benchmark": "--benchmark",
+    "dataset": "--benchmark, which names its data set",
+    "method": "the METHOD argument",
+    "device": "--device",
+    "threads": "--threads",
+}
+MAX_SEEDS = 1000  # chosen: as MAX_TRIALS
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
 
 
@@ -35,6 +51,71 @@ def nameable_all(paths: list[Path]) -> list[Path]:
     for path in paths:
         nameable(path)
     return paths
+
+
+def entries_of(registry: Path | None, words: Sequence[str] = ()) -> Registry:
+    """The entries of the registry, of --registry and of those `words` that name an entry's file.
+
+    Faulty entries are left out, with a line on standard error; who asks for one is told its faults.
+    """
+    entries = load_registry(registry, [Path(word) for word in words if _is_file(word)], strict=False)
+    name_left_out(entries.left_out)
+    return entries
+
+
+def methods_of(registry: Registry, words: Sequence[str]) -> list[str]:
+    """The methods that `words` name, by id or by the entry's file, each once. Raises UserError for another entry."""
+    return list(dict.fromkeys(_method_in(registry, word) if _is_file(word) else word for word in words))
+
+
+def _method_in(registry: Registry, word: str) -> str:
+    same = [key for key, path in registry.files.items() if path.resolve() == Path(word).resolve()]
+    if not same or same[0][0] != "methods":
+        raise UserError(f"{plain(word)}: declares no method; name it with --registry, and a method's id or file here")
+    return same[0][1]
+
+
+def _is_file(word: str) -> bool:
+    return word.endswith(".yaml")
+
+
+def require_id(option: str, name: str | None) -> None:
+    """Raises UserError for a name that no folder should have."""
+    if name is not None and not re.fullmatch(ID_PATTERN, name):
+        raise UserError(f"{option} {plain(name)!r}: must be made of a-z, 0-9 and single hyphens, such as inner-lr")
+
+
+def format_of(format_: str, *, as_json: bool) -> str:
+    """The format of --format and --json together. Raises UserError where they contradict each other."""
+    if as_json and format_ not in {"rich", "json"}:
+        raise UserError(f"--json: contradicts --format {plain(format_)}; give one of them")
+    return "json" if as_json else format_
+
+
+def seeds_of(texts: Sequence[str]) -> list[int]:
+    """The seeds of `0`, `0,1,2` and `0..2`, in the order given. Raises UserError for anything else."""
+    seeds = [seed for text in texts for part in text.split(",") for seed in _seed_range(part.strip())]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {plain(','.join(texts))}: names a seed twice; give it once")
+    return seeds
+
+
+def one_seed_of(text: str) -> int:
+    """The seed of a command that takes one. Raises UserError for several."""
+    seed, *more = seeds_of([text])
+    if more:
+        raise UserError(f"--seed {plain(text)}: this command takes one seed; start it once for each")
+    return seed
+
+
+def _seed_range(text: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,19})(?:\.\.([0-9]{1,19}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+    if not first <= last < 2**63:
+        raise UserError(f"--seeds {plain(text)}: expected whole numbers from 0: one, several (0,1,2) or a range (0..2)")
+    if last - first >= MAX_SEEDS:
+        raise UserError(f"--seeds {plain(text)}: more than {MAX_SEEDS:,} seeds; name fewer")
+    return range(first, last + 1)
 
 
 def with_outer_steps(items: list[str] | None, outer_steps: int | None) -> dict[str, Any]:
@@ -63,12 +144,14 @@ def _read_items(option: str, items: list[str] | None, expected: str, form: str) 
         key, equals, text = item.partition("=")
         if not key or not equals:
             raise UserError(f"{option} {plain(item)}: expected {expected}")
+        if key in _INSTEAD:
+            raise UserError(f"{option} {key}: is no value of a method; use {_INSTEAD[key]}")
         if key in values:
             raise UserError(f"{option} {plain(key)}: given twice; give it once")
         try:
             values[key] = parse_yaml(form.format(text))
         except ValueError as error:
-            raise UserError(f"{option} {plain(item)}: {error}") from None
+            raise UserError(f"{option} {plain(item)}: {error}; lists are written [64,64], text as it is") from None
     return values
 
 
@@ -91,10 +174,24 @@ def trials_of(
         raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
     combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     return [
-        registry.resolve(method, benchmark, shots, overrides | combination)
+        replace(registry.resolve(method, benchmark, shots, overrides | combination), varied=tuple(grid))
         for method in methods
         for combination in combinations
     ]
+
+
+def sweep_of(
+    registry: Registry, methods: list[str], benchmarks: list[str], shots: list[int], overrides: dict[str, Any]
+) -> list[Resolved]:
+    """Every method on every benchmark (none: its own) with each number of shots (none: the first). Raises UserError."""
+    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
+    return [registry.resolve(method, on, k, overrides) for on, k in places for method in dict.fromkeys(methods)]
+
+
+def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[str, ...]:
+    """`--set` and `--outer-steps` again, for a `norml run` of its own."""
+    steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
+    return (*(word for item in items or [] for word in ("--set", item)), *steps)
 
 
 def places_text(results: Path, registry: Path | None) -> str:
@@ -124,3 +221,19 @@ def precision_of(text: str | None) -> Precision | None:
     if text is None or text in get_args(Precision):
         return cast("Precision | None", text)
     raise UserError(f"--precision {plain(text)}: unknown; use {', '.join(get_args(Precision))}")
+
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """What completes one of `words`."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def keys_of(incomplete: str) -> list[str]:
+    """What completes the KEY of --set and --grid: of every algorithm, since the method may come later."""
+    models: list[type[Model]] = [Protocol, *RULES.values()]
+    keys = dict.fromkeys(key for model in models for key in model.model_fields)
+    return [f"{key}=" for key in keys if key.startswith(incomplete)]

@@ -10,6 +10,7 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, comparison_sheet, comparison_values, matrix_sheets
 from norml_cli.reporting.formats import render_sheets, require_format
 from norml_cli.results.comparisons import compare, compare_table
+from norml_cli.results.groups import method_of
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import print_text
@@ -43,7 +44,7 @@ def compare_methods(
     else:
         if len(set(methods)) != len(methods) or len(methods) < 2:  # noqa: PLR2004 - a pair
             raise UserError("compare: name two or more different methods, or a table with --all")
-        spec = registry.resolve(methods[0], benchmark, shots).spec
+        spec = registry.resolve(method_of(methods[0]), benchmark, shots).spec
         comparisons = compare(registry, methods, spec.benchmark, spec.shots, _records(results), options=options)
     values = [comparison_values(comparison, each) for comparison in comparisons for each in comparison.differences]
     sheets = [*(matrix_sheets(comparisons) if table is not None else []), comparison_sheet(comparisons)]

@@ -13,7 +13,7 @@ from norml.evaluation import correct_counts
 from norml.inspection import freezings, frozen, logits_of_each_step, meta_gradient_norms, watch
 from norml.statistics import Interval, interval_95
 from norml_cli.files.companions import Companions
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
@@ -110,7 +110,7 @@ def _print(found: Inspection, console: Output) -> None:
     for case, accuracy in found.freezing.items():
         console.print(f"{case}: {_percent(accuracy)}", highlight=False)
     for t in (0, 1, found.inner_steps, 2 * found.inner_steps):
-        console.print(f"after {t} inner steps: {_percent(found.accuracies[t])}", highlight=False)
+        console.print(f"after {counted(t, 'inner step')}: {_percent(found.accuracies[t])}", highlight=False)
 
 
 def _percent(accuracy: Interval) -> str:

@@ -20,7 +20,7 @@ from norml_cli.results.store import Results, read_pretraining, write_record
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.embedding import feature_streams, read_backbone
-from norml_cli.training.launch import Launch, TrainingNames, launched, require_writable
+from norml_cli.training.launch import Launch, TrainingNames, launched
 from norml_cli.training.loop import Setting
 from norml_cli.training.pretraining import Pretraining
 from norml_cli.training.resources import use_threads
@@ -35,7 +35,7 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
     spec, seed = resolved.spec, launch.seed
     record_at = Results(launch.results).pretraining_path(spec, seed)
     weights_at = backbone_path(spec, seed, WEIGHTS)
-    require_writable(launch.results)
+    Results(launch.results).require_writable()
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
     with held(weights_at, record_at):
         trains = launch.force or not (record_at.exists() and weights_at.exists())
@@ -47,7 +47,10 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, FEATURES).exists():
             _embed(record, weights_at, cache, launch, console)
-    FeatureCache.open(spec, seed, cache)
+    FeatureCache.open(spec, seed, cache, resolved.options)
+    if resolved.settings:
+        use = f"norml run METHOD --benchmark ID{resolved.settings}, on a benchmark with backbone {spec.recipe}"
+        console.print(f"its features: {use}", highlight=False, markup=False, soft_wrap=True)
     for shots, accuracy in record.nearest_centroid.items():
         reached = f"{percent(accuracy.mean, accuracy.half_width)}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
@@ -91,13 +94,13 @@ def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: La
     with RunDisplay(console, f"{spec.recipe}, seed {seed}") as display:
         stop = StopRequest()
 
-        def look(split: str, done: int, images: int) -> None:
+        def on_progress(split: str, done: int, images: int) -> None:
             stop.obey()
             display.embedding(split, done, images)
 
         try:
             with stop.listening():
-                made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, look))
+                made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, on_progress))
         except Stopped:
             display.say("stopped while making features; the same command makes them")
             raise SystemExit(STOPPED_EXIT_CODE) from None
@@ -108,7 +111,7 @@ def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: La
 def verify_features(registry: Registry, resolved: ResolvedRecipe, seed: int, console: Console) -> None:
     """Recompute every checksum of a backbone's features. Raises UserError."""
     spec = resolved.spec
-    cache = Cache.open(registry.datasets[spec.dataset], registry.files["datasets", spec.dataset])
-    features = FeatureCache.open(spec, seed, cache)
+    cache = Cache.open(registry.dataset(spec.dataset), registry.files["datasets", spec.dataset])
+    features = FeatureCache.open(spec, seed, cache, resolved.options)
     checked = f"verified, {features.verify()} arrays as they were written, content sha256 {features.content_hash}"
     console.print(f"{spec.recipe}, seed {seed}: {checked}", highlight=False, soft_wrap=True)

@@ -16,30 +16,35 @@ from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
-from norml_cli.training.launch import Launch, launched_run, require_writable
+from norml_cli.training.launch import Launch, launched_run
 
 
-def run(registry: Registry, resolved: list[Resolved], launch: Launch, console: Output) -> None:
-    """Run each resolved method that has no finished record yet, and print what they reached.
+def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], console: Output) -> None:
+    """Run each resolved method that has no finished record yet, one seed (launch) after the other, and print them all.
 
     Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
     user stopped it (its checkpoint is written, the same command goes on).
     """
-    places = [(Results(launch.results).run_path(item.spec, launch.seed), item) for item in resolved]
-    if not launch.force:
-        for path, item in places:
+    places = [
+        (Results(launch.results).run_path(item.spec, launch.seed, launch.name), item, launch)
+        for launch in launches
+        for item in resolved
+    ]
+    for path, item, launch in places:
+        if not launch.force:
             _refuse_other_protocol(path, item)
-    require_writable(launch.results)
+        Results(launch.results).require_writable()
     caches = _caches(registry, resolved, console)
-    examples = [Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved]
-    for (path, item), seen in zip(places, examples, strict=True):
+    examples = {item.spec.hash(): Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved}
+    for path, item, launch in places:
         with held(path):
             if path.exists() and not launch.force:
                 Companions(path).tidy()
-                console.print(f"{item.spec.method}: finished already; --force runs it again", highlight=False)
+                which = f"{item.spec.label(launch.name)}, seed {launch.seed}"
+                console.print(f"{which}: finished already; --force runs it again", highlight=False)
             else:
-                _run_one(item, seen, launch, path, console)
-    finished = [(path, read_record(path)) for path, _ in places]
+                _run_one(item, examples[item.spec.hash()], launch, path, console)
+    finished = [(path, read_record(path)) for path, *_ in places]
     print_text(render_runs(registry, finished, console.result_format, width=console.width), console)
 
 
@@ -72,6 +77,7 @@ def _run_one(item: Resolved, examples: Examples, launch: Launch, path: Path, con
                 episodes=episodes,
                 correct=outcome.correct,
                 by_class=outcome.by_class,
+                name=launch.name,
             ),
         )
 
@@ -80,6 +86,6 @@ def _refuse_other_protocol(path: Path, item: Resolved) -> None:
     """A record of another protocol in this place is neither taken for this run nor overwritten unasked."""
     if path.exists() and read_record(path).spec_hash != item.spec.hash():
         raise UserError(
-            f"{path}: holds a finished run under other values; replace it with --force, "
-            f"or keep both with another --results folder"
+            f"{path}: holds a finished run under other values; keep both with --name NAME or another --results folder, "
+            f"or replace it with --force"
         )

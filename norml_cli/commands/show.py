@@ -9,7 +9,7 @@ from rich.console import Console
 
 from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
 from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
-from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.registry.resolving import Registry, Resolved, n_features
 from norml_cli.registry.sourced import Sourced
 from norml_cli.reporting.sheets import Grid, Sheet, to_rich
 from norml_cli.terminal.output import print_text
@@ -54,18 +54,30 @@ def _method_rows(resolved: Resolved) -> Rows:
 
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
-    from norml_cli.training.build import multiplications, parameter_counts  # noqa: PLC0415 - torch, for counting alone
+    counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
+    if counts is None:  # convolutions, or a rule that does not count its own
+        from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch
 
-    counts = parameter_counts(registry, resolved.spec)
+        counts = parameter_counts(registry, resolved.spec)
     if not any(counts.values()):
         return []
-    of_a_step = multiplications(registry, resolved.spec)
     ratio = counts["meta_learner"] / counts["learner"]
     return [
         ("learner parameters", f"{counts['learner']:,}", "counted: weights and biases, without batch norm"),
-        ("learner multiplications", f"{of_a_step:,}", "counted: one inner step on one support set, without batch norm"),
+        *_work_rows(registry, resolved),
         ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
     ]
+
+
+def _work_rows(registry: Registry, resolved: Resolved) -> Rows:
+    """The work of a step where parameters do not tell it: a convolution uses each of its own at every position."""
+    if resolved.spec.protocol.learner == "fully-connected":
+        return []
+    from norml_cli.training.build import multiplications  # noqa: PLC0415 - torch, for counting alone
+
+    of_a_step = multiplications(registry, resolved.spec)
+    source = "counted: one inner step on one support set, without batch norm"
+    return [("learner multiplications", f"{of_a_step:,}", source)]
 
 
 def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:

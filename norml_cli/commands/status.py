@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from norml_cli.files.atomic import home
+from norml_cli.files.errors import counted
 from norml_cli.results.records import Record
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import name_left_out
@@ -34,7 +35,8 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
     if unfinished:
         _print_unfinished(unfinished, console)
     for item in finished[:NEWEST]:
-        _say(console, f"finished  {item['title']}: {item['reached']} ({item['steps']:,} steps, {item['created']})")
+        made = f"{counted(item['steps'], 'step')}, {item['created']}"
+        _say(console, f"finished  {item['title']}: {item['reached']} ({made})")
     if len(finished) > NEWEST:
         _say(console, f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)")
 

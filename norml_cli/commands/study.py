@@ -1,63 +1,94 @@
 """`norml study`: the same meta-training over a grid of values, judged on meta-validation alone."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from norml_cli.data.examples import Examples
-from norml_cli.data.fixed_episodes import episode_requests
-from norml_cli.data.preparing import ensure_ready
 from norml_cli.files.companions import Companions
-from norml_cli.files.errors import UserError
-from norml_cli.files.locks import held
+from norml_cli.files.errors import UserError, counted
+from norml_cli.files.locks import Busy, held
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.formats import require_format
 from norml_cli.reporting.lists import render_trials
 from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.terminal.output import Output, print_text
-from norml_cli.training.divergence import Diverged
-from norml_cli.training.launch import Launch, launched_run, require_writable
+from norml_cli.terminal.status_files import find_unfinished
+
+if TYPE_CHECKING:
+    from norml_cli.training.launch import Launch  # torch; printing a study does without
+
+
+def print_study(name: str, results: Path, *, format_: str, console: Console) -> None:
+    """Print the study's finished trials, the best first. Raises UserError for a study that holds none at all."""
+    require_format(format_)
+    finished = [trial for _, trial in Results(results).scan_trials(name).sound()]
+    folder = results / "studies" / name
+    unfinished = len(find_unfinished(folder))
+    if not finished and not unfinished:
+        raise UserError(f"{folder}: holds no trials; name methods, and values with --grid")
+    if unfinished and format_ == "rich":
+        said = f"{counted(unfinished, 'unfinished trial')}; `norml status` tells how far"
+        console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
+    if finished or format_ != "rich":
+        print_text(render_trials(finished, format_, width=console.width), console)
 
 
 def study(
-    registry: Registry,
     name: str,
+    registry: Registry,
     trials: list[Resolved],
-    launch: Launch,
+    launches: "list[Launch]",
     *,
     format_: str,
     console: Output,
 ) -> None:
-    """Run each trial that has no record in the study yet, then print all of the study's trials, the best first.
+    """Run each trial that has no record in the study yet, seed by seed, then print all of the study's trials.
 
-    Meta-test is left alone: neither its images nor its episodes are read. Raises UserError; exits with 130 when the
-    user stopped it (its checkpoint is written, the same command goes on).
+    A trial that another process is at work on is left to it. Meta-test is left alone: neither its images nor its
+    episodes are read. Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same
+    command goes on).
     """
     require_format(format_)
-    results, seed = launch.results, launch.seed
-    if trials:
-        require_writable(results)
-    for item in trials:
-        path = Results(results).trial_path(name, item, seed)
+    for launch in launches:
+        Results(launch.results).require_writable()
+        for item in trials:
+            _run_unless_there(name, registry, item, launch, console)
+    print_study(name, launches[0].results, format_=format_, console=console)
+
+
+def _run_unless_there(name: str, registry: Registry, item: Resolved, launch: "Launch", console: Output) -> None:
+    """Run one trial that has no record; say why one is left out."""
+    from norml_cli.training.divergence import Diverged  # noqa: PLC0415 - torch
+
+    path = Results(launch.results).trial_path(name, item, launch.seed)
+    title = item.spec.title(dict.fromkeys([*item.changed, *item.varied]), launch.seed)
+    try:
         with held(path):
             if path.exists() and not launch.force:
                 Companions(path).tidy()
-                continue
-            try:
-                cache = ensure_ready(registry, item.spec.dataset, [episode_requests(item.spec)[0]], console)
-                _run_one(name, item, Examples.of(registry, item.spec, cache), launch, path, console=console)
-            except Diverged as error:  # a finding of the study; the other trials are none the worse
-                title = item.spec.title(item.changed, seed)
-                console.print(f"no trial of {title}: {error}", highlight=False, markup=False, soft_wrap=True)
-    finished = [trial for _, trial in Results(results).scan_trials(name).sound()]
-    if not finished:
-        raise UserError(f"{results / 'studies' / name}: holds no trials; name methods, and values with --grid")
-    print_text(render_trials(finished, format_, width=console.width), console)
+            else:
+                _run(registry, name, item, launch, path=path, console=console)
+    except Diverged as error:  # a finding of the study; the other trials are none the worse
+        _say(console, f"no trial of {title}: {error}")
+    except Busy:
+        _say(console, f"{title}: left to the process that is at work on it")
 
 
-def _run_one(name: str, item: Resolved, examples: Examples, launch: Launch, path: Path, *, console: Console) -> None:
+def _say(console: Output, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _run(registry: Registry, name: str, item: Resolved, launch: "Launch", *, path: Path, console: Output) -> None:
     """Meta-train, and write the record of one trial to `path`."""
+    from norml_cli.data.examples import Examples  # noqa: PLC0415 - torch
+    from norml_cli.data.fixed_episodes import episode_requests  # noqa: PLC0415
+    from norml_cli.data.preparing import ensure_ready  # noqa: PLC0415
+    from norml_cli.training.launch import launched_run  # noqa: PLC0415
+
+    cache = ensure_ready(registry, item.spec.dataset, [episode_requests(item.spec)[0]], console)
+    examples = Examples.of(registry, item.spec, cache)
     with launched_run(item, examples, launch, Companions(path), console, "meta_val") as run:
         run.train()
         validation_hash = run.episode_hashes["meta_val"]

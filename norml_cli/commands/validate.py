@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.reading import KINDS, RegistryError
 from norml_cli.registry.resolving import Registry
 
@@ -25,8 +25,8 @@ def validate(registry: Registry, console: Console) -> None:
             faults.append(f"{where}: {str(error).splitlines()[0]}")
     if faults:
         raise RegistryError(faults)
-    counted = ", ".join(f"{len(getattr(registry, kind))} {kind}" for kind in KINDS)
-    console.print(f"valid: {counted}; {n_built} models built", highlight=False, soft_wrap=True)
+    kinds = ", ".join(f"{len(getattr(registry, kind))} {kind}" for kind in KINDS)
+    console.print(f"valid: {kinds}; {counted(n_built, 'model')} built", highlight=False, soft_wrap=True)
 
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:

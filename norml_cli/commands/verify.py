@@ -48,14 +48,16 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
     episodes = FixedEpisodes.of(spec, examples, "meta_test", target)
     if episodes.hash != record.episodes.test_hash:
         cache = examples.cache.path.name
-        raise UserError(f"{path}: was tested on other episodes than {cache} holds now; run again with --force")
+        raise UserError(
+            f"{path}: was tested on other episodes than {cache} holds now; run it again in another --results folder"
+        )
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
 
-        def look(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             display.evaluating("meta_test", done, total)
 
         with multiplying_as_declared(spec, target):
-            found = count_correct(trained.model, spec, episodes, look).tolist()
+            found = count_correct(trained.model, spec, episodes, on_progress).tolist()
     return _compared(path, record, found, device_name(target, spec.examples_of_an_outer_step))
 
 

@@ -30,8 +30,9 @@ class Examples:
         """What `spec` asks for. Raises UserError for features that are missing, or of other images or weights."""
         protocol, features = spec.protocol, None
         if protocol.backbone is not None:
-            recipe = resolve_recipe(registry.recipe(protocol.backbone), registry.datasets[spec.dataset])
-            features = FeatureCache.open(recipe.spec, protocol.backbone_seed, cache)
+            entry, dataset = registry.recipe(protocol.backbone), registry.dataset(spec.dataset)
+            recipe = resolve_recipe(entry, dataset, epochs=protocol.backbone_epochs, width=protocol.backbone_width)
+            features = FeatureCache.open(recipe.spec, protocol.backbone_seed, cache, recipe.options)
         return cls(cache, features, unit_length=protocol.feature_scaling == "unit-length")
 
     @property

@@ -34,15 +34,18 @@ class FeatureCache(ArrayFile):
     kind = "features"
 
     @classmethod
-    def open(cls, spec: PretrainSpec, seed: int, cache: Cache) -> "FeatureCache":
+    def open(cls, spec: PretrainSpec, seed: int, cache: Cache, options: str = "") -> "FeatureCache":
         """The features of `cache`'s images by the backbone of `spec` and `seed`.
 
+        options: of the command that makes them, which messages name.
         Raises UserError if they are missing or damaged, and if the images or the weights have changed since.
         """
         path = backbone_path(spec, seed, FEATURES)
-        pretrain = f"norml pretrain {spec.dataset} --recipe {spec.recipe} --seed {seed}"
+        pretrain = f"norml pretrain {spec.dataset} --recipe {spec.recipe}{options} --seed {seed}"
         if not path.exists():
-            raise UserError(f"'{spec.dataset}' has no features by '{spec.recipe}', seed {seed}; run `{pretrain}`")
+            lacking = f"'{spec.dataset}' has no features by '{spec.recipe}'{options}, seed {seed}; run `{pretrain}`"
+            others = "name those of another --epochs or --width with --set backbone_epochs=N or backbone_width=W"
+            raise UserError(f"{lacking}; {others}" if any(path.parent.glob(f"*{FEATURES}")) else lacking)
         chain, remake = _chain(spec, seed, cache), f"{pretrain} --force"
         with reading(path, remake) as file:
             for part, expected in chain.items():

@@ -10,8 +10,7 @@ from rich.console import Console
 from norml_cli.data.cache import Cache, add_episodes, cache_path, status, write_cache
 from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, episode_requests
 from norml_cli.data.sources import loading as datasets
-from norml_cli.data.splits import SPLITS, LoadedDataset
-from norml_cli.data.splits import Progress as ProgressCallback
+from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.entries import DatasetEntry
@@ -23,7 +22,7 @@ def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[Episode
 
     An embedded data set is prepared on the way; for any other, UserError names the command that does it.
     """
-    entry, entry_file = registry.datasets[dataset_id], registry.files["datasets", dataset_id]
+    entry, entry_file = registry.dataset(dataset_id), registry.files["datasets", dataset_id]
     requests = list(dict.fromkeys(requests))
     if not datasets.needs_source(entry) and status(entry, entry_file) != "up to date":
         declared = declared_requests(registry, dataset_id)
@@ -121,7 +120,7 @@ def _draw(request: EpisodeRequest, n_classes: int, n_examples: int) -> EpisodeAr
 
 
 @contextmanager
-def _shown(console: Console, title: str) -> Iterator[ProgressCallback]:
+def _shown(console: Console, title: str) -> Iterator[OnProgress]:
     """Progress over images."""
     from norml_cli.terminal.progress import RunDisplay  # noqa: PLC0415 - an up-to-date cache shows none
 

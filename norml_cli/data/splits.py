@@ -18,7 +18,7 @@ from norml_cli.registry.faults import did_you_mean
 SplitName = Literal["meta_train", "meta_val", "meta_test"]
 SPLITS: tuple[SplitName, ...] = ("meta_train", "meta_val", "meta_test")
 
-Progress = Callable[[int, int], None]  # (done, total)
+OnProgress = Callable[[int, int], None]  # (done, total): called now and then; may raise to stop
 
 MAX_FILE_BYTES = 16_000_000  # chosen: a hundred times Omniglot's largest
 _LINE = re.compile(r"^(?P<name>.+?)(?:/rot(?P<degrees>[^/]*))?$")

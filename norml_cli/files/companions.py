@@ -12,6 +12,7 @@ STATUS = ".status"  # how far a training is, for `norml status`
 DIVERGED = ".diverged"  # the note of a training whose numbers went wrong
 FEATURES = ".features.h5"  # what a pretrained backbone makes of every image
 LOCK = ".lock"
+LOG = ".log"  # what a training that ran beside others said, until it has finished
 
 _OF_THE_UNFINISHED = (CHECKPOINT, DIVERGED, STATUS)
 
@@ -41,6 +42,11 @@ class Companions:
     def diverged(self) -> Path:
         """What went wrong."""
         return self.path.with_suffix(DIVERGED)
+
+    @property
+    def log(self) -> Path:
+        """What it said, beside others."""
+        return self.path.with_suffix(LOG)
 
     @property
     def inspection(self) -> Path:

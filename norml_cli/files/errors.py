@@ -21,6 +21,11 @@ def plain(text: object, longest: int = LONGEST_WORD) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
+def counted(n: int, noun: str) -> str:
+    """'1 step', '2,000 steps'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def reason(error: BaseException) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error

@@ -21,11 +21,15 @@ from norml_cli.files.regular import require_regular
 POLL_S = 0.05  # how often a waiting command looks
 
 
+class Busy(UserError):  # noqa: N818 - a state, which a study takes for no error
+    """Another process is at work there."""
+
+
 @contextmanager
 def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the only one that writes `target` and whatever else shares its stem, and the files `more`.
 
-    `waiting` is told who holds it, and then this waits; without it, raises UserError that names the process.
+    `waiting` is told who holds it, and then this waits; without it, raises Busy, which names the process.
     """
     path = lock_path(target)
     try:
@@ -48,13 +52,29 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
         lock.release()
 
 
+def is_held(target: Path) -> bool:
+    """Whether another process is at work on `target`."""
+    path = lock_path(target)
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    with suppress(OSError):  # Windows removes no open file
+        path.unlink()  # a killed process left it
+    lock.release()
+    return False
+
+
 def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -> FileLock:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         if waiting is None:
-            raise UserError(
+            raise Busy(
                 f"{target}: {_told(path)} is at work on it; wait until it ends, or stop it, and start this again"
             ) from None
         waiting(f"waits for {_told(path)}, which is at work on {target.name}")

@@ -1,7 +1,7 @@
 """What no entry shows alone: ids that lead nowhere, protocols with holes, contradictions."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,24 +43,23 @@ class _Ids:
         return f"unknown {noun} '{id_}'{did_you_mean(id_, known)}"
 
 
-def cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Iterator[str]:
-    """What no file shows alone: ids that lead nowhere, protocols with holes, contradictions."""
+def cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """What no file shows alone: ids that lead nowhere, protocols with holes, contradictions. By kind and id."""
     ids = _Ids(registry, unread)
-    for dataset in registry.datasets.values():
-        path = registry.files["datasets", dataset.id]
-        yield from (f"{path}: {fault}" for fault in _dataset_faults(dataset, path))
-    sound = []
-    for bench in registry.benchmarks.values():
-        faults = list(_benchmark_faults(ids, bench))
-        yield from (f"{registry.files['benchmarks', bench.id]}: {fault}" for fault in faults)
-        if not faults and bench.dataset in registry.datasets:
-            sound.append(bench)
-    for method in registry.methods.values():
-        path = registry.files["methods", method.id]
-        yield from (f"{path}: {fault}" for fault in _method_faults(ids, method, sound))
-    for table in registry.tables.values():
-        path = registry.files["tables", table.id]
-        yield from (f"{path}: {fault}" for fault in _table_faults(ids, table))
+    sound: list[BenchmarkEntry] = []
+    checks: dict[str, Callable[[Any, Path], Iterator[str]]] = {
+        "datasets": _dataset_faults,
+        "benchmarks": lambda bench, _: _benchmark_faults(ids, bench),
+        "methods": lambda method, _: _method_faults(ids, method, sound),
+        "tables": lambda table, _: _table_faults(ids, table),
+    }
+    for kind, check in checks.items():
+        for entry in getattr(registry, kind).values():
+            path = registry.files[kind, entry.id]
+            faults = list(check(entry, path))
+            yield from (((kind, entry.id), f"{path}: {fault}") for fault in faults)
+            if kind == "benchmarks" and not faults and entry.dataset in registry.datasets:
+                sound.append(entry)
 
 
 def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:

@@ -77,7 +77,7 @@ AnyMethod: Any = Annotated[Union[*METHODS.values()], Field(discriminator="algori
 class RecipeEntry(Entry):
     """A way to pretrain a backbone."""
 
-    recipe: RecipeValuesEntry  # type: ignore[valid-type]
+    recipe: RecipeValuesEntry = Field(description="every value of recipe above")  # type: ignore[valid-type]
 
     @property
     def values(self) -> Recipe:
@@ -88,43 +88,48 @@ class RecipeEntry(Entry):
 class BenchmarkEntry(Entry):
     """A few-shot problem: data, episodes, learner, schedule and evaluation."""
 
-    dataset: Id
+    dataset: Id = Field(description="the data set's id")
     shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
-    protocol: ProtocolEntry  # type: ignore[valid-type]
+    protocol: ProtocolEntry = Field(  # type: ignore[valid-type]
+        description="values of protocol above; with protocol_by_shots it gives every one without a default"
+    )
     protocol_by_shots: dict[Shots, ProtocolEntry] = Field(  # type: ignore[valid-type]
         default={}, description="values that differ by shots"
     )
 
 
+_SOURCE = "where the split is from: a paper, or 'chosen: why'"
+
+
 class SeededSplit(Model):
     """Classes shuffled by the SHA-256 of 'seed/class', then cut: no file-system order, no library's generator."""
 
-    kind: Literal["seeded"]
-    seed: int = Field(ge=0)
-    meta_train: Count
-    meta_val: Count
-    meta_test: Count
-    source: Text
+    kind: Literal["seeded"] = Field(description="seeded")
+    seed: int = Field(ge=0, description="of the shuffle")
+    meta_train: Count = Field(description="classes")
+    meta_val: Count = Field(description="classes")
+    meta_test: Count = Field(description="classes")
+    source: Text = Field(description=_SOURCE)
 
 
 class FileSplit(Model):
     """Classes listed in text files, one `Alphabet/character[/rotNNN]` a line; paths relative to the entry's file."""
 
-    kind: Literal["files"]
-    meta_train: Text
-    meta_val: Text
-    meta_test: Text
-    source: Text
+    kind: Literal["files"] = Field(description="files")
+    meta_train: Text = Field(description="the text file's path")
+    meta_val: Text = Field(description="the text file's path")
+    meta_test: Text = Field(description="the text file's path")
+    source: Text = Field(description=_SOURCE)
 
 
 class SourceSplit(Model):
     """Classes as the raw source itself splits them; declared are how many each split must hold."""
 
-    kind: Literal["from-source"]
-    meta_train: Count
-    meta_val: Count
-    meta_test: Count
-    source: Text
+    kind: Literal["from-source"] = Field(description="from-source")
+    meta_train: Count = Field(description="classes")
+    meta_val: Count = Field(description="classes")
+    meta_test: Count = Field(description="classes")
+    source: Text = Field(description=_SOURCE)
 
 
 class DatasetEntry(Entry):
@@ -132,16 +137,18 @@ class DatasetEntry(Entry):
 
     kind: Literal["omniglot", "glyphs", "mini-imagenet"] = Field(description="the code that reads or makes it")
     home: Text = Field(description="public home, or 'embedded'")
-    licence: Text
-    classes: Count
-    examples_per_class: Count
-    image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]]
+    licence: Text = Field(description="of the images")
+    classes: Count = Field(description="in all splits together")
+    examples_per_class: Count = Field(description="images a class")
+    image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]] = Field(description="side of the square images")
     resize: Sourced[Literal["lanczos", "nearest", "none"]] = Field(description="filter; lanczos works on grey levels")
     invert: Sourced[bool] = Field(description="whether ink becomes 1 and paper 0")
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
         description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
     )
-    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")]
+    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")] = Field(
+        description="which class is in which split; see splits below"
+    )
     content_sha256: Sha256 | None = Field(
         default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
     )
@@ -194,19 +201,19 @@ class Published(Model):
 class Column(Model):
     """One column of a table: a benchmark at one number of shots."""
 
-    title: Text
+    title: Text = Field(description="heads the column")
     benchmark: Id | None = Field(default=None, description="null: a column of published numbers only")
-    shots: Shots
+    shots: Shots = Field(description="K")
 
 
 class Row(Model):
     """One row of a table: a published method, one of ours, or both."""
 
-    title: Text
+    title: Text = Field(description="begins the row")
     method: Id | None = Field(default=None, description="the registry's method; null: a published row only")
     benchmark: Id | None = Field(default=None, description="the row's own, in place of the columns'")
     published: dict[str, Published] = Field(default={}, description="the paper's numbers, by column title")
-    citation: Text
+    citation: Text = Field(description="where its published numbers are from")
 
 
 class TableEntry(Entry):
@@ -217,8 +224,8 @@ class TableEntry(Entry):
         default=None,
         description="also give our accuracy over so many test episodes, the first ones: as many as a paper's",
     )
-    columns: list[Column] = Field(min_length=1)
-    rows: list[Row] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1, description="from left to right; see below")
+    rows: list[Row] = Field(min_length=1, description="from top to bottom; see below")
 
     @model_validator(mode="after")
     def _published_columns_exist(self) -> "TableEntry":

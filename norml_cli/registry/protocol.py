@@ -66,6 +66,12 @@ class Protocol(Model):
         default=None, description="recipe whose pretrained, frozen features take the images' place; null: images"
     )
     backbone_seed: int = Field(default=0, ge=0, lt=2**31, description="seed of that pretraining")
+    backbone_epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="`norml pretrain --epochs` of that pretraining; null: the recipe's steps"
+    )
+    backbone_width: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="`norml pretrain --width` of that pretraining; null: the recipe's widths"
+    )
     feature_scaling: Literal["none", "unit-length"] = Field(
         default="none", description="what is done to each example's features"
     )

@@ -1,7 +1,7 @@
 """YAML files -> validated entries. Torch-free; all errors of a registry are told at once."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 import norml_cli
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted, reason
 from norml_cli.files.yaml_files import read_mapping
 from norml_cli.registry.checks import cross_faults
 from norml_cli.registry.entries import (
@@ -50,59 +50,132 @@ def builtin_registry() -> Path:
     return installed if installed.is_dir() else package.parent / "registry"
 
 
-def load_registry(extra: Path | None = None) -> Registry:
-    """Read the built-in entries and those under `extra` (default: the folder that NORML_REGISTRY names).
+def load_registry(extra: Path | None = None, files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
+    """Read the built-in entries, those under `extra` (default: what NORML_REGISTRY names), and the entries `files`.
 
-    Raises RegistryError with every fault found.
+    `extra` may be one entry's file, too. strict: raises RegistryError with every fault found. Otherwise faulty entries
+    are left out, and only who asks for one is told its faults.
     """
     origin = "--registry"
     if extra is None and os.environ.get("NORML_REGISTRY"):
         extra, origin = Path(os.environ["NORML_REGISTRY"]), "NORML_REGISTRY"
     if extra is not None and not extra.is_dir():
-        raise UserError(f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}")
-    return read_registry([builtin_registry()] + ([extra] if extra is not None else []))
+        if not extra.exists() or extra.suffix != ".yaml":
+            raise UserError(
+                f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}, or an entry's .yaml file"
+            )
+        return read_registry([builtin_registry()], [extra, *files], strict=strict)
+    return read_registry([builtin_registry()] + ([extra] if extra is not None else []), files, strict=strict)
 
 
 @dataclass
 class _Reading:
-    """What has been read so far, and every fault met."""
+    """What has been read so far, and every fault met: of misplaced files, and of entries by kind and id."""
 
     entries: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
-    unread: set[tuple[str, str]] = field(default_factory=set)  # kind and file name of what could not be read
-    faults: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    faults: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, path: Path) -> None:
-        """Read one file into the entries, or its faults into the faults."""
-        entry = _read_entry(kind, path, self.faults)
-        if entry is None:
-            self.unread.add((kind, path.stem))
-        elif entry.id in self.entries[kind]:
-            other = self.files[kind, entry.id]
-            self.faults.append(f"{path}: id: '{entry.id}' is already declared in {other}; choose another id")
-        else:
-            self.entries[kind][entry.id] = entry
-            self.files[kind, entry.id] = path
-
-    def registry(self) -> Registry:
-        frozen = {kind: MappingProxyType(found) for kind, found in self.entries.items()}
-        return Registry(**frozen, files=MappingProxyType(self.files))
-
-
-def read_registry(folders: list[Path]) -> Registry:
-    """Read and cross-check the entries of `folders`. Raises RegistryError with every fault found."""
-    reading = _Reading()
-    for folder in folders:
-        reading.faults += _strays(folder)
+    def add_folder(self, folder: Path) -> None:
+        """Read every entry of a registry folder."""
+        self.strays += _strays(folder)
         for kind in KINDS:
             for path in sorted((folder / kind).glob("*.yaml")):
                 if not path.name.startswith("."):
-                    reading.add(kind, path)
+                    self.add(kind, path)
+
+    def add_file(self, path: Path) -> None:
+        """Read one entry's file, wherever it lies, unless its folder has been read."""
+        kind = _kind_of(path)
+        if path.resolve() not in {known.resolve() for known in self.files.values()}:
+            self.add(kind, path)
+
+    def add(self, kind: str, path: Path) -> None:
+        """Read one file into the entries, or its faults into the faults."""
+        faults: list[str] = []
+        entry = _read_entry(kind, path, faults)
+        if entry is not None and entry.id in self.entries[kind]:
+            other = self.files[kind, entry.id]
+            faults.append(f"{path}: id: '{entry.id}' is already declared in {other}; choose another id")
+        elif entry is not None:
+            self.entries[kind][entry.id] = entry
+        self.files.setdefault((kind, path.stem), path)
+        if faults:
+            self.faults[kind, path.stem] = faults
+
+    def registry(self) -> Registry:
+        """Every entry that could be read."""
+        return Registry(**_frozen(self.entries), files=MappingProxyType(self.files))
+
+    def sound(self) -> Registry:
+        """Without the entries that have faults, which it remembers."""
+        sound = {
+            kind: {id_: entry for id_, entry in entries.items() if (kind, id_) not in self.faults}
+            for kind, entries in self.entries.items()
+        }
+        faults = {key: tuple(lines) for key, lines in self.faults.items()}
+        left_out = [*self.strays, *(_in_short(lines) for lines in self.faults.values())]
+        return Registry(
+            **_frozen(sound),
+            files=MappingProxyType(self.files),
+            faults=MappingProxyType(faults),
+            left_out=tuple(f"{line}; `norml validate` tells all" for line in left_out),
+        )
+
+
+def _frozen(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {kind: MappingProxyType(found) for kind, found in entries.items()}
+
+
+def _in_short(faults: list[str]) -> str:
+    first, *more = faults
+    return f"{first}, and {counted(len(more), 'more fault')}" if more else first
+
+
+def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
+    """Read and cross-check the entries of `folders` and of single `files`.
+
+    strict: raises RegistryError with every fault found; otherwise the registry is without the faulty entries.
+    """
+    reading = _Reading()
+    for folder in folders:
+        reading.add_folder(folder)
+    for path in files:
+        reading.add_file(path)
     registry = reading.registry()
-    faults = reading.faults + list(cross_faults(registry, frozenset(reading.unread)))
-    if faults:
+    for key, fault in cross_faults(registry, frozenset(reading.faults)):
+        reading.faults.setdefault(key, []).append(fault)
+    faults = reading.strays + [fault for lines in reading.faults.values() for fault in lines]
+    if faults and strict:
         raise RegistryError(faults)
-    return registry
+    return reading.sound() if faults else registry
+
+
+_TELLING = {  # a key that only entries of the kind have
+    "algorithm": "methods",
+    "shots": "benchmarks",
+    "splits": "datasets",
+    "recipe": "recipes",
+    "columns": "tables",
+}
+
+
+def _kind_of(path: Path) -> str:
+    """What the entry in `path` declares: by its folder's name, or else by its keys. Raises UserError."""
+    if path.absolute().parent.name in KINDS:
+        return path.absolute().parent.name
+    try:
+        keys = read_mapping(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); name an entry's .yaml file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    kinds = [kind for key, kind in _TELLING.items() if key in keys]
+    if not kinds:
+        told = ", ".join(f"{key} ({kind})" for key, kind in _TELLING.items())
+        raise UserError(f"{path}: is no entry; it has none of the keys {told}")
+    return kinds[0]
 
 
 def _strays(folder: Path) -> Iterator[str]:

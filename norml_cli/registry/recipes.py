@@ -15,10 +15,24 @@ from norml_cli.registry.specs import PretrainSpec
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """One pretraining's spec, and the keys that the command line changed."""
+    """One pretraining's spec, the keys that the command line changed, and --epochs and --width, if given."""
 
     spec: PretrainSpec
     changed: tuple[str, ...]
+    epochs: int | None = None
+    width: int | None = None
+
+    @property
+    def options(self) -> str:
+        """Of `norml pretrain`: ' --epochs 1 --width 4'."""
+        given = {"--epochs": self.epochs, "--width": self.width}
+        return "".join(f" {option} {value}" for option, value in given.items() if value is not None)
+
+    @property
+    def settings(self) -> str:
+        """Of the runs on its features: ' --set backbone_epochs=1 --set backbone_width=4'."""
+        given = {"backbone_epochs": self.epochs, "backbone_width": self.width}
+        return "".join(f" --set {key}={value}" for key, value in given.items() if value is not None)
 
 
 def resolve_recipe(
@@ -48,7 +62,7 @@ def resolve_recipe(
         values["steps"] = epochs * per_epoch
         values["validations"] = max(1, round(recipe.validations * values["steps"] / recipe.steps))
     if width is not None:
-        values["widths"] = [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
+        values["widths"] = widths_of(recipe, width)
     if precision is not None:
         values["precision"] = precision
     try:
@@ -56,7 +70,15 @@ def resolve_recipe(
     except ValidationError as error:
         raise UserError(f"--epochs, --width: {fault_lines(error, values)[0]}") from None
     changed = tuple(key for key in values if values[key] != getattr(recipe, key))
-    return ResolvedRecipe(PretrainSpec(dataset=dataset.id, recipe=entry.id, values=changed_recipe), changed)
+    spec = PretrainSpec(dataset=dataset.id, recipe=entry.id, values=changed_recipe)
+    return ResolvedRecipe(spec, changed, epochs, width)
+
+
+def widths_of(recipe: Recipe, width: int | None) -> list[int]:
+    """Channels of the four blocks where the first has `width`; None: as the recipe says."""
+    if width is None:
+        return recipe.widths
+    return [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
 
 
 def training_images(dataset: DatasetEntry) -> int:

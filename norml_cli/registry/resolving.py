@@ -1,7 +1,7 @@
 """Entries -> resolved run specs: whose value wins, and what is refused. Torch-free."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,25 +23,34 @@ from norml_cli.registry.entries import (
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
 from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol, held_out_of
+from norml_cli.registry.recipes import widths_of
 from norml_cli.registry.sourced import Model, constrained
 from norml_cli.registry.specs import RunSpec
 
 E = TypeVar("E", bound=Entry)
 CONV_4_LAYERS = 4
+COLOURS = 3  # values of a pixel of a colour image
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One run's spec, with the source of each of its values and the keys changed by --set."""
+    """One run's spec, with the source of each of its values.
+
+    changed: keys that --set or a grid changed. varied: keys of a grid.
+    """
 
     spec: RunSpec
     sources: dict[str, str]
     changed: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All entries by id. The mappings cannot be changed by who reads them."""
+    """All entries by id. The mappings cannot be changed by who reads them.
+
+    files, faults: by kind and id. left_out: a line for each file whose entry is faulty or that lies in a wrong place.
+    """
 
     datasets: MappingProxyType[str, DatasetEntry]
     benchmarks: MappingProxyType[str, BenchmarkEntry]
@@ -49,33 +58,46 @@ class Registry:
     recipes: MappingProxyType[str, RecipeEntry]
     tables: MappingProxyType[str, TableEntry]
     files: MappingProxyType[tuple[str, str], Path] = field(repr=False)
+    faults: MappingProxyType[tuple[str, str], tuple[str, ...]] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False
+    )
+    left_out: tuple[str, ...] = ()
 
     def dataset(self, id_: str) -> DatasetEntry:
         """The data set of that id; raises UserError with the nearest ids."""
-        return _find(self.datasets, "data set", id_)
+        return self._named(self.datasets, "datasets", "data set", id_)
 
     def benchmark(self, id_: str) -> BenchmarkEntry:
         """The benchmark of that id; raises UserError with the nearest ids."""
-        return _find(self.benchmarks, "benchmark", id_)
+        return self._named(self.benchmarks, "benchmarks", "benchmark", id_)
 
     def method(self, id_: str) -> Method:
         """The method of that id; raises UserError with the nearest ids."""
-        return _find(self.methods, "method", id_)
+        return self._named(self.methods, "methods", "method", id_)
 
     def recipe(self, id_: str) -> RecipeEntry:
         """The pretraining recipe of that id; raises UserError with the nearest ids."""
-        return _find(self.recipes, "recipe", id_)
+        return self._named(self.recipes, "recipes", "recipe", id_)
 
     def table(self, id_: str) -> TableEntry:
         """The table of that id; raises UserError with the nearest ids."""
-        return _find(self.tables, "table", id_)
+        return self._named(self.tables, "tables", "table", id_)
 
     def entry(self, id_: str) -> Entry:
         """The entry of that id, of any kind; raises UserError with the nearest ids."""
         everything: dict[str, Entry] = {}
-        for entries in (self.tables, self.datasets, self.benchmarks, self.recipes, self.methods):
-            everything.update(entries)
-        return _find(MappingProxyType(everything), "entry", id_)
+        for kind in ("tables", "datasets", "benchmarks", "recipes", "methods"):
+            self._refuse_faulty(kind, id_)
+            everything.update(getattr(self, kind))
+        return _find(everything, "entry", id_)
+
+    def _named(self, entries: Mapping[str, E], kind: str, noun: str, id_: str) -> E:
+        self._refuse_faulty(kind, id_)
+        return _find(entries, noun, id_)
+
+    def _refuse_faulty(self, kind: str, id_: str) -> None:
+        if (kind, id_) in self.faults:
+            raise UserError("\n".join(self.faults[kind, id_]))
 
     def resolve(
         self,
@@ -97,9 +119,11 @@ class Registry:
             declared = ", ".join(map(str, bench.shots))
             raise UserError(f"--shots {k_shot}: benchmark '{bench.id}' declares {declared}; take one of these")
         values, sources = layered(bench, k_shot, method_entry)
-        changed = _override(values, sources, overrides or {}, method_entry.algorithm)
+        changed = _override(values, sources, overrides or {}, method_entry)
         spec = _run_spec(method_entry, bench, k_shot, values)
-        faults = list(contradictions(spec.protocol, k_shot, self.datasets[bench.dataset], self.recipes))
+        if spec.protocol.backbone is not None:
+            self._refuse_faulty("recipes", spec.protocol.backbone)
+        faults = list(contradictions(spec.protocol, k_shot, self.dataset(bench.dataset), self.recipes))
         if faults:
             raise UserError(
                 "\n".join(f"{method} on {bench.id}, {k_shot}-shot: {key}: {fault}" for key, fault in faults)
@@ -107,10 +131,18 @@ class Registry:
         return Resolved(spec, sources, changed)
 
 
+def n_features(registry: Registry, spec: RunSpec) -> int:
+    """D: values of one example, a flattened image or the features that the backbone makes of it."""
+    if spec.protocol.backbone is not None:
+        return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
+    dataset = registry.dataset(spec.dataset)
+    return int(dataset.image_size_px.value**2) * (COLOURS if dataset.in_colour else 1)
+
+
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
-def _find(entries: MappingProxyType[str, E], kind: str, id_: str) -> E:
+def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
     raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
@@ -147,22 +179,32 @@ def defaults(model: type[Model]) -> dict[str, Any]:
 
 
 def _override(
-    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], algorithm: str
+    values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], method: Method
 ) -> tuple[str, ...]:
     """Put --set values in place; returns the keys whose value changed."""
-    changed = []
+    changed, algorithm = [], method.algorithm
     for key, value in overrides.items():
         if key == "outer_steps" and not RULES[algorithm].meta_trained:
             continue  # of several methods run together, a shorter schedule leaves these as they are
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
-            known = [*Protocol.model_fields, *RULES[algorithm].model_fields]
-            raise UserError(f"--set {key}: unknown key{did_you_mean(key, known)}; `norml show` lists a method's keys")
+            raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
         checked = _checked(model, key, value)
         if checked != values.get(key):
             changed.append(key)
         values[key], sources[key] = checked, "--set on the command line"
     return tuple(changed)
+
+
+def _unknown_key(key: str, method: Method) -> str:
+    """Why a method does not take `key`: other algorithms do, or none does."""
+    takers = [algorithm for algorithm, rule in RULES.items() if key in rule.model_fields]
+    if takers:
+        why = f"'{method.id}' has no such key; it belongs to algorithm {' or '.join(takers)}"
+    else:
+        near = did_you_mean(key, [*Protocol.model_fields, *RULES[method.algorithm].model_fields])
+        why = f"unknown key of '{method.id}'{near}"
+    return f"{why}; `norml show {method.id}` lists its keys"
 
 
 def _checked(model: type[Model], key: str, value: Any) -> Any:
@@ -172,8 +214,15 @@ def _checked(model: type[Model], key: str, value: Any) -> Any:
         return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
     except ValidationError as error:
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+        fault = value_fault(error)
+        written = f", written {key}=[64,64]" if "must be a list" in fault else ""
+        written = (
+            f", in lower case: {key}={value.lower()}"
+            if str(value) in {"True", "False"} and isinstance(value, str)
+            else written
+        )
         raise UserError(
-            f"--set {plain(key)}={plain(shown)}: {value_fault(error)}; `norml show` lists a method's keys"
+            f"--set {plain(key)}={plain(shown)}: {fault}{written}; `norml show` lists a method's keys"
         ) from None
 
 
@@ -204,8 +253,8 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
-    yield from _backbone_faults(protocol, dataset, recipes)
     yield from _learner_contradictions(protocol, dataset)
+    yield from _backbone_faults(protocol, dataset, recipes)
     if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
         fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
         yield "support_order", f"{fault}: batch norm cannot take its statistics from one example; take full"
@@ -221,6 +270,9 @@ def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collect
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":
         yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
+    for key in ("backbone_epochs", "backbone_width"):
+        if protocol.backbone is None and getattr(protocol, key) is not None:
+            yield key, f"is {getattr(protocol, key)}, but no backbone is pretrained; leave it out"
     if protocol.backbone is not None and protocol.backbone not in recipes:
         yield "backbone", f"unknown recipe '{protocol.backbone}'{did_you_mean(protocol.backbone, recipes)}"
 

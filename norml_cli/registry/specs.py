@@ -1,6 +1,7 @@
 """A resolved run and a resolved pretraining: everything that decides their numbers but the seed. Torch-free."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
 from norml_cli.registry.entries import RULES
 from norml_cli.registry.protocol import Id, Protocol, Recipe, Shots
-from norml_cli.registry.rules.base import RuleSettings
+from norml_cli.registry.rules.base import LearnedSettings, RuleSettings
 from norml_cli.registry.sourced import Model
 
 
@@ -55,14 +56,38 @@ class RunSpec(Model):
         """M = N * Q."""
         return self.protocol.n_way * self.protocol.queries_per_class
 
+    def label(self, name: str | None) -> str:
+        """The method, and the name that a run of it was given: 'maml-constant-lr+fomaml'."""
+        return self.method if name is None else f"{self.method}+{name}"
+
+    def parameter_counts(self, n_features: int) -> dict[str, int] | None:
+        """Learned values of learner and meta-learner on D = `n_features`, from shapes alone; None: only torch can tell.
+
+        The learner's are those of its linear layers, without batch norm, as the paper counts.
+        """
+        if not isinstance(self.rule, LearnedSettings):
+            return {"learner": 0, "meta_learner": 0}
+        if self.protocol.learner != "fully-connected":
+            return None
+        sizes = [n_features, *self.protocol.hidden_sizes, self.protocol.n_way]
+        of_rule = self.rule.parameter_count(
+            sizes, n_support=self.support_of_a_step, inner_steps=self.steps_of_an_episode
+        )
+        if of_rule is None:
+            return None
+        return {
+            "learner": sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)),
+            "meta_learner": of_rule,
+        }
+
     def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
         """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
         said = self.protocol.model_dump() | self.rule.model_dump()
         return {key: said[key] for key in keys if key in said}
 
-    def title(self, changed: Iterable[str], seed: int) -> str:
+    def title(self, changed: Iterable[str], seed: int, name: str | None = None) -> str:
         """'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0': what a person tells runs apart by."""
-        return ", ".join([self.method, self.benchmark, f"{self.shots}-shot", f"seed {seed}", *self.shown(changed)])
+        return ", ".join([self.label(name), self.benchmark, f"{self.shots}-shot", f"seed {seed}", *self.shown(changed)])
 
     def shown(self, keys: Iterable[str]) -> list[str]:
         """`values_of` as a person reads them: 'gate_scale 8.0'."""

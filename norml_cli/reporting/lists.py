@@ -16,7 +16,7 @@ from norml_cli.results.records import RunRecord, TrialRecord
 RUN_KEYS = {
     "benchmark": "registry id",
     "shots": "K",
-    "method": "registry id",
+    "method": "registry id, or METHOD+NAME for a run with a name",
     "seed": "of initial weights and training episodes",
     "accuracy": "mean over test episodes",
     "half_width": "half the 95% interval over test episodes",
@@ -41,6 +41,8 @@ TRIAL_KEYS = {
     "best_step": "outer steps of its best meta-validation",
     "validation_accuracy": "mean over the meta-validation episodes at best_step",
     "validation_half_width": "half the 95% interval over those episodes",
+    "mean_over_seeds": "mean of validation_accuracy over the seeds of this trial",
+    "n_seeds": "seeds of this trial, equal in everything else",
     "steps_per_s": "outer steps per second",
     "device": "where it ran",
     "spec_hash": "equal for trials of one protocol",
@@ -71,8 +73,12 @@ def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) ->
     require_format(format_)
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
+    _add_means(values)
     values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
-    return render_sheets([_trials_sheet(values)], TRIAL_KEYS, values, "trials", format_, width=width)
+    sheets = [_trials_sheet(values)]
+    if any(trial["n_seeds"] > 1 for trial in values):
+        sheets.append(_means_sheet(values, [key for key in varied if key != "outer_steps"]))
+    return render_sheets(sheets, TRIAL_KEYS, values, "trials", format_, width=width)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -84,7 +90,7 @@ def _run_values(registry: Registry, path: Path, record: RunRecord) -> dict[str, 
     return {
         "benchmark": record.spec.benchmark,
         "shots": record.spec.shots,
-        "method": record.spec.method,
+        "method": record.label,
         "seed": record.seed,
         "accuracy": record.accuracy.mean,
         "half_width": record.accuracy.half_width,
@@ -171,6 +177,34 @@ def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
         "device": trial.device,
         "spec_hash": trial.spec_hash,
     }
+
+
+def _add_means(values: list[dict[str, Any]]) -> None:
+    """To each trial: over how many seeds it was made, and their mean."""
+    by_spec: dict[str, list[float]] = {}
+    for trial in values:
+        by_spec.setdefault(trial["spec_hash"], []).append(trial["validation_accuracy"])
+    for trial in values:
+        of_seeds = by_spec[trial["spec_hash"]]
+        trial.update(mean_over_seeds=sum(of_seeds) / len(of_seeds), n_seeds=len(of_seeds))
+
+
+def _means_sheet(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Sheet:
+    """A row for all seeds of a trial, the best first."""
+    rows = {trial["spec_hash"]: trial for trial in trials}.values()
+    ordered = sorted(rows, key=lambda trial: (trial["method"], trial["shots"], -trial["mean_over_seeds"]))
+    cells = [
+        [
+            trial["method"],
+            str(trial["shots"]),
+            *(_value_text(trial["values"].get(key, "")) for key in keys),
+            str(trial["n_seeds"]),
+            f"{100 * trial['mean_over_seeds']:.2f}",
+        ]
+        for trial in ordered
+    ]
+    footer = ["mean: of the seeds' best meta-validation accuracies, in percent"]
+    return Sheet(Grid(["method", "shots", *keys, "seeds", "mean"], cells), footer=footer)
 
 
 def _trials_sheet(trials: Sequence[Mapping[str, Any]]) -> Sheet:

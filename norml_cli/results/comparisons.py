@@ -139,13 +139,13 @@ def _adjusted(difference: Difference, of_pair: Comparison, pairs: Sequence[Compa
 def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
     """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
     comparisons = []
-    for place, methods in _places(table).items():
-        ran = {r.spec.method for r in records if (r.spec.benchmark, r.spec.shots) == place}
+    for place, methods in places_of(table).items():
+        ran = {r.label for r in records if (r.spec.benchmark, r.spec.shots) == place}
         comparisons += compare(registry, [method for method in methods if method in ran], *place, records)
     return comparisons
 
 
-def _places(table: TableEntry) -> dict[tuple[str, int], list[str]]:
+def places_of(table: TableEntry) -> dict[tuple[str, int], list[str]]:
     """The methods of each benchmark and number of shots that `table` shows."""
     places: dict[tuple[str, int], list[str]] = {}
     for column, row in itertools.product(table.columns, table.rows):
@@ -167,12 +167,14 @@ class _Runs:
 def _runs(
     registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord], *, options: str
 ) -> _Runs:
-    registry.method(method)
+    id_, _, name = method.partition("+")
+    registry.method(id_)
     group, notes = choose_runs(registry, method, benchmark, shots, records)
     if group is None:
-        command = f"norml run {method} --benchmark {benchmark} --shots {shots}{options}"
+        named = f" --name {name}" if name else ""
+        command = f"norml run {id_} --benchmark {benchmark} --shots {shots}{named}{options}"
         raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; `{command}` makes one")
-    declared = group.spec == registry.resolve(method, benchmark, shots).spec
+    declared = group.spec == registry.resolve(id_, benchmark, shots).spec
     return _Runs(group, [f"{method}: {note}" for note in notes], declared)
 
 

@@ -97,21 +97,26 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
 def choose_runs(
     registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
 ) -> tuple[Group | None, list[str]]:
-    """The runs of one method at one place, with notes on how they differ and on the runs that are left out.
+    """The runs of one method, or METHOD+NAME, at one place; with notes on how they differ and what is left out.
 
     The declared protocol comes first, then the most outer steps, then the most seeds.
     """
     place = (method, benchmark, shots)
-    groups = _groups([r for r in records if (r.spec.method, r.spec.benchmark, r.spec.shots) == place])
+    groups = _groups([r for r in records if (r.label, r.spec.benchmark, r.spec.shots) == place])
     if not groups:
         return None, []
-    declared = registry.resolve(*place).spec
+    declared = registry.resolve(method_of(method), benchmark, shots).spec
     groups.sort(key=lambda g: (g.spec != declared, -g.spec.protocol.outer_steps, -len(g.seeds), g.seeds))
     chosen, *others = groups
     differences = protocol_differences(chosen.spec, declared)
     notes = ["; ".join(differences)] if differences else []
     notes += provenance_differences(chosen)
     return chosen, notes + [_left_out(other, chosen, declared) for other in others]
+
+
+def method_of(label: str) -> str:
+    """The method's id in METHOD or METHOD+NAME."""
+    return label.partition("+")[0]
 
 
 def provenance_differences(group: Group) -> list[str]:

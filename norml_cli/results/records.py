@@ -215,6 +215,7 @@ class TrainingRecord(Record):
 class RunRecord(TrainingRecord):
     """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
 
+    name: Id | None = Field(default=None, description="that tells it from others of its method (--name); null: none")
     episodes: EpisodesIdentity
     correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
     accuracy: Accuracy
@@ -232,6 +233,7 @@ class RunRecord(TrainingRecord):
         episodes: EpisodesIdentity,
         correct: list[int],
         by_class: dict[str, OfClass],
+        name: str | None = None,
     ) -> Self:
         """The record of a training that was tested: `correct` answers of each test episode, and by class."""
         interval = interval_95(correct).divided_by(episodes.queries_per_episode)
@@ -240,11 +242,17 @@ class RunRecord(TrainingRecord):
             origin,
             course,
             parameters=parameters,
+            name=name,
             episodes=episodes,
             correct=correct,
             accuracy=accuracy,
             by_class=by_class,
         )
+
+    @property
+    def label(self) -> str:
+        """What tables of runs call its method: 'maml-constant-lr', or 'maml-constant-lr+fomaml'."""
+        return self.spec.label(self.name)
 
     @model_validator(mode="after")
     def _test_consistent(self, info: ValidationInfo) -> Self:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,19 @@ class Results:
             what = "not a folder" if self.folder.exists() else "no such folder"
             raise UserError(f"--results {self.folder}: {what}; name the folder that `norml run` wrote to")
 
-    def run_path(self, spec: RunSpec, seed: int) -> Path:
-        """Where the record of this run lies: <benchmark>/<k>-shot/<method>/seed-<n>.json."""
-        return self.folder / spec.benchmark / f"{spec.shots}-shot" / spec.method / f"seed-{seed}.json"
+    def require_writable(self) -> None:
+        """Found out before hours of training, not after. Raises UserError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):  # gone with the process, however it ends
+                pass
+        except OSError as error:
+            fault = f"cannot be written ({error.strerror}); choose another folder"
+            raise UserError(f"--results {self.folder}: {fault}") from None
+
+    def run_path(self, spec: RunSpec, seed: int, name: str | None = None) -> Path:
+        """Where the record of this run lies: <benchmark>/<k>-shot/<method>[+<name>]/seed-<n>.json."""
+        return self.folder / spec.benchmark / f"{spec.shots}-shot" / spec.label(name) / f"seed-{seed}.json"
 
     def trial_path(self, study: str, trial: Resolved, seed: int) -> Path:
         """Where a trial's record lies: studies/<study>/<k>-shot/<method>/<what it varies>-seed-<n>.json.
@@ -84,7 +95,7 @@ class Results:
 
         def read(path: Path) -> RunRecord:
             record = read_record(path, intervals=intervals)
-            _require_in_place(path, self.run_path(record.spec, record.seed))
+            _require_in_place(path, self.run_path(record.spec, record.seed, record.name))
             return record
 
         return _scan(self._run_paths(benchmarks), read)

@@ -16,7 +16,7 @@ def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) 
     previous = ""
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        if previous in _PATH_OPTIONS:
+        if previous in _PATH_OPTIONS or _is_file(argument):
             words.append(_last_part(argument))
         elif equals and option in _PATH_OPTIONS:
             words.append(f"{option}={_last_part(value)}")
@@ -24,6 +24,11 @@ def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) 
             words.append(argument)
         previous = argument
     return shlex.join(words)
+
+
+def _is_file(word: str) -> bool:
+    """Of an entry of one's own, or a record."""
+    return not word.startswith("-") and word.endswith((".yaml", ".json"))
 
 
 def _last_part(path: str) -> str:

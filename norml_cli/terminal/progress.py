@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.progress import Progress as LiveBars
+from rich.progress import ProgressColumn, Task, TaskID
 from rich.text import Text
 from typing_extensions import override
 
@@ -24,7 +25,7 @@ _SPLITS = {"meta_train": "meta-training", "meta_val": "meta-validation", "meta_t
 
 
 @dataclass(frozen=True)
-class Look:
+class Progress:
     """How far something is. rate: of `done`, a second; 0: not known yet. figures: loss and accuracies by name."""
 
     phase: str
@@ -53,7 +54,7 @@ class Look:
 class Follower:
     """Who is told of a run beside the terminal; by default nothing is done."""
 
-    def look(self, look: Look) -> None:
+    def progressed(self, progress: Progress) -> None:
         """Now and then."""
 
     def validated(self, point: Mapping[str, Any]) -> None:
@@ -68,7 +69,7 @@ class Follower:
 
 @dataclass
 class _Begun:
-    """When a phase was looked at first, and what was done by then and by the last look."""
+    """When a phase was shown first, and what was done by then and the last time."""
 
     at: float
     done: int
@@ -84,23 +85,23 @@ class _Line(ProgressColumn):
 
     @override
     def render(self, task: Task) -> Text:
-        look = task.fields["look"]
-        title, bar, rest = fitted(task.description, look, self._console.width)
-        done = round(bar * look.done / look.total) if look.total else 0
+        progress = task.fields["progress"]
+        title, bar, rest = fitted(task.description, progress, self._console.width)
+        done = round(bar * progress.done / progress.total) if progress.total else 0
         sign, blank = ("━", " " if self._console.no_color else "━") if self._console.encoding == "utf-8" else ("-", " ")
         drawn = Text.assemble((sign * done, "bar.complete"), (blank * (bar - done), "bar.back"), " " * bool(bar))
         return Text.assemble(f"{title} ", drawn, rest, no_wrap=True, overflow="crop")
 
 
-def fitted(title: str, look: Look, width: int) -> tuple[str, int, str]:
+def fitted(title: str, progress: Progress, width: int) -> tuple[str, int, str]:
     """The title, the bar's width and the rest of a progress line of at most `width` characters.
 
     Where there is too little room the bar shrinks, then the notes go, speed first, and then the title is shortened:
     count and time left stay.
     """
-    left = "-:--:--" if look.seconds_left is None else duration(look.seconds_left)
-    count = f"{look.done:,}/{look.total:,}"
-    notes = look.notes
+    left = "-:--:--" if progress.seconds_left is None else duration(progress.seconds_left)
+    count = f"{progress.done:,}/{progress.total:,}"
+    notes = progress.notes
     while True:
         rest = " ".join([count, *([", ".join(notes)] if notes else []), left])
         room = width - len(rest) - len(title) - 1
@@ -109,7 +110,7 @@ def fitted(title: str, look: Look, width: int) -> tuple[str, int, str]:
         notes = notes[1:]
     if room < 0:
         title = f"{title[: max(0, len(title) + room - 3)]}..."
-    whole = len(notes) == len(look.notes) and room > MIN_BAR_WIDTH
+    whole = len(notes) == len(progress.notes) and room > MIN_BAR_WIDTH
     return title, min(BAR_WIDTH, room - 1) if whole else 0, rest
 
 
@@ -120,7 +121,7 @@ class RunDisplay:
         self._console, self._title, self._followers = console, title, followers
         self._as_json = isinstance(console, Output) and console.as_json
         self._live = console.is_terminal and not (console.is_dumb_terminal or console.quiet or self._as_json)
-        self._progress = Progress(
+        self._bars = LiveBars(
             _Line(console),
             console=console,
             transient=True,  # what stays is said by lines
@@ -133,13 +134,13 @@ class RunDisplay:
         self._begun: dict[str, _Begun] = {}  # by phase
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
         for follower in self._followers:
             follower.close()
 
@@ -147,13 +148,15 @@ class RunDisplay:
         """Show meta-training at `step` of `outer_steps`."""
         rate = self._rate("meta-training", step)
         figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
-        self._show(Look("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", figures))
+        self._show(Progress("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", figures))
 
     def pretraining(self, step: int, steps: int, batch_size: int, loss: float, validation: float | None) -> None:
         """Show a backbone's pretraining at `step` of `steps`, each of `batch_size` images."""
         rate = self._rate("pretraining", step)
         figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
-        self._show(Look("pretraining", step, steps, rate, f"{rate * batch_size:.0f} images/s" if rate else "", figures))
+        self._show(
+            Progress("pretraining", step, steps, rate, f"{rate * batch_size:,.0f} images/s" if rate else "", figures)
+        )
 
     def reading(self, done: int, images: int) -> None:
         """Show how many images of a data set's source have been read."""
@@ -168,7 +171,7 @@ class RunDisplay:
         self.counting(_SPLITS[split], done, episodes, "episodes")
 
     def validated(self, point: Mapping[str, Any]) -> None:
-        """Tell followers of a meta-validation; the next looks show it."""
+        """Tell followers of a meta-validation; what is shown next includes it."""
         for follower in self._followers:
             follower.validated(point)
 
@@ -187,7 +190,17 @@ class RunDisplay:
     def counting(self, phase: str, done: int, total: int, unit: str) -> None:
         """Show anything that is counted in `unit`."""
         rate = self._rate(phase, done)
-        self._show(Look(phase, done, total, rate, f"{rate:.0f} {unit}/s" if rate else ""))
+        self._show(Progress(phase, done, total, rate, f"{rate:,.0f} {unit}/s" if rate else ""))
+
+    def cells(self, finished: int, cells: int, running: Sequence[float], seconds_left: float | None) -> None:
+        """Show how many of several trainings have finished, and how far, as fractions, those are that run.
+
+        A log has its lines when one starts and ends.
+        """
+        if self._live or self._as_json:
+            rate = (cells - finished) / seconds_left if seconds_left else 0.0
+            far = ", ".join(f"{100 * fraction:.0f}%" for fraction in running)
+            self._show(Progress("cells", finished, cells, rate, f"running: {far}" if far else ""))
 
     def _rate(self, phase: str, done: int) -> float:
         """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's
@@ -195,25 +208,27 @@ class RunDisplay:
         """
         now = time.perf_counter()
         began = self._begun.get(phase)
-        if began is None or done <= began.last:  # the first look, or the same once more
+        if began is None or done <= began.last:  # the first time, or the same once more
             self._begun[phase] = _Begun(now, done, done)
             return 0.0
         began.last = done
         return (done - began.done) / max(now - began.at, 1e-9)
 
-    def _show(self, look: Look) -> None:
+    def _show(self, progress: Progress) -> None:
         for follower in self._followers:
-            follower.look(look)
+            follower.progressed(progress)
         if self._live:
-            if self._task is None or self._phase != look.phase:
+            if self._task is None or self._phase != progress.phase:
                 if self._task is not None:
-                    self._progress.remove_task(self._task)
-                self._phase = look.phase
-                description = look.phase if self._title == "" else f"{self._title}: {look.phase}"
-                self._task = self._progress.add_task(description, completed=look.done, total=look.total, look=look)
-            self._progress.update(self._task, completed=look.done, total=look.total, look=look)
+                    self._bars.remove_task(self._task)
+                self._phase = progress.phase
+                description = progress.phase if self._title == "" else f"{self._title}: {progress.phase}"
+                self._task = self._bars.add_task(
+                    description, completed=progress.done, total=progress.total, progress=progress
+                )
+            self._bars.update(self._task, completed=progress.done, total=progress.total, progress=progress)
         elif self._is_due(JSON_EVERY_S if self._as_json else PLAIN_EVERY_S):
-            self._say_how_far(look)
+            self._say_how_far(progress)
 
     def _is_due(self, every_s: float) -> bool:
         now = time.perf_counter()
@@ -221,15 +236,20 @@ class RunDisplay:
         self._said_at = now if due else self._said_at
         return due
 
-    def _say_how_far(self, look: Look) -> None:
+    def _say_how_far(self, progress: Progress) -> None:
         if isinstance(self._console, Output) and self._as_json:
-            values: dict[str, Any] = {"phase": look.phase, "done": look.done, "total": look.total, "per_s": look.rate}
-            values["seconds_left"] = look.seconds_left
-            self._console.event("progress", title=self._title, **values, **look.figures)
+            values: dict[str, Any] = {
+                "phase": progress.phase,
+                "done": progress.done,
+                "total": progress.total,
+                "per_s": progress.rate,
+            }
+            values["seconds_left"] = progress.seconds_left
+            self._console.event("progress", title=self._title, **values, **progress.figures)
             return
-        note = "".join(f", {part}" for part in look.notes)
-        left = f", {duration(look.seconds_left)} left" if look.seconds_left is not None else ""
-        self.say(f"{look.phase} {look.done:,}/{look.total:,}{note}{left}")
+        note = "".join(f", {part}" for part in progress.notes)
+        left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+        self.say(f"{progress.phase} {progress.done:,}/{progress.total:,}{note}{left}")
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ from norml_cli.files.errors import UserError
 from norml_cli.files.json_files import read_json
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.terminal.command_line import command_line
-from norml_cli.terminal.progress import Follower, Look
+from norml_cli.terminal.progress import Follower, Progress
 
 WRITE_EVERY_S = 2.0  # chosen: looks live, costs one small file
 CLOCK_STEP_S = 5.0  # chosen: a clock that is set moves the start of every process with it
@@ -83,19 +83,19 @@ class StatusFile(Follower):
 
     def __init__(self, path: Path, title: str) -> None:
         self._path, self._title = path, title
-        self._last: Look | None = None
+        self._last: Progress | None = None
         self._written_at = 0.0
 
     def begin(self, phase: str, step: int, steps: int) -> None:
         """The training begins, or is taken up at `step` of `steps`."""
-        self._last = Look(phase, step, steps, 0.0, "")
+        self._last = Progress(phase, step, steps, 0.0, "")
         self._write(self._last)
 
     @override
-    def look(self, look: Look) -> None:
-        self._last = look
+    def progressed(self, progress: Progress) -> None:
+        self._last = progress
         if time.perf_counter() - self._written_at >= WRITE_EVERY_S:
-            self._write(look)
+            self._write(progress)
 
     @override
     def close(self) -> None:
@@ -106,17 +106,17 @@ class StatusFile(Follower):
         """The training has finished: its record tells of it."""
         self._path.unlink(missing_ok=True)
 
-    def _write(self, look: Look) -> None:
+    def _write(self, progress: Progress) -> None:
         self._written_at = time.perf_counter()
         status = TrainingStatus(
             title=self._title,
-            phase=look.phase,
-            done=look.done,
-            total=look.total,
-            per_s=look.rate,
-            seconds_left=look.seconds_left,
-            loss=look.figures.get("loss"),
-            validation=look.figures.get("validation"),
+            phase=progress.phase,
+            done=progress.done,
+            total=progress.total,
+            per_s=progress.rate,
+            seconds_left=progress.seconds_left,
+            loss=progress.figures.get("loss"),
+            validation=progress.figures.get("validation"),
             command=command_line(sys.argv[1:]),
             process=Process.own(),
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -130,10 +130,11 @@ def find_unfinished(folder: Path) -> list[Found]:
     """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
     if not folder.is_dir():
         return []
-    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := _found(path)) is not None]
+    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := read_status(path)) is not None]
 
 
-def _found(path: Path) -> Found | None:
+def read_status(path: Path) -> Found | None:
+    """The training whose status file is `path`; None if it has none. Raises UserError for a damaged file."""
     try:
         content = read_json(path)
     except FileNotFoundError:  # it has finished just now

@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
-from norml_cli.terminal.progress import Follower, Look
+from norml_cli.terminal.progress import Follower, Progress
 
 
 class EventFiles(Follower):
@@ -31,10 +31,10 @@ class EventFiles(Follower):
             raise UserError(f"--tensorboard {folder}: cannot be written ({error.strerror})") from None
 
     @override
-    def look(self, look: Look) -> None:
-        if "loss" in look.figures:
-            self._add("loss/query, last look", look.figures["loss"], look.done)
-            self._add("speed/outer steps a second", look.rate, look.done)
+    def progressed(self, progress: Progress) -> None:
+        if "loss" in progress.figures:
+            self._add("loss/query, last look", progress.figures["loss"], progress.done)
+            self._add("speed/outer steps a second", progress.rate, progress.done)
 
     @override
     def validated(self, point: Mapping[str, Any]) -> None:

@@ -14,20 +14,11 @@ from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Protocol, Recipe
-from norml_cli.registry.resolving import Registry
+from norml_cli.registry.resolving import COLOURS, Registry, n_features
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
-COLOURS = 3  # values of a pixel of a colour image
-
-
-def n_features(registry: Registry, spec: RunSpec) -> int:
-    """D: values of one example, a flattened image or the features that the backbone makes of it."""
-    if spec.protocol.backbone is not None:
-        return registry.recipe(spec.protocol.backbone).values.widths[-1]
-    dataset = registry.datasets[spec.dataset]
-    return dataset.image_size_px.value**2 * (COLOURS if dataset.in_colour else 1)
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:

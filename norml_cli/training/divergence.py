@@ -16,7 +16,7 @@ from norml.episodes import EpisodeBatch
 from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
 from norml_cli.files.atomic import write_atomically
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
 from norml_cli.files.json_files import read_json
 
 MOST_LOOKS = 9  # at the support loss along the inner loop; each adapts anew
@@ -53,7 +53,7 @@ def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int)
         found = losses[steps.index(worst)]
         return (
             f"the inner loop diverges: the weights are finite, but the support loss goes from {losses[0]:.3g} to "
-            f"{found:.3g} within {worst} inner steps; lower inner_lr with --set"
+            f"{found:.3g} within {counted(worst, 'inner step')}; lower inner_lr with --set"
         )
     return (
         f"the inner loop is sound (support loss {losses[0]:.3g} to {losses[-1]:.3g}), the queries' loss is not; lower "
@@ -67,7 +67,8 @@ def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> 
     if after <= before:
         return None
     return (
-        f"warning: {inner_steps} inner steps raise the support loss from {before:.3g} to {after:.3g}; the inner loop "
+        f"warning: {counted(inner_steps, 'inner step')} raise{'s' * (inner_steps == 1)} the support loss "
+        f"from {before:.3g} to {after:.3g}; the inner loop "
         "diverges: lower inner_lr with --set, and do not trust these figures"
     )
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from norml.resnet12 import ResNet12
 from norml_cli.data.cache import Cache
+from norml_cli.data.image_batches import ImageBatches, resident
 from norml_cli.data.splits import SPLITS, SplitName
 from norml_cli.registry.specs import PretrainSpec
 from norml_cli.results.records import DatasetIdentity
 from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
-from norml_cli.training.image_batches import ImageBatches, resident
 from norml_cli.training.precision import computed_in, precision_on
 from norml_cli.training.pretraining import trial_step
 
-Look = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
+OnSplitProgress = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
 
 
 def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, device: torch.device) -> ResNet12:
@@ -36,12 +36,14 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
 
 
 def feature_streams(
-    backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, look: Look
+    backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, on_progress: OnSplitProgress
 ) -> dict[SplitName, "FeatureStream"]:
     """The features of each split's classes, made when they are asked for."""
     batches = ImageBatches(spec.values, device)
     precision = precision_on(spec.values.precision, device, trial_step(backbone, spec.values))
-    return {split: FeatureStream(backbone, spec, cache, split, device, batches, look, precision) for split in SPLITS}
+    return {
+        split: FeatureStream(backbone, spec, cache, split, device, batches, on_progress, precision) for split in SPLITS
+    }
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class FeatureStream:
     split: SplitName
     device: torch.device
     batches: ImageBatches
-    look: Look
+    on_progress: OnSplitProgress
     precision: torch.dtype
 
     @property
@@ -68,7 +70,7 @@ class FeatureStream:
         n_classes, per_class = images.shape[:2]
         rows = torch.arange(per_class)
         for index, name in enumerate(self.cache.class_names(self.split)):
-            self.look(self.split, index * per_class, n_classes * per_class)
+            self.on_progress(self.split, index * per_class, n_classes * per_class)
             of_class = resident(images[index : index + 1], self.spec.values.input_size_px, self.device)
             with computed_in(self.precision, self.device):
                 features = self.batches.outputs(self.backbone, of_class, rows)

@@ -1,6 +1,5 @@
-"""Weights on fixed episodes: what a run does to validate and test, and what looks at stored weights does again."""
+"""Weights on fixed episodes: what a run does to validate and test, and what tests stored weights does again."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,12 @@ from norml.matrix_products import multiplying
 from norml.meta_training import MetaLearner
 from norml_cli.data.examples import Examples, episode_indices
 from norml_cli.data.fixed_episodes import episode_requests
-from norml_cli.data.splits import SplitName
+from norml_cli.data.splits import OnProgress, SplitName
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import OfClass
 
-EPISODES_BETWEEN_LOOKS = 320  # evaluated between two looks at the display and at a stop request
+EPISODES_BETWEEN_LOOKS = 320  # evaluated before the display is told and a stop request obeyed
 EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
-
-Look = Callable[[int, int], None]  # (done, episodes): called now and then; may raise to stop
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,13 @@ class FixedEpisodes:
 
 
 def count_correct(
-    model: MetaLearner | FrozenClassifier, spec: RunSpec, episodes: FixedEpisodes, look: Look
+    model: MetaLearner | FrozenClassifier, spec: RunSpec, episodes: FixedEpisodes, on_progress: OnProgress
 ) -> NDArray[np.int64]:
     """Correct answers of each episode: [E]."""
     query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)
     total, counts = len(episodes.indices), []
     for start in range(0, total, EPISODES_BETWEEN_LOOKS):
-        look(start, total)
+        on_progress(start, total)
         some = episodes.indices[start : start + EPISODES_BETWEEN_LOOKS]
         at_once = EPISODES_AT_ONCE[some.classes.device.type]
         counts.append(correct_counts(query_logits, episodes.pool, some, k_shot=spec.shots, episodes_at_once=at_once))

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ class Launch:
     """What the user asked for besides the protocol.
 
     force: drop what is begun and run again what is finished. threads: of the CPU; None: as many as pay. compiled:
-    whether to compile; None: where it pays. tensorboard: the folder of event files, if any.
+    whether to compile; None: where it pays. tensorboard: the folder of event files, if any. name: of the run (--name).
     """
 
     seed: int
@@ -47,6 +46,7 @@ class Launch:
     threads: int | None = None
     compiled: bool | None = None
     tensorboard: Path | None = None
+    name: str | None = None
 
     @classmethod
     def of(
@@ -57,18 +57,24 @@ class Launch:
             be_deterministic()
         return cls(seed, device_of(device), results, force, threads)
 
+    def with_seeds(self, seeds: Sequence[int]) -> "list[Launch]":
+        """The same, once for each seed."""
+        return [replace(self, seed=seed) for seed in seeds]
+
 
 @dataclass(frozen=True)
 class TrainingNames:
     """How a training is called: in each line of progress, so short; and among others.
 
-    changed: keys that the command line changed. remedies: what needs less memory.
+    changed: keys that the command line changed. remedies: what needs less memory. told: keys whose values are said when
+    it begins.
     """
 
     short: str
     full: str
     changed: Sequence[str]
     remedies: str
+    told: Sequence[str] = ()
 
 
 @contextmanager
@@ -91,7 +97,9 @@ def launched(
     with RunDisplay(console, names.short, [status, *followers]) as display, _told_of_memory(names):
         stop = StopRequest(display.say)
         with stop.listening():
-            setting = Setting(launch.seed, launch.device, companions, display, stop, launch.threads, names.changed)
+            setting = Setting(
+                launch.seed, launch.device, companions, display, stop, launch.threads, names.changed, names.told
+            )
             training = build(setting)
             status.begin(training.phase, training.state.step, training.steps)
             display.say(training.begins())
@@ -111,11 +119,13 @@ def launched_run(
 ) -> Iterator[Run]:
     """The meta-training of `item`, evaluated on `splits`; as `launched`."""
     spec, seed = item.spec, launch.seed
-    short = f"{spec.method}, {spec.shots}-shot, seed {seed}"
-    names = TrainingNames(short, spec.title(item.changed, seed), item.changed, memory_remedies(spec.protocol))
+    short = f"{spec.label(launch.name)}, {spec.shots}-shot, seed {seed}"
+    told = tuple(dict.fromkeys([*item.changed, *item.varied]))
+    full = spec.title(told, seed, launch.name)
+    names = TrainingNames(short, full, item.changed, memory_remedies(spec.protocol), told)
     followers = []
     if launch.tensorboard is not None:
-        followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, seed)))
+        followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, seed, launch.name)))
 
     def build(setting: Setting) -> Run:
         return Run(spec, examples, setting, compile_=_compile(launch, spec), splits=splits)
@@ -142,10 +152,10 @@ def _stopped(training: Training, *, at_once: bool) -> str:
     return f"stopped after {training.step_name} {training.state.step:,}; the same command goes on from there"
 
 
-def _place(spec: RunSpec, changed: Sequence[str], seed: int) -> Path:
+def _place(spec: RunSpec, changed: Sequence[str], seed: int, label: str | None) -> Path:
     """A run's own folder among event files, as TensorBoard names it: trials are told apart by their values."""
     name = f"{spec.hash()[:12]}-seed-{seed}" if changed else f"seed-{seed}"
-    return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.method / name
+    return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.label(label) / name
 
 
 def be_deterministic() -> None:
@@ -157,16 +167,6 @@ def be_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     torch.backends.cudnn.benchmark = False
-
-
-def require_writable(results: Path) -> None:
-    """Found out before hours of training, not after. Raises UserError."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):  # gone with the process, however it ends
-            pass
-    except OSError as error:
-        raise UserError(f"--results {results}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def device_of(name: str) -> torch.device:

@@ -57,7 +57,8 @@ class TrainingState:
 class Setting:
     """Where a training is computed and kept, and who is told.
 
-    changed: keys that the command line changed. threads: None: as many as it was begun with, or by its sizes.
+    changed: keys that the command line changed. told: keys whose values are said when it begins.
+    threads: None: as many as it was begun with, or by its sizes.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class Setting:
     stop: StopRequest = field(default_factory=StopRequest)
     threads: int | None = None
     changed: Sequence[str] = ()
+    told: Sequence[str] = ()
 
 
 class Training(ABC):

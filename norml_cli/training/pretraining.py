@@ -25,11 +25,12 @@ from norml.statistics import FORMULA, interval_95
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import episode_indices
 from norml_cli.data.fixed_episodes import pretraining_requests
+from norml_cli.data.image_batches import ImageBatches, resident
+from norml_cli.files.errors import counted
 from norml_cli.registry.protocol import HELD_OUT_EVERY, Recipe
 from norml_cli.registry.specs import PretrainSpec
 from norml_cli.results.records import Accuracy, Course, DatasetIdentity, PretrainingCost, PretrainingPoint
 from norml_cli.training.build import build_backbone_classifier, generator_for
-from norml_cli.training.image_batches import ImageBatches, resident
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.precision import computed_in, precision_on
 
@@ -79,7 +80,7 @@ class Pretraining(Training):
     @override
     def begins(self) -> str:
         begun = f"goes on from {self.state.step:,} of" if self.state.step else "begins"
-        return f"{begun} {self.steps:,} steps, {self.training_images:,} training images"
+        return f"{begun} {counted(self.steps, 'step')}, {counted(self.training_images, 'training image')}"
 
     @property
     def training_images(self) -> int:

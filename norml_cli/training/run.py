@@ -28,7 +28,7 @@ from norml.meta_training import (
 from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.protocol import HELD_OUT_EVERY
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
@@ -96,12 +96,12 @@ class Run(Training):
 
     @override
     def begins(self) -> str:
-        changes = self.spec.shown(key for key in self.origin.changed if key != "outer_steps")  # these are said anyway
+        changes = self.spec.shown(key for key in self._setting.told if key != "outer_steps")  # these are said anyway
         having = f" with {', '.join(changes)}" if changes else ""
         if not self.steps:
             return f"begins{having}; nothing is meta-trained"
         step = self.state.step
-        return f"{f'goes on from {step:,} of' if step else 'begins'} {self.steps:,} outer steps{having}"
+        return f"{f'goes on from {step:,} of' if step else 'begins'} {counted(self.steps, 'outer step')}{having}"
 
     @override
     def train(self) -> None:
@@ -258,11 +258,11 @@ class Run(Training):
     def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
         """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
 
-        def look(done: int, episodes: int) -> None:
+        def on_progress(done: int, episodes: int) -> None:
             self._stop.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], look)
+        return count_correct(self.model, self.spec, self._fixed[split], on_progress)
 
     @override
     def _show(self, loss: float) -> None:

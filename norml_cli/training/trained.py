@@ -92,26 +92,29 @@ def examples_seen(registry: Registry, path: Path, record: RunRecord, split: Spli
         what = "images" if found.content_hash != saw.content_hash else "features"
         raise UserError(
             f"{path}: was made on other {what} than {examples.cache.path.name} and its features hold now; "
-            "prepare those, or run it again with --force"
+            "prepare those, or run it again in another --results folder"
         )
     return examples
 
 
 def again(record: RunRecord) -> str:
-    """The command that makes this run once more, in place of its record."""
+    """The command that makes this run once more, in a folder of its own: a published record is not replaced."""
     spec = record.spec
     words = ["norml", "run", spec.method, "--benchmark", spec.benchmark, "--shots", str(spec.shots)]
     words += ["--seed", str(record.seed)] if record.seed else []
+    words += ["--name", record.name] if record.name else []
     values = _values(spec)
     for key in _unlike_the_registry(record):
         words += ["--set", f"{key}={json.dumps(values[key])}"]
-    return shlex.join([*words, "--force"])
+    return shlex.join([*words, "--results", "again"])
 
 
 def _unlike_the_registry(record: RunRecord) -> list[str]:
     """The values that the registry as it is now would not give; those that were changed then, if it has no such run."""
     try:
-        declared = _values(load_registry().resolve(record.spec.method, record.spec.benchmark, record.spec.shots).spec)
+        declared = _values(
+            load_registry(strict=False).resolve(record.spec.method, record.spec.benchmark, record.spec.shots).spec
+        )
     except UserError:
         return record.changed
     return [key for key, value in _values(record.spec).items() if value != declared.get(key)]

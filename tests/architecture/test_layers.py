@@ -39,12 +39,15 @@ TORCH_FREE = [
     "norml_cli.commands.list_",
     "norml_cli.commands.prepare",
     "norml_cli.commands.report",
+    "norml_cli.commands.reproduce",
     "norml_cli.commands.show",
     "norml_cli.commands.status",
+    "norml_cli.commands.sweep",
     "norml_cli.commands.validate",
     "norml_cli.data.features",
     "norml_cli.data.sources.mini_imagenet",
     "norml_cli.data.sources.omniglot",
+    "norml_cli.training.cells",
 ]
 NUMPY_FREE = [  # numpy alone takes 0.3 s
     "norml_cli.app",
@@ -139,7 +142,7 @@ def test_packages_of_the_command_line_load_nothing():
 
 
 def test_one_module_names_the_files_beside_a_record():
-    named = {".checkpoint", ".weights", ".status", ".diverged", ".lock", ".features.h5"}
+    named = {".checkpoint", ".weights", ".status", ".diverged", ".lock", ".log", ".features.h5"}
     naming = {
         module
         for module, path in MODULES.items()

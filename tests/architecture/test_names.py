@@ -10,14 +10,6 @@ import norml_cli
 
 PACKAGES = [Path(package.__file__).parent for package in (norml, norml_cli)]
 
-# Each is about to get a name of its own where it is not the thing that keeps this one.
-EXCEPTIONS = {
-    "Display": "the displays of runs and pretrainings become one class in norml_cli/terminal",
-    "Look": "progress and its callback get names of their own",
-    "State": "the progress of a run and of a pretraining, and doctor's severity, get names of their own",
-    "Status": "a training's file and a cache's freshness get names of their own",
-}
-
 
 def public_names(source: str) -> Iterator[str]:
     """Classes and type aliases at the top of a module: names with a capital that are no constants."""
@@ -41,7 +33,7 @@ def homes() -> dict[str, list[str]]:
 
 
 def test_no_two_public_classes_or_aliases_share_a_name():
-    shared = {name: files for name, files in homes().items() if len(files) > 1 and name not in EXCEPTIONS}
+    shared = {name: files for name, files in homes().items() if len(files) > 1}
     assert shared == {}
 
 

@@ -41,6 +41,18 @@ WRONG_WORDS: list[Use] = [
     (("run", "norml", "--benchmark", "b" * 100_000), ["unknown benchmark"]),
     (("run", "norml"), ["norml prepare omniglot"]),
     ((*RUN, "--sots", "1"), ["No such option", "--shots"]),
+    (("reproduce", "table-3"), ["unknown table 'table-3'", "did you mean"]),
+    (("reproduce", "table-2", "--seeds", "2..0"), ["--seeds 2..0", "such as 0 1 2, or 0..2"]),
+    (("reproduce", "table-2", "--seeds", "0", "one"), ["--seeds one"]),
+    (("reproduce", "table-2", "--seeds", "9223372036854775808"), ["--seeds 9223372036854775808"]),
+    (("reproduce", "table-2", "--seeds", "0..1000000000"), ["1,000,000,001 seeds are more than 10,000"]),
+    (("reproduce", "table-2", "--at-once", "0"), ["--at-once 0", "from 1 on, or auto"]),
+    (("reproduce", "table-2", "--source", "nowhere"), ["--source nowhere", "no such file"]),
+    (("reproduce", "table-2", "--device", "tpu9"), ["--device tpu9", "auto, cpu, cuda"]),
+    (("reproduce", "table-1"), ["'mini-imagenet' is not prepared", "--source PATH"]),
+    (("sweep", "norml", "nrml", "--seeds", "0", "1"), ["unknown method 'nrml'"]),
+    (("sweep", "norml", "--benchmark", "tiny-5way", "tiny-6way"), ["unknown benchmark 'tiny-6way'"]),
+    (("sweep", "norml", "--benchmark", "tiny-5way", "--shots", "1", "2"), ["--shots 2", "declares 1, 5"]),
     (("show", "nothing"), ["unknown entry 'nothing'"]),
     (("show", ""), ["unknown entry ''"]),
     (("show", "a/b"), ["unknown entry 'a/b'"]),
@@ -195,7 +207,7 @@ WRONG_VALUES: list[Use] = [
 ]
 
 ENTRY = "mine/methods/mine.yaml"
-LISTED = ("list", "--registry", "mine")
+LISTED = ("validate", "--registry", "mine")
 RECORD = "results/tiny-5way/1-shot/norml/seed-0.json"
 WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str]]] = [
     ((*RUN, "--registry", "nowhere"), {}, ["--registry nowhere", "not a folder"]),

@@ -15,7 +15,7 @@ from norml_cli.registry.reading import builtin_registry
 from norml_cli.terminal import progress as display
 from norml_cli.terminal import status_files as status
 from norml_cli.terminal.output import Output
-from norml_cli.terminal.progress import Look, RunDisplay
+from norml_cli.terminal.progress import Progress, RunDisplay
 from norml_cli.terminal.status_files import Process, StatusFile, find_unfinished
 from tests.helpers.command_line import Shell
 
@@ -118,14 +118,14 @@ def test_no_color_is_respected_in_a_terminal(no_color: bool, monkeypatch: pytest
     assert ("\x1b[3" in printed or "\x1b[38;5;" in printed) is not no_color
 
 
-LOOK = Look("meta-training", 1_234, 200_000, 45.0, "45.0 steps/s", {"loss": 0.646, "validation": 0.815})
+PROGRESS = Progress("meta-training", 1_234, 200_000, 45.0, "45.0 steps/s", {"loss": 0.646, "validation": 0.815})
 LONG_TITLE = "norml-zero-hidden-zero-cell, 1-shot, seed 0: meta-training"
 
 
 @pytest.mark.parametrize("title", ["norml, 1-shot, seed 0: meta-training", LONG_TITLE])
 @pytest.mark.parametrize("width", range(30, 161))
 def test_count_and_time_left_stay_at_any_width(title: str, width: int):
-    shown, bar, rest = display.fitted(title, LOOK, width)
+    shown, bar, rest = display.fitted(title, PROGRESS, width)
     assert len(shown) + 1 + bar + bool(bar) + len(rest) <= width
     assert rest.startswith("1,234/200,000 ")
     assert rest.endswith(" 1:13:37")
@@ -135,12 +135,12 @@ def test_count_and_time_left_stay_at_any_width(title: str, width: int):
 
 def test_what_stays_at_80_columns():
     loss = "loss 0.646, meta-val 81.5%"
-    assert display.fitted("norml, 1-shot, seed 0: meta-training", LOOK, 120)[1:] == (
+    assert display.fitted("norml, 1-shot, seed 0: meta-training", PROGRESS, 120)[1:] == (
         20,
         f"1,234/200,000 45.0 steps/s, {loss} 1:13:37",
     )
-    assert display.fitted("norml: meta-training", LOOK, 80)[1:] == (0, f"1,234/200,000 {loss} 1:13:37")
-    assert display.fitted(LONG_TITLE, LOOK, 80) == (LONG_TITLE, 0, "1,234/200,000 1:13:37")
+    assert display.fitted("norml: meta-training", PROGRESS, 80)[1:] == (0, f"1,234/200,000 {loss} 1:13:37")
+    assert display.fitted(LONG_TITLE, PROGRESS, 80) == (LONG_TITLE, 0, "1,234/200,000 1:13:37")
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
@@ -212,7 +212,7 @@ def test_a_stopped_run_is_paused_at_its_last_step(tmp_path: Path):
     file = StatusFile(tmp_path / "seed-0.status", "a run")
     file.begin("meta-training", 3, 10)
     for step in (5, 7):
-        file.look(Look("meta-training", step, 10, 2.0, "2 steps/s", {"loss": 0.5, "validation": 0.75}))
+        file.progressed(Progress("meta-training", step, 10, 2.0, "2 steps/s", {"loss": 0.5, "validation": 0.75}))
     file.close()
     (found,) = find_unfinished(tmp_path)
     assert found.state == "running"  # the process that wrote it is this one
@@ -238,13 +238,13 @@ def test_a_damaged_status_is_told(shell: Shell):
         assert err.endswith("delete it\n")
 
 
-def test_the_status_is_not_written_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_status_is_not_written_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = StatusFile(tmp_path / "seed-0.status", "a run")
     file.begin("meta-training", 0, 100)
     written = []
     monkeypatch.setattr(status, "write_atomically", lambda path, _write: written.append(path))
     for step in range(100):
-        file.look(Look("meta-training", step, 100, 2.0, ""))
+        file.progressed(Progress("meta-training", step, 100, 2.0, ""))
     assert written == []
 
 
@@ -252,7 +252,7 @@ def test_a_status_that_cannot_be_written_does_not_end_the_training(tmp_path: Pat
     (tmp_path / "file").write_text("no folder")
     file = StatusFile(tmp_path / "file" / "seed-0.status", "a run")
     file.begin("meta-training", 0, 100)
-    file.look(Look("meta-training", 1, 100, 2.0, ""))
+    file.progressed(Progress("meta-training", 1, 100, 2.0, ""))
     file.close()
 
 

@@ -1,10 +1,7 @@
-"""`norml run` on the frozen features of a pretrained backbone, and the script that makes a whole table."""
+"""`norml run` on the frozen features of a pretrained backbone, and `norml reproduce` of a table of them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +18,6 @@ from norml_cli.training import run as training
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
 
-SCRIPT = ("-m", "tests.benchmarks.make_table")
 META_LEARNED = (
     "maml-constant-lr",
     "maml-global-lr",
@@ -208,40 +204,30 @@ def test_a_benchmark_of_an_unknown_recipe_is_a_fault_of_its_file(shell: Shell):
 # --------------------------------------------------------------------------------------------------- a whole table
 
 
-def make_table(shell: Shell, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *SCRIPT, "made-table", "--device", "cpu", *options],
-        cwd=shell.folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_script_makes_the_whole_table_over_several_starts(shell: Shell):
-    """The first start has no time for anything."""
-    tiny.write_entry(
-        shell.registry,
-        "tables",
-        {
-            "id": "made-table",
-            "title": "Made",
-            "citation": "this project",
-            "columns": [{"title": "2-shot", "benchmark": "made-2way", "shots": 2}],
-            "rows": [
-                {"title": method, "method": method, "citation": "this project"}
-                for method in ("norml", "nearest-centroid")
-            ],
-        },
-    )
+def test_a_whole_table_is_made_over_several_starts(shell: Shell):
+    """The first start has no time for anything; the second has to prepare and pretrain, too."""
+    columns = [{"title": "2-shot", "benchmark": "made-2way", "shots": 2}]
+    rows = [{"title": name, "method": name, "citation": "this project"} for name in ("norml", "nearest-centroid")]
+    table = {"id": "made-table", "title": "Made", "citation": "this project", "columns": columns, "rows": rows}
+    tiny.write_entry(shell.registry, "tables", table)
     source = photos.write_files(shell.folder / "source", photos.with_images())
-    nothing = make_table(shell, "--source", str(source), "--minutes", "0")
-    assert (nothing.returncode, "time is up" in nothing.stdout) == (75, True)
-    done = make_table(shell, "--source", str(source))
-    assert done.returncode == 0, done.stderr
-    assert "missing" not in done.stdout
+    shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "bare"))
+    reproduce = ("reproduce", "made-table", "--source", str(source), "--device", "cpu", "--at-once", "2")
+    code, out, _ = shell.norml(*reproduce, "--minutes", "0")
+    assert (code, "time is up: 0 of 4 finished, 4 left; the same command goes on" in out) == (75, True)
+    code, out, err = shell.norml(*reproduce)
+    assert (code, err) == (0, "")
+    steps = [line.split(": ")[1] for line in out.splitlines() if line.endswith(": started")]
+    assert steps[:2] == ["prepare made-mini", "pretrain made-recipe on made-mini, seed 0"]
+    assert sorted(steps[2:]) == ["nearest-centroid, made-2way, 2-shot, seed 0", "norml, made-2way, 2-shot, seed 0"]
+    assert "missing" not in out
+    assert "nearest-centroid" in out.splitlines()[-1] or "Made" in out
     assert len(list(shell.results.rglob("seed-*.json"))) == 2
+    code, out, _ = shell.norml(*reproduce, "--json", "--seeds", "0..1", "--dry-run")
+    missing = json.loads(out)
+    assert missing["finished_already"] == 2
+    assert [each["title"].split(", ")[-1] for each in missing["missing"]] == ["seed 1", "seed 1"]
+    assert all(each["expected_s"] > 0 for each in missing["missing"])  # as long as seed 0 took
 
 
 def test_training_episodes_of_what_was_held_out_from_pretraining_alone(
@@ -295,3 +281,26 @@ def test_one_example_an_inner_step(shell: Shell, method: str):
     assert code == 0, err
     everything = json.loads((shell.folder / json.loads(out)["folder"] / "inspection.json").read_text())
     assert len(everything["layers"]) == 12
+
+
+def test_a_run_finds_the_features_of_a_shortened_pretraining(shell: Shell):
+    """What `--epochs` and `--width` make has values of its own in a benchmark, and the error names both ways."""
+    run = ("run", "nearest-centroid", *PLACE, "--set", "backbone_epochs=1", "--set", "backbone_width=2")
+    code, _, err = shell.norml(*run)
+    assert code == 2
+    assert "norml pretrain made-mini --recipe made-recipe --epochs 1 --width 2 --seed 0" in err
+    assert "--set backbone_epochs=N" in err
+    code, out, err = shell.norml(*PRETRAIN, "--epochs", "1", "--width", "2")
+    assert code == 0, err
+    assert "its features: norml run METHOD --benchmark ID --set backbone_epochs=1 --set backbone_width=2" in out
+    assert shell.norml(*run)[0] == 0
+    assert record_of(shell, "nearest-centroid")["spec"]["protocol"]["backbone_epochs"] == 1
+    code, out, err = shell.norml("show", "maml-constant-lr", *PLACE[:2], "--set", "backbone_width=2", "--json")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("key", ["backbone_epochs", "backbone_width"])
+def test_without_a_backbone_there_is_no_pretraining_to_shorten(shell: Shell, key: str):
+    code, _, err = shell.norml("run", "norml", "--benchmark", "tiny-5way", "--set", f"{key}=1")
+    assert code == 2
+    assert f"{key}: is 1, but no backbone is pretrained; leave it out" in err

@@ -19,6 +19,8 @@ FOLDERS = [ROOT, ROOT / "docs", ROOT / "results"]
 PAGES = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name not in LEFT_OUT]
 PROGRAMS = ("norml", "nox", "pytest", "python -m")
 
+TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_starts"
+
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
@@ -38,6 +40,10 @@ COVERED = {
     "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml reproduce": TABLE_MADE,
+    "norml reproduce --at-once --seeds": TABLE_MADE,
+    "norml reproduce --dry-run --seeds": TABLE_MADE,
+    "norml reproduce --minutes --seeds --source": TABLE_MADE,
     "norml run": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
@@ -50,6 +56,8 @@ COVERED = {
     "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
     "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
+    "norml sweep": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
+    "norml sweep --seeds --shots": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml validate": "test_commands.py::test_validate_builds_every_model_and_finds_every_fault",
     "norml verify": "test_verify_and_doctor.py::test_a_run_that_was_left_alone_is_equal",
     "nox": "tests/test_readme.py::test_ci_calls_the_test_command_of_the_readme",
@@ -61,7 +69,6 @@ COVERED = {
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
     "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
-    "python -m tests.benchmarks.make_table": "tests/benchmarks/test_make_table.py::",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
     "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",
     "python -m tests.trust.long_run": "tests/trust/test_figures.py::test_a_short_run_is_watched_as_the_long_one_is",
@@ -122,7 +129,7 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     registry = read_registry([builtin_registry()])
     ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
-    placeholders = {"every", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
+    placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
     assert [word for word in asked if word not in ids | placeholders] == [], page
 
 

@@ -13,10 +13,10 @@ import yaml
 
 from norml.resnet12 import Blocks, ResNet12
 from norml_cli.app import main
+from norml_cli.data.image_batches import ImageBatches
 from norml_cli.results.store import digest_of
 from norml_cli.training import loop, pretraining
 from norml_cli.training.checkpoints import read_checkpoint
-from norml_cli.training.image_batches import ImageBatches
 from tests.helpers import photos
 from tests.helpers.command_line import Shell
 from tests.helpers.tiny import write_entry

@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from norml_cli.data.splits import ImageClasses, Progress
+from norml_cli.data.splits import ImageClasses, OnProgress
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry
 
@@ -35,7 +35,7 @@ PEN_RADIUS = (0.022, 0.042)  # half the line's width
 BATCH = 50  # characters drawn at once: a few hundred megabytes at most
 
 
-def draw(entry: DatasetEntry, progress: Progress) -> ImageClasses:
+def draw(entry: DatasetEntry, progress: OnProgress) -> ImageClasses:
     """`entry.classes` characters by `entry.examples_per_class` drawers, ink = 255.
 
     Raises UserError if the entry asks for what an embedded data set has not.

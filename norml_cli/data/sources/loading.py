@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from norml_cli.data.splits import LoadedDataset, Progress, cut
+from norml_cli.data.splits import LoadedDataset, OnProgress, cut
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry
 
@@ -12,7 +12,12 @@ def needs_source(entry: DatasetEntry) -> bool:
     return entry.kind != "glyphs"
 
 
-def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: Progress) -> LoadedDataset:
+def is_downloaded(entry: DatasetEntry) -> bool:
+    """Whether its raw data can be had without --source."""
+    return entry.kind in {"omniglot", "glyphs"}
+
+
+def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
     """Read or make the data set that `entry` (declared in `entry_file`) describes.
 
     source: where the raw data lies, or None to download it. `progress` is called with (done, total) images.

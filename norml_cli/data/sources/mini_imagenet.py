@@ -29,7 +29,7 @@ from PIL import Image
 
 from norml_cli.data.sources import archives, restricted_pickle
 from norml_cli.data.sources import images as pictures
-from norml_cli.data.splits import SPLITS, LoadedDataset, Progress, SplitName
+from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
 from norml_cli.registry.entries import DatasetEntry, SourceSplit
@@ -60,7 +60,7 @@ Pixels = NDArray[np.uint8]
 Classes = Iterator[tuple[str, Pixels]]  # labels and images [P, size, size, 3]
 
 
-def read(entry: DatasetEntry, source: Path | None, progress: Progress) -> LoadedDataset:
+def read(entry: DatasetEntry, source: Path | None, progress: OnProgress) -> LoadedDataset:
     """The data set in `source`, a folder or an archive; its images are decoded when its classes are asked for.
 
     Raises UserError with one line, now or while the classes are read, for anything but the complete data set that
@@ -111,7 +111,7 @@ class _Watch:
     """What is seen while the classes go by: how many images, which labels, which images are the same."""
 
     total: int
-    progress: Progress
+    progress: OnProgress
     done: int = 0
     split_of: dict[str, SplitName] = field(default_factory=dict)  # of each label
     seen: dict[bytes, Counter[SplitName]] = field(default_factory=dict)  # hash of an image's pixels -> where it is

@@ -23,7 +23,7 @@ from PIL import Image
 
 from norml_cli.data.sources import archives
 from norml_cli.data.sources import images as pictures
-from norml_cli.data.splits import ImageClasses, Progress
+from norml_cli.data.splits import ImageClasses, OnProgress
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
 from norml_cli.registry.entries import DatasetEntry
@@ -47,7 +47,7 @@ class _Drawing:
     read: Callable[[], bytes]
 
 
-def read(entry: DatasetEntry, source: Path | None, progress: Progress) -> tuple[ImageClasses, str]:
+def read(entry: DatasetEntry, source: Path | None, progress: OnProgress) -> tuple[ImageClasses, str]:
     """All characters, sorted by name, and what they were read from; downloaded first if `source` is None.
 
     Raises UserError with one line for anything but the complete Omniglot that `entry` declares.
@@ -69,7 +69,7 @@ def _check_declaration(entry: DatasetEntry) -> None:
         )
 
 
-def _read_folder(entry: DatasetEntry, source: Path, progress: Progress) -> tuple[ImageClasses, str]:
+def _read_folder(entry: DatasetEntry, source: Path, progress: OnProgress) -> tuple[ImageClasses, str]:
     drawings, text = _find_drawings(entry, source)
     _check_complete(entry, source, drawings)
     classes, digest = _decode_all(entry, drawings, progress)
@@ -171,7 +171,7 @@ def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[
 
 
 def _decode_all(
-    entry: DatasetEntry, drawings: dict[str, dict[int, _Drawing]], progress: Progress
+    entry: DatasetEntry, drawings: dict[str, dict[int, _Drawing]], progress: OnProgress
 ) -> tuple[ImageClasses, str]:
     """The resized images, and the SHA-256 over names and 1-bit pixels of the raw ones, in sorted order."""
     digest = hashlib.sha256()

@@ -43,6 +43,10 @@ class LearnedSettings(RuleSettings):
         S = `n_support` support examples a step; T = `inner_steps` of training, with which evaluation may differ.
         """
 
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int | None:  # noqa: ARG002 - for rules that count
+        """How many values that rule learns, from shapes alone; None: ask torch."""
+        return None
+
 
 class FittedSettings(RuleSettings):
     """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""

@@ -30,3 +30,10 @@ class GradientDescentSettings(LearnedSettings):
         from norml.update_rules.gradient_descent import GradientDescent  # noqa: PLC0415 - torch; an entry is read without
 
         return GradientDescent(len(layers), inner_steps=inner_steps, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        n_layers = len(sizes) - 1
+        return {"none": 0, "global": 1, "layer-wise": n_layers, "layer-and-step-wise": n_layers * inner_steps}[
+            self.learned_rates
+        ]

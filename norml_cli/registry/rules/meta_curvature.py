@@ -29,3 +29,8 @@ class MetaCurvatureSettings(LearnedSettings):
         from norml.update_rules.meta_curvature import MetaCurvature  # noqa: PLC0415 - torch; an entry is read without
 
         return MetaCurvature(layers, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        of_inputs = sizes[:-1] if self.curvature == "two-matrices" else ()
+        return sum(size**2 for size in (*sizes[1:], *of_inputs))

@@ -1,5 +1,6 @@
 """Meta-SGD (Li et al. 2017)."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,3 +30,7 @@ class MetaSgdSettings(LearnedSettings):
         from norml.update_rules.meta_sgd import MetaSgd  # noqa: PLC0415 - torch; an entry is read without
 
         return MetaSgd(layers, initial_rate=self.initial_rate)
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))

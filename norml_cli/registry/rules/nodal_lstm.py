@@ -1,5 +1,6 @@
 """NORML and its zeroed-state variants."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -55,3 +56,19 @@ class NodalLstmSettings(LearnedSettings):
         from norml.update_rules.nodal_lstm import NodalLstm  # noqa: PLC0415 - torch; an entry is read without
 
         return NodalLstm(layers, n_support=n_support, generator=generator, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        layers = list(itertools.pairwise(sizes))
+        of_cells = sum(self._cell_parameters(n_in, n_out, n_support) for n_in, n_out in layers)
+        return of_cells + (len(layers) if self.layer_rates else 0)
+
+    def _cell_parameters(self, n_in: int, n_out: int, n_support: int) -> int:
+        """Packed gates of losses, delta, h and hidden state, and the gates that open both signals."""
+        size = n_out if self.cell_size == "layer-width" else self.cell_size
+        feeds_hidden = self.previous_hidden and self.hidden_state == "output-gate"
+        examples = n_support if self.gates == "flattened" else 1
+        each = 2 if self.input_normalisation == "log-sign" else 1
+        packed = (2 + self.previous_cell + feeds_hidden) * size
+        inputs = examples * (1 + each * (n_out + n_in)) + feeds_hidden * size
+        return packed * (inputs + 1) + (n_out + n_in) * (size + 1)

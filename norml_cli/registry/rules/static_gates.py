@@ -1,5 +1,6 @@
 """Static nodal gates: NORML's gates without its LSTM."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,3 +32,7 @@ class StaticGatesSettings(LearnedSettings):
         from norml.update_rules.static_gates import StaticGates  # noqa: PLC0415 - torch; an entry is read without
 
         return StaticGates(layers, **self.model_dump())
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        return sum(n_in + n_out for n_in, n_out in itertools.pairwise(sizes))

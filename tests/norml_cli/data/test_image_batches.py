@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from norml_cli.data.image_batches import ImageBatches, resident
 from norml_cli.registry.entries import RecipeEntry
 from norml_cli.registry.protocol import Recipe
-from norml_cli.training.image_batches import ImageBatches, resident
 from tests.helpers import photos
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_crops_shift_and_flips_mirror():
 
 
 def test_outputs_are_those_of_one_batch_in_order(monkeypatch):
-    monkeypatch.setattr("norml_cli.training.image_batches.EVALUATED_TOGETHER", 4)
+    monkeypatch.setattr("norml_cli.data.image_batches.EVALUATED_TOGETHER", 4)
     batches, stored, rows = ImageBatches(recipe(), CPU), resident(images(), 16, CPU), torch.tensor([5, 0, 3, 3, 2])
     looks = []
     found = batches.outputs(torch.nn.Flatten(), stored, rows, lambda done, total: looks.append((done, total)))

@@ -4,8 +4,6 @@ n images, B of them in a batch, s = the recipe's input size. Bytes lie as [n, s,
 channels-last memory without a copy.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
+from norml_cli.data.splits import OnProgress
 from norml_cli.registry.protocol import Recipe
 
 EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
@@ -73,16 +72,14 @@ class ImageBatches:
         return self._normalised(batch)
 
     @torch.no_grad()
-    def outputs(
-        self, model: nn.Module, images: Tensor, rows: Tensor, look: Callable[[int, int], None] = _ignored
-    ) -> Tensor:
+    def outputs(self, model: nn.Module, images: Tensor, rows: Tensor, on_progress: OnProgress = _ignored) -> Tensor:
         """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device.
 
-        `look` is called with how many are done, and n, before each batch.
+        `on_progress` is called with how many are done, and n, before each batch.
         """
         parts = []
         for start in range(0, len(rows), EVALUATED_TOGETHER):
-            look(start, len(rows))
+            on_progress(start, len(rows))
             parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])).float())
         return torch.cat(parts)
 

@@ -1,0 +1,22 @@
+"""`norml reproduce`: everything that a table needs, side by side: data, backbones, every method, every seed."""
+
+from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.missing import runs_of
+from norml_cli.results.store import Results
+from norml_cli.results.tables import benchmarks_of, build_table
+from norml_cli.terminal.output import Output, print_text
+from norml_cli.training.cells import Asked, carry_out
+
+
+def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) -> int:
+    """Run what the table `table_id` still lacks, and print it once it is whole; an exit code, as of `carry_out`.
+
+    Raises UserError before anything starts.
+    """
+    table = registry.table(table_id)
+    code = carry_out(registry, table.id, runs_of(registry, table), asked, console)
+    if code == 0 and not asked.dry_run and not console.as_json:
+        records = [record for _, record in Results(asked.results).runs(benchmarks_of(table))]
+        print_text(render_table(build_table(registry, table, records), "rich", width=console.width), console)
+    return code

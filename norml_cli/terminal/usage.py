@@ -1,0 +1,87 @@
+"""How a command reads its words and explains itself: `--help` without a parser's insides, options given once."""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from typer.core import TyperCommand
+from typing_extensions import override
+
+from norml_cli.files.errors import UserError
+
+
+class Command(TyperCommand):
+    """A command whose help names what each option takes, and ends with its examples (`epilog`, one a line)."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises UserError for an option given twice that counts once: the last one would win, silently."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        once = Counter(each.opts[0] for each in given if _is_option(each) and not each.multiple)
+        for option, times in once.items():
+            if times > 1:
+                raise UserError(f"{option}: given {'twice' if times == 2 else f'{times} times'}; give it once")  # noqa: PLR2004 - twice
+        return super().parse_args(ctx, args)
+
+    @override
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*(_word(each) for each in self.params if not _is_option(each)), "[OPTIONS]"]
+
+    @override
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        parameters: list[Any] = list(self.get_params(ctx))
+        rows = {
+            "Arguments": [(each.metavar, each.help) for each in parameters if not _is_option(each)],
+            "Options": [(_names(each), each.help or "") for each in parameters if _is_option(each)],
+        }
+        for title, lines in rows.items():
+            if lines:
+                with formatter.section(title):
+                    formatter.write_dl(lines)
+
+    @override
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _is_option(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "option")
+
+
+def _word(argument: Any) -> str:
+    return str(argument.metavar) if argument.required else f"[{argument.metavar}]"
+
+
+def _names(option: Any) -> str:
+    names = ", ".join(sorted(option.opts, key=len)) + "".join(f" / {name}" for name in option.secondary_opts)
+    return f"{names} {option.metavar}" if option.metavar else names
+
+
+class ReportCommand(Command):
+    """`--table` alone means every table; that an option's value may be left out is more than typer can say."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args, "--"][1:], strict=True)
+        return super().parse_args(ctx, ["--table=every" if a == "--table" and b[:1] == "-" else a for a, b in pairs])
+
+
+class SeveralCommand(Command):
+    """`--seeds 0 1 2` is `--seeds 0 --seeds 1 --seeds 2`: these options take every word up to the next option."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {"--seeds", "--shots", "--benchmark"}
+        return super().parse_args(ctx, spread(args, several))
+
+
+def spread(words: list[str], options: Collection[str]) -> list[str]:
+    """`--seeds 0 1` as `--seeds 0 --seeds 1`: each of `options` takes every word up to the next option."""
+    spread_out, option = list[str](), ""
+    for word, before in zip(words, ["", *words], strict=False):
+        option = "" if word.startswith("-") else before if before in options else option
+        spread_out += [option, word] if option and before != option else [word]
+    return spread_out

@@ -1,0 +1,80 @@
+"""`norml sweep`: the same records as one run after the other, whatever stops it or works beside it."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+from tests.helpers.command_line import Shell
+
+SWEEP = ("sweep", "norml", "maml-constant-lr", "--benchmark", "tiny-5way", "--shots", "1", "--seeds", "0..1")
+
+
+def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
+    """What each record's test and training reached."""
+    records = {path: json.loads(path.read_text()) for path in results.rglob("seed-*.json")}
+    return {str(path.relative_to(results)): (each["correct"], each["curve"]) for path, each in records.items()}
+
+
+def one_after_the_other(shell: Shell, *options: str) -> dict[str, tuple[list[int], list[dict]]]:
+    for seed in ("0", "1"):
+        run = ("run", "norml", "maml-constant-lr", "--benchmark", "tiny-5way", "--seed", seed, "--device", "cpu")
+        assert shell.norml(*run, *options, "--results", "apart")[0] == 0
+    return numbers(shell.folder / "apart")
+
+
+def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other(shell: Shell):
+    long = ("--outer-steps", "300", "--set", "validate_every=300")
+    process = shell.start(*SWEEP, *long, "--at-once", "2")
+    try:
+        until = time.monotonic() + 120
+        while len(list(shell.results.rglob("*.status"))) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert re.search(r"stopped: \d of \d finished, \d left; the same command goes on from here\n$", said)
+    assert not list(shell.results.rglob(".*.lock"))  # nobody is left
+    code, out, err = shell.norml(*SWEEP, *long, "--at-once", "2")
+    assert (code, err) == (0, "")
+    assert numbers(shell.results) == one_after_the_other(shell, *long)
+    assert not [path for path in shell.results.rglob("*.*") if path.suffix not in {".json", ".weights"}]
+    assert out.count("maml-constant-lr") >= 2  # the list of runs
+
+
+def test_two_sweeps_of_one_folder_do_no_cell_twice(shell: Shell):
+    both = [shell.start(*SWEEP, "--at-once", "1") for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    made = re.findall(r"sweep: (\S+, tiny-5way, 1-shot, seed \d): finished in", "".join(said))
+    assert sorted(made) == sorted(set(made))
+    assert set(numbers(shell.results)) == {
+        f"tiny-5way/1-shot/{method}/seed-{seed}.json" for method in ("norml", "maml-constant-lr") for seed in (0, 1)
+    }
+
+
+def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(shell: Shell):
+    one = ("sweep", "no-adaptation", "--benchmark", "tiny-5way", "--device", "cpu")
+    assert shell.norml(*one)[0] == 0
+    code, out, _ = shell.norml(*one)
+    assert (code, out.splitlines()[0]) == (0, "sweep: 0 to do, 1 finished already")
+    code, out, err = shell.norml(*one, "--set", "test_episodes=20")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "holds a finished run under other values" in err
+
+
+def test_a_run_that_fails_is_reported_with_the_end_of_its_log(shell: Shell):
+    """A note of divergence, as an earlier run left it, is refused at each attempt."""
+    diverging = ("sweep", "norml", "--benchmark", "tiny-5way", "--set", "outer_lr=1e9", "--device", "cpu")
+    code, out, err = shell.norml(*diverging, "no-adaptation", "--retries", "0")
+    assert code == 2  # a method after an option's word is no value of it
+    code, out, err = shell.norml(*diverging, "--retries", "0", "--quiet")
+    assert (code, out) == (1, "")
+    first, *_, last = err.splitlines()
+    log = "results/tiny-5way/1-shot/norml/seed-0.log"
+    assert first == f"error: norml, tiny-5way, 1-shot, seed 0, outer_lr 1000000000.0: exit code 2; {log} ends with:"
+    assert last.startswith("    error: norml")

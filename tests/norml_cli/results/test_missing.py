@@ -1,0 +1,76 @@
+"""Which runs are missing, in which order, and how long they may take."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from norml_cli.files.errors import UserError
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.missing import missing_runs, runs_of
+from norml_cli.results.store import Results, write_record
+from tests.helpers.made_records import made_record, made_registry
+
+Keep = Callable[..., Path]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return made_registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "results")
+
+
+@pytest.fixture
+def keep(registry: Registry, results: Results) -> Keep:
+    """Write a made record, which took 12 s for 2,000 outer steps, to its place."""
+
+    def kept(method: str, **settings: object) -> Path:
+        record = made_record(registry, method, [1, 2, 3, 4], **settings)
+        path = results.run_path(record.spec, record.seed)
+        write_record(path, record)
+        return path
+
+    return kept
+
+
+def test_a_table_needs_each_run_that_it_shows_once(registry: Registry):
+    specs = [item.spec for item in runs_of(registry, registry.table("tiny-table"))]
+    methods = ["maml-constant-lr", "norml", "norml-zero-cell"]
+    assert [(spec.method, spec.benchmark, spec.shots) for spec in specs] == [(m, "tiny", 1) for m in methods]
+
+
+def test_one_seed_of_everything_comes_before_a_second_and_records_are_passed_over(
+    registry: Registry, results: Results, keep: Keep
+):
+    items = [registry.resolve(method, "tiny", 1) for method in ("norml", "norml-zero-cell")]
+    keep("norml", seed=1)
+    missing = missing_runs(results, items, [1, 0])
+    assert [(run.item.spec.method, run.seed) for run in missing] == [
+        ("norml-zero-cell", 1),
+        ("norml", 0),
+        ("norml-zero-cell", 0),
+    ]
+    assert missing[1].path == results.folder / "tiny" / "1-shot" / "norml" / "seed-0.json"
+    assert [run.expected_s for run in missing] == [None, 12.0, None]
+
+
+def test_a_shorter_run_takes_as_much_less(registry: Registry, results: Results, keep: Keep):
+    keep("norml", seed=1)
+    shorter = registry.resolve("norml", "tiny", 1, {"outer_steps": 500})
+    (run,) = missing_runs(results, [shorter], [0])
+    assert run.expected_s == 3.0
+
+
+def test_records_of_other_values_and_damaged_ones_are_all_told(registry: Registry, results: Results, keep: Keep):
+    other, damaged = keep("norml", outer_steps=500), keep("norml-zero-cell")
+    damaged.write_text(damaged.read_text()[:-10])
+    items = [registry.resolve(method, "tiny", 1) for method in ("norml", "norml-zero-cell")]
+    with pytest.raises(UserError) as raised:
+        missing_runs(results, items, [0])
+    first, second = str(raised.value).splitlines()
+    assert first.startswith(f"{other}: holds a finished run under other values")
+    assert second.startswith(f"{damaged}: not JSON")
