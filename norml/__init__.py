@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from norml.statistics import interval_95
     from norml.update_rules import Carried, Rates, UpdateRule
     from norml.update_rules.gradient_descent import GradientDescent
+    from norml.update_rules.meta_curvature import MetaCurvature
     from norml.update_rules.meta_sgd import MetaSgd
     from norml.update_rules.nodal_lstm import NodalLstm
+    from norml.update_rules.static_gates import StaticGates
 
 _HOMES = {
     "norml.adaptation": ("Adaptation", "InnerLoop"),
@@ -55,8 +57,10 @@ _HOMES = {
     "norml.statistics": ("interval_95",),
     "norml.update_rules": ("Rates", "Carried", "UpdateRule"),
     "norml.update_rules.gradient_descent": ("GradientDescent",),
+    "norml.update_rules.meta_curvature": ("MetaCurvature",),
     "norml.update_rules.meta_sgd": ("MetaSgd",),
     "norml.update_rules.nodal_lstm": ("NodalLstm",),
+    "norml.update_rules.static_gates": ("StaticGates",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -73,11 +77,13 @@ __all__ = [
     "LayerShape",
     "Learner",
     "LogisticRegression",
+    "MetaCurvature",
     "MetaLearner",
     "MetaSgd",
     "NearestCentroid",
     "NodalLstm",
     "Rates",
+    "StaticGates",
     "UpdateRule",
     "compiled_meta_gradient",
     "correct_counts",

@@ -22,7 +22,7 @@ from norml.fast_weights import Materialised
 from norml.layers import LayerShape
 from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
-from norml.update_rules import Carried, GatedRule, UpdateRule
+from norml.update_rules import Carried, Gated, UpdateRule
 from norml.update_rules.wrapped import Frozen, Wrapped, frozen_layers
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -63,7 +63,7 @@ class Watched(Wrapped):
             self.deltas_out.append(delta)
         self.deltas_out[-1] = delta  # the last layer's stays
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
-        if isinstance(self.rule, GatedRule):
+        if isinstance(self.rule, Gated):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
             gates = (delta_gate.expand(*delta.shape[:2], -1), h_gate.expand(*h.shape[:2], -1))
         sums = self._sums(layer, (delta, h), (delta_hat, h_hat))

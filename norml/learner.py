@@ -3,7 +3,7 @@ eqs 1-5), and the adjoints of both.
 
 Symbols: a_l = pre-activations at the linear output (before batch norm), h_l = activations, delta_l = dL/da_l, where L
 is the support loss. `*_bar` = the derivative of the query loss by `*`: what the outer loop needs. A convolution's have
-a row for each example and position, [E, B * P, C]: it is a linear layer on patches (`norml.convolution`).
+a row for each example and position, [E, B * P, C]: it is a linear layer on patches (`norml.layers.convolution`).
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from norml import hidden_layer
-from norml.convolution import Choice, pooled, spread, taken
 from norml.fast_weights import InputSource, LayerWeights, Product
 from norml.layers import Convolutions, LayerShape, convolutional, fully_connected
+from norml.layers.convolution import Choice, pooled, spread, taken
 
 WeightStd = float | Literal["he", "xavier"]
 

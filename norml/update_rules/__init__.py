@@ -73,7 +73,7 @@ class UpdateRule(nn.Module, ABC):
         return call()
 
 
-class GatedRule(UpdateRule):
+class Gated(UpdateRule):
     """A rule that multiplies both signals node by node (eqs 18-19); it says by what.
 
     A convolution's node is a channel, with one gate for all its positions.
@@ -105,4 +105,4 @@ def initial_gate_bias(gate_scale: float) -> float:
     return -math.log(max(gate_scale, 2) - 1)
 
 
-__all__ = ["Carried", "GatedRule", "Rates", "UpdateRule", "initial_gate_bias"]
+__all__ = ["Carried", "Gated", "Rates", "UpdateRule", "initial_gate_bias"]

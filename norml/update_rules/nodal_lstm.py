@@ -26,7 +26,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from norml.layers import LayerShape
-from norml.update_rules import Carried, GatedRule, initial_gate_bias
+from norml.update_rules import Carried, Gated, initial_gate_bias
 
 Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
@@ -36,7 +36,7 @@ _EPSILON = 1e-20  # chosen: keeps a constant signal (all-dead ReLUs) finite, and
 _LOG_SIGN_P = 10.0  # Ravi & Larochelle 2017, appendix; Andrychowicz et al. 2016, appendix A
 
 
-class NodalLstm(GatedRule):
+class NodalLstm(Gated):
     """One gated cell a layer, batched over episodes (and over support examples, unless gates are shared)."""
 
     def __init__(

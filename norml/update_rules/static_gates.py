@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from norml.layers import LayerShape
-from norml.update_rules import Carried, GatedRule, initial_gate_bias
+from norml.update_rules import Carried, Gated, initial_gate_bias
 
 
-class StaticGates(GatedRule):
+class StaticGates(Gated):
     """A gate gate_scale * sigmoid(b) of every neuron's delta and h; b is learned and starts as NORML's."""
 
     def __init__(self, layers: Sequence[LayerShape], *, gate_scale: float = 2.0) -> None:

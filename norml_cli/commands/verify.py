@@ -57,7 +57,10 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
             display.evaluating("meta_test", done, total)
 
         with multiplying_as_declared(spec, target):
-            found = count_correct(trained.model, spec, episodes, on_progress).tolist()
+            correct = count_correct(trained.model, spec, episodes, on_progress)
+    found = correct.tolist()
+    if found == record.correct and record.by_class not in (None, episodes.by_class(correct)):
+        raise UserError(f"{path}: by_class is not what these answers give; the record was changed, run it again")
     return _compared(path, record, found, device_name(target, spec.examples_of_an_outer_step))
 
 

@@ -24,7 +24,8 @@ def require_regular(path: Path) -> int:
     found = path.stat()
     kind = other_kind(found.st_mode)
     if kind is not None:
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+        folder = stat.S_ISDIR(found.st_mode)  # OSError becomes IsADirectoryError for it
+        raise OSError(errno.EISDIR if folder else errno.EINVAL, f"it is {kind}, not a file")
     return found.st_size
 
 

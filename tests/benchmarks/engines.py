@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from norml.adaptation import InnerLoop
-from norml.convolution import MaxPool, MeanPool
 from norml.episodes import EpisodeBatch
 from norml.layers import LayerShape
+from norml.layers.convolution import MaxPool, MeanPool
 from norml.learner import Learner
 from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
 from norml.update_rules.gradient_descent import GradientDescent

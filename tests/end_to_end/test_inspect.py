@@ -45,6 +45,15 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
     assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
 
 
+def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
+    _, out = inspected(shell, "anil")
+    for row in rows(shell, "layers.csv"):
+        still = row["layer"] != "3"
+        assert (float(row["effective_rate"]) == 0, row["cosine_to_gradient"] == "") == (still, still)
+    assert "nan" not in out.lower()
+    assert "NaN" not in (shell.folder / "looked" / "inspection.json").read_text()
+
+
 def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
     inspected(shell, "norml", "--outer-steps", "0", "--set", "inner_lr=1e-30")
     for row in rows(shell, "gates.csv"):
@@ -89,7 +98,7 @@ def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):
     code, out, err = shell.norml("inspect", record)
     assert (code, out) == (2, "")
     assert err.startswith("error: results/tiny-5way/1-shot/norml/seed-2.weights: not there, ")
-    again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --force"
+    again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --results again"
     assert err.endswith(f"make them with: {again}\n")
     assert shell.norml("inspect", "nowhere.json")[0] == 2
     assert shell.norml(*RUN, "no-adaptation", "--quiet")[0] == 0

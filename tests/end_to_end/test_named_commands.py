@@ -39,6 +39,7 @@ COVERED = {
     "norml report": "test_commands.py::test_report_lists_the_runs_and_says_when_there_are_none",
     "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml report --results": "test_commands.py::test_hints_name_the_places_that_the_command_named",
     "norml report --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml reproduce": TABLE_MADE,
     "norml reproduce --at-once --seeds": TABLE_MADE,

@@ -90,7 +90,7 @@ def test_one_answer_is_rounding_elsewhere_and_a_fault_here(shell: Shell, record:
     correct[7] += 1 if correct[7] < 5 else -1
     interval = interval_95(correct).divided_by(5)
     accuracy = content["accuracy"] | {"mean": interval.mean, "half_width": interval.half_width}
-    change(record, correct=correct, accuracy=accuracy)
+    change(record, correct=correct, accuracy=accuracy, by_class=None)
     code, _, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 2
     assert "1 of 350 episodes differ, by 1 answers in all (7: " in err
@@ -98,6 +98,16 @@ def test_one_answer_is_rounding_elsewhere_and_a_fault_here(shell: Shell, record:
     code, out, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 0, err
     assert "equal within rounding: 1 of 350 episodes differ" in out
+
+
+def test_answers_moved_from_class_to_class_are_found(shell: Shell, record: Path):
+    by_class = json.loads(record.read_text())["by_class"]
+    first, second, *_ = by_class.values()
+    first["correct"], second["correct"] = first["correct"] + 1, second["correct"] - 1
+    change(record, by_class=by_class)
+    code, _, err = shell.norml("verify", str(record), "--device", "cpu")
+    assert code == 2
+    assert "by_class is not what these answers give" in err
 
 
 @pytest.mark.parametrize("name", ["missing", "another"])
@@ -110,7 +120,7 @@ def test_weights_that_are_not_there_or_another_run_s(shell: Shell, record: Path,
         weights.write_bytes(record.with_name("seed-1.weights").read_bytes())
     code, _, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 2
-    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --force", "another": "seed differs"}[
+    assert {"missing": "norml run norml --benchmark tiny-5way --shots 1 --results again", "another": "seed differs"}[
         name
     ] in err
 

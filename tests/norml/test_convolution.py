@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.convolution import Flatten, MaxPool, MeanPool, Window
 from norml.layers import Convolutions, convolutional
+from norml.layers.convolution import Flatten, MaxPool, MeanPool, Window
 
 WINDOWS = [
     Window(side, channels, kernel, stride, padding)

@@ -70,11 +70,11 @@ def test_every_meta_parameter_receives_a_gradient(rule, make_meta_learner, make_
 
 @pytest.mark.parametrize("rule", NORML_RULES)
 def test_an_untrained_rule_starts_to_learn_at_its_gates(rule, make_meta_learner, make_episodes):
-    """Zero gate layers pass nothing back to the cell: the first outer step moves the gates, the second the cells."""
+    """Zero gate layers pass nothing back to the cell: the first outer step moves gates and rates, the next cells."""
     meta_learner = make_meta_learner(rule, perturbed=False)
     meta_learner(make_episodes(), 3).square().sum().backward()
     for name, parameter in meta_learner.rule.named_parameters():
-        assert bool(parameter.grad.any()) == ("gate" in name), name
+        assert bool(parameter.grad.any()) == ("gate" in name or name == "log_alpha"), name
 
 
 def test_parameters_are_counted_apart_and_batch_norm_is_left_out(make_meta_learner):

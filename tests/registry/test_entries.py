@@ -1,3 +1,4 @@
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,25 +151,31 @@ def test_the_recipes_of_both_papers_are_declared(registry):
 
 
 def test_table_1_holds_frozen_features_beside_what_is_meta_learned_on_them(registry):
-    """For each recipe, under the recipe's name."""
+    """For each recipe, under the recipe's name; and one by one, what tells the worth of NORML's memory."""
     found: dict[str, set[str]] = {}
+    one_by_one: dict[str, set[str]] = {}
     for row in registry.table("table-1").rows:
         if row.method is not None:
             benchmark = registry.benchmark(row.benchmark or "mini-imagenet-5way")
             recipe = benchmark.protocol.backbone.value
             assert row.published or row.title.endswith(f", {recipe} features")
-            found.setdefault(recipe, set()).add(row.method)
+            order = benchmark.protocol.support_order.value
+            assert (order == "one-by-one") == (", one by one, " in row.title)
+            (found if order == "full" else one_by_one).setdefault(recipe, set()).add(row.method)
     methods = {"norml", "maml-constant-lr", *FROZEN}
     assert found == {"mtl-2019": methods, "rfs-2020": methods, "resnet12-narrow": methods}
+    assert one_by_one == dict.fromkeys(found, METHODS - {"maml-global-lr"})
     narrow = {row.method for row in registry.table("table-1-narrow").rows}
     assert narrow == {*METHODS, *FROZEN, "no-adaptation"}
 
 
 def test_what_the_paper_states_of_mini_imagenet_is_declared(registry):
-    """Section 5.1."""
-    for recipe in ("", "-rfs", "-narrow"):
+    """Section 5.1; and its Algorithm 1, which takes one example a step, where the entry says so."""
+    for recipe, order in itertools.product(("", "-rfs", "-narrow"), ("full", "one-by-one")):
         for shots in (1, 5):
-            protocol = registry.resolve("norml", f"mini-imagenet-5way{recipe}", shots).spec.protocol
+            suffix = "" if order == "full" else "-one-by-one"
+            protocol = registry.resolve("norml", f"mini-imagenet-5way{recipe}{suffix}", shots).spec.protocol
+            assert protocol.support_order == order
             assert (protocol.inner_steps, protocol.meta_batch_size, protocol.outer_steps) == (10, 4, 10_000)
             assert (protocol.n_way, protocol.queries_per_class, protocol.hidden_sizes) == (5, 15, [])
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from norml.convolution import Flatten, MaxPool, MeanPool, Pool, Window
+from norml.layers.convolution import Flatten, MaxPool, MeanPool, Pool, Window
 from norml.map_sizes import Padding
 
 
