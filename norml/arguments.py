@@ -4,8 +4,12 @@ They look at types, shapes and devices, which costs no look at a GPU's memory an
 are looked at on the CPU alone, and not while torch.compile traces: reading them would make a GPU wait.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from norml.layers import LayerShape
 
 
 def check_tensor(name: str, value: object, letters: str) -> None:
@@ -26,6 +30,14 @@ def check_examples(name: str, x: Tensor, letters: str, n_features: int, weight: 
     if x.dtype != weight.dtype:
         raise TypeError(f"{name} must be {weight.dtype}, as the learner's weights are, got {x.dtype}")
     check_device(name, x, weight.device, "the learner")
+
+
+def check_layers(layers: Sequence[LayerShape]) -> None:
+    """`layers` are a learner's, not numbers of neurons. Raises TypeError."""
+    for layer in layers:
+        if not isinstance(layer, LayerShape):
+            what = "a learner's `layers`, or fully_connected(sizes)"
+            raise TypeError(f"layers must be {what}, got a sequence of {type(layer).__name__}")
 
 
 def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
 from norml.layers import LayerShape
 from norml.update_rules import Carried, UpdateRule
 
@@ -29,6 +30,7 @@ class MetaCurvature(UpdateRule):
 
     def __init__(self, layers: Sequence[LayerShape], *, curvature: Curvature = "two-matrices") -> None:
         """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
         self.scales_inputs = curvature == "two-matrices"
         self.out_matrices = nn.ParameterList(torch.eye(layer.nodes_out) for layer in layers)  # M_o, or T: [O, O]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
 from norml.layers import LayerShape
 from norml.update_rules import Carried, Rates, UpdateRule
 
@@ -22,6 +23,7 @@ class MetaSgd(UpdateRule):
 
     def __init__(self, layers: Sequence[LayerShape], *, initial_rate: float = 1.0) -> None:
         """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
         self.weight_rates = nn.ParameterList(torch.full(layer.weight_shape, initial_rate) for layer in layers)
         self.bias_rates = nn.ParameterList(torch.full((layer.nodes_out,), initial_rate) for layer in layers)

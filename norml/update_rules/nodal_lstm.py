@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from norml.arguments import check_layers
 from norml.layers import LayerShape
 from norml.update_rules import Carried, Gated, initial_gate_bias
 
@@ -60,6 +61,7 @@ class NodalLstm(Gated):
 
         `layer_rates`: a learned rate a layer, kept as its logarithm, multiplies delta beside the gates.
         """
+        check_layers(layers)
         super().__init__()
         self.gates = gates
         self.channel_summary = channel_summary

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
 from norml.layers import LayerShape
 from norml.update_rules import Carried, Gated, initial_gate_bias
 
@@ -20,6 +21,7 @@ class StaticGates(Gated):
 
     def __init__(self, layers: Sequence[LayerShape], *, gate_scale: float = 2.0) -> None:
         """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
         self.gate_scale = gate_scale
         start = initial_gate_bias(gate_scale)

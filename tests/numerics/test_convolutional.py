@@ -19,9 +19,19 @@ import torch
 from torch.nn import functional
 
 from norml.episodes import EpisodeBatch
+from norml.inspection import frozen, meta_gradient_norms
 from norml.layers import Convolutions
 from norml.meta_training import meta_gradient
-from tests.helpers.reference import CHANNEL_SUMMARIES, RULES, Images, Settings, forward, loss_and_meta_gradient
+from tests.helpers.reference import (
+    CHANNEL_SUMMARIES,
+    RULES,
+    Images,
+    Settings,
+    example_losses,
+    forward,
+    loss_and_meta_gradient,
+    weights_of_each_step,
+)
 
 STRIDED = {"image_size": 4}
 POOLED = {"image_size": 4, "in_channels": 2, "kernel": 2, "stride": 1, "max_pool": True, "end": "flatten"}
@@ -76,6 +86,39 @@ def test_first_order_and_support_statistics_are_the_references(rule, net, option
     meta_learner, batch = make(rule, net, **options)
     expected = loss_and_meta_gradient(dict(meta_learner.named_parameters()), settings_of(rule, net, **options), batch)
     assert_is_the_references(meta_learner, batch, STEPS, expected)
+
+
+@pytest.mark.parametrize("still", [{0, 1}, {2}], ids=["head", "body"])
+@pytest.mark.parametrize("rule", ["maml-constant-lr", "meta-curvature", "static-gates", "norml"])
+def test_layers_that_stay_still_are_the_references(rule, still, make):
+    meta_learner, batch = make(rule, "pooled")
+    settings = settings_of(rule, "pooled", still=frozenset(still))
+    loss, _ = loss_and_meta_gradient(dict(meta_learner.named_parameters()), settings, batch)
+    found = meta_gradient(frozen(meta_learner, still), batch, STEPS)[0]
+    torch.testing.assert_close(found.item(), float(loss), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["maml-per-step-lr", "norml"])
+def test_norms_of_the_meta_gradient_by_step_are_autograds(rule, make):
+    meta_learner, batch = make(rule, "pooled", n_episodes=1)
+    p, settings = dict(meta_learner.named_parameters()), settings_of(rule, "pooled")
+    every = weights_of_each_step(p, settings, batch.support_x[0], batch.support_y[0])
+    logits = forward(p, every[-1], batch.query_x[0], images=settings.images)[0][-1]
+    loss = example_losses(logits, batch.query_y[0]).mean()
+    gradients = torch.autograd.grad(loss, [tensor for weights in every for pair in weights for tensor in pair])
+    squares = torch.stack([gradient.square().sum() for gradient in gradients])
+    expected = squares.view(STEPS + 1, -1, 2).sum(-1).sqrt()
+    found = meta_gradient_norms(meta_learner, batch, STEPS)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_what_does_not_go_with_convolutions_is_told(make):
+    meta_learner, batch = make("norml", support_order="one-by-one")
+    with pytest.raises(ValueError, match=r"^support_order 'one-by-one' needs a learner without hidden layers"):
+        meta_learner(batch, STEPS)
+    meta_learner, _ = make("norml")
+    with pytest.raises(ValueError, match=r"with D = 16, the learner's, got \[2, 6, 9\]$"):
+        meta_learner.adapt(batch.support_x[..., :9], batch.support_y, STEPS)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -600,9 +600,13 @@ def test_whole_number_for_a_number_hashes_alike(registry):
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
-        ("norml", {"inner_lrr": 1}, "--set inner_lrr: unknown key, did you mean 'inner_lr' or"),
-        ("norml", {"gate": 1}, "--set gate: unknown key, did you mean"),
-        ("maml-constant-lr", {"gates": "flattened"}, "--set gates: unknown key"),
+        ("norml", {"inner_lrr": 1}, "--set inner_lrr: unknown key of 'norml', did you mean 'inner_lr' or"),
+        ("norml", {"gate": 1}, "--set gate: unknown key of 'norml', did you mean"),
+        (
+            "maml-constant-lr",
+            {"gates": "flattened"},
+            "--set gates: 'maml-constant-lr' has no such key; it belongs to algorithm nodal-lstm",
+        ),
         ("norml", {"inner_lr": "fast"}, "--set inner_lr=fast: must be a number; `norml show` lists a method's keys"),
         ("norml", {"inner_lr": -1}, "--set inner_lr=-1: must be greater than 0; "),
         ("norml", {"inner_lr": True}, "--set inner_lr=true: must be a number; "),
@@ -692,6 +696,10 @@ def test_a_suffix_that_would_not_be_read_is_told(tmp_path, name):
         ({"pooling": "max-2x2"}, "pooling: nothing is left of 'omniglot' images (28 -> 7 -> 2 -> 0 px); declare "),
         ({"hidden_sizes": []}, "hidden_sizes: conv-4 has 4 convolutions, but 0 are declared"),
         ({"backbone": "mtl-2019"}, "learner: conv-4 takes images, but backbone makes features of them"),
+        (
+            {"support_order": "one-by-one"},
+            "support_order: one-by-one needs a single linear layer, but hidden_sizes is [64, 64, 64, 64]: ",
+        ),
         ({"learner": "conv-5"}, "--set learner=conv-5: must be 'fully-connected' or 'conv-4'"),
     ],
     ids=str,
