@@ -37,7 +37,9 @@ from norml_cli.registry.sourced import Model
 from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS
 from norml_cli.reporting.lists import RUN_KEYS, TRIAL_KEYS
+from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS
 from norml_cli.reporting.table_sheet import CELL_KEYS
+from norml_cli.results.evaluations import Card, EvaluationRecord
 from norml_cli.results.records import RunRecord
 
 HERE = Path(__file__).parent
@@ -72,6 +74,19 @@ all other keys, keys sorted, without spaces. A record that contradicts itself is
 without a meta-test, in `results/studies/<study>/<K>-shot/<method>/`, named by what they vary
 (`inner_lr=0.2,gate_scale=4.0-seed-0.json`). `results/other-protocols/NAME/` keeps runs of a table by other values than
 the declared ones: a results folder of its own, which the table leaves out and `--results` shows.
+"""
+
+
+EVALUATIONS_HEAD = """\
+`norml evaluate` writes one file for each protocol that it evaluates a run's weights by, named by what it changes:
+`seed-<n>-evaluations/queries_per_class=15,rotations=none.json`, beside the run's `seed-<n>.json`. It carries a `digest`
+as records do, and names that of the run: an evaluation of weights that were replaced since is refused.
+"""
+
+CARDS_HEAD = """\
+`norml export` writes a run's weights as `seed-<n>.safetensors` and what is said of them as `seed-<n>.card.json`, with a
+`digest`. Both may be published beside the record; `verify`, `inspect` and `evaluate` read them where the run's own
+`seed-<n>.weights` is missing, and refuse a file whose SHA-256 is not the card's, and the card of another run.
 """
 
 
@@ -149,8 +164,14 @@ def formats_page() -> str:
     for title, keys in SCRIPTS.items():
         rows = [f"| `{key}` | {_cell(meaning)} |" for key, meaning in keys.items()]
         lines += [f"## {title}", "", "| key | meaning |", "| --- | --- |", *rows, ""]
-    lines += ["## a run's record", "", RECORDS_HEAD, "| key | meaning |", "| --- | --- |", *_record_rows(RunRecord, "")]
-    return "\n".join([*lines, ""])
+    documents: list[tuple[str, str, type[Model]]] = [
+        ("a run's record", RECORDS_HEAD, RunRecord),
+        ("an evaluation's record", EVALUATIONS_HEAD, EvaluationRecord),
+        ("the card of published weights", CARDS_HEAD, Card),
+    ]
+    for title, head, model in documents:
+        lines += [f"## {title}", "", head, "| key | meaning |", "| --- | --- |", *_record_rows(model, ""), ""]
+    return "\n".join(lines)
 
 
 def _record_rows(model: type[Model], prefix: str) -> Iterator[str]:
@@ -232,6 +253,7 @@ SCRIPTS = {
     "norml report (runs)": RUN_KEYS,
     "norml study NAME (trials)": TRIAL_KEYS,
     "norml compare (comparisons)": COMPARISON_KEYS,
+    "norml report --protocols (protocols)": PROTOCOL_KEYS,
 }
 
 

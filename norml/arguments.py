@@ -49,10 +49,15 @@ def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> 
         raise TypeError(f"{name} must be torch.int64, got {y.dtype}")
 
 
-def check_range(name: str, values: Tensor, end: int, what: str) -> None:
-    """Integers in 0..end - 1; on the CPU only. Raises ValueError."""
+def check_range(name: str, values: Tensor, end: int | Tensor, what: str) -> None:
+    """Integers in 0..end - 1, of each its own `end` if that is a tensor; on the CPU only. Raises ValueError."""
     if values.device.type != "cpu" or torch.compiler.is_compiling() or not values.numel():
         return
+    if isinstance(end, Tensor) and (values < end).all():
+        end = int(end.max())  # all that can be wrong now is a number below 0
+    elif isinstance(end, Tensor):
+        beyond = values >= end
+        values, end = values[beyond], int(end.expand_as(values)[beyond].min())
     low, high = (bound.item() for bound in values.aminmax())
     if low < 0 or high >= end:
         raise ValueError(f"{name} must be in 0..{end - 1}, {what}, got {low}..{high}")

@@ -94,7 +94,7 @@ class EpisodeBatch:
 def sample_indices(
     *,
     n_classes: int,
-    n_examples: int,
+    n_examples: int | Tensor,
     n_way: int,
     examples_per_class: int,
     rotations: bool,
@@ -103,59 +103,92 @@ def sample_indices(
 ) -> EpisodeIndices:
     """Draw E = `n_episodes` episodes uniformly: N classes of `n_classes`, K + Q = `examples_per_class` of `n_examples`.
 
+    n_examples: of every class, or [C] of each. Classes are drawn first, so that a large class comes as often as a small
+    one; equal sizes give the same episodes in either form.
     A random order cut short is a uniform draw without replacement; it needs no loop over episodes. The draw happens
     on the generator's device.
     Raises ValueError if there are too few classes or examples.
     """
+    device = generator.device
+    smallest, largest = _extremes(n_examples)
     if n_way > n_classes:
         raise ValueError(f"n_way = {n_way} classes an episode, but the pool has {n_classes}; lower n_way")
-    if examples_per_class > n_examples:
-        raise ValueError(f"{examples_per_class} examples a class, but the pool has {n_examples}; lower K or Q")
-    device = generator.device
+    if examples_per_class > smallest:
+        raise ValueError(f"{examples_per_class} examples a class, but the pool has {smallest}; lower K or Q")
     order = torch.rand(n_episodes, n_classes, generator=generator, device=device)
     classes = order.topk(n_way, dim=1).indices  # [E, N]
-    order = torch.rand(n_episodes, n_way, n_examples, generator=generator, device=device)
+    order = torch.rand(n_episodes, n_way, largest, generator=generator, device=device)
+    if isinstance(n_examples, Tensor):
+        lacking = torch.arange(largest, device=device) >= n_examples[classes].unsqueeze(-1)
+        order.masked_fill_(lacking, -1)  # below every number drawn, and there are enough of those
     examples = order.topk(examples_per_class, dim=2).indices  # [E, N, K + Q]
     turns = torch.randint(TURNS, (n_episodes, n_way), generator=generator, device=device)  # [E, N]
     return EpisodeIndices(classes, examples, turns if rotations else torch.zeros_like(turns))
 
 
+def _extremes(n_examples: int | Tensor) -> tuple[int, int]:
+    """The sizes of the smallest and of the largest class."""
+    if isinstance(n_examples, int):
+        return n_examples, n_examples
+    return int(n_examples.min()), int(n_examples.max())
+
+
 class ExamplePool:
     """The examples of one split, resident on a device, from which episodes are gathered.
 
-    They lie as rows of one table, one block of C * P rows for each turn, so that gathering is copying rows.
+    They lie as rows of one table, class by class, and once for each turn, so that gathering is copying rows.
     """
 
-    def __init__(self, rows: Tensor, n_classes: int, n_examples: int, *, rotations: bool) -> None:
-        """rows: [turns * C * P, D], float, or uint8 for pixels, which become 0..1."""
+    def __init__(self, rows: Tensor, n_classes: int, n_examples: int | Tensor, *, rotations: bool) -> None:
+        """rows: [turns * n, D], float, or uint8 for pixels, which become 0..1; n_examples: of each class, or [C]."""
         self._rows = rows
         self.rotations = rotations
         self.n_classes, self.n_examples = n_classes, n_examples
+        sizes = torch.as_tensor(n_examples, device=rows.device).expand(n_classes)
+        self._starts = sizes.cumsum(0) - sizes  # [C], the row of each class's first example
+        self._n_upright = rows.shape[0] // (TURNS if rotations else 1)
 
     @classmethod
-    def of_images(cls, images: Tensor, *, rotations: bool) -> "ExamplePool":
-        """Square uint8 images [C, P, height, width], or [C, P, height, width, 3] in colour.
+    def of_images(cls, images: Tensor, *, rotations: bool, sizes: Tensor | None = None) -> "ExamplePool":
+        """Square images [C, P, height, width] uint8, or [C, P, height, width, 3] in colour.
 
-        `rotations`: in all four turns. Raises TypeError or ValueError.
+        sizes: [C] int64 where classes differ in size; the images are then [n, height, width] or [n, height, width, 3],
+        class by class. rotations: in all four turns. Raises TypeError or ValueError.
         """
-        letters = "[C, P, height, width]"
-        if isinstance(images, Tensor) and images.dim() == letters.count(",") + 2:
-            letters = "[C, P, height, width, 3]"
+        letters = "C, P, height, width" if sizes is None else "n, height, width"
+        first = 2 if sizes is None else 1  # the dimension of height
+        in_colour = isinstance(images, Tensor) and images.dim() == first + 3 and images.shape[-1] == 3  # noqa: PLR2004
+        letters = f"[{letters}, 3]" if in_colour else f"[{letters}]"
         check_tensor("images", images, letters)
-        if images.dtype != torch.uint8 or images.shape[2] != images.shape[3]:
+        if images.dtype != torch.uint8 or images.shape[first] != images.shape[first + 1]:
             raise ValueError(f"images must be square uint8 {letters}, got {images.dtype} {list(images.shape)}")
+        flat = images.flatten(0, first - 1)
         turns = range(TURNS if rotations else 1)
-        in_turns = [torch.rot90(images, turn, dims=(2, 3)).flatten(2) for turn in turns]
-        return cls(torch.stack(in_turns).flatten(0, 2), *images.shape[:2], rotations=rotations)
+        rows = torch.cat([torch.rot90(flat, turn, dims=(1, 2)).flatten(1) for turn in turns])
+        return cls._of(rows, images, sizes, rotations=rotations)
 
     @classmethod
-    def of_features(cls, features: Tensor, *, unit_length: bool) -> "ExamplePool":
-        """Features [C, P, D], float; `unit_length`: each example's are scaled to length one. Raises ValueError."""
-        check_tensor("features", features, "[C, P, D]")
+    def of_features(cls, features: Tensor, *, unit_length: bool, sizes: Tensor | None = None) -> "ExamplePool":
+        """Features [C, P, D], float; `unit_length`: each example's are scaled to length one.
+
+        sizes: [C] int64 where classes differ in size; the features are then [n, D], class by class.
+        Raises TypeError or ValueError.
+        """
+        letters = "[C, P, D]" if sizes is None else "[n, D]"
+        check_tensor("features", features, letters)
         if not features.is_floating_point():
-            raise TypeError(f"features must be float [C, P, D], got {features.dtype}")
+            raise TypeError(f"features must be float {letters}, got {features.dtype}")
         rows = functional.normalize(features, dim=-1) if unit_length else features
-        return cls(rows.flatten(0, 1), *features.shape[:2], rotations=False)
+        return cls._of(rows.flatten(0, -2), features, sizes, rotations=False)
+
+    @classmethod
+    def _of(cls, rows: Tensor, examples: Tensor, sizes: Tensor | None, *, rotations: bool) -> "ExamplePool":
+        if sizes is None:
+            return cls(rows, *examples.shape[:2], rotations=rotations)
+        check_tensor("sizes", sizes, "[C]")
+        if int(sizes.sum()) != len(examples):
+            raise ValueError(f"{int(sizes.sum())} examples by their sizes, but there are {len(examples)}")
+        return cls(rows, len(sizes), sizes.to(rows.device), rotations=rotations)
 
     @property
     def n_features(self) -> int:
@@ -169,11 +202,14 @@ class ExamplePool:
         """
         check_device("indices", indices.classes, self._rows.device, "the pool")
         check_range("indices.classes", indices.classes, self.n_classes, "the pool's classes")
-        check_range("indices.examples", indices.examples, self.n_examples, "the examples of a class")
+        n_examples = self.n_examples
+        of_class = n_examples if isinstance(n_examples, int) else n_examples[indices.classes].unsqueeze(-1)
+        check_range("indices.examples", indices.examples, of_class, "the examples of a class")
         check_range("indices.turns", indices.turns, TURNS if self.rotations else 1, "the pool's quarter turns")
         if not 0 < k_shot < indices.examples.shape[2]:
             raise ValueError(f"k_shot = {k_shot}, but {indices.examples.shape[2]} examples a class were drawn")
-        rows = (indices.turns * self.n_classes + indices.classes)[:, :, None] * self.n_examples + indices.examples
+        starts = indices.turns * self._n_upright + self._starts[indices.classes]  # [E, N]
+        rows = starts[:, :, None] + indices.examples
         n_episodes, n_way, n_drawn = rows.shape
         rows = torch.cat([rows[:, :, :k_shot].flatten(1), rows[:, :, k_shot:].flatten(1)], dim=1)  # [E, S + M]
         examples = self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1)

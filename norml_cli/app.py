@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,6 +27,7 @@ from norml_cli.arguments import (
     require_id,
     run_options_of,
     seeds_of,
+    split_of,
     sweep_of,
     trials_of,
     with_outer_steps,
@@ -37,7 +38,7 @@ from norml_cli.registry.resolving import Resolved
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.standard_streams import guarded
 from norml_cli.terminal.usage import Command, ReportCommand, SeveralCommand
-from norml_cli.training.threads import spin_briefly
+from norml_cli.threads import spin_briefly
 
 app = typer.Typer(
     name="norml",
@@ -154,6 +155,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 FormatJsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result). Default: off.")
+]
+RecordsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
 ]
 ResultJsonOption = Annotated[
     bool,
@@ -547,7 +551,7 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
 
 @app.command("inspect", cls=Command, epilog="norml inspect results/glyphs-5way/1-shot/norml/seed-0.json")
 def inspect_command(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its .weights beside it.")],
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to. Default: one beside the record.")
     ] = None,
@@ -610,9 +614,7 @@ def compare_command(
 
 @app.command("verify", cls=Command, epilog="norml verify results/glyphs-5way/1-shot/norml/seed-0.json")
 def verify_command(
-    records: Annotated[
-        list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
-    ],
+    records: RecordsArgument,
     device: DeviceOption = "auto",
     registry: RegistryOption = None,
 ) -> None:
@@ -626,6 +628,84 @@ def verify_command(
     from norml_cli.commands.verify import verify
 
     verify(entries, found, device=device, console=Output())
+
+
+@app.command(
+    "evaluate",
+    cls=Command,
+    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --set queries_per_class=15",
+)
+def evaluate_command(
+    records: RecordsArgument,
+    set_: SetOption = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, max=1000, metavar="K", help="Support examples a class. Default: the run's."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Take the episodes of this benchmark. Default: the run's.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="meta-val or meta-test. Default: meta-test.",
+            autocompletion=one_of("meta-val", "meta-test"),
+        ),
+    ] = "meta-test",
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again what is finished. Default: off.")] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Evaluate trained weights under another protocol.
+
+    Each result is a record of its own beside the run's; one that is finished is printed.
+    """
+    from norml_cli.registry.evaluating import evaluated
+    from norml_cli.results.store import read_record
+
+    entries, overrides, classes = entries_of(registry), overrides_of(set_), split_of(split)
+    runs = [(path, read_record(path)) for path in records]
+    place: dict[str, Any] = {"benchmark": benchmark, "shots": shots, "split": classes}
+    specs = [evaluated(entries, run.spec, overrides, **place) for _, run in runs]
+    from norml_cli.commands.evaluate import Wanted, evaluate  # after what fails fast: brings torch
+
+    wanted = [Wanted(path, run, spec, classes) for (path, run), spec in zip(runs, specs, strict=True)]
+    evaluate(entries, wanted, device=device, force=force, console=Output(quiet=quiet, as_json=json))
+
+
+@app.command("export", cls=Command, epilog="norml export results/glyphs-5way/1-shot/norml/seed-0.json")
+def export_command(
+    records: RecordsArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", callback=nameable, help="A .safetensors file. Default: beside the record."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Write trained weights as safetensors, for others.
+
+    A JSON card beside each file says whose weights they are.
+    """
+    from norml_cli.results.store import read_record
+
+    entries, runs = entries_of(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.export import export
+
+    export(entries, runs, out=out, console=Output(quiet=quiet, as_json=json))
 
 
 @app.command("doctor", cls=Command, epilog="norml doctor\nnorml doctor --json")
@@ -645,6 +725,14 @@ def doctor_command(
     "report", cls=ReportCommand, epilog="norml report\nnorml report --table table-2\nnorml report --html report.html"
 )
 def report_command(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD...",
+            help="With --protocols: these methods, the first as the reference.",
+            autocompletion=METHOD_IDS,
+        ),
+    ] = None,
     table: Annotated[
         str | None,
         typer.Option(
@@ -654,6 +742,9 @@ def report_command(
             autocompletion=TABLE_IDS,
         ),
     ] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Trained weights under the protocols of `norml evaluate`, paired.")
+    ] = False,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,
     html: Annotated[
@@ -672,10 +763,17 @@ def report_command(
 
     Without --table it lists the runs at hand.
     """
-    from norml_cli.commands.report import report, report_html
+    from norml_cli.commands.report import report, report_html, report_protocols
 
+    if methods and not protocols:
+        raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
+    if protocols and (table is not None or html is not None):
+        raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
     format_ = format_of(format_, as_json=json)
-    entries, console, options = entries_of(registry), Console(), places_text(results, registry)
+    entries, console, options = entries_of(registry, methods or []), Console(), places_text(results, registry)
+    if protocols:
+        report_protocols(entries, methods or [], format_=format_, results=results, console=console)
+        return
     if html is None:
         report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
         return

@@ -19,6 +19,7 @@ from norml_cli.registry.protocol import ID_PATTERN, Precision, Protocol
 from norml_cli.registry.reading import builtin_registry, load_registry
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.registry.sourced import Model
+from norml_cli.results.evaluations import Split
 from norml_cli.results.store import DEFAULT_FOLDER
 from norml_cli.terminal.output import name_left_out
 
@@ -153,6 +154,14 @@ def _read_items(option: str, items: list[str] | None, expected: str, form: str) 
         except ValueError as error:
             raise UserError(f"{option} {plain(item)}: {error}; lists are written [64,64], text as it is") from None
     return values
+
+
+def split_of(text: str) -> Split:
+    """What --split names. Raises UserError."""
+    splits: dict[str, Split] = {"meta-val": "meta_val", "meta-test": "meta_test"}
+    if text not in splits:
+        raise UserError(f"--split {plain(text)}: expected {' or '.join(splits)}")
+    return splits[text]
 
 
 def trials_of(

@@ -43,9 +43,9 @@ class MetaCurvature(UpdateRule):
         return {name: self.get_parameter(name) for name in names}
 
     @override
-    def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
+    def of_constant_input(self, h: Tensor) -> Carried:
         """The first layer's h_hat, which stays the same: its product, the widest, is made once."""
-        return {"h_hat": h @ self.in_matrices[0]} if layer == 0 and self.scales_inputs else {}
+        return {"h_hat": h @ self.in_matrices[0]} if self.scales_inputs else {}
 
     @override
     def scaled(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from norml_cli.data.cache import Cache, cache_path, status
-from norml_cli.data.preparing import add_lacking, declared_requests, make
+from norml_cli.data.preparing import declared_requests, hashes, make
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
@@ -21,8 +21,8 @@ def prepare(
     entry_file = registry.files["datasets", dataset_id]
     if verify:
         cache = Cache.open(entry, entry_file)
-        checked = f"verified, {cache.verify()} arrays as they were written"
-        console.print(f"{dataset_id}: {checked}, content sha256 {cache.content_hash}", highlight=False, soft_wrap=True)
+        for line in (f"verified, {cache.verify()} arrays as they were written", *hashes(cache)):
+            console.print(f"{dataset_id}: {line}", highlight=False, soft_wrap=True)
         console.result(_result("verified", cache))
         return
     if source is not None and not datasets.needs_source(entry):
@@ -30,9 +30,8 @@ def prepare(
     state = "missing" if force else status(entry, entry_file)  # what is forced is not looked at: it may be damaged
     if state == "up to date":
         cache = Cache.open(entry, entry_file)
-        added = add_lacking(cache, declared_requests(registry, dataset_id))
-        more = f", {added} sets of fixed episodes added" if added else ""  # of benchmarks declared since
-        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){more}", highlight=False)
+        unread = "" if source is None else "; --source was not read, --force reads it"
+        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){unread}", highlight=False)
         console.result(_result("up to date", cache))
         return
     if state == "stale":
@@ -41,6 +40,12 @@ def prepare(
     console.result(_result("made", cache))
 
 
-def _result(state: str, cache: Cache) -> dict[str, str]:
+def _result(state: str, cache: Cache) -> dict[str, str | None]:
     """What `--json` prints."""
-    return {"dataset": cache.dataset, "state": state, "cache": str(cache.path), "content_sha256": cache.content_hash}
+    return {
+        "dataset": cache.dataset,
+        "state": state,
+        "cache": str(cache.path),
+        "source_sha256": cache.source_sha256,
+        "cache_sha256": cache.content_hash,
+    }

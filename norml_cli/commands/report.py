@@ -8,9 +8,11 @@ from rich.console import Console
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.formats import require_format
+from norml_cli.reporting.formats import render_sheets, require_format
 from norml_cli.reporting.lists import render_runs
+from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, protocol_values
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, benchmarks_of, build_table
@@ -44,6 +46,27 @@ def report(
     print_text("\n".join(texts), console)
 
 
+def report_protocols(
+    registry: Registry, methods: Sequence[str], *, format_: str, results: Path, console: Console
+) -> None:
+    """Print what the weights of `methods` (none: of all) reached as trained and under every evaluated protocol.
+
+    Raises UserError for an unknown method or format, a missing folder, damaged runs, and if there are no evaluations.
+    """
+    require_format(format_)
+    for method in methods:
+        registry.method(method)
+    Results(results).require_folder()
+    scan = Results(results).scan_evaluations()
+    tables = protocol_tables(registry, Results(results).runs(), scan.records, methods)
+    name_left_out(scan.faults)
+    if not tables:
+        raise UserError(f"{results}: holds no evaluations of these; `norml evaluate RECORD --set KEY=VALUE` makes one")
+    sheets = [protocol_sheet(table) for table in tables]
+    values = protocol_values(tables)
+    print_text(render_sheets(sheets, PROTOCOL_KEYS, values, "protocols", format_, width=console.width), console)
+
+
 def report_html(
     registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console, options: str = ""
 ) -> None:
@@ -56,7 +79,10 @@ def report_html(
     if str(out) == "-":
         raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
     tables, runs = _tables(registry, table_id or EVERY, results, options)
-    page = render_html(registry, tables, runs, options=options).encode()
+    evaluations = Results(results).scan_evaluations({record.spec.benchmark for _, record in runs})
+    name_left_out(evaluations.faults)
+    protocols = protocol_tables(registry, runs, evaluations.records)
+    page = render_html(registry, tables, runs, protocols, options=options).encode()
     write_atomically(out, lambda file: file.write(page))
     console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
 

@@ -1,6 +1,8 @@
 """HDF5 files of arrays by split and class, each array with the SHA-256 of its content. Torch-free.
 
-    /<kind>/<split>    [C, P, ...] of C classes with P examples each; `kind` is 'images' or 'features'
+    /<kind>/<split>    [C, P, ...] of C classes with P examples each; `kind` is 'images' or 'features'. Where classes
+                       differ in size: [n, ...], class by class
+    /sizes/<split>     the examples of each class [C], where they differ
     /classes/<split>   names of the C classes
 
 A file is written beside its place and moved there when it is whole, class by class, and verified in slabs, so that its
@@ -46,16 +48,28 @@ class ArrayFile:
     fingerprint: str
     content_hash: str
 
-    def size(self, split: SplitName) -> tuple[int, int]:
-        """C and P: the classes of a split and the examples of each."""
+    def sizes(self, split: SplitName) -> tuple[int, ...]:
+        """How many examples each of the C classes of a split has."""
         with self._file() as file:
-            n_classes, n_examples, *_ = _own(file, f"{self.kind}/{split}").shape
-            return n_classes, n_examples
+            return self._sizes(file, split)
+
+    def _sizes(self, file: h5py.File, split: SplitName) -> tuple[int, ...]:
+        stored = _own(file, f"{self.kind}/{split}")
+        if f"sizes/{split}" not in file:
+            n_classes, n_examples = map(int, stored.shape[:2])
+            return (n_examples,) * n_classes
+        sizes: tuple[int, ...] = tuple(self._array(file, f"sizes/{split}").tolist())
+        if sum(sizes) != len(stored) or min(sizes) < 1:
+            raise UserError(f"{self.path}: sizes/{split} is damaged; {again(self.remake)}")
+        return sizes
 
     def class_names(self, split: SplitName) -> list[str]:
         """The names of the C classes of a split."""
         with self._file() as file:
-            return [name.decode() for name in self._array(file, f"classes/{split}")]
+            return self._class_names(file, split)
+
+    def _class_names(self, file: h5py.File, split: SplitName) -> list[str]:
+        return [name.decode() for name in self._array(file, f"classes/{split}")]
 
     def verify(self) -> int:
         """Check every array, and that they are those the file was made with; returns how many.
@@ -124,8 +138,10 @@ def reading(path: Path, remake: str) -> Iterator[h5py.File]:
     """The file at `path`, open. Raises UserError for whatever h5py finds wrong in it, also while it is used."""
     try:
         require_regular(path)
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # files are replaced whole, so a lock guards nothing
             yield file
+    except (PermissionError, BlockingIOError, FileNotFoundError) as error:
+        raise UserError(f"{path}: cannot be opened ({reason(error)}); it may be whole, so see to that first") from None
     except _DAMAGED as error:
         raise UserError(f"{path}: not a readable cache ({reason(error)}); {again(remake)}") from None
 
@@ -137,7 +153,9 @@ def again(remake: str) -> str:
 
 def content_hash_of(file: h5py.File, kind: Kind) -> str:
     """One hash over arrays and class names of all splits, from the arrays' own."""
-    return content_hash([text(file[f"{part}/{split}"], "sha256") for part in (kind, "classes") for split in SPLITS])
+    parts = [f"{part}/{split}" for part in (kind, "classes") for split in SPLITS]
+    parts += [f"sizes/{split}" for split in SPLITS if f"sizes/{split}" in file]
+    return content_hash([text(file[part], "sha256") for part in parts])
 
 
 def array_hash(array: NDArray[Any]) -> str:
@@ -158,17 +176,23 @@ def _hash_of_parts(dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable
 
 def put_classes(file: h5py.File, kind: Kind, split: SplitName, classes: ClassStream, dtype: DTypeLike) -> None:
     """Write the examples of all classes of a split as one array, class by class, and the names of the classes."""
-    stored = file.create_dataset(f"{kind}/{split}", shape=classes.shape, dtype=dtype)
-    names: list[str] = []
+    sizes, names = classes.sizes, list[str]()
+    equal = len(set(sizes)) == 1
+    shape = (len(sizes), sizes[0]) if equal else (sum(sizes),)
+    stored = file.create_dataset(f"{kind}/{split}", shape=(*shape, *classes.example_shape), dtype=dtype)
 
     def written() -> Iterator[NDArray[Any]]:
+        start = 0
         for class_name, examples in classes:
-            stored[len(names)] = examples
+            stored[len(names) if equal else slice(start, start + len(examples))] = examples
             names.append(class_name)
+            start += len(examples)
             yield examples
 
     put_text(stored, "sha256", _hash_of_parts(stored.dtype, stored.shape, written()))
     put(file, f"classes/{split}", np.array([name.encode() for name in names]))
+    if not equal:
+        put(file, f"sizes/{split}", np.array(sizes, np.int32))
 
 
 def put(file: h5py.File, name: str, array: NDArray[Any]) -> None:

@@ -1,14 +1,15 @@
 """One HDF5 file a data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
 
     /images/<split>                                uint8 [C, P, height, width], or [C, P, height, width, 3] in colour
+    /sizes/<split>                                 where classes differ in size, as `array_files` has it
     /classes/<split>                               names of the C classes
     /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
 
-How it is written, checked and read is `array_files`' job.
+How it is written, checked and read is `array_files`' job. Once made, a cache never changes: episodes that it does not
+hold are drawn where they are needed, so that it may be shared and read-only.
 """
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -28,11 +29,10 @@ from norml_cli.data.array_files import (
     reading,
     text,
 )
-from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest
+from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, drawn
 from norml_cli.data.splits import SPLITS, LoadedDataset, SplitName, identity
 from norml_cli.files.atomic import home, write_atomically
 from norml_cli.files.errors import UserError
-from norml_cli.files.locks import held
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.specs import content_hash
 
@@ -54,9 +54,10 @@ _DECIDING = {
     "resize",
     "invert",
     "rotations",
-    "content_sha256",
+    "source_sha256",
     "generator_seed",
 }
+_ADDED = {"channels", "crop", "background"}  # since the first caches, whose fingerprints are without them
 
 
 def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
@@ -64,6 +65,9 @@ def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
     values = entry.model_dump(mode="json", include=_DECIDING)
     for key in ("image_size_px", "resize", "invert", "rotations"):
         values[key] = values[key]["value"]  # a better worded source changes no pixel
+    values["content_sha256"] = values.pop("source_sha256")  # its name when the first caches were made
+    added = {key: getattr(entry, key) for key in sorted(_ADDED)}
+    values |= {key: sourced.value for key, sourced in added.items() if sourced is not None}
     return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
 
 
@@ -76,6 +80,7 @@ class Cache(ArrayFile):
 
     kind = "images"
     dataset: str
+    source_sha256: str | None = None  # None: the cache is older than this hash
 
     @classmethod
     def open(cls, entry: DatasetEntry, entry_file: Path) -> "Cache":
@@ -98,24 +103,26 @@ class Cache(ArrayFile):
                 fingerprint=text(file, "fingerprint"),
                 content_hash=text(file, "content_hash"),
                 dataset=entry.id,
+                source_sha256=text(file, "source_sha256") if "source_sha256" in file.attrs else None,
             )
 
     def images(self, split: SplitName) -> NDArray[np.uint8]:
-        """[C, P, height, width] uint8, ink = 255; or [C, P, height, width, 3] in colour. All in memory."""
+        """[C, P, height, width] uint8, ink = 255; or [C, P, height, width, 3] in colour. All in memory.
+
+        Where classes differ in size, all examples, class by class: [n, height, width] or [n, height, width, 3].
+        """
         with self._file() as file:
             return self._array(file, f"images/{split}")
 
-    def has(self, request: EpisodeRequest) -> bool:
-        """Whether the cache holds these episodes."""
-        with self._file() as file:
-            return f"episodes/{request.key}" in file
-
     def episodes(self, request: EpisodeRequest) -> EpisodeArrays:
-        """The fixed episodes of a request. Raises UserError if they are damaged."""
+        """The fixed episodes of a request, drawn now if the cache does not hold them.
+
+        Raises UserError if they are damaged, or ask for more classes or examples than there are.
+        """
         with self._file() as file:
             group = f"episodes/{request.key}"
             if group not in file:
-                raise UserError(f"{self.path}: holds no episodes '{request.key}'; {again(self.remake)}")
+                return drawn(request, self._class_names(file, request.split), self._sizes(file, request.split))
             return EpisodeArrays(*(self._array(file, f"{group}/{part}") for part in ("classes", "examples", "turns")))
 
 
@@ -146,9 +153,9 @@ def write_cache(
     entry: DatasetEntry,
     entry_file: Path,
     loaded: LoadedDataset,
-    episodes: Mapping[EpisodeRequest, EpisodeArrays],
+    requests: Iterable[EpisodeRequest],
 ) -> Cache:
-    """Make the cache of `entry` in one piece; an old one stays until the new one is whole.
+    """Make the cache of `entry` with the episodes of `requests`, in one piece; an old one stays until it is whole.
 
     For who holds the cache's lock. No more than a class of `loaded` and the one read after it are in memory.
     Raises UserError.
@@ -158,44 +165,32 @@ def write_cache(
         with h5py.File(target, "w", libver=FILE_FORM) as file:
             for split in SPLITS:
                 put_classes(file, "images", split, loaded.splits[split], np.uint8)
-            _put_episodes(file, episodes)
+            _check_source(entry, entry_file, loaded.source_sha256())
+            for request in requests:
+                names = [name.decode() for name in file[f"classes/{request.split}"]]
+                _put_episodes(file, request, drawn(request, names, loaded.splits[request.split].sizes))
             file.attrs["schema_version"] = SCHEMA_VERSION
             put_text(file, "dataset", entry.id)
             put_text(file, "fingerprint", fingerprint(entry, entry_file))
-            content = content_hash_of(file, "images")
-            if loaded.content_hash not in {None, content}:
-                raise UserError(
-                    f"{entry_file}: content_sha256: the source holds other pixels or names ({content}); declare that, "
-                    "or none"
-                )
-            put_text(file, "content_hash", content)
+            put_text(file, "content_hash", content_hash_of(file, "images"))
+            put_text(file, "source_sha256", loaded.source_sha256())
             put_text(file, "source", loaded.source)
 
     write_atomically(cache_path(entry.id), write)
     return Cache.open(entry, entry_file)
 
 
-def add_episodes(cache: Cache, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
-    """Put further episodes into a cache, again in one piece; those that it holds by now are left as they are.
-
-    Processes take turns, each adding to what the one before it left. Raises UserError, also if the cache was made anew
-    with other content since it was opened.
-    """
-
-    def write(target: BinaryIO) -> None:
-        with cache.path.open("rb") as old:
-            shutil.copyfileobj(old, target)
-        with h5py.File(target, "r+", libver=FILE_FORM) as file:
-            _put_episodes(file, {request: arrays for request, arrays in episodes.items() if not cache.has(request)})
-
-    with held(cache.path, waiting=lambda _: None):  # for a second at most
-        write_atomically(cache.path, write)
+def _check_source(entry: DatasetEntry, entry_file: Path, sha256: str) -> None:
+    if entry.source_sha256 not in {None, sha256}:
+        raise UserError(
+            f"{entry_file}: source_sha256: the source holds other pixels or names, {sha256}; declare that or none, or "
+            f"get the original ({entry.home})"
+        )
 
 
-def _put_episodes(file: h5py.File, episodes: Mapping[EpisodeRequest, EpisodeArrays]) -> None:
-    for request, arrays in episodes.items():
-        group = f"episodes/{request.key}"
-        put(file, f"{group}/classes", arrays.classes.astype(np.uint16))
-        put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
-        put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
-        put_text(file[group], "hash", arrays.hash())
+def _put_episodes(file: h5py.File, request: EpisodeRequest, arrays: EpisodeArrays) -> None:
+    group = f"episodes/{request.key}"
+    put(file, f"{group}/classes", arrays.classes.astype(np.uint16))
+    put(file, f"{group}/examples", arrays.examples.astype(np.uint16))
+    put(file, f"{group}/turns", arrays.turns.astype(np.uint8))
+    put_text(file[group], "hash", arrays.hash())

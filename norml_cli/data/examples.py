@@ -50,12 +50,18 @@ class Examples:
 
         Raises UserError if they are damaged.
         """
+        stored: NDArray[Any] = self.cache.images(split) if self.features is None else self.features.features(split)
+        sizes, differing = self.cache.sizes(split), None
+        if len(set(sizes)) > 1:
+            differing = torch.tensor([-(-size // every) for size in sizes])
+            kept = np.concatenate([np.arange(size) for size in sizes]) % every == 0
+            stored = stored if every == 1 else stored[kept]
+        else:
+            stored = stored[:, ::every]
+        examples = torch.from_numpy(stored).to(device)
         if self.features is None:
-            return ExamplePool.of_images(
-                torch.from_numpy(self.cache.images(split)[:, ::every]).to(device), rotations=rotations
-            )
-        features = torch.from_numpy(self.features.features(split)[:, ::every]).to(device)
-        return ExamplePool.of_features(features, unit_length=self.unit_length)
+            return ExamplePool.of_images(examples, rotations=rotations, sizes=differing)
+        return ExamplePool.of_features(examples, unit_length=self.unit_length, sizes=differing)
 
 
 def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArray[Any]) -> EpisodeIndices:

@@ -1,6 +1,7 @@
-"""Which fixed evaluation episodes are wanted, and the arrays that hold them. Torch-free."""
+"""Which fixed evaluation episodes are wanted, the arrays that hold them, and their drawing, which alone needs torch."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from norml_cli.data.array_files import array_hash
 from norml_cli.data.splits import SplitName
+from norml_cli.files.errors import UserError
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.specs import RunSpec
 
@@ -85,3 +87,32 @@ class EpisodeArrays:
         for array in (self.classes, self.examples, self.turns):
             digest.update(array_hash(array.astype("<i8")).encode())
         return digest.hexdigest()
+
+
+def drawn(request: EpisodeRequest, names: Sequence[str], sizes: Sequence[int]) -> EpisodeArrays:
+    """The episodes of a request on classes of these names and sizes, the same wherever and whenever they are drawn.
+
+    Raises UserError if there are too few classes, or examples in one of them.
+    """
+    import torch  # noqa: PLC0415 - an up-to-date cache is found so in a fraction of a second
+
+    from norml.episodes import sample_indices  # noqa: PLC0415 - as torch
+
+    per_class, smallest = request.shots + request.queries_per_class, min(sizes)
+    if request.n_way > len(sizes):
+        raise UserError(f"{request.split}: n_way = {request.n_way}, but there are {len(sizes)} classes; lower n_way")
+    if per_class > smallest:
+        raise UserError(
+            f"{request.split}: class '{names[sizes.index(smallest)]}' has {smallest} examples, but shots + "
+            f"queries_per_class = {per_class}; lower these, or leave small classes out (examples_per_class)"
+        )
+    indices = sample_indices(
+        n_classes=len(sizes),
+        n_examples=smallest if smallest == max(sizes) else torch.tensor(sizes),
+        n_way=request.n_way,
+        examples_per_class=per_class,
+        rotations=request.rotations,
+        n_episodes=request.episodes,
+        generator=torch.Generator().manual_seed(request.generator_seed),
+    )
+    return EpisodeArrays(indices.classes.numpy(), indices.examples.numpy(), indices.turns.numpy())

@@ -15,16 +15,17 @@ from norml_cli.data.splits import OnProgress
 from norml_cli.registry.protocol import Recipe
 
 EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
+AVERAGED_TOGETHER = 1024  # images made smaller at once, as floats; changes memory only
 ROOM = 4  # chosen: images stay on a GPU that has so many times their size free; the network needs the rest
 
 
 def resident(images: NDArray[np.uint8], size_px: int, device: torch.device) -> Tensor:
-    """Images [C, P, height, width, 3] -> uint8 [C * P, s, s, 3], on `device` where they fit, else in main memory."""
-    stored = torch.from_numpy(images)
-    if stored.shape[2:4] != (size_px, size_px):
-        stored = torch.stack([_averaged(of_class, size_px) for of_class in stored])
+    """Images [..., height, width, 3] -> uint8 [n, s, s, 3], on `device` where they fit, else in main memory."""
+    stored = torch.from_numpy(images).flatten(0, -4)
+    if stored.shape[1:3] != (size_px, size_px):
+        stored = torch.cat([_averaged(part, size_px) for part in torch.split(stored, AVERAGED_TOGETHER)])
     fits = device.type != "cuda" or torch.cuda.mem_get_info(device)[0] >= ROOM * stored.nbytes
-    return stored.flatten(0, 1).to(device if fits else "cpu")
+    return stored.to(device if fits else "cpu")
 
 
 def _averaged(images: Tensor, size_px: int) -> Tensor:

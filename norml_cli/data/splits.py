@@ -1,8 +1,9 @@
 """Which class belongs to meta-train, meta-val and meta-test: by a seeded shuffle, by text files, or by the source."""
 
 import hashlib
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,14 +27,18 @@ _TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clock
 
 
 class ClassStream(Protocol):
-    """C named classes with their P examples each, one after the other: they need not lie in memory together."""
+    """C named classes with their examples, one class after the other: they need not lie in memory together."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """[C, P, height, width] of grey images, [C, P, height, width, 3] of colour ones, [C, P, F] of features."""
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples each of the C classes has."""
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """[height, width] of a grey image, [height, width, 3] of one in colour, [F] of features."""
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Each class's name and its examples [P, ...]. Raises UserError where a class cannot be read."""
+        """Each class's name and its P examples [P, ...]. Raises UserError where a class cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,14 @@ class ImageClasses:
     images: NDArray[np.uint8]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """[C, P, height, width]."""
-        return self.images.shape
+    def sizes(self) -> tuple[int, ...]:
+        """P, C times."""
+        return (self.images.shape[1],) * len(self.names)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """[height, width]."""
+        return self.images.shape[2:]
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Each class's name and its images [P, height, width]."""
@@ -59,12 +69,19 @@ def _nothing() -> list[str]:
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A data set's classes by split, to be read through once, and what they are read from (never a path)."""
+    """A data set's classes by split, to be read through once, and what they are read from (never a path).
+
+    source_sha256: over names and decoded pixels of the raw source; called once all classes have been read.
+    remarks: one line each on what was seen, called then too.
+    """
 
     splits: Mapping[SplitName, ClassStream]
     source: str
-    content_hash: str | None = None  # which the cache must turn out to have; None: any
-    remarks: Callable[[], list[str]] = _nothing  # one line each on what was seen, once all classes have been read
+    source_sha256: Callable[[], str]
+    remarks: Callable[[], list[str]] = _nothing
+
+
+Members = dict[str, tuple[str, int]]  # a split's classes by name: the source's class, and its quarter turns
 
 
 def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[SplitName, ImageClasses]:
@@ -72,10 +89,20 @@ def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[Spli
 
     Raises UserError where the declaration and the classes at hand contradict each other.
     """
+    place = {name: index for index, name in enumerate(drawn.names)}
+    parts: dict[SplitName, ImageClasses] = {}
+    for split, members in assigned(entry, entry_file, drawn.names).items():
+        images = [np.rot90(drawn.images[place[name]], turn, axes=(1, 2)) for name, turn in members.values()]
+        parts[split] = ImageClasses(tuple(members), np.stack(images))
+    return parts
+
+
+def assigned(entry: DatasetEntry, entry_file: Path, names: Sequence[str]) -> dict[SplitName, Members]:
+    """Which of the classes `names` each split has, as `entry.splits` declares it. Raises UserError as `cut`."""
     if isinstance(entry.splits, SeededSplit):
-        return _cut_by_seed(entry.splits, entry_file, drawn)
-    assert isinstance(entry.splits, FileSplit)  # noqa: S101 - the registry admits no other for data that comes unsplit
-    return _cut_by_files(entry, entry.splits, entry_file, drawn)
+        return _by_seed(entry.splits, entry_file, names)
+    assert isinstance(entry.splits, FileSplit)  # noqa: S101 - what comes split is not assigned
+    return _by_files(entry, entry.splits, entry_file, names)
 
 
 def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
@@ -91,49 +118,41 @@ def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------- seeded splits
 
 
-def seeded_order(names: tuple[str, ...], seed: int) -> list[str]:
+def seeded_order(names: Sequence[str], seed: int) -> list[str]:
     """`names` shuffled by the SHA-256 of 'seed/name': the order they came in does not matter."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def _cut_by_seed(splits: SeededSplit, entry_file: Path, drawn: ImageClasses) -> dict[SplitName, ImageClasses]:
+def _by_seed(splits: SeededSplit, entry_file: Path, names: Sequence[str]) -> dict[SplitName, Members]:
     sizes = {split: int(getattr(splits, split)) for split in SPLITS}
-    if sum(sizes.values()) > len(drawn.names):
-        raise UserError(f"{entry_file}: splits: {sum(sizes.values())} classes in all, but there are {len(drawn.names)}")
-    order = seeded_order(drawn.names, splits.seed)
-    place = {name: index for index, name in enumerate(drawn.names)}
-    parts: dict[SplitName, ImageClasses] = {}
-    for split, size in sizes.items():
-        names, order = order[:size], order[size:]
-        parts[split] = ImageClasses(tuple(names), drawn.images[[place[name] for name in names]])
-    return parts
+    if sum(sizes.values()) > len(names):
+        raise UserError(f"{entry_file}: splits: {sum(sizes.values())} classes in all, but there are {len(names)}")
+    order = iter(seeded_order(names, splits.seed))
+    return {split: {name: (name, 0) for name in itertools.islice(order, size)} for split, size in sizes.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- file splits
 
 
-def _cut_by_files(
-    entry: DatasetEntry, splits: FileSplit, entry_file: Path, drawn: ImageClasses
-) -> dict[SplitName, ImageClasses]:
-    place = {name: index for index, name in enumerate(drawn.names)}
-    split_of: dict[str, SplitName] = {}
-    parts: dict[SplitName, ImageClasses] = {}
+def _by_files(
+    entry: DatasetEntry, splits: FileSplit, entry_file: Path, names: Sequence[str]
+) -> dict[SplitName, Members]:
+    known, split_of, parts = set(names), dict[str, SplitName](), dict[SplitName, Members]()
     for split in SPLITS:
         path = _path(splits, split, entry_file)
-        listed: dict[str, tuple[int, int]] = {}  # line -> (class index, turn)
+        listed: Members = {}
         for number, line in _lines(path):
             name, turn = _parse(line, f"{path}:{number}", as_classes=entry.rotations.value == "as-classes")
-            if name not in place:
-                raise UserError(f"{path}:{number}: '{entry.id}' has no class '{name}'{did_you_mean(name, place)}")
+            if name not in known:
+                raise UserError(f"{path}:{number}: '{entry.id}' has no class '{name}'{did_you_mean(name, known)}")
             if line in listed:
                 raise UserError(f"{path}:{number}: '{line}' stands twice in this file; remove one")
             if split_of.setdefault(name, split) != split:
                 raise UserError(f"{path}:{number}: '{name}' is in {split_of[name]} already; keep it in one split")
-            listed[line] = (place[name], turn)
+            listed[line] = (name, turn)
         if not listed:
             raise UserError(f"{path}: lists no classes; write one a line")
-        images = np.stack([np.rot90(drawn.images[index], turn, axes=(1, 2)) for index, turn in listed.values()])
-        parts[split] = ImageClasses(tuple(listed), images)
+        parts[split] = listed
     return parts
 
 

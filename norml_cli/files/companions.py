@@ -8,10 +8,13 @@ from pathlib import Path
 
 CHECKPOINT = ".checkpoint"  # a training that goes on from here
 WEIGHTS = ".weights"  # the best on meta-validation, of a training that has finished
+PUBLISHED = ".safetensors"  # the same weights for others, in a format that holds nothing but numbers
+CARD = ".card.json"  # whose weights those are
 STATUS = ".status"  # how far a training is, for `norml status`
 DIVERGED = ".diverged"  # the note of a training whose numbers went wrong
 FEATURES = ".features.h5"  # what a pretrained backbone makes of every image
 LOCK = ".lock"
+EVALUATIONS = "-evaluations"  # behind a record's stem: the folder of its weights under other protocols
 LOG = ".log"  # what a training that ran beside others said, until it has finished
 
 _OF_THE_UNFINISHED = (CHECKPOINT, DIVERGED, STATUS)
@@ -32,6 +35,21 @@ class Companions:
     def weights(self) -> Path:
         """What it learned."""
         return self.path.with_suffix(WEIGHTS)
+
+    @property
+    def published(self) -> Path:
+        """What it learned, for others."""
+        return self.path.with_suffix(PUBLISHED)
+
+    @property
+    def card(self) -> Path:
+        """What is said of the published weights."""
+        return self.path.with_suffix(CARD)
+
+    @property
+    def evaluations(self) -> Path:
+        """The folder of `norml evaluate`."""
+        return self.path.with_name(f"{self.path.stem}{EVALUATIONS}")
 
     @property
     def status(self) -> Path:

@@ -14,12 +14,15 @@ from norml_cli.registry.entries import (
     Method,
     SourceSplit,
     TableEntry,
+    Unequal,
 )
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import RESERVED_IDS, Protocol
 from norml_cli.registry.resolving import Registry, contradictions, defaults, layered
 
-SPLIT_AT_THE_SOURCE = {"mini-imagenet"}  # kinds of data set whose raw files say which class is in which split
+SPLIT_AT_THE_SOURCE = {"mini-imagenet", "image-folder"}  # kinds whose raw files can say which class is in which split
+SPLIT_HERE = {"omniglot", "glyphs", "image-folder"}  # kinds whose classes an entry can assign to splits
+OMNIGLOT_PX = 105  # brendenlake/omniglot, README: 105x105 images
 
 
 # ----------------------------------------------------------------------------------------------------- cross-checking
@@ -64,7 +67,8 @@ def cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Iter
 
 def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
     splits = dataset.splits
-    if isinstance(splits, SourceSplit) != (dataset.kind in SPLIT_AT_THE_SOURCE):
+    yield from declaration_faults(dataset)
+    if dataset.kind not in (SPLIT_AT_THE_SOURCE if isinstance(splits, SourceSplit) else SPLIT_HERE):
         yield f"splits.kind: '{splits.kind}' is not for kind: {dataset.kind}; 'from-source' is for what comes split"
     if isinstance(splits, FileSplit):
         for key in ("meta_train", "meta_val", "meta_test"):
@@ -76,6 +80,64 @@ def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
         yield f"splits: {total:,} classes in all, but the data set has {dataset.classes:,}"
     if dataset.rotations.value == "as-classes":
         yield "rotations: 'as-classes' needs split files that list the rotated classes"
+
+
+def declaration_faults(dataset: DatasetEntry) -> Iterator[str]:
+    """What a kind of data set cannot be declared to be."""
+    kind = dataset.kind
+    yield from _KIND_FAULTS[kind](dataset)
+    folders = kind in {"mini-imagenet", "image-folder"}
+    if kind != "image-folder" and dataset.channels is not None:
+        yield f"channels: not for kind: {kind}; leave it out"
+    if dataset.crop is not None and dataset.crop.value != "none" and dataset.resize.value == "none":
+        yield "crop: a cropped image has another size; declare resize, or leave crop out"
+    for key in () if folders else ("crop", "background"):
+        if getattr(dataset, key) is not None:
+            yield f"{key}: not for kind: {kind}; leave it out"
+    if isinstance(dataset.examples_per_class, Unequal):
+        yield from _size_faults(dataset.examples_per_class, kind, unequal=folders)
+
+
+def _glyphs_faults(dataset: DatasetEntry) -> Iterator[str]:
+    if dataset.generator_seed is None:
+        yield "generator_seed: is missing; an embedded data set is drawn from it"
+    if dataset.resize.value != "none" or dataset.invert.value:
+        yield "resize, invert: glyphs are drawn at their size with ink as 1; declare resize: none, invert: false"
+
+
+def _omniglot_faults(dataset: DatasetEntry) -> Iterator[str]:
+    resize, size_px = dataset.resize.value, dataset.image_size_px.value
+    if resize not in {"lanczos", "nearest", "none"}:
+        yield f"resize: '{resize}' is not for kind: omniglot; declare lanczos, nearest or none"
+    if resize == "none" and size_px != OMNIGLOT_PX:
+        yield f"resize: none leaves images of {OMNIGLOT_PX} px, but image_size_px is {size_px}; make them agree"
+
+
+def _mini_imagenet_faults(dataset: DatasetEntry) -> Iterator[str]:
+    if (dataset.invert.value, dataset.rotations.value) != (False, "none"):
+        yield "invert, rotations: photographs are taken as they are; declare invert: false, rotations: none"
+
+
+def _image_folder_faults(dataset: DatasetEntry) -> Iterator[str]:
+    if dataset.channels is None:
+        yield "channels: is missing; declare grey or rgb"
+    if dataset.rotations.value == "as-classes":
+        yield "rotations: 'as-classes' is for omniglot's split files; declare per-episode or none"
+
+
+_KIND_FAULTS: dict[str, Callable[[DatasetEntry], Iterator[str]]] = {
+    "glyphs": _glyphs_faults,
+    "omniglot": _omniglot_faults,
+    "mini-imagenet": _mini_imagenet_faults,
+    "image-folder": _image_folder_faults,
+}
+
+
+def _size_faults(sizes: Unequal, kind: str, *, unequal: bool) -> Iterator[str]:
+    if not unequal:
+        yield f"examples_per_class: classes of kind: {kind} are of one size; declare their number"
+    if sizes.min > sizes.max:
+        yield f"examples_per_class: min {sizes.min:,} is more than max {sizes.max:,}"
 
 
 def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:

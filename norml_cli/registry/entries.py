@@ -10,7 +10,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from norml_cli.registry.protocol import Count, Id, Protocol, Recipe, Sha256, Shots
 from norml_cli.registry.rules.base import RuleSettings, settings_by_algorithm
@@ -132,16 +132,45 @@ class SourceSplit(Model):
     source: Text = Field(description=_SOURCE)
 
 
+def _number_or_range(value: Any) -> str:
+    return "range" if isinstance(value, dict | Unequal) else "number"
+
+
+class Unequal(Model):
+    """Classes of unequal size."""
+
+    min: Count = Field(description="images of the smallest class that is kept")
+    max: Count = Field(description="images of the largest class")
+    smaller: Literal["refuse", "leave-out"] = Field(
+        default="refuse", description="what becomes of a class with fewer than min"
+    )
+
+
 class DatasetEntry(Entry):
     """Images by class: where they come from, how they are checked and what is done to them."""
 
-    kind: Literal["omniglot", "glyphs", "mini-imagenet"] = Field(description="the code that reads or makes it")
+    kind: Literal["omniglot", "glyphs", "mini-imagenet", "image-folder"] = Field(
+        description="the code that reads or makes it"
+    )
     home: Text = Field(description="public home, or 'embedded'")
     licence: Text = Field(description="of the images")
     classes: Count = Field(description="in all splits together")
-    examples_per_class: Count = Field(description="images a class")
+    examples_per_class: Annotated[
+        Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)
+    ] = Field(description="images of every class, or {min, max} where classes differ in size")
     image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]] = Field(description="side of the square images")
-    resize: Sourced[Literal["lanczos", "nearest", "none"]] = Field(description="filter; lanczos works on grey levels")
+    resize: Sourced[Literal["lanczos", "bicubic", "bilinear", "box", "nearest", "none"]] = Field(
+        description="filter; all but nearest work on grey levels"
+    )
+    crop: Sourced[Literal["none", "centre"]] | None = Field(
+        default=None, description="before resizing: the centred square, or none: the whole is stretched (default)"
+    )
+    channels: Sourced[Literal["grey", "rgb"]] | None = Field(
+        default=None, description="of an image-folder: what its images are converted to"
+    )
+    background: Sourced[Literal["white", "black"]] | None = Field(
+        default=None, description="what transparent images are laid on; white by default"
+    )
     invert: Sourced[bool] = Field(description="whether ink becomes 1 and paper 0")
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
         description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
@@ -149,7 +178,7 @@ class DatasetEntry(Entry):
     splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")] = Field(
         description="which class is in which split; see splits below"
     )
-    content_sha256: Sha256 | None = Field(
+    source_sha256: Sha256 | None = Field(
         default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
     )
     generator_seed: int | None = Field(default=None, ge=0, description="seed of an embedded data set")
@@ -157,7 +186,18 @@ class DatasetEntry(Entry):
     @property
     def in_colour(self) -> bool:
         """Whether an image has three values a pixel."""
-        return self.kind == "mini-imagenet"
+        return self.kind == "mini-imagenet" or (self.channels is not None and self.channels.value == "rgb")
+
+    @property
+    def values_per_image(self) -> int:
+        """D: values of a flattened image."""
+        return self.image_size_px.value**2 * (3 if self.in_colour else 1)
+
+    @property
+    def class_sizes(self) -> Unequal:
+        """The least and the most images that a class may have."""
+        per_class = self.examples_per_class
+        return per_class if isinstance(per_class, Unequal) else Unequal(min=per_class, max=per_class)
 
 
 _PUBLISHED = re.compile(r"^(\d{1,2}(?:\.\d+)?)(?: \+- (\d{1,2}(?:\.\d+)?))?$")

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from norml_cli.files.atomic import home
 from norml_cli.files.errors import UserError
-from norml_cli.registry.entries import DatasetEntry, RecipeEntry, SourceSplit
+from norml_cli.registry.entries import DatasetEntry, FileSplit, RecipeEntry
 from norml_cli.registry.faults import fault_lines
 from norml_cli.registry.protocol import Precision, Recipe, held_out_of
 from norml_cli.registry.specs import PretrainSpec
@@ -82,10 +82,16 @@ def widths_of(recipe: Recipe, width: int | None) -> list[int]:
 
 
 def training_images(dataset: DatasetEntry) -> int:
-    """How many images of the training classes are not held out. Raises UserError for grey images."""
-    if not dataset.in_colour or not isinstance(dataset.splits, SourceSplit):
+    """How many images of the training classes are not held out; at least, where classes differ in size.
+
+    Raises UserError for grey images, and for split files, which alone know how many classes they list.
+    """
+    if not dataset.in_colour:
         raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
-    return dataset.splits.meta_train * (dataset.examples_per_class - held_out_of(dataset.examples_per_class))
+    if isinstance(dataset.splits, FileSplit):
+        raise UserError(f"data set '{dataset.id}': has split files; recipes need splits of kind seeded or from-source")
+    per_class = dataset.class_sizes.min
+    return dataset.splits.meta_train * (per_class - held_out_of(per_class))
 
 
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:

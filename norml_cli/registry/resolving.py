@@ -29,7 +29,6 @@ from norml_cli.registry.specs import RunSpec
 
 E = TypeVar("E", bound=Entry)
 CONV_4_LAYERS = 4
-COLOURS = 3  # values of a pixel of a colour image
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,7 @@ class Registry:
         method_entry = self.method(method)
         bench = self.benchmark(method_entry.default_benchmark if benchmark is None else benchmark)
         k_shot = bench.shots[0] if shots is None else shots
-        if k_shot not in bench.shots:
-            declared = ", ".join(map(str, bench.shots))
-            raise UserError(f"--shots {k_shot}: benchmark '{bench.id}' declares {declared}; take one of these")
+        require_declared(bench, k_shot)
         values, sources = layered(bench, k_shot, method_entry)
         changed = _override(values, sources, overrides or {}, method_entry)
         spec = _run_spec(method_entry, bench, k_shot, values)
@@ -135,8 +132,7 @@ def n_features(registry: Registry, spec: RunSpec) -> int:
     """D: values of one example, a flattened image or the features that the backbone makes of it."""
     if spec.protocol.backbone is not None:
         return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
-    dataset = registry.dataset(spec.dataset)
-    return int(dataset.image_size_px.value**2) * (COLOURS if dataset.in_colour else 1)
+    return registry.dataset(spec.dataset).values_per_image
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
@@ -149,6 +145,13 @@ def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
+
+
+def require_declared(bench: BenchmarkEntry, shots: int) -> None:
+    """Raises UserError for a number of shots that the benchmark does not declare."""
+    if shots not in bench.shots:
+        declared = ", ".join(map(str, bench.shots))
+        raise UserError(f"--shots {shots}: benchmark '{bench.id}' declares {declared}; take one of these")
 
 
 def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
@@ -189,7 +192,7 @@ def _override(
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
             raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
-        checked = _checked(model, key, value)
+        checked = checked_value(model, key, value)
         if checked != values.get(key):
             changed.append(key)
         values[key], sources[key] = checked, "--set on the command line"
@@ -207,7 +210,7 @@ def _unknown_key(key: str, method: Method) -> str:
     return f"{why}; `norml show {method.id}` lists its keys"
 
 
-def _checked(model: type[Model], key: str, value: Any) -> Any:
+def checked_value(model: type[Model], key: str, value: Any) -> Any:
     """`value` as `model` would hold it under `key`. Raises UserError."""
     alone: dict[str, Any] = {key: (constrained(model.model_fields[key]), ...)}
     try:
@@ -243,7 +246,7 @@ def contradictions(
     protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """Contradictions between values that are each allowed: the key to change, and what is wrong."""
-    per_class, available = shots + protocol.queries_per_class, dataset.examples_per_class
+    per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
         yield "queries_per_class", f"{fault} of '{dataset.id}' has"
@@ -278,7 +281,7 @@ def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collect
 
 
 def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
-    held_out = held_out_of(dataset.examples_per_class)
+    held_out = held_out_of(dataset.class_sizes.min)
     if protocol.backbone is None:
         yield "training_examples", "is held-out-from-pretraining, but there is no backbone; leave it out"
     elif per_class > held_out:
@@ -287,7 +290,7 @@ def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) 
 
 
 def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
-    if protocol.backbone is None and dataset.in_colour and protocol.learner == "fully-connected":
+    if protocol.backbone is None and dataset.kind == "mini-imagenet" and protocol.learner == "fully-connected":
         fault = f"'{dataset.id}' has colour images, which a fully connected learner does not take"
         yield "backbone", f"{fault}; name a recipe for features, or declare learner: conv-4"
     if protocol.learner == "conv-4":

@@ -14,10 +14,12 @@ from norml_cli.reporting.comparison_sheets import comparison_sheet, matrix_sheet
 from norml_cli.reporting.drawings import Bar, draw_accuracies, draw_curves
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.lists import runs_sheet
+from norml_cli.reporting.protocol_sheets import protocol_sheet
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.reporting.table_sheet import anchor, table_sheet
 from norml_cli.results.comparisons import compare_table
 from norml_cli.results.groups import Group
+from norml_cli.results.protocols import ProtocolTable
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.tables import Table
 from norml_cli.terminal.progress import duration
@@ -72,8 +74,15 @@ class Section:
     provenance: Sequence[Provenance]
 
 
-def render_html(registry: Registry, tables: Sequence[Table], runs: Runs, *, options: str = "") -> str:
-    """The page of those `tables`, and of all `runs`, in the order given. Records are taken to be checked.
+def render_html(
+    registry: Registry,
+    tables: Sequence[Table],
+    runs: Runs,
+    protocols: Sequence[ProtocolTable] = (),
+    *,
+    options: str = "",
+) -> str:
+    """The page of those `tables`, of `protocols` and of all `runs`, in the order given. Records are taken as checked.
 
     options: of the command lines that are suggested, such as ' --results out'.
     """
@@ -86,6 +95,7 @@ def render_html(registry: Registry, tables: Sequence[Table], runs: Runs, *, opti
     )
     return template.render(
         sections=[_section(registry, table, runs, options) for table in tables],
+        protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
         n_runs=len(runs),
         newest=max((record.created for _, record in runs), default="")[:10],

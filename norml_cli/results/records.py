@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from norml.statistics import FORMULA, interval_95
 from norml_cli.registry.protocol import Count, Id, Sha256
@@ -24,6 +24,25 @@ _HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Duration = Annotated[float, Field(ge=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+
+
+def _is_utc(text: str) -> str:
+    try:
+        offset = datetime.fromisoformat(text).utcoffset()
+    except ValueError:
+        offset = None
+    if offset != timedelta(0):
+        raise ValueError("must be a UTC time such as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+Utc = Annotated[str, Field(min_length=1), AfterValidator(_is_utc)]
+
+
+class Document(Model):
+    """What is written with a digest over all of it, and refused where it contradicts itself."""
+
+    schema_version: Literal[2] = Field(description="of these keys and what they mean; 2")
 
 
 class DatasetIdentity(Model):
@@ -53,6 +72,28 @@ class Accuracy(Model):
     half_width: Annotated[float, Field(ge=0, description="of the 95% interval")]
     n: Count = Field(description="test episodes")
     formula: Text = Field(description="of the half-width")
+
+    @classmethod
+    def of(cls, correct: list[int], queries: int) -> Self:
+        """That of `correct` answers of each episode, out of `queries`."""
+        interval = interval_95(correct).divided_by(queries)
+        return cls(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
+
+    def check(self, correct: list[int], queries: int, *, half_width: bool) -> None:
+        """Raises ValueError if this does not follow from `correct`. half_width: checked, too; that loads scipy."""
+        if max(correct) > queries:
+            raise ValueError(f"correct holds a count above the {queries} queries of an episode")
+        if abs(self.mean - sum(correct) / len(correct) / queries) > _MEAN_TOLERANCE:
+            raise ValueError("accuracy.mean is not the mean of correct / queries_per_episode")
+        if self.formula != FORMULA:
+            raise ValueError(f"accuracy.formula is not '{FORMULA}'")
+        if half_width and abs(self.half_width - self.of(correct, queries).half_width) > _HALF_WIDTH_TOLERANCE:
+            raise ValueError(f"accuracy.half_width is not {FORMULA}")
+
+
+def checks_intervals(info: ValidationInfo) -> bool:
+    """Whether who reads wants half-widths computed again."""
+    return info.context is None or bool(info.context["intervals"])
 
 
 class OfClass(Model):
@@ -130,10 +171,9 @@ class Course:
     cost: "Cost | PretrainingCost"
 
 
-class Record(Model):
+class Record(Document):
     """What every finished training leaves: where its numbers come from."""
 
-    schema_version: Literal[2] = Field(description="of these keys and what they mean; 2")
     status: Literal["finished"] = Field(description="finished: nothing else leaves a record")
     spec_hash: Sha256 = Field(description="of spec; equal for runs of one protocol")
     changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
@@ -148,7 +188,7 @@ class Record(Model):
         default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
     )
     repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
-    created: Text = Field(description="UTC, ISO 8601")
+    created: Utc = Field(description="UTC, ISO 8601")
 
     @classmethod
     def _finished(cls, origin: Origin, course: Course, **found: Any) -> Self:
@@ -167,17 +207,6 @@ class Record(Model):
         """That torch used on the CPU, at the end; None: on a GPU."""
         found = re.findall(r"(\d+) threads?\b", self.device)
         return int(found[-1]) if found else None
-
-    @field_validator("created")
-    @classmethod
-    def _is_utc(cls, text: str) -> str:
-        try:
-            offset = datetime.fromisoformat(text).utcoffset()
-        except ValueError:
-            offset = None
-        if offset != timedelta(0):
-            raise ValueError("must be a UTC time such as 2026-01-31T12:00:00+00:00")
-        return text
 
     def _check_spec(self, spec: RunSpec | PretrainSpec) -> None:
         if self.spec_hash != spec.hash():
@@ -236,8 +265,7 @@ class RunRecord(TrainingRecord):
         name: str | None = None,
     ) -> Self:
         """The record of a training that was tested: `correct` answers of each test episode, and by class."""
-        interval = interval_95(correct).divided_by(episodes.queries_per_episode)
-        accuracy = Accuracy(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
+        accuracy = Accuracy.of(correct, episodes.queries_per_episode)
         return cls._finished(
             origin,
             course,
@@ -257,9 +285,7 @@ class RunRecord(TrainingRecord):
     @model_validator(mode="after")
     def _test_consistent(self, info: ValidationInfo) -> Self:
         self._check_counts()
-        self._check_mean()
-        if info.context is None or info.context["intervals"]:
-            self._check_half_width()
+        self.accuracy.check(self.correct, self.episodes.queries_per_episode, half_width=checks_intervals(info))
         return self
 
     def _check_counts(self) -> None:
@@ -269,8 +295,6 @@ class RunRecord(TrainingRecord):
         sizes = {len(self.correct), episodes.n_test, self.accuracy.n, protocol.test_episodes}
         if len(sizes) != 1:
             raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
-        if max(self.correct) > episodes.queries_per_episode:
-            raise ValueError(f"correct holds a count above the {episodes.queries_per_episode} queries of an episode")
         if self.by_class is not None:
             held = [(of_class.episodes, of_class.correct) for of_class in self.by_class.values()]
             if [sum(each) for each in zip(*held, strict=True)] != [
@@ -278,18 +302,6 @@ class RunRecord(TrainingRecord):
                 protocol.n_way * sum(self.correct),
             ]:
                 raise ValueError("by_class does not hold each episode and its correct answers once for each class")
-
-    def _check_mean(self) -> None:
-        mean = sum(self.correct) / len(self.correct) / self.episodes.queries_per_episode
-        if abs(self.accuracy.mean - mean) > _MEAN_TOLERANCE:
-            raise ValueError("accuracy.mean is not the mean of correct / queries_per_episode")
-        if self.accuracy.formula != FORMULA:
-            raise ValueError(f"accuracy.formula is not '{FORMULA}'")
-
-    def _check_half_width(self) -> None:
-        interval = interval_95(self.correct).divided_by(self.episodes.queries_per_episode)
-        if abs(self.accuracy.half_width - interval.half_width) > _HALF_WIDTH_TOLERANCE:
-            raise ValueError(f"accuracy.half_width is not {FORMULA}")
 
 
 class PretrainingPoint(Model):

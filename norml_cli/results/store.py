@@ -11,17 +11,19 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from norml_cli.files.atomic import write_atomically
+from norml_cli.files.companions import CARD, EVALUATIONS, Companions
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.json_files import read_json
 from norml_cli.registry.faults import fault_lines
 from norml_cli.registry.protocol import RESERVED_IDS
 from norml_cli.registry.resolving import Resolved
 from norml_cli.registry.specs import PretrainSpec, RunSpec, content_hash
-from norml_cli.results.records import SCHEMA_VERSION, PretrainingRecord, Record, RunRecord, TrialRecord
+from norml_cli.results.evaluations import Card, EvaluationRecord
+from norml_cli.results.records import SCHEMA_VERSION, Document, PretrainingRecord, RunRecord, TrialRecord
 
 DEFAULT_FOLDER = Path("results")
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Document)
 _LONGEST_NAME = 120  # chosen: with its ending and a temporary file's, below the 255 bytes that file systems allow
 
 
@@ -108,25 +110,35 @@ class Results:
         """Every pretraining's record."""
         return _scan(_seeds_below(self.folder / "pretraining"), read_pretraining)
 
+    def scan_evaluations(self, benchmarks: Collection[str] | None = None) -> Scan[EvaluationRecord]:
+        """Every evaluation of a run's weights; one of weights that another run has replaced is a fault."""
+        return _scan(self._paths("*.json", benchmarks, EVALUATIONS), _read_evaluation_in_place)
+
+    def scan_cards(self) -> Scan[Card]:
+        """What is said of every published weights."""
+        return _scan(self._paths(f"seed-*{CARD}"), read_card)
+
     def other_protocols(self) -> dict[str, "Results"]:
         """Results folders of runs by other values than the declared ones, which no table of this folder shows."""
         folder = self.folder / "other-protocols"
         return {path.name: Results(path) for path in sorted(folder.glob("*")) if path.is_dir()}
 
-    def scan_all(self) -> Scan[Record]:
+    def scan_all(self) -> Scan[Document]:
         """Every record below the folder, each read by the one reader of its kind."""
-        runs, trials, pretrainings = self.scan_runs(), self.scan_trials(), self.scan_pretrainings()
-        records: list[tuple[Path, Record]] = [*runs.records, *trials.records, *pretrainings.records]
-        faults = [*runs.faults, *trials.faults, *pretrainings.faults]
-        for others in self.other_protocols().values():
-            scan = others.scan_all()
-            records, faults = records + scan.records, faults + scan.faults
-        return Scan(records, faults)
+        scans: list[Scan[Any]] = [self.scan_runs(), self.scan_trials(), self.scan_pretrainings()]
+        scans += [self.scan_evaluations(), self.scan_cards()]
+        scans += [others.scan_all() for others in self.other_protocols().values()]
+        return Scan([each for scan in scans for each in scan.records], [each for scan in scans for each in scan.faults])
 
     def _run_paths(self, benchmarks: Collection[str] | None) -> Iterator[Path]:
-        for path in sorted(self.folder.rglob("seed-*.json")):
+        return (path for path in self._paths("seed-*.json", benchmarks) if not path.name.endswith(CARD))
+
+    def _paths(self, pattern: str, benchmarks: Collection[str] | None = None, ending: str = "") -> Iterator[Path]:
+        """Files of this name in the folders of benchmarks; `ending`: of the folder that each lies in."""
+        for path in sorted(self.folder.rglob(pattern)):
             top = path.relative_to(self.folder).parts[0]
-            if top not in RESERVED_IDS and (benchmarks is None or top in benchmarks):
+            wanted = top not in RESERVED_IDS and (benchmarks is None or top in benchmarks)
+            if wanted and path.parent.name.endswith(ending):
                 yield path
 
 
@@ -148,14 +160,27 @@ def trial_name(spec: RunSpec, changed: Collection[str]) -> str:
     """'inner_lr=0.2,gate_scale=4.0': the changed values in the spec's order, in characters that every system allows."""
     keys = [key for model in (spec.protocol, spec.rule) for key in type(model).model_fields if key in changed]
     values = spec.model_dump(mode="json")
-    texts = {key: json.dumps((values["protocol"] | values["rule"])[key]) for key in keys}
+    return _named({key: (values["protocol"] | values["rule"])[key] for key in keys}) or "as-declared"
+
+
+def evaluation_path(run: Path, changed: Mapping[str, Any], split: str) -> Path:
+    """Where an evaluation of the run whose record is at `run` lies: <run>-evaluations/<what it changes>.json."""
+    values = {**changed, **({"split": "meta-val"} if split == "meta_val" else {})}
+    return Companions(run).evaluations / f"{_named(values)}.json"
+
+
+def evaluated_run(path: Path) -> Path:
+    """Where the record of the run lies whose evaluation is at `path`."""
+    return path.parent.with_name(f"{path.parent.name.removesuffix(EVALUATIONS)}.json")
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    texts = {key: json.dumps(value) for key, value in values.items()}
     name = ",".join(f"{key}={re.sub('[^a-zA-Z0-9.+-]+', '_', text).strip('_')}" for key, text in texts.items())
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}~{content_hash(texts)[:8]}"
-    return name or "as-declared"
+    return f"{name[:_LONGEST_NAME]}~{content_hash(texts)[:8]}" if len(name) > _LONGEST_NAME else name
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: Document) -> None:
     """Write the whole record or nothing. Raises UserError if the place cannot be written."""
     content = record.model_dump(mode="json")
     version = content.pop("schema_version")
@@ -192,6 +217,32 @@ def read_pretraining(path: Path) -> PretrainingRecord:
     return _read(path, PretrainingRecord)
 
 
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """The evaluation's record at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    return _read(path, EvaluationRecord)
+
+
+def read_card(path: Path) -> Card:
+    """The card at `path`. Raises UserError with `file: key: message` lines for anything else."""
+    return _read(path, Card)
+
+
+def stored_digest(path: Path) -> str:
+    """The digest that the record at `path` holds. Raises UserError for what is no record."""
+    data = _read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("digest"), str):
+        raise UserError(f"{path}: is no record; name a run's record (seed-N.json)")
+    return str(data["digest"])
+
+
+def _read_evaluation_in_place(path: Path) -> EvaluationRecord:
+    record, run = read_evaluation(path), evaluated_run(path)
+    _require_in_place(path, evaluation_path(run, record.changed, record.split), "evaluation")
+    if not run.exists() or stored_digest(run) != record.run_digest:
+        raise UserError(f"{path}: evaluates weights of another run than {run.name} beside it; delete it")
+    return record
+
+
 def _read(path: Path, kind: type[R], *, intervals: bool = True) -> R:
     data = _read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -215,17 +266,19 @@ def _read(path: Path, kind: type[R], *, intervals: bool = True) -> R:
         raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
 
 
-_KINDS: dict[type[Record], tuple[str, str]] = {  # a key that no other kind has, and what the kind is called
-    RunRecord: ("correct", "a run's record"),
+_KINDS: dict[type[Document], tuple[str, str]] = {  # a key that no kind below has, and what the kind is called
+    EvaluationRecord: ("split", "the record of an evaluation"),
+    Card: ("file_sha256", "the card of published weights"),
     TrialRecord: ("study", "the record of a study's trial, which has no meta-test"),
     PretrainingRecord: ("weights_sha256", "a pretraining's record"),
+    RunRecord: ("correct", "a run's record"),
 }
 
 
-def _require_kind(path: Path, data: Mapping[str, Any], kind: type[Record]) -> None:
-    for other, (key, title) in _KINDS.items():
-        if other is not kind and key in data:
-            raise UserError(f"{path}: is {title}; name {_KINDS[kind][1]} instead")
+def _require_kind(path: Path, data: Mapping[str, Any], kind: type[Document]) -> None:
+    found = next((other for other, (key, _) in _KINDS.items() if key in data), kind)
+    if found is not kind:
+        raise UserError(f"{path}: is {_KINDS[found][1]}; name {_KINDS[kind][1]} instead")
 
 
 def _number_lists_on_one_line(text: str) -> str:
@@ -251,6 +304,6 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON ({fault}), so damaged or cut off; delete it and run again") from None
 
 
-def _require_in_place(path: Path, expected: Path) -> None:
+def _require_in_place(path: Path, expected: Path, what: str = "run") -> None:
     if path != expected:
-        raise UserError(f"{path}: holds the run that belongs at {expected}; move it there or delete it")
+        raise UserError(f"{path}: holds the {what} that belongs at {expected}; move it there or delete it")

@@ -14,11 +14,12 @@ from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Protocol, Recipe
-from norml_cli.registry.resolving import COLOURS, Registry, n_features
+from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
+COLOURS = 3  # values of a pixel of a colour image
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:

@@ -5,6 +5,7 @@ command goes on, and two of them on one folder share the work.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: time is up, the same command goes o
 FAILED = 1
 LOOK_EVERY_S = 0.1  # chosen: nothing beside the seconds that a process takes to start
 LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: at what other processes hold
+TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing is saved
 TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step or evaluation before it a few
 SHOW_EVERY_S = 0.5  # the live line is drawn as often
 MEMORY_EACH = 2**30  # chosen: a run of a fully connected learner takes half of it to all of it
@@ -160,7 +162,7 @@ class _Plan:
     def _data(self, spec: RunSpec) -> tuple[Cell, ...]:
         path = cache_path(spec.dataset)
         if path not in self._needed:
-            entry, entry_file = self._registry.datasets[spec.dataset], self._registry.files["datasets", spec.dataset]
+            entry, entry_file = self._registry.dataset(spec.dataset), self._registry.files["datasets", spec.dataset]
             state, source = status(entry, entry_file), self._asked.source
             if state == "up to date":
                 return ()
@@ -172,16 +174,18 @@ class _Plan:
         return (self._needed[path],)
 
     def _backbone(self, spec: RunSpec) -> tuple[Cell, ...]:
-        recipe, seed = spec.protocol.backbone, spec.protocol.backbone_seed
-        if recipe is None:
+        protocol, seed = spec.protocol, spec.protocol.backbone_seed
+        if protocol.backbone is None:
             return ()
-        resolved = resolve_recipe(self._registry.recipe(recipe), self._registry.datasets[spec.dataset]).spec
-        weights, features = (backbone_path(resolved, seed, suffix) for suffix in (WEIGHTS, FEATURES))
+        entry, dataset = self._registry.recipe(protocol.backbone), self._registry.dataset(spec.dataset)
+        recipe = resolve_recipe(entry, dataset, epochs=protocol.backbone_epochs, width=protocol.backbone_width)
+        weights, features = (backbone_path(recipe.spec, seed, suffix) for suffix in (WEIGHTS, FEATURES))
         if features not in self._needed:
             if features.exists():
                 return ()
-            arguments = ("pretrain", spec.dataset, "--recipe", recipe, "--seed", str(seed), *self._options)
-            title = f"pretrain {recipe} on {spec.dataset}, seed {seed}"
+            options = ("--seed", str(seed), *recipe.options.split(), *self._options)
+            arguments = ("pretrain", dataset.id, "--recipe", entry.id, *options)
+            title = f"pretrain {entry.id} on {dataset.id}, seed {seed}"
             self._needed[features] = Cell(title, arguments, weights, features, self._data(spec))
         return (self._needed[features],)
 
@@ -302,7 +306,13 @@ class Sweep:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab" if self._failures[cell] else "wb") as file:
                 command = [*PROGRAM, *cell.arguments]
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own
+                process = subprocess.Popen(  # noqa: S603 - our own
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,  # a terminal's Ctrl-C reaches this process alone, which asks them to stop
+                )
         except OSError as error:
             raise UserError(f"{log}: cannot be written ({reason(error)}); choose another folder") from error
         self._running.append(_Running(cell, process))
@@ -324,6 +334,7 @@ class Sweep:
             self._finished(cell, f"finished in {duration(took)}")
         elif self._is_ending and (code < 0 or code == STOPPED_EXIT_CODE):
             self._waiting.append(cell)  # as it was asked to
+            _drop_log(cell)
         elif is_held(cell.path):
             self._waiting.append(cell)  # another process was the first to begin it
         else:
@@ -331,12 +342,11 @@ class Sweep:
 
     @property
     def _is_ending(self) -> bool:
-        return self._ending or self._stop.made  # Ctrl-C reaches all processes of a terminal at once
+        return self._ending or self._stop.made
 
     def _finished(self, cell: Cell, how: str) -> None:
         self._done.add(cell)
-        with suppress(OSError):  # Windows, where another process still writes it
-            Companions(cell.path).log.unlink(missing_ok=True)
+        _drop_log(cell)
         self._display.say(f"{cell.title}: {how} ({len(self._done)}/{len(self._cells)})")
 
     def _failed_once(self, cell: Cell, how: str) -> None:
@@ -359,17 +369,22 @@ class Sweep:
     def _end(self) -> None:
         """Ask those that run to stop, wait until they have saved their step; at a second Ctrl-C wait no longer."""
         self._ending = True
-        too_late = time.monotonic() + TIME_TO_STOP_S
-        for each in self._running:
-            each.process.terminate()
         with suppress(Stopped):
-            while self._running and time.monotonic() < too_late:
-                self._collect()
-                time.sleep(LOOK_EVERY_S)
+            self._signal(signal.SIGTERM, TIME_TO_STOP_S)
+        self._signal(signal.SIGINT, TIME_TO_STOP_AT_ONCE_S)
         for each in self._running:
             each.process.kill()  # its last checkpoint is at most half a minute old
             each.process.wait()
         self._collect()
+
+    def _signal(self, number: signal.Signals, wait_s: float) -> None:
+        """Once, for a second one would stop them at once; and wait until they have ended, at most so long."""
+        for each in self._running:
+            each.process.send_signal(number)
+        too_late = time.monotonic() + wait_s
+        while self._running and time.monotonic() < too_late:
+            time.sleep(LOOK_EVERY_S)
+            self._collect()
 
     # ------------------------------------------------------------------------------------------------------ how far
 
@@ -400,6 +415,11 @@ def _fraction(cell: Cell) -> float:
         if found is not None and found.status.total:
             return found.status.done / found.status.total
     return 0.0
+
+
+def _drop_log(cell: Cell) -> None:
+    with suppress(OSError):  # Windows, where another process still writes it
+        Companions(cell.path).log.unlink(missing_ok=True)
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""Checkpoints and weights: tensors and plain values that say whose they are, whole or not there."""
+"""Checkpoints and weights: tensors and plain values that say whose they are, whole or not there.
+
+Published weights are a safetensors file, which holds numbers and nothing that runs, and its card.
+"""
 
 import hashlib
 import io
@@ -7,13 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from norml_cli.files.atomic import write_atomically
+from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.files.regular import read_regular
 from norml_cli.registry.specs import PretrainSpec, RunSpec
-from norml_cli.results.records import DatasetIdentity
+from norml_cli.results.evaluations import Card
+from norml_cli.results.records import DatasetIdentity, RunRecord
+from norml_cli.results.store import read_card, stored_digest, write_record
 
 HEAD = b"norml checkpoint 2 sha256 "
 START_OVER = "start over with --force"
@@ -72,3 +80,48 @@ def _checked_payload(path: Path) -> bytes:
     if head != HEAD + hashlib.sha256(payload).hexdigest().encode():
         raise UserError(f"{path}: is damaged (its checksum differs); {START_OVER}")
     return payload
+
+
+# -------------------------------------------------------------------------------------------------- published
+
+
+def write_published(
+    record_at: Path, record: RunRecord, state: Mapping[str, torch.Tensor], *, licence: str, out: Path
+) -> Card:
+    """Write the tensors `state` of the run of `record` to `out`, with their card beside it, which is written last.
+
+    The same run gives the same two files, byte for byte. Raises UserError for numbers that are not float32.
+    """
+    others = sorted({str(value.dtype) for value in state.values()} - {"torch.float32"})
+    if others:
+        raise UserError(f"{record_at}: its weights are {', '.join(others)}; only float32 is published")
+    data = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
+    card = Card.of(
+        record,
+        stored_digest(record_at),
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        licence=licence,
+        shapes={name: list(value.shape) for name, value in sorted(state.items())},
+    )
+    write_atomically(out, lambda file: file.write(data))
+    write_record(Companions(out).card, card)
+    return card
+
+
+def read_published(record_at: Path) -> dict[str, torch.Tensor]:
+    """The published tensors of the run whose record is at `record_at`; nothing is read before its checksum is right.
+
+    Raises UserError for a file that is damaged, without its card, or another run's.
+    """
+    files = Companions(record_at)
+    card, again = read_card(files.card), "take both from a copy, or export them again"
+    if card.run_digest != stored_digest(record_at):
+        raise UserError(f"{files.card}: belongs to another run than {record_at.name}; {again}")
+    try:
+        data = read_regular(files.published, MAX_FILE_BYTES)
+        if hashlib.sha256(data).hexdigest() != card.file_sha256:
+            raise UserError(f"{files.published}: is damaged, or not the file of {files.card.name}; {again}")
+        state: dict[str, torch.Tensor] = safetensors.torch.load(data)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{files.published}: cannot be read ({error}); {again}") from None
+    return state

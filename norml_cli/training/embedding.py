@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
     """
     dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
     content = read_checkpoint(path, identity_of(spec, seed, dataset))
-    n_classes, _ = cache.size("meta_train")
-    classifier = build_backbone_classifier(spec.values, n_classes, generator=None)
+    classifier = build_backbone_classifier(spec.values, len(cache.sizes("meta_train")), generator=None)
     classifier.load_state_dict(content["classifier"])
     return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # the stubs know no module with it
 
@@ -59,19 +59,25 @@ class FeatureStream:
     on_progress: OnSplitProgress
     precision: torch.dtype
 
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many images each class has."""
+        return self.cache.sizes(self.split)
+
     @property
-    def shape(self) -> tuple[int, ...]:
-        """[C, P, F]."""
-        return (*self.cache.size(self.split), self.backbone.n_features)
+    def example_shape(self) -> tuple[int, ...]:
+        """[F]."""
+        return (self.backbone.n_features,)
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Each class's name and its features [P, F]."""
         images = self.cache.images(self.split)
-        n_classes, per_class = images.shape[:2]
-        rows = torch.arange(per_class)
-        for index, name in enumerate(self.cache.class_names(self.split)):
-            self.on_progress(self.split, index * per_class, n_classes * per_class)
-            of_class = resident(images[index : index + 1], self.spec.values.input_size_px, self.device)
+        images = images.reshape(-1, *images.shape[-3:])  # class by class, whether or not they are of one size
+        start, n_images = 0, len(images)
+        for name, size in zip(self.cache.class_names(self.split), self.sizes, strict=True):
+            self.on_progress(self.split, start, n_images)
+            of_class = resident(images[start : start + size], self.spec.values.input_size_px, self.device)
             with computed_in(self.precision, self.device):
-                features = self.batches.outputs(self.backbone, of_class, rows)
+                features = self.batches.outputs(self.backbone, of_class, torch.arange(size))
             yield name, features.cpu().numpy()
+            start += size

@@ -65,11 +65,14 @@ class Pretraining(Training):
         recipe = self.spec.values
         self._batches = ImageBatches(recipe, self.device)
         self._train_images = resident(cache.images("meta_train"), recipe.input_size_px, self.device)
-        self._n_classes, self._per_class = cache.size("meta_train")
-        held_out = torch.arange(self._n_classes * self._per_class) % self._per_class % HELD_OUT_EVERY == 0
+        sizes = torch.tensor(cache.sizes("meta_train"))
+        self._n_classes = len(sizes)
+        self._labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+        places = torch.arange(len(self._labels)) - (sizes.cumsum(0) - sizes)[self._labels]  # within the class
+        held_out = places % HELD_OUT_EVERY == 0
         self._train_rows, self._held_out_rows = ((~held_out).nonzero().flatten(), held_out.nonzero().flatten())
         self._val_images = resident(cache.images("meta_val"), recipe.input_size_px, self.device)
-        self._val_size = cache.size("meta_val")
+        self._val_sizes = cache.sizes("meta_val")
         arrays = {shots: cache.episodes(request) for shots, request in pretraining_requests(recipe).items()}
         self.validation_hashes = {str(shots): episodes.hash() for shots, episodes in arrays.items()}
         self._episodes = {
@@ -119,7 +122,7 @@ class Pretraining(Training):
         x = self._batches.augmented(
             self._train_images, rows, generator_for(f"augmentation of step {step}", self.seed).initial_seed()
         )
-        y = (rows // self._per_class).to(self.device)
+        y = self._labels[rows].to(self.device)
         strength = min(1.0, step / recipe.drop_ramp_steps) if recipe.drop_ramp_steps else 1.0
         dropping = generator_for(f"dropping of step {step}", self.seed, self.device)
         for group in self._optimizer.param_groups:
@@ -174,12 +177,11 @@ class Pretraining(Training):
 
     def _nearest_centroid(self) -> dict[str, list[int]]:
         """Correct answers of each fixed meta-validation episode, by shots."""
-        n_classes, per_class = self._val_size
-        rows = torch.arange(n_classes * per_class)
+        rows = torch.arange(sum(self._val_sizes))
         with computed_in(self._precision, self.device):
             look = partial(self._look, "meta_val")
             features = self._batches.outputs(self.model.backbone, self._val_images, rows, look)
-        pool = ExamplePool.of_features(features.view(n_classes, per_class, -1), unit_length=True)
+        pool = ExamplePool.of_features(features, unit_length=True, sizes=torch.tensor(self._val_sizes))
         nearest = NearestCentroid("euclidean")
         return {
             str(shots): correct_counts(nearest, pool, episodes, k_shot=shots).tolist()
@@ -190,7 +192,7 @@ class Pretraining(Training):
         rows = self._held_out_rows
         with computed_in(self._precision, self.device):
             logits = self._batches.outputs(self.model, self._train_images, rows, partial(self._look, "meta_train"))
-        labels = (rows // self._per_class).to(self.device)
+        labels = self._labels[rows].to(self.device)
         return float((logits.argmax(1) == labels).double().mean())
 
     def _look(self, split: str, done: int, images: int) -> None:

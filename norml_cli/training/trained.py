@@ -2,13 +2,13 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from norml.frozen_classifiers import FrozenClassifier
 from norml.meta_training import MetaLearner
@@ -19,12 +19,12 @@ from norml_cli.data.splits import SplitName
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, reason
 from norml_cli.registry.reading import load_registry
-from norml_cli.registry.resolving import Registry
+from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import read_record
 from norml_cli.training.build import build_method
-from norml_cli.training.checkpoints import identity_of, read_checkpoint
+from norml_cli.training.checkpoints import identity_of, read_checkpoint, read_published
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,12 @@ def load_trained(path: str | Path, device: torch.device | str = "cpu") -> Traine
 
 
 def stored_weights(path: Path, record: RunRecord, device: torch.device | str) -> Trained:
-    """The model that the run of `record` tested, from the weights beside `path`; nothing is trained.
+    """The model that the run of `record` tested, from its weights or those published; nothing is trained.
 
     Raises UserError for weights that are missing, damaged or another run's.
     """
-    weights = Companions(path).weights
-    if not weights.exists():
-        raise UserError(f"{weights}: not there, as records are published without; make them with: {again(record)}")
-    content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
+    weights, state = Companions(path).weights, stored_state(path, record)
     try:
-        state = content["meta_learner"]
         model = build_method(record.spec, _features_of(state) if record.spec.rule.meta_trained else 0, generator=None)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -75,20 +71,65 @@ def stored_weights(path: Path, record: RunRecord, device: torch.device | str) ->
     return Trained(record, model.to(device))
 
 
-def _features_of(state: dict[str, Tensor]) -> int:
+def _features_of(state: Mapping[str, torch.Tensor]) -> int:
     """D: what a convolutional learner has written down, or the width of a fully connected one's first layer."""
     return int(state["learner.n_features"]) if "learner.n_features" in state else state["learner.weights.0"].shape[1]
 
 
-def examples_seen(registry: Registry, path: Path, record: RunRecord, split: SplitName, console: Console) -> Examples:
-    """What the run of `record` saw, with its fixed episodes of `split`. Raises UserError if that is not at hand."""
-    spec = record.spec
+def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
+    """The tensors that the run of `record` learned, by name. Raises UserError as `stored_weights`."""
+    weights, published = Companions(path).weights, Companions(path).published
+    if not weights.exists() and published.exists():
+        return read_published(path)
+    if not weights.exists():
+        raise UserError(f"{weights}: not there, nor are published ones; make them with: {again(record)}")
+    content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
+    state = content.get("meta_learner")
+    if not isinstance(state, Mapping):
+        raise UserError(f"{weights}: holds no weights of this run; run it again with --force")
+    return state
+
+
+def under(trained: Trained, registry: Registry, spec: RunSpec) -> Trained:
+    """The trained model as `spec` has it adapt and classify. Raises UserError if its weights do not fit `spec`."""
+    state = trained.model.state_dict()
+    width = state["learner.weights.0"].shape[1] if spec.rule.meta_trained else 0
+    model = build_method(spec, width, generator=None)
+    shapes = [{name: value.shape for name, value in each.items()} for each in (model.state_dict(), state)]
+    if shapes[0] != shapes[1]:
+        support = [f"{each.shots}-shot" for each in (spec, trained.record.spec)]
+        raise UserError(
+            f"--shots: the update rule of {spec.method} takes all support examples at once, so what was trained at "
+            f"{support[1]} cannot adapt to {support[0]}"
+        )
+    if spec.rule.meta_trained and width != n_features(registry, spec):
+        raise UserError(f"{spec.benchmark}: has {n_features(registry, spec)} values an example, not {width}")
+    model.load_state_dict(state)
+    device = next((value.device for value in state.values()), torch.device("cpu"))
+    return Trained(trained.record, model.to(device))
+
+
+def examples_seen(
+    registry: Registry,
+    path: Path,
+    record: RunRecord,
+    split: SplitName,
+    console: Console,
+    *,
+    spec: RunSpec | None = None,
+) -> Examples:
+    """What the run of `record` saw, with its fixed episodes of `split`, or with those of another `spec`.
+
+    Raises UserError if that is not at hand. Another data set's examples are no business of the run.
+    """
+    spec = spec or record.spec
     if spec.dataset not in registry.datasets:
         raise UserError(f"{path}: its data set '{spec.dataset}' is not declared; name its folder with --registry")
     requests = [request for request in episode_requests(spec) if request.split == split]
     examples = Examples.of(registry, spec, ensure_ready(registry, spec.dataset, requests, console))
     found, saw = examples.identity, record.dataset
-    if (found.content_hash, found.features) != (saw.content_hash, saw.features):
+    same = (found.content_hash, found.features) == (saw.content_hash, saw.features)
+    if spec.dataset == record.spec.dataset and not same:
         what = "images" if found.content_hash != saw.content_hash else "features"
         raise UserError(
             f"{path}: was made on other {what} than {examples.cache.path.name} and its features hold now; "

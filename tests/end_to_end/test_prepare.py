@@ -35,9 +35,10 @@ def test_a_user_prepares_verifies_and_mends(norml: Callable[..., "subprocess.Com
     done = norml("prepare", "made-mini", "--source", "mini.tar.xz")
     assert (done.returncode, done.stderr) == (0, "")
     assert "(mini-imagenet, an archive of images with csv files)" in done.stdout
-    content = done.stdout.split("content sha256 ")[1].strip()
+    source, content = (done.stdout.split(f"{key}_sha256 ")[1].split()[0] for key in ("source", "cache"))
     verified = norml("prepare", "made-mini", "--verify").stdout
-    assert verified == f"made-mini: verified, 6 arrays as they were written, content sha256 {content}\n"
+    hashes = f"made-mini: source_sha256 {source}\nmade-mini: cache_sha256 {content}\n"
+    assert verified == f"made-mini: verified, 6 arrays as they were written\n{hashes}"
     assert norml("prepare", "made-mini").stdout == "made-mini: up to date (made-mini.h5)\n"
 
     cache = tmp_path / "home" / "made-mini.h5"

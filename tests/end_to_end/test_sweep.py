@@ -67,14 +67,16 @@ def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(s
     assert "holds a finished run under other values" in err
 
 
-def test_a_run_that_fails_is_reported_with_the_end_of_its_log(shell: Shell):
-    """A note of divergence, as an earlier run left it, is refused at each attempt."""
-    diverging = ("sweep", "norml", "--benchmark", "tiny-5way", "--set", "outer_lr=1e9", "--device", "cpu")
-    code, out, err = shell.norml(*diverging, "no-adaptation", "--retries", "0")
-    assert code == 2  # a method after an option's word is no value of it
-    code, out, err = shell.norml(*diverging, "--retries", "0", "--quiet")
+def test_a_run_that_fails_is_reported_with_the_end_of_its_log_and_others_go_on(shell: Shell):
+    """A damaged checkpoint is refused at each attempt."""
+    checkpoint = shell.results / "tiny-5way" / "1-shot" / "norml" / "seed-0.checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("damaged")
+    sweep = ("sweep", "norml", "no-adaptation", "--benchmark", "tiny-5way", "--device", "cpu")
+    code, out, err = shell.norml(*sweep, "--quiet")
     assert (code, out) == (1, "")
-    first, *_, last = err.splitlines()
-    log = "results/tiny-5way/1-shot/norml/seed-0.log"
-    assert first == f"error: norml, tiny-5way, 1-shot, seed 0, outer_lr 1000000000.0: exit code 2; {log} ends with:"
-    assert last.startswith("    error: norml")
+    first, *log = err.splitlines()
+    path = "results/tiny-5way/1-shot/norml/seed-0.log"
+    assert first == f"error: norml, tiny-5way, 1-shot, seed 0: exit code 2; {path} ends with:"
+    assert [line.partition(str(checkpoint.relative_to(shell.folder)))[0] for line in log] == ["    error: "] * 2
+    assert list(numbers(shell.results)) == ["tiny-5way/1-shot/no-adaptation/seed-0.json"]

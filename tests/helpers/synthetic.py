@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 from PIL import Image, ImageDraw
 
-from norml_cli.data.sources.omniglot import PARTS, RAW_SIZE_PX
+from norml_cli.data.sources.omniglot import PARTS
+from norml_cli.registry.checks import OMNIGLOT_PX as RAW_SIZE_PX
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
@@ -74,7 +75,7 @@ def write_folders(folder: Path) -> Path:
 def entry_values(**changes: object) -> dict[str, object]:
     """The built-in Omniglot entry cut down, as `made-omniglot`; `changes` by key, `a__b` for key b under a."""
     values = yaml.safe_load((builtin_registry() / "datasets/omniglot.yaml").read_text())
-    values.update(id="made-omniglot", classes=CLASSES, examples_per_class=DRAWERS, content_sha256=None)
+    values.update(id="made-omniglot", classes=CLASSES, examples_per_class=DRAWERS, source_sha256=None)
     values["splits"].update(meta_train=6, meta_val=3, meta_test=3)
     return with_changes(values, changes)
 

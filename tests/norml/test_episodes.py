@@ -166,3 +166,59 @@ def test_support_and_query_of_an_episode_share_no_example():
 def test_the_pool_knows_its_size(images):
     pool = ExamplePool.of_images(images, rotations=False)
     assert (pool.n_classes, pool.n_examples, pool.n_features) == (N_CLASSES, N_EXAMPLES, 16)
+
+
+# ---------------------------------------------------------------------------------------------- classes of unequal size
+
+
+def test_equal_sizes_in_either_form_draw_the_same_episodes():
+    one, each = (
+        drawn(50, n_examples=n_examples, generator=torch.Generator().manual_seed(3))
+        for n_examples in (N_EXAMPLES, torch.full((N_CLASSES,), N_EXAMPLES))
+    )
+    assert all((a == b).all() for a, b in zip(vars(one).values(), vars(each).values(), strict=True))
+
+
+def test_classes_of_unequal_size_are_drawn_uniformly_and_so_are_the_examples_of_each():
+    """Chi-square over 100,000 draws: 99.99% of uniform draws stay below the limits."""
+    sizes = torch.tensor([2, 3, 5, 9])
+    episodes = sample_indices(
+        n_classes=4,
+        n_examples=sizes,
+        n_way=1,
+        examples_per_class=2,
+        rotations=False,
+        n_episodes=100_000,
+        generator=torch.Generator().manual_seed(0),
+    )
+    counts = torch.bincount(episodes.classes.flatten(), minlength=4).double()
+    assert ((counts - 25_000) ** 2 / 25_000).sum() < 21.1  # 3 degrees of freedom
+    for number, size in enumerate(sizes.tolist()):
+        first = episodes.examples[episodes.classes[:, 0] == number, 0, 0]
+        counts = torch.bincount(first, minlength=size).double()
+        assert len(counts) == size
+        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 31.9  # 8 degrees of freedom at most
+
+
+def test_a_pool_of_unequal_classes_gathers_the_examples_of_each():
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1)
+    pool = ExamplePool.of_images(images, rotations=False, sizes=torch.tensor([2, 3]))
+    episodes = EpisodeIndices(torch.tensor([[1, 0]]), torch.tensor([[[2, 0], [1, 0]]]), torch.zeros(1, 2).long())
+    batch = pool.gather(episodes, k_shot=1)
+    assert (batch.x * 255).round().flatten().tolist() == [4, 1, 2, 0]
+
+
+def test_an_example_that_a_small_class_lacks_is_refused_though_a_large_one_has_it():
+    """Row 2 of the class of two would be the first row of the class of three."""
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1)
+    pool = ExamplePool.of_images(images, rotations=False, sizes=torch.tensor([2, 3]))
+    episodes = EpisodeIndices(torch.tensor([[1, 0]]), torch.tensor([[[2, 0], [1, 2]]]), torch.zeros(1, 2).long())
+    with pytest.raises(ValueError, match=r"indices.examples must be in 0..1, the examples of a class, got 2..2"):
+        pool.gather(episodes, k_shot=1)
+    with pytest.raises(ValueError, match=r"indices.examples must be in 0..2, the examples of a class, got -1..2"):
+        pool.gather(EpisodeIndices(episodes.classes, torch.tensor([[[2, 0], [1, -1]]]), episodes.turns), k_shot=1)
+
+
+def test_sizes_that_do_not_add_up_are_refused():
+    with pytest.raises(ValueError, match=r"4 examples by their sizes, but there are 5"):
+        ExamplePool.of_features(torch.zeros(5, 2), unit_length=False, sizes=torch.tensor([2, 2]))

@@ -37,7 +37,7 @@ def test_signals_by_hand():
     rule.out_matrices[0].data.copy_(m_o)
     rule.in_matrices[0].data.copy_(m_i)
     delta, h = double([[[1, 2]]]), double([[[3, 4]]])
-    for carried in ({}, rule.initially_carried(0, delta, h)):
+    for carried in ({}, rule.of_constant_input(h)):
         delta_hat, h_hat, _ = rule.scaled(0, delta, h, torch.zeros(1, 1), carried)
         assert (delta_hat.tolist(), h_hat.tolist()) == ([[[3, 2]]], [[[10, 4]]])
     assert torch.equal(delta_hat.mT @ h_hat, (m_o @ delta.mT @ h @ m_i))

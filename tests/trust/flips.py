@@ -77,14 +77,14 @@ class Files:
         sets = [cache.episodes(request) for request in pretraining_requests(self.spec.values).values()]
         return (
             vars(cache) | {"path": None},
-            [(cache.size(split), cache.class_names(split), cache.images(split).tobytes()) for split in SPLITS],
+            [(cache.sizes(split), cache.class_names(split), cache.images(split).tobytes()) for split in SPLITS],
             [(episodes.hash(), episodes.classes.tobytes(), episodes.examples.tobytes()) for episodes in sets],
         )
 
     def _features(self) -> Any:
         features = FeatureCache.open(self.spec, 0, self._cache())
         return vars(features) | {"path": None}, [
-            (features.size(split), features.class_names(split), features.features(split).tobytes()) for split in SPLITS
+            (features.sizes(split), features.class_names(split), features.features(split).tobytes()) for split in SPLITS
         ]
 
     def _backbone(self) -> Any:

@@ -201,7 +201,7 @@ def fuzz_array_files(folder: Path) -> Callable[[tuple[bool, list[tuple[float, by
         file.path.write_bytes(data[: max(1, int(kept * len(data)))])
         readers: list[Callable[[], object]] = [
             file.verify,
-            lambda: file.size("meta_val"),
+            lambda: file.sizes("meta_val"),
             lambda: file.class_names("meta_val"),
         ]
         if isinstance(file, Cache):

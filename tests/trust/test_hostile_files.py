@@ -91,7 +91,7 @@ def hostile_cache(path: Path, kind: str, secret: Path) -> Cache:
 )
 def test_an_array_file_is_read_from_itself_alone(tmp_path: Path, kind: str):
     cache = hostile_cache(tmp_path / "tiny.h5", kind, tmp_path / "secret.h5")
-    for read in (cache.images, cache.size):
+    for read in (cache.images, cache.sizes):
         with pytest.raises(UserError) as caught:
             read("meta_val")
         one_line(caught, cache.path)

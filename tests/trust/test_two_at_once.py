@@ -113,7 +113,7 @@ def test_two_preparings_of_one_data_set_make_it_once(monkeypatch: pytest.MonkeyP
     with ThreadPoolExecutor() as threads:
         texts = sorted(threads.map(prepared, range(2)))
     assert len(reads) == 1
-    assert sum("content sha256" in text for text in texts) == 1
+    assert sum("cache_sha256" in text for text in texts) == 1
     assert sum("up to date" in text for text in texts) == 1
     entry, file = registry.datasets["made-omniglot"], registry.files["datasets", "made-omniglot"]
     assert Cache.open(entry, file).verify() == 12

@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from norml_cli.data.sources import web_pages
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import open_regular
 
 MAX_MEMBERS = 1_000_000  # chosen: over ten times what a data set here holds
 MAX_UNPACKED_BYTES = 1 << 34  # chosen: 16 GiB, over ten times the largest data set here
 MAX_HEADER_BYTES = 1 << 24  # chosen: 16 MiB; tarfile reads a header whole, and real ones have a few kilobytes
 
-_OPENERS: dict[str, Callable[[Path], Any]] = {
-    ".tar": lambda path: path.open("rb"),
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.xz": lzma.open,
-    ".txz": lzma.open,
-    ".tar.bz2": bz2.open,
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")  # whatever the content turns out to be
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {  # by a compressed file's first bytes
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"BZh": bz2.open,
 }
-SUFFIXES = (*_OPENERS, ".zip")
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -63,15 +63,23 @@ def stem(path: Path) -> str:
 def read_files(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
     """Name and content of each regular file in the archive that is wanted, in the archive's order.
 
+    What kind of archive it is, its content says; its name may be wrong.
     limit_bytes: the most bytes that a file of that name may have, or None for a file that is not wanted.
     Raises UserError with one line for an archive that is damaged, too large or leads out of itself.
     """
-    read = _in_zip if path.name.lower().endswith(".zip") else _in_tar
-    kind = "zip" if read is _in_zip else "tar"
+    kind = "zip" if path.name.lower().endswith(".zip") else "tar"
     try:
-        yield from read(path, limit_bytes)
+        with open_regular(path) as file:
+            head = file.read(web_pages.HEAD_BYTES)
+        web_pages.refuse(path, head)
+        kind = "zip" if head.startswith(_ZIP_STARTS) else "tar" if _is_tar(head) else kind
+        yield from (_in_zip if kind == "zip" else _in_tar)(path, limit_bytes)
     except _DAMAGED as error:
         raise UserError(f"{path}: not a complete {kind} archive ({reason(error)}); fetch it again") from None
+
+
+def _is_tar(head: bytes) -> bool:
+    return head.startswith(tuple(_OPENERS)) or head[257:262] == b"ustar"
 
 
 def _in_zip(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
@@ -92,14 +100,20 @@ def _in_zip(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
 
 
 def _in_tar(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
-    opener = _OPENERS[next(suffix for suffix in _OPENERS if path.name.lower().endswith(suffix))]
-    with opener(path) as stream, tarfile.open(fileobj=_Forwards(stream, path), mode="r:") as archive:  # type: ignore[call-overload]
+    with _uncompressed(path) as stream, tarfile.open(fileobj=_Forwards(stream, path), mode="r:") as archive:  # type: ignore[call-overload]
         for count, info in enumerate(archive):
             name = _checked_name(path, info.name, count)
             if info.isreg() and _wanted(path, name, info.size, limit_bytes):
                 content = archive.extractfile(info)
                 assert content is not None  # noqa: S101 - a regular file has content
                 yield name, content.read()
+
+
+def _uncompressed(path: Path) -> Any:
+    with open_regular(path) as file:
+        head = file.read(max(map(len, _OPENERS)))
+    opener = next((opener for start, opener in _OPENERS.items() if head.startswith(start)), None)
+    return open_regular(path) if opener is None else opener(path)
 
 
 def _checked_name(path: Path, name: str, count: int) -> str:

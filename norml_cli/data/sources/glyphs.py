@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from norml_cli.data.splits import ImageClasses, OnProgress
-from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry
 
 Floats = NDArray[np.float64]
@@ -36,47 +35,24 @@ BATCH = 50  # characters drawn at once: a few hundred megabytes at most
 
 
 def draw(entry: DatasetEntry, progress: OnProgress) -> ImageClasses:
-    """`entry.classes` characters by `entry.examples_per_class` drawers, ink = 255.
-
-    Raises UserError if the entry asks for what an embedded data set has not.
-    """
-    _check_declaration(entry)
+    """`entry.classes` characters by `entry.examples_per_class` drawers, ink = 255."""
     generator = np.random.Generator(np.random.PCG64(entry.generator_seed))
     characters = _characters(generator, entry.classes)
-    points, radius = _drawers(generator, characters, entry.examples_per_class)
+    points, radius = _drawers(generator, characters, entry.class_sizes.max)
     size = entry.image_size_px.value
-    images = np.empty((entry.classes, entry.examples_per_class, size, size), np.uint8)
+    images = np.empty((entry.classes, entry.class_sizes.max, size, size), np.uint8)
     for start in range(0, entry.classes, BATCH):
         part = slice(start, min(start + BATCH, entry.classes))
         images[part] = _render(points[part], radius[part], size)
-        progress(part.stop * entry.examples_per_class, images.shape[0] * images.shape[1])
-    classes = ImageClasses(tuple(f"glyph-{index:03d}" for index in range(entry.classes)), images)
-    _check_content(entry, classes)
-    return classes
+        progress(part.stop * entry.class_sizes.max, images.shape[0] * images.shape[1])
+    return ImageClasses(tuple(f"glyph-{index:03d}" for index in range(entry.classes)), images)
 
 
-def content_sha256(classes: ImageClasses) -> str:
-    """SHA-256 over the names and pixels of the glyphs, as an entry's `content_sha256` declares it."""
+def source_sha256(classes: ImageClasses) -> str:
+    """SHA-256 over the names and pixels of the glyphs, as an entry's `source_sha256` declares it."""
     digest = hashlib.sha256("\n".join(classes.names).encode())
     digest.update(np.ascontiguousarray(classes.images).tobytes())
     return digest.hexdigest()
-
-
-def _check_declaration(entry: DatasetEntry) -> None:
-    if entry.generator_seed is None:
-        raise UserError(f"data set '{entry.id}': generator_seed: is missing; an embedded data set is drawn from it")
-    if entry.resize.value != "none" or entry.invert.value:
-        raise UserError(
-            f"data set '{entry.id}': glyphs are drawn at their size with ink as 1; declare resize: none, invert: false"
-        )
-
-
-def _check_content(entry: DatasetEntry, classes: ImageClasses) -> None:
-    found = content_sha256(classes)
-    if entry.content_sha256 not in {None, found}:
-        raise UserError(
-            f"data set '{entry.id}': content_sha256: the glyphs drawn here have {found}; declare that, or none"
-        )
 
 
 # ---------------------------------------------------------------------------------------------------------- characters

@@ -1,13 +1,15 @@
 """One image file, opened and decoded by Pillow, with one clear line for whatever is wrong with it."""
 
 import io
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageOps
 
+from norml_cli.data.sources import web_pages
 from norml_cli.files.errors import UserError, reason
 
 _DAMAGED = (
@@ -21,14 +23,22 @@ _DAMAGED = (
     Image.DecompressionBombWarning,
 )
 
+_SAID = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")  # what Pillow calls the bytes that it is given
+
 
 def decoded(
-    data: bytes, where: str, formats: tuple[str, ...], fault: Callable[[Image.Image], str | None]
+    data: bytes,
+    where: str,
+    formats: tuple[str, ...],
+    fault: Callable[[Image.Image], str | None],
+    *,
+    upright: bool = False,
 ) -> Image.Image:
     """The image in `data`, if it is of one of Pillow's `formats` and `fault` finds none in its header.
 
-    Raises UserError that names `where`.
+    upright: turned as its EXIF orientation says. Raises UserError that names `where`.
     """
+    web_pages.refuse(where, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # more is printed by nobody
@@ -36,7 +46,9 @@ def decoded(
                 found = fault(image)
                 if found is None:
                     image.load()
-                    return image
+                    return ImageOps.exif_transpose(image) if upright else image
     except _DAMAGED as error:
-        found = f"not a complete {' or '.join(formats)} image ({reason(error)})"
+        *others, last = formats
+        kinds = f"{', '.join(others)} or {last}" if others else last
+        found = f"not a complete {kinds} image ({_SAID.sub('its bytes', reason(error))})"
     raise UserError(f"{where}: {found}; get the original")

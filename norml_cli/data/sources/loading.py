@@ -1,4 +1,4 @@
-"""Raw sources -> images by class, checked and split: Omniglot, mini-ImageNet, and glyphs from a seed."""
+"""Raw sources -> images by class, checked and split: Omniglot, mini-ImageNet, any images, and glyphs from a seed."""
 
 from pathlib import Path
 
@@ -29,12 +29,17 @@ def load(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
             raise UserError(f"--source: '{entry.id}' is embedded and reads no files; leave --source out")
         from norml_cli.data.sources import glyphs  # noqa: PLC0415 - only the code of this kind is loaded
 
-        return LoadedDataset(cut(entry, entry_file, glyphs.draw(entry, progress)), "embedded")
+        drawn = glyphs.draw(entry, progress)
+        return LoadedDataset(cut(entry, entry_file, drawn), "embedded", lambda: glyphs.source_sha256(drawn))
     if entry.kind == "mini-imagenet":
         from norml_cli.data.sources import mini_imagenet  # noqa: PLC0415 - as above: Pillow takes its time
 
-        return mini_imagenet.read(entry, source, progress)
+        return mini_imagenet.read(entry, entry_file, source, progress)
+    if entry.kind == "image-folder":
+        from norml_cli.data.sources import image_folder  # noqa: PLC0415 - as above
+
+        return image_folder.read(entry, entry_file, source, progress)
     from norml_cli.data.sources import omniglot  # noqa: PLC0415 - as above
 
-    drawn, text = omniglot.read(entry, source, progress)
-    return LoadedDataset(cut(entry, entry_file, drawn), text)
+    drawn, text, sha256 = omniglot.read(entry, source, progress)
+    return LoadedDataset(cut(entry, entry_file, drawn), text, lambda: sha256)

@@ -26,15 +26,17 @@ from norml_cli.data.sources import images as pictures
 from norml_cli.data.splits import ImageClasses, OnProgress
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
+from norml_cli.registry.checks import OMNIGLOT_PX
 from norml_cli.registry.entries import DatasetEntry
 
 PARTS = ("images_background", "images_evaluation")
-RAW_SIZE_PX = 105  # brendenlake/omniglot, README: 105x105 images
+ALL = "all"  # in a part's place: both in one folder, as prototypical-networks has them
 ALPHABETS = {1623: 50}  # characters -> alphabets of the whole data set; a declared subset has no known number
 MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file; more is not a drawing
 TIMEOUT_S = 60  # chosen: a server silent for that long is taken for gone
 
 _INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
+_INSIDE_ARCHIVE = re.compile(r"^(?!__MACOSX/)(?:[^/]+/)*?([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
 
 
 @dataclass(frozen=True)
@@ -47,38 +49,24 @@ class _Drawing:
     read: Callable[[], bytes]
 
 
-def read(entry: DatasetEntry, source: Path | None, progress: OnProgress) -> tuple[ImageClasses, str]:
-    """All characters, sorted by name, and what they were read from; downloaded first if `source` is None.
+def read(entry: DatasetEntry, source: Path | None, progress: OnProgress) -> tuple[ImageClasses, str, str]:
+    """All characters, sorted by name, what they were read from, and its SHA-256; downloaded if `source` is None.
 
     Raises UserError with one line for anything but the complete Omniglot that `entry` declares.
     """
-    _check_declaration(entry)
     if source is not None:
         return _read_folder(entry, source, progress)
     with tempfile.TemporaryDirectory(prefix="norml-omniglot-") as folder:
         _download(entry, Path(folder))
-        classes, _ = _read_folder(entry, Path(folder), progress)
-        return classes, f"{entry.kind}, downloaded"
+        classes, _, sha256 = _read_folder(entry, Path(folder), progress)
+        return classes, f"{entry.kind}, downloaded", sha256
 
 
-def _check_declaration(entry: DatasetEntry) -> None:
-    if entry.resize.value == "none" and entry.image_size_px.value != RAW_SIZE_PX:
-        size = entry.image_size_px.value
-        raise UserError(
-            f"{entry.id}: resize: none leaves images of {RAW_SIZE_PX} px, but image_size_px is {size}; make them agree"
-        )
-
-
-def _read_folder(entry: DatasetEntry, source: Path, progress: OnProgress) -> tuple[ImageClasses, str]:
+def _read_folder(entry: DatasetEntry, source: Path, progress: OnProgress) -> tuple[ImageClasses, str, str]:
     drawings, text = _find_drawings(entry, source)
     _check_complete(entry, source, drawings)
-    classes, digest = _decode_all(entry, drawings, progress)
-    if entry.content_sha256 not in {None, digest}:
-        raise UserError(
-            f"{source}: complete, but its pixels are not those of '{entry.id}' (sha256 {digest[:12]}..., declared "
-            f"{str(entry.content_sha256)[:12]}...); get the originals from {entry.home}"
-        )
-    return classes, text
+    classes, sha256 = _decode_all(entry, drawings, progress)
+    return classes, text, sha256
 
 
 # ------------------------------------------------------------------------------------------------ finding the drawings
@@ -89,18 +77,15 @@ def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[in
     if not source.is_dir():
         what = "is a file" if source.exists() else "does not exist"
         raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
-    present = {part: _present(source, part) for part in PARTS}
-    missing = [part for part, path in present.items() if path is None]
-    if missing:
+    places = _places(source)
+    missing = [part for part in PARTS if part not in places]
+    if missing and ALL not in places:
         wanted = " and ".join(f"{part}.zip (or the folder {part})" for part in missing)
         raise UserError(f"--source {source}: holds no {wanted}; get it from {entry.home}")
     drawings: dict[str, dict[int, _Drawing]] = {}
-    kinds = []
-    for part, path in present.items():
-        assert path is not None  # noqa: S101 - an internal impossibility: `missing` was empty
-        kinds.append("folder" if path.is_dir() else "zip")
+    for part, path in places.items():
         count = 0
-        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path, part):
+        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path):
             drawers = drawings.setdefault(drawing.character, {})
             if drawing.drawer in drawers:
                 raise UserError(f"{drawing.where}: a second drawing by drawer {drawing.drawer:02d}; remove one")
@@ -110,6 +95,9 @@ def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[in
             raise UserError(
                 f"{path}: not Omniglot: holds no drawing {part}/<Alphabet>/characterNN/NNNN_MM.png; see {entry.home}"
             )
+    kinds = ["folder" if path.is_dir() else "zip" for path in places.values()]
+    if len(kinds) == 1:
+        return drawings, f"{entry.kind}, a {kinds[0]}"
     text = f"two {kinds[0]}s" if kinds[0] == kinds[1] else "a zip and a folder"
     return drawings, f"{entry.kind}, {text}"
 
@@ -118,12 +106,18 @@ def _wanted() -> list[str]:
     return [f"{part}.zip" for part in PARTS]
 
 
-def _present(source: Path, part: str) -> Path | None:
-    """The part's archive, or else its folder."""
-    archive, folder = source / f"{part}.zip", source / part
-    if archive.is_file():
-        return archive
-    return folder if folder.is_dir() else None
+def _places(source: Path) -> dict[str, Path]:
+    """Each part's archive or folder, in `source` or up to two folders down; or the folder of all alphabets."""
+    below = [path for pattern in ("*", "*/*") for path in sorted(source.glob(pattern))]
+    folders = [path for path in (source, *below) if path.is_dir()]
+    places: dict[str, Path] = {}
+    for part in PARTS:
+        for path in (folder / name for folder in folders for name in (f"{part}.zip", part)):
+            if path.is_file() if path.suffix else path.is_dir():
+                places[part] = path
+                break
+    whole = next((folder for folder in folders if any(folder.glob("*/character*/*.png"))), None)
+    return {ALL: whole} if not places and whole is not None else places
 
 
 def _in_folder(folder: Path) -> Iterator[_Drawing]:
@@ -138,19 +132,17 @@ def _limited(path: Path) -> bytes:
         return file.read(MAX_IMAGE_BYTES)
 
 
-def _in_zip(path: Path, part: str) -> Iterator[_Drawing]:
-    def found(name: str) -> re.Match[str] | None:
-        return _INSIDE_PART.match(name.removeprefix(f"{part}/")) if name.startswith(f"{part}/") else None
-
-    for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if found(name) else None):
-        match = found(name)
+def _in_zip(path: Path) -> Iterator[_Drawing]:
+    """The drawings of an archive, whether or not it has them in a folder of the part's name."""
+    for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if _INSIDE_ARCHIVE.match(name) else None):
+        match = _INSIDE_ARCHIVE.match(name)
         assert match is not None  # noqa: S101 - no other files are read
         yield _Drawing(match[1], int(match[2]), f"{path}: {name}", lambda data=data: data)  # type: ignore[misc]
 
 
 def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[int, _Drawing]]) -> None:
     """Exactly the declared characters, each drawn once by each drawer 1..P."""
-    expected = set(range(1, entry.examples_per_class + 1))
+    expected = set(range(1, entry.class_sizes.max + 1))
     for character, drawers in sorted(drawings.items()):
         wrong = sorted(expected.symmetric_difference(drawers))
         if wrong:
@@ -176,15 +168,15 @@ def _decode_all(
     """The resized images, and the SHA-256 over names and 1-bit pixels of the raw ones, in sorted order."""
     digest = hashlib.sha256()
     size, names = entry.image_size_px.value, tuple(sorted(drawings))
-    images = np.empty((len(names), entry.examples_per_class, size, size), np.uint8)
-    total = len(names) * entry.examples_per_class
+    images = np.empty((len(names), entry.class_sizes.max, size, size), np.uint8)
+    total = len(names) * entry.class_sizes.max
     for index, name in enumerate(names):
         for drawer, drawing in sorted(drawings[name].items()):
             raw = _decode(drawing)
             digest.update(f"{name}/{drawer:02d}\n".encode())
             digest.update(np.packbits(np.asarray(raw)).tobytes())  # row by row, a set bit is paper
             images[index, drawer - 1] = resized(raw, size, entry.resize.value, invert=entry.invert.value)
-        progress((index + 1) * entry.examples_per_class, total)
+        progress((index + 1) * entry.class_sizes.max, total)
     return ImageClasses(names, images), digest.hexdigest()
 
 
@@ -198,8 +190,8 @@ def _decode(drawing: _Drawing) -> Image.Image:
 
 
 def _fault(image: Image.Image) -> str | None:
-    if image.size != (RAW_SIZE_PX, RAW_SIZE_PX):
-        return f"{image.width} x {image.height} px, expected {RAW_SIZE_PX} x {RAW_SIZE_PX}"
+    if image.size != (OMNIGLOT_PX, OMNIGLOT_PX):
+        return f"{image.width} x {image.height} px, expected {OMNIGLOT_PX} x {OMNIGLOT_PX}"
     if image.mode not in {"1", "L"} or (image.mode == "L" and set(np.unique(np.asarray(image))) - {0, 255}):
         return f"a drawing is black and white, this is not (mode {image.mode})"
     return None

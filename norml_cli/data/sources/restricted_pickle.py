@@ -1,4 +1,4 @@
-"""Pickled numpy arrays in builtin containers, read without calling anything that the pickle names.
+"""Pickled numpy arrays and scalars in builtin containers, read without calling anything that the pickle names.
 
 A pickle is a program: it names functions and has them called. The few names by which numpy pickles an array lead to
 stand-ins here, which take plain values and build the array themselves, so that neither numpy's own unpickling (which
@@ -33,6 +33,7 @@ _DAMAGED = (  # what the unpickler and the stand-ins make of bytes that are no p
     struct.error,
 )
 _INTEGERS = re.compile(r"^[iu][1248]$")
+_SCALARS = re.compile(r"^([iu][1248]|f[248]|b1|U\d{1,3}|S\d{1,3})$")
 _LONGEST_NAME = 60  # characters of a refused name that a message repeats
 
 
@@ -70,15 +71,18 @@ def load(file: BinaryIO) -> Any:
 
 
 class _Dtype:
-    """A stand-in for numpy.dtype: the type of an array of integers."""
+    """A stand-in for numpy.dtype: the type of an array of integers, or of a scalar."""
 
-    __slots__ = ("value",)
+    __slots__ = ("text", "value")
 
     def __init__(self, code: str | bytes, *_: Any) -> None:
-        text = code.decode() if isinstance(code, bytes) else code
-        if not _INTEGERS.match(text):
-            raise _Refused(f"it holds an array of type {text!r:.20}, and only integers are read")
-        self.value = np.dtype(text)
+        self.text = code.decode() if isinstance(code, bytes) else code
+        if not _SCALARS.match(self.text):
+            self.refuse()
+        self.value = np.dtype(self.text)
+
+    def refuse(self) -> None:
+        raise _Refused(f"it holds an array of type {self.text!r:.20}, and only integers are read")
 
     def __setstate__(self, state: Any) -> None:
         order: Any = state[1].decode() if isinstance(state[1], bytes) else state[1]
@@ -88,7 +92,31 @@ class _Dtype:
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
         raise _Refused("it holds an array that is not of plain integers")
+    if not _INTEGERS.match(dtype.text):
+        dtype.refuse()
     return np.frombuffer(data, dtype.value).reshape(shape, order=order)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """A numpy scalar as the plain number or text that it is."""
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(data) != dtype.value.itemsize:
+        raise _Refused("it holds a scalar that is no plain number or text")
+    return np.frombuffer(data, dtype.value)[0].item()
+
+
+def _plain_list(items: Any = ()) -> list[Any]:
+    """A set as a list, since to hash what it holds is not safe (see `_Mapping`)."""
+    if not isinstance(items, list | tuple):
+        raise _Refused("it makes a container of what is none")
+    return list(items)
+
+
+def _mapping(pairs: Any = ()) -> "_Mapping":
+    """An OrderedDict; Python 2 gives its pairs, Python 3 sets them afterwards."""
+    made = _Mapping()
+    for key, value in _plain_list(pairs):
+        made[key] = value
+    return made
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
@@ -125,11 +153,20 @@ _STAND_INS = {
     "numpy.ndarray": _StandIn(_nothing),
     "numpy.dtype": _StandIn(_Dtype),
     "_codecs.encode": _StandIn(_latin1),
+    "collections.OrderedDict": _StandIn(_mapping),
+    "collections.defaultdict": _StandIn(lambda *_: _mapping()),  # what it makes of a missing key is never asked
+    **{
+        f"{builtins}.{name}": _StandIn(_plain_list)
+        for builtins in ("builtins", "__builtin__")
+        for name in ("list", "tuple", "set", "frozenset")
+    },
+    **{f"{builtins}.dict": _StandIn(_mapping) for builtins in ("builtins", "__builtin__")},
     **{
         f"numpy.{core}.{name}": _StandIn(call)  # numpy 2 moved numpy.core to numpy._core
         for core in ("core", "_core")
         for name, call in (
             ("multiarray._reconstruct", lambda *_: PickledArray()),
+            ("multiarray.scalar", _scalar),
             ("numeric._frombuffer", _from_buffer),
         )
     },
@@ -166,12 +203,23 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
         """A bytearray's content as bytes, which are read once; a bytearray would be copied twice more."""
         self.append(self.read(*struct.unpack("<Q", self.read(8))))
 
+    def load_set(self) -> None:
+        """A set as a list: its items would be hashed, as a mapping's keys are."""
+        self.append([])
+
+    def load_items(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].extend(items)
+
+    def load_frozen_set(self) -> None:
+        items = self.pop_mark()  # which also changes where `append` leads
+        self.append(items)
+
     dispatch: ClassVar[dict[int, Any]] = {
-        **{
-            opcode: load
-            for opcode, load in pickle._Unpickler.dispatch.items()  # noqa: SLF001 - see the top
-            if bytes([opcode]) not in {pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS}  # they hash, like mappings
-        },
+        **pickle._Unpickler.dispatch,  # noqa: SLF001 - see the top
+        pickle.EMPTY_SET[0]: load_set,
+        pickle.ADDITEMS[0]: load_items,
+        pickle.FROZENSET[0]: load_frozen_set,
         pickle.EMPTY_DICT[0]: load_mapping,
         pickle.DICT[0]: load_old_mapping,
         pickle.BYTEARRAY8[0]: load_buffer,

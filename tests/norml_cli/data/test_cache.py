@@ -1,13 +1,11 @@
 """The cache: what goes in comes out, whatever is wrong with it is told, and nobody ever sees half of one."""
 
+import fcntl
 import os
-import shutil
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +18,8 @@ import yaml
 
 from norml_cli.data import array_files
 from norml_cli.data import cache as cache_module
-from norml_cli.data.cache import Cache, add_episodes, cache_path, fingerprint, home, status, write_cache
-from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, episode_requests
+from norml_cli.data.cache import Cache, cache_path, fingerprint, home, status, write_cache
+from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, drawn, episode_requests
 from norml_cli.data.splits import SPLITS, ImageClasses, LoadedDataset
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry
@@ -53,18 +51,16 @@ def loaded(seed: int = 0) -> LoadedDataset:
             for split, size in sizes.items()
         },
         "made",
+        lambda: "5" * 64,
     )
 
 
-def episodes(seed: int = 0) -> EpisodeArrays:
-    generator = np.random.default_rng(seed)
-    return EpisodeArrays(
-        generator.integers(0, 3, (7, 3)), generator.integers(0, 3, (7, 3, 3)), generator.integers(0, 4, (7, 3))
-    )
+def episodes() -> EpisodeArrays:
+    return drawn(REQUEST, ["x"] * 3, [3] * 3)
 
 
 def written(entry_file: Path, entry: DatasetEntry = ENTRY) -> Cache:
-    return write_cache(entry, entry_file, loaded(), {REQUEST: episodes()})
+    return write_cache(entry, entry_file, loaded(), [REQUEST])
 
 
 def files() -> list[str]:
@@ -104,50 +100,51 @@ def test_the_file_names_no_path_of_this_machine(entry_file: Path, tmp_path: Path
 
 def test_content_hash_is_of_images_and_names_alone(entry_file: Path):
     first = written(entry_file)
-    assert write_cache(ENTRY, entry_file, loaded(), {}).content_hash == first.content_hash
-    assert write_cache(ENTRY, entry_file, loaded(seed=1), {}).content_hash != first.content_hash
+    assert write_cache(ENTRY, entry_file, loaded(), []).content_hash == first.content_hash
+    assert write_cache(ENTRY, entry_file, loaded(seed=1), []).content_hash != first.content_hash
     renamed = loaded()
     old = renamed.splits["meta_val"]
     renamed.splits["meta_val"] = ImageClasses((*old.names[:-1], "renamed"), old.images)
-    assert write_cache(ENTRY, entry_file, renamed, {}).content_hash != first.content_hash
+    assert write_cache(ENTRY, entry_file, renamed, []).content_hash != first.content_hash
 
 
-def test_added_episodes_leave_the_rest_as_it_was(entry_file: Path):
+def test_episodes_that_are_not_there_are_drawn_and_the_file_stays_as_it_was(entry_file: Path):
     cache = written(entry_file)
-    more = replace(REQUEST, queries_per_class=1)
-    assert not cache.has(more)
-    add_episodes(cache, {more: episodes(seed=1)})
-    assert cache.has(more)
-    assert cache.episodes(more).hash() == episodes(seed=1).hash()
-    assert cache.episodes(REQUEST).hash() == episodes().hash()
-    assert cache.verify() == 2 * len(SPLITS) + 2 * 3
-    assert Cache.open(ENTRY, entry_file) == cache
-    assert files() == ["made-omniglot.h5"]
+    before, more = cache.path.read_bytes(), replace(REQUEST, queries_per_class=1)
+    assert cache.episodes(more).hash() == drawn(more, ["x"] * 3, [3] * 3).hash()
+    assert write_cache(ENTRY, entry_file, loaded(), [more]).episodes(more).hash() == cache.episodes(more).hash()
+    written(entry_file)
+    assert cache.path.read_bytes() == before
 
 
-def test_episodes_added_at_the_same_time_are_all_kept(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
-    """Both begin with the cache as it was; one waits for the other. What both add is added once."""
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+def test_a_locked_cache_is_read(entry_file: Path):
+    """As another program of HDF5's holds it while it writes."""
     cache = written(entry_file)
-    shared, ours, theirs = (replace(REQUEST, seed=seed) for seed in (1, 2, 3))
-    copy = shutil.copyfileobj
-
-    def slow_copy(*files: Any) -> None:
-        copy(*files)
-        time.sleep(0.3)
-
-    monkeypatch.setattr(cache_module.shutil, "copyfileobj", slow_copy)
-    wanted = [{shared: episodes(seed=1), own: episodes(seed=own.seed)} for own in (ours, theirs)]
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(lambda more: add_episodes(cache, more), wanted))
-    for request in (REQUEST, shared, ours, theirs):
-        assert cache.has(request)
-    assert cache.episodes(theirs).hash() == episodes(seed=3).hash()
-    cache.verify()
+    with cache.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cache.sizes("meta_val") == (3, 3, 3)
 
 
-def test_episodes_that_are_not_there_are_told(entry_file: Path):
-    with pytest.raises(UserError, match="holds no episodes 'meta_test-3way-1shot-2query-turned-99episodes-seed0'"):
-        written(entry_file).episodes(replace(REQUEST, episodes=99))
+def test_classes_of_unequal_size_come_back_one_after_the_other(entry_file: Path):
+    parts = loaded()
+    images = [np.full((size, 28, 28), size, np.uint8) for size in (3, 5, 4)]
+
+    class Stream:
+        sizes, example_shape = (3, 5, 4), (28, 28)
+
+        def __iter__(self) -> Iterator[tuple[str, Any]]:
+            return zip("abc", images, strict=True)
+
+    equal = write_cache(ENTRY, entry_file, parts, []).content_hash
+    cache = write_cache(ENTRY, entry_file, replace(parts, splits={**parts.splits, "meta_val": Stream()}), [])
+    assert cache.sizes("meta_val") == (3, 5, 4)
+    assert cache.sizes("meta_test") == (3, 3, 3)
+    assert (cache.images("meta_val") == np.concatenate(images)).all()
+    assert cache.verify() == 2 * len(SPLITS) + 1
+    assert cache.content_hash != equal
+    with pytest.raises(UserError, match=r"meta_val: class 'a' has 3 examples, but shots \+ queries_per_class = 4"):
+        cache.episodes(replace(REQUEST, split="meta_val", queries_per_class=3))
 
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -162,19 +159,19 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
 class Made:
     """Classes made when they are asked for: 48 of 1 MB each, or until `fails_at`."""
 
-    shape = (48, 10, 187, 187, 3)
+    sizes, example_shape = (10,) * 48, (187, 187, 3)
 
     def __init__(self, fails_at: int = 48) -> None:
         self.fails_at = fails_at
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        for number in range(self.shape[0]):
+        for number in range(len(self.sizes)):
             if number == self.fails_at:
                 raise UserError("class cannot be read")
-            yield f"class{number}", np.full(self.shape[1:], number, np.uint8)
+            yield f"class{number}", np.full((10, *self.example_shape), number, np.uint8)
 
 
-CLASS_BYTES = int(np.prod(Made.shape[1:]))
+CLASS_BYTES = int(10 * np.prod(Made.example_shape))
 
 
 @contextmanager
@@ -190,14 +187,14 @@ def peak_bytes_below(limit: int) -> Iterator[None]:
 def test_colour_images_are_written_and_verified_class_by_class(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(array_files, "SLAB_BYTES", 2 * CLASS_BYTES)
     with peak_bytes_below(4 * CLASS_BYTES):  # of 144: a class, the next one, and what else there is
-        cache = write_cache(ENTRY, entry_file, LoadedDataset(dict.fromkeys(SPLITS, Made()), "made"), {})
+        cache = write_cache(ENTRY, entry_file, LoadedDataset(dict.fromkeys(SPLITS, Made()), "made", str), [])
     with peak_bytes_below(6 * CLASS_BYTES):  # two slabs of two classes
         assert cache.verify() == 2 * len(SPLITS)
     images = cache.images("meta_val")
-    assert images.shape == Made.shape
+    assert images.shape == (48, 10, *Made.example_shape)
     assert (images == np.arange(48)[:, None, None, None, None]).all()
     assert cache.class_names("meta_val")[-1] == "class47"
-    assert cache.size("meta_val") == (48, 10)
+    assert cache.sizes("meta_val") == (10,) * 48
 
 
 @pytest.mark.parametrize("slab_bytes", [1, 28 * 28 * 3, 10_000, 1 << 24])
@@ -212,18 +209,18 @@ def test_slabs_give_the_hash_of_the_whole(entry_file: Path, monkeypatch: pytest.
 
 def test_a_class_that_cannot_be_read_leaves_the_old_cache(entry_file: Path):
     before = written(entry_file).path.read_bytes()
-    broken = LoadedDataset({**loaded().splits, "meta_test": Made(fails_at=20)}, "made")
+    broken = LoadedDataset({**loaded().splits, "meta_test": Made(fails_at=20)}, "made", str)
     with pytest.raises(UserError, match="class cannot be read"):
-        write_cache(ENTRY, entry_file, broken, {})
+        write_cache(ENTRY, entry_file, broken, [])
     assert cache_path(ENTRY.id).read_bytes() == before
     assert files() == ["made-omniglot.h5"]
 
 
-def test_other_content_than_the_declared_is_refused(entry_file: Path):
-    content = written(entry_file).content_hash
-    assert write_cache(ENTRY, entry_file, replace(loaded(), content_hash=content), {}).content_hash == content
-    with pytest.raises(UserError, match=f"content_sha256: the source holds other pixels or names .{content}"):
-        write_cache(ENTRY, entry_file, replace(loaded(), content_hash="0" * 64), {})
+def test_another_source_than_the_declared_is_refused(entry_file: Path):
+    declared = synthetic.entry(source_sha256="5" * 64)
+    assert write_cache(declared, entry_file, loaded(), []).source_sha256 == "5" * 64
+    with pytest.raises(UserError, match=f"source_sha256: the source holds other pixels or names, {'5' * 64}"):
+        write_cache(synthetic.entry(source_sha256="0" * 64), entry_file, loaded(), [])
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -282,7 +279,7 @@ def test_episode_hash_is_of_numbers_and_shapes_not_of_integer_types():
         {"splits__meta_train": 5},
         {"classes": 13},
         {"examples_per_class": 4},
-        {"content_sha256": "0" * 64},
+        {"source_sha256": "0" * 64},
         {"generator_seed": 1},
     ],
     ids=str,
@@ -424,9 +421,7 @@ def test_an_interrupted_writer_leaves_the_old_cache_and_nothing_else(
     expected = UserError if isinstance(interruption, PermissionError) else interruption
     assert isinstance(expected, type)
     with pytest.raises(expected):
-        write_cache(ENTRY, entry_file, loaded(seed=1), {})
-    with pytest.raises(expected):
-        add_episodes(cache, {replace(REQUEST, seed=1): episodes(seed=1)})
+        write_cache(ENTRY, entry_file, loaded(seed=1), [])
     assert cache.path.read_bytes() == before
     assert files() == ["made-omniglot.h5"]
 
@@ -451,12 +446,12 @@ def test_a_full_disk_is_told_and_the_old_cache_stays(entry_file: Path):
         "import numpy as np\n"
         "from tests.helpers import synthetic\n"
         "from norml_cli.data.cache import write_cache\n"
-        "from norml_cli.data.splits import SPLITS, ImageClasses, LoadedDataset\n"
+        "from norml_cli.data.splits import SPLITS, ImageClasses, LoadedDataset as Loaded\n"
         "from norml_cli.files.errors import UserError\n"
         "images = ImageClasses(('a',), np.zeros((1, 500, 28, 28), np.uint8))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
-        "    write_cache(synthetic.entry(), Path(sys.argv[2]), LoadedDataset(dict.fromkeys(SPLITS, images), ''), {})\n"
+        "    write_cache(synthetic.entry(), Path(sys.argv[2]), Loaded(dict.fromkeys(SPLITS, images), '', str), [])\n"
         "except UserError as error:\n"
         "    print(error)\n"
     )
@@ -477,26 +472,16 @@ def test_a_place_that_is_no_folder_is_told(entry_file: Path, tmp_path: Path, mon
         written(entry_file)
 
 
-def test_what_killed_writers_left_is_cleared_away_by_the_next(entry_file: Path):
-    cache = written(entry_file)
-    for name in (".made-omniglot.h5.x.part", ".made-omniglot.h5.y.part", ".glyphs.h5.z.part"):
-        (home() / name).write_bytes(b"half")
-    os.utime(home() / ".made-omniglot.h5.y.part", (2**32, 2**32))  # whatever the clock said then
-    add_episodes(cache, {replace(REQUEST, seed=1): episodes(seed=1)})
-    assert files() == [".glyphs.h5.z.part", "made-omniglot.h5"]
-
-
 def test_a_cache_made_anew_under_an_open_one_is_not_mixed_with_it(entry_file: Path):
     cache = written(entry_file)
-    write_cache(ENTRY, entry_file, loaded(), {})  # the same content: nothing to tell
+    write_cache(ENTRY, entry_file, loaded(), [])  # the same content: nothing to tell
     assert (cache.images("meta_val") == loaded().splits["meta_val"].images).all()
-    write_cache(ENTRY, entry_file, loaded(seed=1), {})
+    write_cache(ENTRY, entry_file, loaded(seed=1), [])
     message = r"made-omniglot\.h5: was made anew with other content meanwhile; start the command again"
-    for read in (lambda: cache.images("meta_test"), lambda: cache.class_names("meta_val"), lambda: cache.has(REQUEST)):
+    for read in (
+        lambda: cache.images("meta_test"),
+        lambda: cache.class_names("meta_val"),
+        lambda: cache.episodes(REQUEST),
+    ):
         with pytest.raises(UserError, match=message):
             read()
-    before = cache.path.read_bytes()
-    with pytest.raises(UserError, match=message):
-        add_episodes(cache, {REQUEST: episodes()})
-    assert cache.path.read_bytes() == before
-    assert files() == ["made-omniglot.h5"]

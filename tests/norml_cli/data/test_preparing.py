@@ -137,8 +137,8 @@ def test_split_files_of_rotated_classes_are_prepared(tmp_path: Path, source: Pat
     images = opened(registry).images("meta_val")
     assert (images[1] == np.rot90(images[0], 1, axes=(1, 2))).all()
     too_many = replace(requests(registry)[0], n_way=13)
-    with pytest.raises(UserError, match="meta_val: n_way = 13 classes an episode, but the pool has 12"):
-        ensure_ready(registry, "made-omniglot", [too_many], Output(file=io.StringIO()))
+    with pytest.raises(UserError, match="meta_val: n_way = 13, but there are 12 classes"):
+        opened(registry).episodes(too_many)
 
 
 def rotated_registry(folder: Path, values: dict[str, object]) -> Registry:
@@ -183,16 +183,9 @@ def test_up_to_date_is_found_in_under_a_second_without_torch(registry: Registry,
     assert os.times().children_user - cpu_before_s < 2  # the CPU's time and twice the claim, as machines are shared
 
 
-def test_benchmarks_declared_later_are_added_without_the_source(registry: Registry, source: Path, tmp_path: Path):
+def test_a_source_beside_a_cache_is_said_not_to_be_read(registry: Registry, source: Path):
     prepared(registry, source)
-    path = tmp_path / "registry/benchmarks/made-3way.yaml"
-    benchmark = yaml.safe_load(path.read_text())
-    benchmark["id"] = "made-2way"
-    benchmark["protocol"]["n_way"]["value"] = 2
-    synthetic.write_entry(tmp_path / "registry", "benchmarks", benchmark)
-    grown = read_registry([synthetic.builtin_registry(), tmp_path / "registry"])
-    assert "up to date (made-omniglot.h5), 2 sets of fixed episodes added" in prepared(grown, None)
-    assert prepared(grown, None) == "made-omniglot: up to date (made-omniglot.h5)\n"
+    assert "up to date (made-omniglot.h5); --source was not read, --force reads it" in prepared(registry, source)
 
 
 def test_another_declaration_needs_force_and_keeps_the_old_cache_until_then(
@@ -204,7 +197,7 @@ def test_another_declaration_needs_force_and_keeps_the_old_cache_until_then(
     with pytest.raises(UserError, match=r"made for another declaration .* norml prepare made-omniglot --force"):
         prepared(other, source)
     with pytest.raises(UserError, match=r"holds no images_background\.zip"):
-        prepared(other, tmp_path, force=True)
+        prepared(other, tmp_path / "other", force=True)
     assert cache_path("made-omniglot").read_bytes() == before
     prepared(other, source, force=True)
     assert set(np.unique(opened(other).images("meta_train"))) == {0, 255}
@@ -270,14 +263,16 @@ def test_force_makes_anew_what_is_no_cache_at_all(registry: Registry, source: Pa
 # ------------------------------------------------------------------------------------------------------ ready for a run
 
 
-def test_a_run_adds_the_episodes_it_lacks(registry: Registry, source: Path):
+def test_a_shared_read_only_cache_serves_any_benchmark(registry: Registry, source: Path):
     prepared(registry, source)
-    before = opened(registry)
-    wanted = [replace(request, queries_per_class=2) for request in requests(registry)]
-    cache = ensure_ready(registry, "made-omniglot", [*requests(registry), *wanted], Output(file=io.StringIO()))
-    assert cache.content_hash == before.content_hash
-    assert cache.episodes(wanted[0]).examples.shape == (20, 3, 3)
-    assert cache.verify() == 12 + 2 * 3
+    home().chmod(0o555)
+    before = cache_path("made-omniglot").read_bytes()
+    wanted = replace(requests(registry)[0], queries_per_class=2)
+    cache = ensure_ready(registry, "made-omniglot", [wanted], Output(file=io.StringIO()))
+    assert cache.episodes(wanted).examples.shape == (20, 3, 3)
+    assert cache_path("made-omniglot").read_bytes() == before
+    assert [path.name for path in home().iterdir()] == ["made-omniglot.h5"]
+    home().chmod(0o755)
 
 
 def test_a_run_on_what_must_be_downloaded_names_the_command(registry: Registry):
@@ -292,7 +287,7 @@ def test_an_embedded_data_set_is_prepared_by_the_run(tmp_path: Path):
     cache = ensure_ready(registry, "tiny-glyphs", wanted, console)
     assert isinstance(console.file, io.StringIO)
     assert "(embedded)" in console.file.getvalue()
-    assert all(cache.has(request) for request in wanted)
+    assert all(len(cache.episodes(request).classes) == request.episodes for request in wanted)
     with pytest.raises(UserError, match="--source: 'tiny-glyphs' is embedded and reads no files"):
         prepared(registry, tmp_path, dataset="tiny-glyphs")
 

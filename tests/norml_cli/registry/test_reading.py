@@ -47,6 +47,7 @@ DATASET = {
         "meta_test": 6,
         "source": "chosen: for tests",
     },
+    "generator_seed": 0,
 }
 ENTRIES = {"methods": METHOD, "benchmarks": made_benchmark(), "tables": made_table(), "datasets": DATASET}
 
@@ -242,7 +243,7 @@ def put_all(folder: Path) -> dict[str, Path]:
         ("datasets", "splits.kind", "random", "splits.kind: must be 'seeded', 'files' or 'from-source' (got 'random')"),
         ("datasets", "splits.kind", ..., "splits.kind: is missing"),
         ("datasets", "rotations.value", "as-classes", "rotations: 'as-classes' needs split files"),
-        ("datasets", "content_sha256", "abc", "content_sha256: must be 64 hexadecimal digits (got 'abc')"),
+        ("datasets", "source_sha256", "abc", "source_sha256: must be 64 hexadecimal digits (got 'abc')"),
     ],
 )
 def test_wrong_value_is_told_with_file_and_key(tmp_path, kind, key, value, message):
@@ -312,6 +313,38 @@ FROM_SOURCE = {"kind": "from-source", "meta_train": 10, "meta_val": 4, "meta_tes
     ids=["unsplit data", "split data", "classes left over"],
 )
 def test_only_data_that_comes_split_is_declared_so(tmp_path, changes, fault):
+    path = write_entry(tmp_path, "datasets", DATASET | changes)
+    assert faults_of(tmp_path)[0].startswith(f"{path}: {fault}")
+
+
+WANTED = {"value": "grey", "source": "chosen: for tests"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"generator_seed": None}, "generator_seed: is missing; an embedded data set is drawn from it"),
+        ({"invert": {"value": True, "source": "x"}}, "resize, invert: glyphs are drawn at their size"),
+        ({"kind": "omniglot"}, "resize: none leaves images of 105 px, but image_size_px is 28; make them agree"),
+        ({"kind": "omniglot", "resize": {"value": "box", "source": "x"}}, "resize: 'box' is not for kind: omniglot"),
+        (
+            {"kind": "mini-imagenet", "splits": FROM_SOURCE, "invert": {"value": True, "source": "x"}},
+            "invert, rotations: photographs are taken as they are",
+        ),
+        ({"kind": "image-folder"}, "channels: is missing; declare grey or rgb"),
+        ({"channels": WANTED}, "channels: not for kind: glyphs"),
+        (
+            {"kind": "image-folder", "channels": WANTED, "crop": {"value": "centre", "source": "x"}},
+            "crop: a cropped image has another size",
+        ),
+        ({"examples_per_class": {"min": 3, "max": 20}}, "examples_per_class: classes of kind: glyphs are of one size"),
+        (
+            {"kind": "image-folder", "channels": WANTED, "examples_per_class": {"min": 3, "max": 2}},
+            "examples_per_class: min 3 is more than max 2",
+        ),
+    ],
+)
+def test_what_a_kind_of_data_set_cannot_be_is_told_by_validate(tmp_path, changes, fault):
     path = write_entry(tmp_path, "datasets", DATASET | changes)
     assert faults_of(tmp_path)[0].startswith(f"{path}: {fault}")
 

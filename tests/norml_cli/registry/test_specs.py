@@ -74,7 +74,7 @@ def test_hash_is_stable_under_key_order(spec):
 def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
-    features = {"backbone", "backbone_seed", "feature_scaling"}
+    features = {"backbone", "backbone_seed", "backbone_epochs", "backbone_width", "feature_scaling"}
     convolutions = {"learner", "head_weight_std", *OF_CONVOLUTIONS}
     training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples"}
     computing = {"matmul_precision", "weight_form", "recompute"}

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from norml_cli.data.sources.glyphs import content_sha256, draw
+from norml_cli.data.sources.glyphs import draw
 from norml_cli.data.splits import ImageClasses
-from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.reading import load_registry
 
@@ -100,26 +99,3 @@ def blurred(images: NDArray[np.float32]) -> NDArray[np.float32]:
         for axis in (2, 3):
             images = (np.roll(images, 1, axis) + images + np.roll(images, -1, axis)) / 3
     return images
-
-
-# ---------------------------------------------------------------------------------------------------------- bad entries
-
-
-def test_a_declared_content_hash_is_checked():
-    small = {"classes": 3, "examples_per_class": 2}
-    found = content_sha256(drawn(**small))
-    drawn(**small, content_sha256=found)
-    with pytest.raises(UserError, match=f"content_sha256: the glyphs drawn here have {found}"):
-        drawn(**small, content_sha256="0" * 64)
-
-
-def test_a_missing_seed_is_told():
-    with pytest.raises(UserError, match="generator_seed: is missing"):
-        drawn(generator_seed=None)
-
-
-@pytest.mark.parametrize(("key", "value"), [("resize", "nearest"), ("invert", True)])
-def test_what_glyphs_cannot_do_is_refused(key: str, value: object):
-    declared = getattr(entry(), key).model_copy(update={"value": value})
-    with pytest.raises(UserError, match="declare resize: none, invert: false"):
-        drawn(**{key: declared})

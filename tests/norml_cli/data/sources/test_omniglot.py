@@ -24,7 +24,7 @@ from tests.helpers.synthetic import CLASSES, DRAWERS, drawing, members, png, wri
 REAL_SOURCE = os.environ.get("NORML_OMNIGLOT_SOURCE")
 
 
-def read_quietly(source: Path | None, **changes: object) -> tuple[ImageClasses, str]:
+def read_quietly(source: Path | None, **changes: object) -> tuple[ImageClasses, str, str]:
     return read(synthetic.entry(**changes), source, lambda *_: None)
 
 
@@ -44,7 +44,7 @@ def mixed(folder: Path) -> Path:
     [(write_zips, "two zips"), (write_folders, "two folders"), (mixed, "a zip and a folder")],
 )
 def test_every_form_of_source_gives_the_same_drawings(tmp_path: Path, write: Callable[[Path], Path], text: str):
-    classes, source = read_quietly(write(tmp_path))
+    classes, source, _ = read_quietly(write(tmp_path))
     assert source == f"omniglot, {text}"
     assert classes.images.shape == (CLASSES, DRAWERS, 28, 28)
     assert classes.images.dtype == np.uint8
@@ -52,6 +52,39 @@ def test_every_form_of_source_gives_the_same_drawings(tmp_path: Path, write: Cal
     assert classes.names[0] == "Aleph/character01"
     expected = resized(drawing("Braille/character02/3"), 28, "lanczos", invert=True)
     assert (classes.images[classes.names.index("Braille/character02"), 2] == expected).all()
+
+
+def below_another_folder(folder: Path) -> Path:
+    write_folders(folder / "omniglot-py")
+    return folder
+
+
+def without_top_folders(folder: Path) -> Path:
+    for part in omniglot.PARTS:
+        write_zip(folder / f"{part}.zip", {name.removeprefix(f"{part}/"): data for name, data in members(part).items()})
+    return folder
+
+
+def all_alphabets_together(folder: Path) -> Path:
+    for part in omniglot.PARTS:
+        for name, data in members(part).items():
+            path = folder / "data" / name.removeprefix(f"{part}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("write", [below_another_folder, without_top_folders, all_alphabets_together])
+def test_other_places_give_the_same_source(tmp_path: Path, write: Callable[[Path], Path]):
+    expected = read_quietly(write_zips(tmp_path / "plain"))
+    found = read_quietly(write(tmp_path / "other"))
+    assert found[0].names == expected[0].names
+    assert found[2] == expected[2]
+
+
+def test_a_web_page_in_an_archive_s_place_is_told(tmp_path: Path):
+    (write_zips(tmp_path) / "images_background.zip").write_bytes(b"\n<!DOCTYPE html><html></html>")
+    refused(tmp_path, "images_background.zip: is a web page, not the file")
 
 
 def test_progress_ends_at_the_number_of_images(tmp_path: Path):
@@ -78,9 +111,7 @@ def test_content_hash_is_over_names_drawers_and_1_bit_pixels(tmp_path: Path):
             digest.update(f"{name}/{drawer:02d}\n".encode())
             digest.update(np.packbits(np.asarray(drawing(f"{name}/{drawer}"), dtype=bool)).tobytes())
     write_zips(tmp_path)
-    read_quietly(tmp_path, content_sha256=digest.hexdigest())
-    with pytest.raises(UserError, match="pixels are not those of 'made-omniglot'"):
-        read_quietly(tmp_path, content_sha256="0" * 64)
+    assert read_quietly(tmp_path)[2] == digest.hexdigest()
 
 
 def test_grey_levels_of_two_values_count_as_1_bit(tmp_path: Path):
@@ -235,13 +266,11 @@ def test_inverted_ink_is_255(resize: str):
     assert (resized(raw, 28, resize, invert=False) == 255 - pixels).all()
 
 
-def test_no_resizing_needs_the_raw_size(tmp_path: Path):
-    write_zips(tmp_path)
+def test_without_resizing_images_keep_the_raw_size(tmp_path: Path):
     unresized = {"value": "none", "source": "chosen: as they are"}
-    with pytest.raises(UserError, match="image_size_px is 28; make them agree"):
-        read_quietly(tmp_path, resize=unresized)
     raw_size = {"value": 105, "source": "chosen: as they are"}
-    assert read_quietly(tmp_path, resize=unresized, image_size_px=raw_size)[0].images.shape[2:] == (105, 105)
+    found = read_quietly(write_zips(tmp_path), resize=unresized, image_size_px=raw_size)
+    assert found[0].images.shape[2:] == (105, 105)
 
 
 # ---------------------------------------------------------------------------------------------------------- downloading
@@ -293,7 +322,7 @@ def test_download_gives_the_same_and_leaves_nothing(
     folder, address = server
     write_zips(folder)
     point_torchvision_at(monkeypatch, address, folder)
-    classes, source = read_quietly(None)
+    classes, source, _ = read_quietly(None)
     assert source == "omniglot, downloaded"
     assert (classes.images == read_quietly(folder)[0].images).all()
     assert list(scratch.glob("norml-*")) == []
@@ -333,8 +362,8 @@ def refused_download(scratch: Path, *words: str) -> None:
 @pytest.mark.skipif(REAL_SOURCE is None, reason="NORML_OMNIGLOT_SOURCE names no folder with the real archives")
 def test_the_real_omniglot_is_what_the_entry_declares():
     entry = load_registry().dataset("omniglot")
-    assert entry.content_sha256 is not None
-    classes, _ = read(entry, Path(str(REAL_SOURCE)), lambda *_: None)
+    classes, _, sha256 = read(entry, Path(str(REAL_SOURCE)), lambda *_: None)
+    assert sha256 == entry.source_sha256
     assert classes.images.shape == (1623, 20, 28, 28)
     assert len({name.split("/")[0] for name in classes.names}) == 50
     braille = classes.images[classes.names.index("Braille/character01")]

@@ -40,6 +40,19 @@ def test_builtin_containers_come_back_as_they_were(protocol: int):
     assert loaded(pickle.dumps(value, protocol)) == value
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_harmless_containers_and_scalars_become_plain_ones(protocol: int):
+    ordered = collections.OrderedDict([("b", np.int64(7)), ("a", np.float32(0.5))])
+    grouped = collections.defaultdict(list, {"n1": [np.uint8(3), np.bool_(True), np.str_("ä")]})
+    found = loaded(pickle.dumps({"x": ordered, "y": grouped, "z": {5}, "f": frozenset([6])}, protocol))
+    assert found == {"x": {"b": 7, "a": 0.5}, "y": {"n1": [3, True, "ä"]}, "z": [5], "f": [6]}
+    assert type(found["x"]["b"]) is int
+
+
+def test_an_ordered_mapping_of_python_2_is_read():
+    assert loaded(b"ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\naI1\naatR.") == {b"a": 1}
+
+
 def test_texts_of_python_2_are_bytes():
     assert loaded(b"\x80\x02}U\x01aK\x01s.") == {b"a": 1}
 
@@ -69,8 +82,8 @@ HOSTILE = [
     pytest.param(Calls(np.frombuffer, b"x"), id="numpy function"),
     pytest.param(Plain(), id="object"),
     pytest.param({1}.__iter__(), id="iterator"),
-    pytest.param(collections.OrderedDict(a=1), id="ordered"),
-    pytest.param(np.float64(1), id="numpy scalar"),
+    pytest.param(collections.Counter(a=1), id="counter"),
+    pytest.param(np.datetime64("2020-01-01"), id="date"),
     pytest.param(np.array([{}]), id="objects"),
     pytest.param(np.array([Calls(os.mkdir, str(TARGET))]), id="objects that call"),
     pytest.param(np.array(["text"]), id="texts"),
@@ -102,7 +115,7 @@ CRAFTED = [
     pytest.param(RECONSTRUCT + b"N}U\x0c__defaults__)s\x86b.", id="slots of what it names"),
     pytest.param(b"cnumpy\nndarray\n)\x81.", id="new"),
     pytest.param(b"(cnumpy\nndarray\no.", id="obj"),
-    pytest.param(b"(icollections\nOrderedDict\n.", id="inst"),
+    pytest.param(b"(icollections\nCounter\n.", id="inst"),
     pytest.param(RECONSTRUCT + b")R}b.", id="array of a mapping"),
     pytest.param(RECONSTRUCT + b")R(K\x01(K\x01tNU\x01b\x89tb.", id="array of no type"),
     pytest.param(ARRAY_IN_PROTOCOL_2.replace(b"K\x01\x85", b"J\xff\xff\xff\x7f\x85"), id="array larger than its bytes"),
@@ -122,7 +135,6 @@ CRAFTED = [
     pytest.param(b"}]K\x01s.", id="list as a key"),
     pytest.param(b"})" + b"\x85" * 200_000 + b"K\x01s.", id="tuple nested 200,000 times as a key"),
     pytest.param(b"()" + b"\x85" * 200_000 + b"K\x01d.", id="such a tuple in a mapping of protocol 0"),
-    pytest.param(b"\x8f()" + b"\x85" * 200_000 + b"\x90.", id="such a tuple in a set"),
     pytest.param(b"c_codecs\nencode\nU\x01x)" + b"\x85" * 200_000 + b"\x86R.", id="such a tuple as a codec"),
     pytest.param(b"0.", id="empty stack"),
     pytest.param(b"R.", id="call of nothing"),

@@ -1,0 +1,117 @@
+"""`norml evaluate`: the trained weights of runs under another protocol, each to a record beside the run's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from norml_cli.files.errors import UserError
+from norml_cli.registry.evaluating import changes
+from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import RunSpec
+from norml_cli.reporting.formats import percent
+from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord, Split
+from norml_cli.results.protocols import protocol_title
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import evaluation_path, read_evaluation, stored_digest, write_record
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import RunDisplay
+from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
+from norml_cli.training.launch import device_of
+from norml_cli.training.provenance import device_name, origin_of
+from norml_cli.training.resources import use_threads
+from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
+from norml_cli.training.trained import examples_seen, stored_weights, under
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The weights of the run whose record is at `path`, by `spec`, on a split's fixed episodes."""
+
+    path: Path
+    run: RunRecord
+    spec: RunSpec
+    split: Split
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What `spec` has otherwise than the run."""
+        return changes(self.spec, self.run.spec)
+
+    @property
+    def title(self) -> str:
+        """'norml, omniglot-20way, 1-shot, seed 0: queries_per_class 15'."""
+        return f"{self.run.spec.title([], self.run.seed)}: {protocol_title(self.changed, self.split)}"
+
+
+def evaluate(registry: Registry, wanted: list[Wanted], *, device: str, force: bool, console: Output) -> None:
+    """Evaluate what is wanted and not there yet. force: what is there, too.
+
+    Raises UserError, before anything is computed, for weights that are missing or do not fit; exits with 130 when the
+    user stopped it: what was finished stays.
+    """
+    target, stop, results = device_of(device), StopRequest(), []
+    for each in wanted:
+        if not each.changed and each.split == "meta_test":
+            fault = "change something by --set, --shots, --benchmark or --split; `norml verify` repeats the test"
+            raise UserError(f"{each.path}: {fault}")
+        under(stored_weights(each.path, each.run, "cpu"), registry, each.spec)
+    try:
+        with stop.listening():
+            for each in wanted:
+                digest = stored_digest(each.path)
+                there = None if force else _finished(each, digest)
+                record = there or _evaluated(registry, each, digest, target, stop=stop, console=console)
+                path = evaluation_path(each.path, each.changed, each.split)
+                if there is None:
+                    write_record(path, record)
+                _tell(each, record, path, console)
+                results.append({"record": str(path), "new": there is None, **record.model_dump(mode="json")})
+    except Stopped:
+        raise SystemExit(STOPPED_EXIT_CODE) from None
+    console.result(results)
+
+
+def _finished(wanted: Wanted, digest: str) -> EvaluationRecord | None:
+    """What is there already, of the same weights by the same values."""
+    path = evaluation_path(wanted.path, wanted.changed, wanted.split)
+    if not path.exists():
+        return None
+    record = read_evaluation(path)
+    return record if (record.run_digest, record.spec) == (digest, wanted.spec) else None
+
+
+def _evaluated(
+    registry: Registry, wanted: Wanted, digest: str, target: torch.device, *, stop: StopRequest, console: Output
+) -> EvaluationRecord:
+    run, spec, split = wanted.run, wanted.spec, wanted.split
+    if target.type == "cpu" and run.threads is not None:
+        use_threads(run.threads)
+    examples = examples_seen(registry, wanted.path, run, split, console, spec=spec)
+    episodes = FixedEpisodes.of(spec, examples, split, target)
+    trained = under(stored_weights(wanted.path, run, target), registry, spec)
+    origin = origin_of(spec, run.changed, run.seed, target, [device_name(target, spec.examples_of_an_outer_step)])
+    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {run.seed}") as display:
+
+        def look(done: int, total: int) -> None:
+            display.evaluating(split, done, total)
+
+        with multiplying_as_declared(spec, target), stop.breaking_off():  # it writes nothing yet
+            correct = count_correct(trained.model, spec, episodes, look).tolist()
+    return EvaluationRecord.of(
+        origin,
+        digest,
+        changed=wanted.changed,
+        correct=correct,
+        split=split,
+        dataset=examples.identity,
+        episodes=EvaluationEpisodes(hash=episodes.hash, n=len(correct), queries_per_episode=spec.queries_per_episode),
+    )
+
+
+def _tell(wanted: Wanted, record: EvaluationRecord, path: Path, console: Output) -> None:
+    trained = wanted.run.accuracy
+    reached = percent(record.accuracy.mean, record.accuracy.half_width)
+    line = f"{wanted.title}: {reached}% (the run's own test: {percent(trained.mean, trained.half_width)}%); {path}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,155 @@
+"""What a folder or its archives hold of a data set: images, csv files and pickles, each with its place. Read later."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from norml_cli.data.sources import archives
+from norml_cli.files.errors import UserError, reason
+from norml_cli.files.regular import open_regular
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+PICKLE_SUFFIXES = {".pkl", ".pickle"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+MAX_CSV_BYTES = 20_000_000  # chosen: over ten times mini-ImageNet's train.csv
+MAX_HELD_BYTES = 1 << 30  # chosen: 1 GiB of still encoded images from archives; mini-ImageNet has 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file: its place inside the source, its name in messages, and how to get its bytes."""
+
+    place: PurePosixPath
+    where: str
+    read: Callable[[], bytes]
+
+
+@dataclass
+class Found:
+    """The files of a source, the classes' folders that hold none, and how many files were passed over."""
+
+    text: str
+    images: list[File] = field(default_factory=list)
+    tables: list[File] = field(default_factory=list)
+    pickles: list[Path] = field(default_factory=list)  # in a folder
+    packed_pickles: list[tuple[Path, str]] = field(default_factory=list)  # archive and name
+    empty_folders: list[PurePosixPath] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def remark(self) -> list[str]:
+        """One line on what was passed over, if anything was."""
+        counts = [f"{count:,} {what}" for what, count in sorted(self.ignored.items())]
+        return [f"ignored: {', '.join(counts)}"] if counts else []
+
+
+def kind_of(name: str) -> str:
+    """'image', 'table', 'pickle' or 'archive'; or, of what is passed over, the words that say so."""
+    inside = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
+    if hidden or inside.name.lower() in SYSTEM_FILES or not name.isprintable():
+        return "hidden or system files"
+    suffix = inside.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if suffix == ".csv":
+        return "table"
+    return "pickle" if suffix in PICKLE_SUFFIXES else "other files"
+
+
+def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[Found, list[Path]]:
+    """The files anywhere in a folder, and the archives among them.
+
+    links_out: whether symbolic links may lead out of the folder. Raises UserError.
+    """
+    found, packed = Found("a folder"), list[Path]()
+    for path in _walk(source, found, links_out=links_out):
+        place = PurePosixPath(path.relative_to(source).as_posix())
+        kind = kind_of(str(place))
+        if archives.is_archive(path) and kind == "other files":
+            packed.append(path)
+        elif kind == "image":
+            found.images.append(File(place, str(path), partial(content, path, max_image_bytes)))
+        elif kind == "table":
+            found.tables.append(File(place, str(path), partial(content, path, MAX_CSV_BYTES)))
+        elif kind == "pickle":
+            found.pickles.append(path)
+        else:
+            found.ignored[kind] += 1
+    return found, packed
+
+
+def _walk(source: Path, found: Found, *, links_out: bool) -> Iterator[Path]:
+    """The files under a folder in the order of their names; no folder twice, wherever links lead."""
+    root, seen, count = source.resolve(), set[Path](), 0
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=_unreadable):
+        here = Path(folder)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders.sort()
+        for name in (*folders, *names) if not links_out else ():
+            if (here / name).is_symlink() and not (here / name).resolve().is_relative_to(root):
+                raise UserError(f"{here / name}: is a link out of {source}; put what it names in its place")
+        found.ignored["hidden or system files"] += sum(kind_of(name).startswith("hidden") for name in folders)
+        folders[:] = [name for name in folders if not kind_of(name).startswith("hidden")]
+        count += len(names)
+        if count > archives.MAX_MEMBERS:
+            raise UserError(f"--source {source}: holds more than {archives.MAX_MEMBERS:,} files; name the data set's")
+        if not folders and not any(kind_of(name) == "image" for name in names):
+            found.empty_folders.append(PurePosixPath(here.relative_to(source).as_posix()))
+        yield from (here / name for name in sorted(names))
+    found.ignored += Counter()  # without zeros
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({reason(error)}); name another folder")
+
+
+def content(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of a file. Raises UserError if it cannot be read, or has more than `limit_bytes`."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); get the original") from None
+    if len(data) > limit_bytes:
+        raise UserError(f"{path}: more than {limit_bytes:,} bytes are too many; get the original")
+    return data
+
+
+def in_archives(paths: list[Path], max_image_bytes: int) -> Found:
+    """The files of all archives, as if each were unpacked into a folder of its name. Raises UserError."""
+    found = Found("an archive" if len(paths) == 1 else f"{len(paths)} archives")
+    held_bytes = 0
+    limits = {"image": max_image_bytes, "table": MAX_CSV_BYTES}
+    for path in paths:
+
+        def limit_bytes(name: str, path: Path = path) -> int | None:
+            kind = kind_of(name)
+            if kind == "pickle":
+                found.packed_pickles.append((path, name))
+            elif kind not in limits:
+                found.ignored[kind] += 1
+            return limits.get(kind)
+
+        for name, data in archives.read_files(path, limit_bytes):
+            held_bytes += len(data)
+            if held_bytes > MAX_HELD_BYTES:
+                raise UserError(
+                    f"{path}: its images take more than {MAX_HELD_BYTES:,} bytes; unpack it, name the folder"
+                )
+            file = File(archives.stem(path) / PurePosixPath(name), f"{path}: {name}", partial(bytes, data))
+            (found.images if kind_of(name) == "image" else found.tables).append(file)
+    return found
+
+
+def tables_beside(source: Path) -> Iterator[File]:
+    """The csv files in the folder of an archive, or in the folder that holds archives."""
+    folder = source if source.is_dir() else source.parent
+    for path in sorted(folder.glob("*.[cC][sS][vV]")):
+        if path.is_file() and kind_of(path.name) == "table":
+            yield File(PurePosixPath(path.name), str(path), partial(content, path, MAX_CSV_BYTES))

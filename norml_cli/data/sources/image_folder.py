@@ -1,0 +1,179 @@
+"""Images in class folders or with csv files, in a folder or in tar and zip archives; mini-ImageNet's too.
+
+    class folders    {train,val,test}/<label>/*, or <label>/* where the entry assigns classes to splits
+    csv files        train.csv, val.csv, test.csv with columns filename,label, or one of filename,label[,split]
+    archives         tar or zip archives of either, the csv files inside or beside
+
+All may lie in further folders. Whatever the form, classes come in the order of their labels and a class's images in
+the order of their file names, so that equal images make equal caches. Classes are decoded one by one while the cache is
+written.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from norml_cli.data.sources import archives, class_index
+from norml_cli.data.sources.class_index import NAMES, Classes, Index, by_place
+from norml_cli.data.sources.found_files import File, Found, in_archives, in_folder, tables_beside
+from norml_cli.data.sources.image_classes import ImageStream, Watch, max_image_bytes, stream_of_files
+from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName, assigned
+from norml_cli.files.errors import UserError
+from norml_cli.registry.entries import DatasetEntry, SourceSplit
+
+FORMS = (
+    "a folder with images and csv files (filename,label); class folders, in train/, val/, test/ or not; tar or zip "
+    "archives of these"
+)
+
+
+def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
+    """The data set in `source`, a folder or an archive; its images are decoded when its classes are asked for.
+
+    Raises UserError with one line, now or while the classes are read, for anything but the data set that `entry`
+    declares.
+    """
+    if source is None:
+        raise UserError(
+            f"'{entry.id}' is not downloaded for you ({entry.licence}); get it from {entry.home} and name what you "
+            f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
+        )
+    return read_images(entry, entry_file, source, found_in(entry, source, FORMS), progress)
+
+
+def found_in(entry: DatasetEntry, source: Path, forms: str) -> Found:
+    """What `source` holds: images in a folder or in archives, or pickles. Raises UserError for two of these."""
+    limit = max_image_bytes(entry)
+    if archives.is_archive(source):
+        found = in_archives([source], limit)
+    elif source.is_dir():
+        found, packed = in_folder(source, limit, links_out=entry.kind == "mini-imagenet")
+        _require_one_form(source, found, packed)
+        if packed:
+            found = in_archives(packed, limit)
+    else:
+        what = "is none of these" if source.exists() else "does not exist"
+        raise UserError(f"--source {source}: {what}; name {forms}")
+    if found.text != "a folder":
+        found.tables += tables_beside(source)
+    return found
+
+
+def _require_one_form(source: Path, found: Found, packed: list[Path]) -> None:
+    forms = {
+        "pickles": [path for path in found.pickles if "cache" in path.name or "category_split" in path.name],
+        "archives": packed,
+        "images": [source / file.place for file in found.images],
+    }
+    held = [f"{form} ({paths[0].relative_to(source)})" for form, paths in forms.items() if paths]
+    if len(held) > 1:
+        raise UserError(f"--source {source}: holds {' and '.join(held)}, which may differ; leave one form there")
+
+
+def read_images(
+    entry: DatasetEntry, entry_file: Path, source: Path, found: Found, progress: OnProgress
+) -> LoadedDataset:
+    """The data set whose images `found` holds. Raises UserError."""
+    if not found.images:
+        raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
+    index = _index(entry, source, found)
+    splits, left_out = _splits(entry, entry_file, source, index)
+    watch = Watch(entry, sum(len(files) for classes in splits.values() for files in classes.values()), progress)
+    streams: Mapping[SplitName, ImageStream] = {split: stream_of_files(watch, split, splits[split]) for split in SPLITS}
+    notes = [f"left out, with fewer than {entry.class_sizes.min:,} images: {', '.join(left_out)}"] if left_out else []
+    remarks = lambda: [*found.remark(), *notes, *watch.remarks()]  # noqa: E731 - one of two fields of one object
+    return LoadedDataset(streams, f"{entry.kind}, {found.text} {index.kind}", watch.source_sha256, remarks)
+
+
+# ----------------------------------------------------------------------------------------- which class an image is of
+
+
+def _index(entry: DatasetEntry, source: Path, found: Found) -> Index:
+    """The files of each class, as the csv files say or, where there are none, the folders."""
+    by_split = class_index.split_tables(found.tables)
+    if entry.kind == "mini-imagenet":
+        return _mini_index(entry, source, found, by_split)
+    usable = [table for table in found.tables if class_index.columns(table) is not None]
+    if isinstance(entry.splits, SourceSplit) and by_split and set(by_split.values()) <= set(usable):
+        _require_all(entry, source, by_split)
+        return class_index.by_tables(by_split, found.images)
+    if len(usable) > 1:
+        names = " and ".join(table.where for table in usable[:2])
+        raise UserError(f"--source {source}: holds {names}, both with filename,label; leave one there")
+    if usable:
+        return class_index.by_tables({None: usable[0]}, found.images)
+    if any(by_place(file.place) for file in found.images):
+        return class_index.by_split_folders(found.images, found.empty_folders)
+    if found.tables and all(len(file.place.parts) == 1 or file.place.parent.name == "images" for file in found.images):
+        raise UserError(f"{found.tables[0].where}:1: has no columns filename,label; name them so")
+    return class_index.by_class_folders(found.images, found.empty_folders)
+
+
+def _mini_index(entry: DatasetEntry, source: Path, found: Found, by_split: Mapping[SplitName | None, File]) -> Index:
+    if not by_split and any(by_place(file.place) for file in found.images):
+        return class_index.by_split_folders(found.images, found.empty_folders)
+    _require_all(entry, source, by_split)
+    return class_index.by_tables(by_split, found.images)
+
+
+def _require_all(entry: DatasetEntry, source: Path, by_split: Mapping[SplitName | None, File]) -> None:
+    missing = [f"{NAMES[split]}.csv" for split in SPLITS if split not in by_split]
+    if missing:
+        raise UserError(f"--source {source}: holds images, but no {' and no '.join(missing)}; get it from {entry.home}")
+
+
+# ------------------------------------------------------------------------------------------- which split a class is in
+
+
+def _splits(
+    entry: DatasetEntry, entry_file: Path, source: Path, index: Index
+) -> tuple[dict[SplitName, Classes], list[str]]:
+    """The classes of each split, and the names of those left out. Raises UserError."""
+    kept = {
+        split: {label: files for label, files in classes.items() if not _left_out(entry, len(files))}
+        for split, classes in index.classes.items()
+    }
+    left_out = [label for split, classes in index.classes.items() for label in sorted(classes.keys() - kept[split])]
+    if isinstance(entry.splits, SourceSplit):
+        if None in kept:
+            raise UserError(
+                f"--source {source}: nothing says which split a class is in; add train/, val/, test/ or a column "
+                "'split', or declare splits of kind seeded or files"
+            )
+        splits = {split: kept.get(split, {}) for split in SPLITS}
+        for split in SPLITS:
+            check_classes(entry, str(source), split, {label: len(files) for label, files in splits[split].items()})
+        return splits, left_out
+    if set(kept) != {None}:
+        raise UserError(f"--source {source}: says itself which split a class is in; declare splits: kind: from-source")
+    classes = kept[None]
+    check_sizes(entry, str(source), "", {label: len(files) for label, files in classes.items()})
+    if len(classes) != entry.classes:
+        raise UserError(f"--source {source}: {len(classes):,} classes, but '{entry.id}' has {entry.classes:,}")
+    members = assigned(entry, entry_file, sorted(classes))
+    return {split: {name: classes[name] for name in members[split]} for split in SPLITS}, left_out
+
+
+def _left_out(entry: DatasetEntry, size: int) -> bool:
+    return entry.class_sizes.smaller == "leave-out" and size < entry.class_sizes.min
+
+
+def check_classes(entry: DatasetEntry, where: str, split: SplitName, sizes: Mapping[str, int]) -> None:
+    """The declared number of classes with the declared number of images each. Raises UserError."""
+    declared = int(getattr(entry.splits, split))
+    check_sizes(entry, where, f" in {NAMES[split]}", sizes)
+    if len(sizes) != declared:
+        raise UserError(
+            f"{where}: {len(sizes)} classes in {NAMES[split]}, but '{entry.id}' has {declared}; get the complete split"
+        )
+
+
+def check_sizes(entry: DatasetEntry, where: str, within: str, sizes: Mapping[str, int]) -> None:
+    """The declared number of images in each class. Raises UserError."""
+    least, most = entry.class_sizes.min, entry.class_sizes.max
+    declared = f"{least:,} of each" if least == most else f"{least:,} to {most:,}"
+    for label, size in sorted(sizes.items()):
+        if not least <= size <= most:
+            raise UserError(
+                f"{where}: class '{label}'{within} has {size:,} images, but '{entry.id}' has {declared}; get the "
+                "complete set, or declare examples_per_class: {min, max}"
+            )

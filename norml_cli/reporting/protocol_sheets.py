@@ -1,0 +1,85 @@
+"""Trained weights under several protocols as sheets: methods down, protocols across."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from norml_cli.reporting.formats import percent
+from norml_cli.reporting.sheets import Grid, Sheet
+from norml_cli.results.protocols import ProtocolTable, Reached, cells
+
+PROTOCOL_KEYS = {
+    "benchmark": "registry id, of the training",
+    "shots": "K, of the training",
+    "method": "registry id",
+    "protocol": "in words; 'as trained': the run's own meta-test",
+    "changed": "values that are not the run's, by key",
+    "split": "meta_val or meta_test",
+    "seeds": "the seeds that were averaged",
+    "accuracy": "mean over episodes and seeds",
+    "half_width": "half the 95% interval over episodes",
+    "n_episodes": "episodes",
+    "reference": "the method that differences are taken against",
+    "minus_reference": "paired difference, same episodes and seeds; null where episodes differ",
+    "minus_reference_half_width": "half its 95% interval",
+}
+
+
+def protocol_values(tables: Sequence[ProtocolTable]) -> list[dict[str, Any]]:
+    """One line a method and protocol, under PROTOCOL_KEYS."""
+    return [
+        {
+            "benchmark": table.benchmark,
+            "shots": table.shots,
+            "method": reached.method,
+            "protocol": title,
+            "changed": dict(reached.changed),
+            "split": reached.split,
+            "seeds": list(reached.seeds),
+            "accuracy": reached.accuracy.mean,
+            "half_width": reached.accuracy.half_width,
+            "n_episodes": reached.accuracy.n,
+            "reference": table.reference,
+            "minus_reference": reached.minus_reference.mean if reached.minus_reference else None,
+            "minus_reference_half_width": reached.minus_reference.half_width if reached.minus_reference else None,
+        }
+        for table, title, reached in cells(tables)
+    ]
+
+
+def protocol_sheet(table: ProtocolTable) -> Sheet:
+    """Accuracies and differences from the reference; a narrow terminal has a piece for each protocol."""
+    columns = {title: _columns(table, title) for title in table.protocols}
+    headers = ["accuracy", "difference"]
+    title = f"{table.benchmark}, {table.shots}-shot: trained weights under other protocols"
+    wide = Grid(
+        ["method", *headers * len(columns)],
+        [[method, *(text for column in columns.values() for text in column[method])] for method in table.methods],
+        groups=[("", 1), *((title, len(headers)) for title in columns)],
+        title=title,
+    )
+    pieces = [
+        Grid(["method", *headers], [[method, *texts] for method, texts in column.items() if any(texts)], title=name)
+        for name, column in columns.items()
+    ]
+    most = max(len(reached.seeds) for _, _, reached in cells([table]))
+    footer = [
+        f"accuracy: percent with its 95% interval over episodes{', averaged over seeds' if most > 1 else ''}",
+        f"difference: points of accuracy from {table.reference}, paired by episode, with its 95% interval",
+        "all is about these trained weights and says nothing about other seeds",
+    ]
+    return Sheet(wide, pieces, footer)
+
+
+def _columns(table: ProtocolTable, title: str) -> dict[str, list[str]]:
+    reached = table.protocols[title]
+    return {method: _texts(reached.get(method)) for method in table.methods}
+
+
+def _texts(reached: Reached | None) -> list[str]:
+    if reached is None:
+        return ["", ""]
+    accuracy, paired = reached.accuracy, reached.minus_reference
+    return [
+        percent(accuracy.mean, accuracy.half_width),
+        percent(paired.mean, paired.half_width, sign="+") if paired else "",
+    ]
