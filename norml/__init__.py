@@ -5,6 +5,7 @@ Dimension letters, used in every shape of this package:
     E episodes          N way               K shots             Q queries per class
     S = N * K support   M = N * Q query     D input features    L layers
     O neurons out       I neurons in        T inner steps       F LSTM inputs       H LSTM cell size
+    P positions of a convolution's maps, whose "neurons" are channels; C channels
 
 Words: an *episode* is one N-way K-shot problem with a *support* and a *query* set; the *learner* is adapted to it by
 *inner steps*; an *update rule* turns the learner's *update signals* (layer gradients delta and layer inputs h; the
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
     from norml.evaluation import correct_counts
     from norml.frozen_classifiers import LogisticRegression, NearestCentroid
+    from norml.layers import Convolutions, LayerShape, fully_connected
     from norml.learner import Learner
     from norml.meta_training import (
         CapturedMetaGradient,
@@ -43,6 +45,7 @@ _HOMES = {
     "norml.episodes": ("EpisodeBatch", "EpisodeIndices", "ExamplePool", "sample_indices"),
     "norml.evaluation": ("correct_counts",),
     "norml.frozen_classifiers": ("LogisticRegression", "NearestCentroid"),
+    "norml.layers": ("Convolutions", "LayerShape", "fully_connected"),
     "norml.learner": ("Learner",),
     "norml.meta_training": (
         "CapturedMetaGradient",
@@ -65,11 +68,13 @@ __all__ = [
     "Adaptation",
     "CapturedMetaGradient",
     "Carried",
+    "Convolutions",
     "EpisodeBatch",
     "EpisodeIndices",
     "ExamplePool",
     "GradientDescent",
     "InnerLoop",
+    "LayerShape",
     "Learner",
     "LogisticRegression",
     "MetaCurvature",
@@ -82,6 +87,7 @@ __all__ = [
     "UpdateRule",
     "compiled_meta_gradient",
     "correct_counts",
+    "fully_connected",
     "interval_95",
     "meta_gradient",
     "outer_step",

@@ -18,6 +18,7 @@ from torch.nn import functional
 from norml.arguments import check_count, check_device, check_examples, check_labels, check_range, check_tensor
 from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
 from norml.hidden_layer import Gradients
+from norml.layers import LayerShape
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
 from norml.update_rules import Carried, Rates, UpdateRule
 from norml.update_rules.calls import Call, Named, Values, call_rule
@@ -56,6 +57,7 @@ class _Step:
     forward: ForwardTrace
     backward: BackwardTrace
     calls: list[Call]  # of the rule, one a layer
+    products: list[tuple[Tensor, Tensor]]  # delta_hat, and the patches of h_hat: whose outer products are the step
 
 
 class Adaptation:
@@ -84,7 +86,7 @@ class Adaptation:
         `reversible`: it can be gone back through, which needs the queries. Raises TypeError or ValueError for what does
         not go with the learner; labels are looked at on the CPU only.
         """
-        check_examples("x", x, "[E, S + M, D]", learner.weights[0])
+        check_examples("x", x, "[E, S + M, D]", learner.sizes[0], learner.weights[0])
         check_tensor("support_y", support_y, "[E, S]")
         n_support = support_y.shape[1]
         if not 0 < n_support <= x.shape[1]:
@@ -100,7 +102,6 @@ class Adaptation:
         self.n_steps = inner_steps * len(self._pass)
         self._reversible, self._reversed = reversible, False
         self._steps: list[_Step] = []
-        self._signals: list[list[tuple[Tensor, Tensor]]] = []  # delta_hat and h_hat, by step and layer
         self._carried: list[list[Carried]] = []  # into each step, by layer
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
         self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
@@ -110,10 +111,10 @@ class Adaptation:
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         n_query = x.shape[1] - n_support
         # With support statistics, a query pass needs the support rows, too.
-        self._inputs = Inputs(x, n_support, query_from=0 if loop.query_statistics == "support" else n_support)
-        self._query_x = x[:, n_support:] if n_query else None
+        self._query_from = 0 if loop.query_statistics == "support" else n_support
+        self._x, self._query_x = x, x[:, n_support:] if n_query else None
         forms = layer_forms(
-            learner.sizes,
+            learner.layers,
             n_support=n_support,
             n_query=n_query,
             inner_steps=inner_steps,
@@ -130,6 +131,12 @@ class Adaptation:
             reversible=reversible,
             rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
         )
+
+    def _inputs(self) -> Inputs:
+        """What meets the first layer's weights."""
+        first = self.learner.layers[0]
+        patches = first.patches(self.learner.rows(self._x))
+        return Inputs(patches, self.support_y.shape[1] * first.positions, self._query_from * first.positions)
 
     # ------------------------------------------------------------------------------------------------------ forwards
     # torch 2.11 does not compile methods that `no_grad` decorates, so it is entered inside them.
@@ -176,7 +183,7 @@ class Adaptation:
             raise ValueError(f"query_statistics must be 'query' or 'support', got {statistics!r}")
         source: InputSource = "query"
         if query_x is None and statistics == self.loop.query_statistics:
-            x = self._inputs.of_query(self._inputs.rows)
+            x = self._x[:, self._query_from :]
         else:
             source = "other"
             x = queries if statistics == "query" else torch.cat([self.support_x, queries], dim=1)
@@ -191,7 +198,7 @@ class Adaptation:
         return of_queries
 
     def _checked(self, query_x: Tensor) -> Tensor:
-        check_examples("query_x", query_x, "[E, M, D]", self.learner.weights[0])
+        check_examples("query_x", query_x, "[E, M, D]", self.learner.sizes[0], self.learner.weights[0])
         if query_x.shape[0] != self.support_x.shape[0]:
             expected = f"E = {self.support_x.shape[0]}, as the support sets have"
             raise ValueError(f"query_x must be [E, M, D] with {expected}, got {list(query_x.shape)}")
@@ -210,15 +217,13 @@ class Adaptation:
     def _take(self, t: int) -> None:
         """Inner step t, after those before it."""
         step = self._step(t, reversible=self._reversible and not self.loop.recompute)
-        signals = [(call.outputs.signals["delta_hat"], call.outputs.signals["h_hat"]) for call in step.calls]
-        for layer_weights, call, (delta_hat, h_hat) in zip(self.weights, step.calls, signals, strict=True):
-            layer_weights.step(delta_hat, h_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
+        for layer_weights, call, (delta_hat, patches_hat) in zip(self.weights, step.calls, step.products, strict=True):
+            layer_weights.step(delta_hat, patches_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
         carried = [call.outputs.carried for call in step.calls]
         carried[0] = {name: tensor for name, tensor in carried[0].items() if name not in self._of_inputs[0]}
         if not self._reversible:
             self._carried = [carried]
             return
-        self._signals.append(signals)
         self._carried.append(carried)
         if not self.loop.recompute:
             self._steps.append(step)
@@ -229,7 +234,11 @@ class Adaptation:
         logits, forward = self.learner(self.weights, t, x, source="support")
         losses, delta_out = cross_entropy(logits, y)
         backward = self.learner.backward(self.weights, t, forward, delta_out)
-        signals = list(zip(backward.deltas, forward.inputs, strict=True))
+        layers, n_seen = self.learner.layers, y.shape[1]
+        signals = [
+            (layer.signal(delta, n_seen), layer.signal(h, n_seen))
+            for layer, delta, h in zip(layers, backward.deltas, forward.inputs, strict=True)
+        ]
         if t == 0 and not self._initial_calls:
             self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
             self._carried.append([call.outputs.carried for call in self._initial_calls])
@@ -240,7 +249,10 @@ class Adaptation:
             self._call(layer, delta, h, losses, of_layer, reversible=reversible)
             for layer, ((delta, h), of_layer) in enumerate(zip(signals, carried, strict=True))
         ]
-        return _Step(logits, delta_out, forward, backward, calls)
+        products = [
+            _products(layer, call, patches) for layer, call, patches in zip(layers, calls, forward.patches, strict=True)
+        ]
+        return _Step(logits, delta_out, forward, backward, calls, products)
 
     def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
         return call_rule(
@@ -253,7 +265,8 @@ class Adaptation:
 
     def _look_at_inputs(self) -> None:
         """What the rule makes of the first layer's inputs, each a set that a step sees: once, as they never change."""
-        inputs = [x for x, _ in self._pass]
+        first = self.learner.layers[0]
+        inputs = [first.signal(self.learner.rows(x), x.shape[1]) for x, _ in self._pass]
         sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # of no two does a rule mix the examples
         function = partial(_of_constant_input, self.rule)
         self._input_call = call_rule(
@@ -351,14 +364,14 @@ class Adaptation:
 
     def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
         """From the derivatives by what is carried out of step t to those by what is carried into it."""
-        input_bars = []
-        for call, layer_weights, signals, bars in zip(
-            step.calls, self.weights, self._signals[t], carried_bars, strict=True
-        ):
-            delta_hat_bar, h_hat_bar = layer_weights.step_adjoint(t, *signals)
-            signal_bars = {"delta_hat": delta_hat_bar}
-            if h_hat_bar is not None:
-                signal_bars["h_hat"] = h_hat_bar
+        input_bars, n_seen = [], step.logits.shape[1]
+        for number, (call, products, bars) in enumerate(zip(step.calls, step.products, carried_bars, strict=True)):
+            layer = self.learner.layers[number]
+            delta_hat_bar, patches_bar = self.weights[number].step_adjoint(t, *products)
+            signal_bars = {"delta_hat": layer.signal(delta_hat_bar, n_seen)}
+            to_a_constant = "h" in self._constants(number) and call.hands_through("h_hat", "h")
+            if patches_bar is not None and not to_a_constant:
+                signal_bars["h_hat"] = layer.signal(layer.maps(patches_bar), n_seen)
             input_bars.append(self._pulled_back(call, Values(signal_bars, bars)))
         of_inputs = self._input_bars[t % len(self._pass)]
         for name in self._of_inputs[0]:
@@ -373,9 +386,13 @@ class Adaptation:
 
     def _signals_reverse(self, t: int, step: _Step, signal_bars: list[Named]) -> None:
         """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
+        layers = self.learner.layers
         delta_bars = [
-            bars["delta"] if "delta" in bars else torch.zeros_like(delta)
-            for bars, delta in zip(signal_bars, step.backward.deltas, strict=True)
+            layer.rows(bars["delta"]) if "delta" in bars else torch.zeros_like(delta)
+            for layer, bars, delta in zip(layers, signal_bars, step.backward.deltas, strict=True)
+        ]
+        input_bars = [
+            layer.rows(bars["h"]) if "h" in bars else None for layer, bars in zip(layers, signal_bars, strict=True)
         ]
         losses_bars = [bars["losses"] for bars in signal_bars if "losses" in bars]
         delta_out_bar, backward_bars = self.learner.backward_adjoint(
@@ -388,7 +405,7 @@ class Adaptation:
             step.forward,
             cross_entropy_adjoint(step.logits, step.delta_out, delta_out_bar, losses_bar),
             self._gradients,
-            input_bars=[bars.get("h") for bars in signal_bars],
+            input_bars=input_bars,
             of_backward=(step.backward, backward_bars),
         )
 
@@ -417,6 +434,14 @@ def _check_order(loop: InnerLoop, learner: Learner) -> None:
             "support_order 'one-by-one' needs a learner without hidden layers: their batch norm cannot take its "
             "statistics from one example; take 'full'"
         )
+
+
+def _products(layer: LayerShape, call: Call, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """delta_hat [E, S * P, O] and the patches of h_hat [E, S * P, I]; `patches`: those of h."""
+    signals = call.outputs.signals
+    if not call.hands_through("h_hat", "h"):
+        patches = layer.patches(layer.rows(signals["h_hat"]))
+    return layer.rows(signals["delta_hat"]), patches
 
 
 def _initially_carried(rule: UpdateRule, layer: int, inputs: Values) -> Values:

@@ -4,8 +4,12 @@ They look at types, shapes and devices, which costs no look at a GPU's memory an
 are looked at on the CPU alone, and not while torch.compile traces: reading them would make a GPU wait.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from norml.layers import LayerShape
 
 
 def check_tensor(name: str, value: object, letters: str) -> None:
@@ -16,16 +20,24 @@ def check_tensor(name: str, value: object, letters: str) -> None:
         raise ValueError(f"{name} must be {letters}, got {list(value.shape)}")
 
 
-def check_examples(name: str, x: Tensor, letters: str, weight: Tensor) -> None:
-    """Examples x [E, B, D] go with the learner whose first layer is `weight` [O, D]. Raises TypeError, ValueError."""
+def check_examples(name: str, x: Tensor, letters: str, n_features: int, weight: Tensor) -> None:
+    """Examples x [E, B, D] go with the learner of D = `n_features` that has `weight`. Raises TypeError, ValueError."""
     check_tensor(name, x, letters)
-    if x.shape[2] != weight.shape[1]:
-        raise ValueError(f"{name} must be {letters} with D = {weight.shape[1]}, the learner's, got {list(x.shape)}")
+    if x.shape[2] != n_features:
+        raise ValueError(f"{name} must be {letters} with D = {n_features}, the learner's, got {list(x.shape)}")
     if not x.shape[1]:
         raise ValueError(f"{name} must hold at least one example, got {letters} = {list(x.shape)}")
     if x.dtype != weight.dtype:
         raise TypeError(f"{name} must be {weight.dtype}, as the learner's weights are, got {x.dtype}")
     check_device(name, x, weight.device, "the learner")
+
+
+def check_layers(layers: Sequence[LayerShape]) -> None:
+    """`layers` are a learner's, not numbers of neurons. Raises TypeError."""
+    for layer in layers:
+        if not isinstance(layer, LayerShape):
+            what = "a learner's `layers`, or fully_connected(sizes)"
+            raise TypeError(f"layers must be {what}, got a sequence of {type(layer).__name__}")
 
 
 def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> None:

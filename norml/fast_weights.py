@@ -13,15 +13,16 @@ Every operation has its adjoint beside it: from the derivative of the query loss
 operands. Adjoints are called in the reverse order of the operations and add up what W_0 and b_0 get.
 """
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
+
+from norml.layers import LayerShape
 
 Form = Literal["materialised", "factored"]
 InputSource = Literal["support", "query", "other"]  # whose inputs; "query": of the queries known at the start
@@ -448,7 +449,7 @@ class FactoredInput(LayerWeights):
 
 
 def layer_forms(
-    sizes: Sequence[int],
+    layers: Sequence[LayerShape],
     *,
     n_support: int,
     n_query: int,
@@ -458,26 +459,26 @@ def layer_forms(
     form: Form | Literal["auto"] = "auto",
     one_by_one: bool = False,
 ) -> list[Form]:
-    """The form of every layer of a network of `sizes` D, hidden widths, N; 'auto' takes the cheaper one of each.
+    """The form of each of `layers`; 'auto' takes the cheaper one, in which an example's every position is a row.
 
     `one_by_one`: each step sees one example; so many small steps are cheaper on weights than on all signals so far.
     """
     if form != "auto":
-        return [form] * (len(sizes) - 1)
+        return [form] * len(layers)
     if one_by_one:
-        return ["materialised"] * (len(sizes) - 1)
+        return ["materialised"] * len(layers)
     return [
         cheaper_form(
-            n_support=n_support,
-            n_query=n_query,
+            n_support=n_support * layer.positions,
+            n_query=n_query * layer.positions,
             inner_steps=inner_steps,
-            n_in=n_in,
-            n_out=n_out,
-            is_first=layer == 0,
+            n_in=layer.weight_shape[1],
+            n_out=layer.weight_shape[0],
+            is_first=number == 0,
             scales_inputs=scales_inputs,
             device=device,
         )
-        for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        for number, layer in enumerate(layers)
     ]
 
 
@@ -486,14 +487,15 @@ def initial_layers(
     parameters: Sequence[tuple[Tensor, Tensor]],
     *,
     eta: float,
-    inputs: Inputs | None,
+    inputs: Callable[[], Inputs] | None,
     reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
-    `inputs`: of the first layer, where every step sees the whole support set; else None. `rates`: of weights [O, I] and
-    biases [O] of each layer; a layer that has them is materialised, whatever its form.
+    `inputs`: asked for what meets the first layer, if its form needs that; None unless every step sees the whole
+    support set. `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised,
+    whatever its form.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
@@ -503,7 +505,7 @@ def initial_layers(
         elif form == "materialised":
             layers.append(Materialised(weight, bias, eta, reversible=reversible))
         elif layer == 0 and inputs is not None:
-            layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs))
+            layers.append(FactoredInput(weight, bias, eta, reversible=reversible, inputs=inputs()))
         else:
             layers.append(Factored(weight, bias, eta, reversible=reversible))
     return layers

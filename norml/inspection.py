@@ -8,7 +8,7 @@ layer tells how far the rule turns the step: 1 where it only changes its size.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from typing_extensions import override
 from norml.adaptation import Adaptation, _Step
 from norml.episodes import EpisodeBatch
 from norml.fast_weights import Materialised
+from norml.layers import LayerShape
 from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
 from norml.update_rules import Carried, Gated, UpdateRule
@@ -30,8 +31,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class LayerStep(NamedTuple):
     """One layer in one inner step of E episodes.
 
-    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None. along [E, O]: <s, g> of each neuron's
-    incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None; of neurons or channels. along [E, O]:
+    <s, g> of each one's incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
     """
 
     delta_gate: Tensor | None
@@ -44,9 +45,9 @@ class LayerStep(NamedTuple):
 class Watched(Wrapped):
     """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses."""
 
-    def __init__(self, rule: UpdateRule, eta: float) -> None:
+    def __init__(self, rule: UpdateRule, eta: float, layers: Sequence[LayerShape]) -> None:
         super().__init__(rule)
-        self.eta = eta
+        self.eta, self.layers = eta, layers
         self.steps: list[list[LayerStep]] = []
         self.losses: list[Tensor] = []
         self.deltas_out: list[Tensor] = []  # of the last layer, [E, S, N]
@@ -64,7 +65,7 @@ class Watched(Wrapped):
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(self.rule, Gated):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
-            gates = (delta_gate.expand_as(delta), h_gate.expand_as(h))
+            gates = (delta_gate.expand(*delta.shape[:2], -1), h_gate.expand(*h.shape[:2], -1))
         sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
         self.steps[-1].append(LayerStep(*gates, *sums))
         return delta_hat, h_hat, after
@@ -73,12 +74,18 @@ class Watched(Wrapped):
         self, layer: int, gradient: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """<s, g> and <g, g> of each neuron's incoming weights [E, O], <s, s> of the layer [E], from their signals."""
-        rates = self.rule.rates(layer)
-        if rates is None:
+        rates, is_convolution = self.rule.rates(layer), self.layers[layer].window is not None
+        if rates is None and not is_convolution:
             squares = self.eta**2 * _products(step, step)
             return self.eta * _products(step, gradient), _products(gradient, gradient), squares.sum(-1)
-        g, s = gradient[0].mT @ gradient[1], self.eta * rates.weight * (step[0].mT @ step[1])
+        rate = self.eta if rates is None else self.eta * rates.weight
+        g, s = self._summed(layer, *gradient), rate * self._summed(layer, *step)
         return (s * g).sum(-1), g.square().sum(-1), s.square().sum((-2, -1))
+
+    def _summed(self, layer: int, delta: Tensor, h: Tensor) -> Tensor:
+        """The sum of outer products itself, [E, O, I]: of a convolution smaller than products between all positions."""
+        shape = self.layers[layer]
+        return shape.rows(delta).mT @ shape.patches(shape.rows(h))
 
 
 def _products(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
@@ -131,7 +138,7 @@ def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_step
     totals: dict[tuple[int, int], _Total] = {}
     for batch in batches:
         loop = meta_learner.inner_loop
-        rule = Watched(meta_learner.rule, loop.inner_lr)
+        rule = Watched(meta_learner.rule, loop.inner_lr, learner.layers)
         adaptation = Adaptation(learner, rule, loop, batch.support_x, batch.support_y, inner_steps=inner_steps).run()
         for step, layer in itertools.product(range(adaptation.n_steps), range(learner.n_layers)):
             right = _right(rule.deltas_out[step], adaptation.examples_of(step)[1])

@@ -1,8 +1,9 @@
-"""The learner: a fully connected network with batch norm and ReLU, its explicit backward pass (paper eqs 1-5), and the
-adjoints of both.
+"""The learner: a network of linear layers or convolutions with batch norm and ReLU, its explicit backward pass (paper
+eqs 1-5), and the adjoints of both.
 
 Symbols: a_l = pre-activations at the linear output (before batch norm), h_l = activations, delta_l = dL/da_l, where L
-is the support loss. `*_bar` = the derivative of the query loss by `*`: what the outer loop needs.
+is the support loss. `*_bar` = the derivative of the query loss by `*`: what the outer loop needs. A convolution's have
+a row for each example and position, [E, B * P, C]: it is a linear layer on patches (`norml.layers.convolution`).
 """
 
 from collections.abc import Sequence
@@ -15,27 +16,34 @@ from torch.nn import functional
 
 from norml import hidden_layer
 from norml.fast_weights import InputSource, LayerWeights, Product
+from norml.layers import Convolutions, LayerShape, convolutional, fully_connected
+from norml.layers.convolution import Choice, pooled, spread, taken
+
+WeightStd = float | Literal["he", "xavier"]
 
 
 @dataclass(frozen=True)
 class ForwardTrace:
     """What a forward pass leaves; lists run over layers from the input up.
 
-    source: whose inputs went through. inputs: h_{l-1} [E, B, I] of every layer. products: of every linear part. hidden:
-    of every hidden layer.
+    source: whose inputs went through. inputs: h_{l-1} of every layer, and patches: of those, what met its weights
+    (fully connected: the same [E, B, I]). products: of every linear part. hidden: of every hidden layer, and choices:
+    what the pools after it took.
     """
 
     source: InputSource
     inputs: list[Tensor]
+    patches: list[Tensor]
     products: list[Product]
     hidden: list[hidden_layer.Forward]
+    choices: list[list[Choice]]
 
 
 @dataclass(frozen=True)
 class BackwardTrace:
     """What a backward pass leaves.
 
-    deltas: [E, B, O] of every layer. products: of every pull-back, of all layers but the first. hidden: of every
+    deltas: [E, B * P, O] of every layer. products: of every pull-back, of all layers but the first. hidden: of every
     hidden layer.
     """
 
@@ -45,7 +53,10 @@ class BackwardTrace:
 
 
 class Learner(nn.Module):
-    """Initial weights of a D -> hidden -> N network, shared by all episodes."""
+    """Initial weights of a D -> hidden -> N network, shared by all episodes.
+
+    weights: [O, I] of every layer in `layers`; of a convolution, I = k * k * C values of a patch.
+    """
 
     def __init__(
         self,
@@ -55,19 +66,34 @@ class Learner(nn.Module):
         *,
         batch_norm_scale: bool = True,
         batch_norm_epsilon: float = 1e-3,
-        initial_weight_std: float | Literal["he"] = 0.01,
+        initial_weight_std: WeightStd = 0.01,
+        head_weight_std: WeightStd | None = None,
+        convolutions: Convolutions | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         """Draw truncated-normal weights (cut at two standard deviations) and zero biases (cbfinn/maml maml.py:168-177).
 
-        The defaults are cbfinn/maml's, but for the learned scale.
+        The defaults are cbfinn/maml's, but for the learned scale. `initial_weight_std`: 'he' is sqrt(2 / inputs),
+        'xavier' draws uniform weights instead (Glorot & Bengio 2010). `head_weight_std`: of the last layer, where it
+        differs. `convolutions`: how hidden layers are convolutions, to as many channels as `hidden_sizes` says.
+        Raises ValueError if the images are too small for them, or have not D values.
         """
         super().__init__()
         self.sizes = (n_features, *hidden_sizes, n_way)
         self.batch_norm_epsilon = batch_norm_epsilon
-        shapes = list(zip(self.sizes[1:], self.sizes[:-1], strict=True))
-        self.weights = nn.ParameterList(_truncated_normal(shape, initial_weight_std, generator) for shape in shapes)
-        self.biases = nn.ParameterList(torch.zeros(n_out) for n_out, _ in shapes)
+        if convolutions is None:
+            self.layers = fully_connected(self.sizes)
+        else:
+            if n_features != convolutions.n_features:
+                raise ValueError(f"{n_features} features, but images have {convolutions.n_features} values")
+            self.layers = convolutional(convolutions, hidden_sizes, n_way)
+            self.register_buffer("n_features", torch.tensor(n_features))  # which no weight's shape tells
+        stds = [initial_weight_std] * len(hidden_sizes)
+        stds.append(initial_weight_std if head_weight_std is None else head_weight_std)
+        self.weights = nn.ParameterList(
+            _initial_weights(layer, std, generator) for layer, std in zip(self.layers, stds, strict=True)
+        )
+        self.biases = nn.ParameterList(torch.zeros(layer.nodes_out) for layer in self.layers)
         self.shifts = nn.ParameterList(torch.zeros(width) for width in hidden_sizes)
         self.scales = nn.ParameterList(torch.ones(width) for width in hidden_sizes) if batch_norm_scale else None
 
@@ -89,20 +115,31 @@ class Learner(nn.Module):
 
         `source`: whose inputs x are. The first `n_reference` of its rows (default: all) make batch norm's statistics.
         """
-        trace = ForwardTrace(source, [], [], [])
-        h = x
+        trace = ForwardTrace(source, [], [], [], [], [])
+        h = self.rows(x)
         for layer, layer_weights in enumerate(weights):
-            a, products = layer_weights.linear(t, h, source)
+            patches = self.layers[layer].patches(h)
+            a, products = layer_weights.linear(t, patches, source)
             trace.inputs.append(h)
+            trace.patches.append(patches)
             trace.products.append(products)
             if layer == self.n_layers - 1:
                 break
             hidden = hidden_layer.forward(
-                a, self._scale(layer), self.shifts[layer], epsilon=self.batch_norm_epsilon, n_reference=n_reference
+                a,
+                self._scale(layer),
+                self.shifts[layer],
+                epsilon=self.batch_norm_epsilon,
+                n_reference=self._reference_rows(layer, n_reference),
             )
+            h, choices = pooled(self.layers[layer].pools, hidden.h)
             trace.hidden.append(hidden)
-            h = hidden.h
+            trace.choices.append(choices)
         return a, trace
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Examples [E, B, D] as the first layer takes them: a convolution's a row a pixel, [E, B * P, C]."""
+        return x if self.layers[0].window is None else x.reshape(x.shape[0], -1, self.layers[0].nodes_in)
 
     def backward(
         self, weights: Sequence[LayerWeights], t: int, trace: ForwardTrace, delta_out: Tensor
@@ -110,7 +147,8 @@ class Learner(nn.Module):
         """delta_l of every layer from delta_out [E, B, N] (eq. 4, with batch norm between a_l and f_l)."""
         backward_pass = BackwardTrace([delta_out], [], [])
         for layer in reversed(range(self.n_layers - 1)):
-            above, products = weights[layer + 1].pull_back(t, backward_pass.deltas[0])
+            patches, products = weights[layer + 1].pull_back(t, backward_pass.deltas[0])
+            above = spread(self.layers[layer].pools, self.layers[layer + 1].maps(patches), trace.choices[layer])
             hidden = hidden_layer.backward(above, trace.hidden[layer], self._scale(layer))
             backward_pass.products.insert(0, products)
             backward_pass.hidden.insert(0, hidden)
@@ -139,7 +177,9 @@ class Learner(nn.Module):
             )
             bars.append(bar)
             delta, products = backward_pass.deltas[layer + 1], backward_pass.products[layer]
-            pulled = weights[layer + 1].pull_back_adjoint(t, delta, products, above_bar)
+            maps_bar = taken(self.layers[layer].pools, above_bar, trace.choices[layer])
+            patches_bar = self.layers[layer + 1].patches(maps_bar)
+            pulled = weights[layer + 1].pull_back_adjoint(t, delta, products, patches_bar)
             delta_bars[layer + 1] = delta_bars[layer + 1] + pulled
         return delta_bars[-1], bars
 
@@ -162,21 +202,25 @@ class Learner(nn.Module):
         """
         a_bar = logits_bar
         for layer in reversed(range(self.n_layers)):
-            h, products = trace.inputs[layer], trace.products[layer]
-            h_bar = weights[layer].linear_adjoint(t, h, trace.source, products, a_bar, to_input=layer > 0)
-            if h_bar is None:
+            patches, products = trace.patches[layer], trace.products[layer]
+            patches_bar = weights[layer].linear_adjoint(t, patches, trace.source, products, a_bar, to_input=layer > 0)
+            if patches_bar is None:
                 return
+            h_bar = self.layers[layer].maps(patches_bar)
             elsewhere = input_bars[layer] if input_bars is not None else None
             if elsewhere is not None:
                 h_bar += elsewhere
             a_bar = hidden_layer.forward_adjoint(
-                h_bar,
+                spread(self.layers[layer - 1].pools, h_bar, trace.choices[layer - 1]),
                 trace.hidden[layer - 1],
                 self._scale(layer - 1),
                 gradients[layer - 1],
                 of_backward=of_backward and (of_backward[0].hidden[layer - 1], of_backward[1][layer - 1]),
-                n_reference=n_reference,
+                n_reference=self._reference_rows(layer - 1, n_reference),
             )
+
+    def _reference_rows(self, layer: int, n_reference: int | None) -> int | None:
+        return None if n_reference is None else n_reference * self.layers[layer].positions
 
     def _scale(self, layer: int) -> Tensor:
         return torch.ones_like(self.shifts[layer]) if self.scales is None else self.scales[layer]
@@ -206,6 +250,11 @@ def cross_entropy_adjoint(
     return logits_bar
 
 
-def _truncated_normal(shape: tuple[int, int], std: float | Literal["he"], generator: torch.Generator | None) -> Tensor:
-    scale = (2 / shape[1]) ** 0.5 if std == "he" else std
-    return nn.init.trunc_normal_(torch.empty(shape), std=scale, a=-2 * scale, b=2 * scale, generator=generator)
+def _initial_weights(layer: LayerShape, std: WeightStd, generator: torch.Generator | None) -> Tensor:
+    n_out, n_in = layer.weight_shape
+    weights = torch.empty(n_out, n_in)
+    if std == "xavier":
+        bound = (6 / (n_in + n_in // layer.nodes_in * n_out)) ** 0.5  # fans of a convolution count its window
+        return nn.init.uniform_(weights, -bound, bound, generator=generator)
+    scale = (2 / n_in) ** 0.5 if std == "he" else std
+    return nn.init.trunc_normal_(weights, std=scale, a=-2 * scale, b=2 * scale, generator=generator)

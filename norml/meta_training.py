@@ -41,7 +41,7 @@ class MetaLearner(nn.Module):
 
         Raises TypeError or ValueError for what does not go with the learner; labels are looked at on the CPU only.
         """
-        check_examples("support_x", support_x, "[E, S, D]", self.learner.weights[0])
+        check_examples("support_x", support_x, "[E, S, D]", self.learner.sizes[0], self.learner.weights[0])
         check_labels("support_y", support_y, "[E, S]", (support_x.shape[0], support_x.shape[1]))
         loop = self.inner_loop
         return Adaptation(self.learner, self.rule, loop, support_x, support_y, inner_steps=inner_steps).run()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from norml.episodes import EpisodeBatch
+from norml.layers import Convolutions, LayerShape
 from norml.learner import Learner
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules import UpdateRule
@@ -16,6 +17,7 @@ from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
 from norml.update_rules.static_gates import StaticGates
 from tests.helpers.reference import (
+    CHANNEL_SUMMARIES,
     CURVATURE_RULES,
     MAML_RULES,
     META_SGD_RULES,
@@ -58,17 +60,18 @@ def make_episodes() -> Callable[..., EpisodeBatch]:
     return made
 
 
-def update_rule_of(rule: str, sizes: Sequence[int], n_support: int, generator: torch.Generator) -> UpdateRule:
-    settings = RULES[rule]
+def update_rule_of(
+    rule: str, settings: dict[str, Any], layers: Sequence[LayerShape], n_support: int, generator: torch.Generator
+) -> UpdateRule:
     if rule in META_SGD_RULES:
-        return MetaSgd(sizes)
+        return MetaSgd(layers)
     if rule in STATIC_RULES:
-        return StaticGates(sizes, **settings)
+        return StaticGates(layers, **settings)
     if rule in CURVATURE_RULES:
-        return MetaCurvature(sizes, **settings)
+        return MetaCurvature(layers, **settings)
     if rule in MAML_RULES | PER_STEP_RULES:
-        return GradientDescent(len(sizes) - 1, inner_steps=RATES_FOR_STEPS, **settings)
-    return NodalLstm(sizes, n_support=n_support, generator=generator, **settings)
+        return GradientDescent(len(layers), inner_steps=RATES_FOR_STEPS, **settings)
+    return NodalLstm(layers, n_support=n_support, generator=generator, **settings)
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +87,8 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
         perturbed: bool = True,
         batch_norm_scale: bool = True,
         initial_weight_std: float = 0.5,
+        convolutions: Convolutions | None = None,
+        channel_summary: str | None = None,
         **inner_loop: Any,
     ) -> MetaLearner:
         generator = seeded(seed)
@@ -93,9 +98,13 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
             sizes[-1],
             batch_norm_scale=batch_norm_scale,
             initial_weight_std=initial_weight_std,
+            convolutions=convolutions,
             generator=generator,
         )
-        update_rule = update_rule_of(rule, sizes, n_support, generator)
+        settings = (RULES | CHANNEL_SUMMARIES)[rule]
+        if channel_summary is not None:
+            settings = settings | {"channel_summary": channel_summary}
+        update_rule = update_rule_of(rule, settings, learner.layers, n_support, generator)
         meta_learner = MetaLearner(learner, update_rule, InnerLoop(**({"inner_lr": 0.4} | inner_loop))).double()
         if perturbed:
             with torch.no_grad():

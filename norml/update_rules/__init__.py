@@ -31,7 +31,7 @@ class UpdateRule(nn.Module, ABC):
     """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
 
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
-        """What is carried into the first inner step, whose signals are delta [E, S, O] and h [E, S, I].
+        """What is carried into the first inner step, whose signals are delta and h, as in `scaled`.
 
         Default: nothing.
         """
@@ -49,11 +49,11 @@ class UpdateRule(nn.Module, ABC):
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The step's delta_hat [E, S, O] and h_hat [E, S, I], and what is carried into the next one.
+        """The step's delta_hat and h_hat, of the shapes of delta and h, and what is carried into the next one.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss;
-        S = 1 if a step sees one example.
-        Episodes and examples may not be mixed across E.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss; S = 1
+        if a step sees one example. Of a convolution, delta [E, S, P, O] and h [E, S, P, I] have P positions, as many as
+        their maps, and O and I are channels. Episodes and examples may not be mixed across E.
         """
 
     def rates(self, layer: int) -> Rates | None:  # noqa: ARG002 - for rules that give them
@@ -74,7 +74,10 @@ class UpdateRule(nn.Module, ABC):
 
 
 class Gated(UpdateRule):
-    """A rule that multiplies both signals neuron by neuron (eqs 18-19); it says by what."""
+    """A rule that multiplies both signals node by node (eqs 18-19); it says by what.
+
+    A convolution's node is a channel, with one gate for all its positions.
+    """
 
     scales_inputs = True
 
@@ -82,14 +85,19 @@ class Gated(UpdateRule):
     def gates_of(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The gates of delta [E, S, O] and of h [E, S, I], or what broadcasts to these, and what is carried on."""
+        """Gates of delta's nodes [E, S, O] and h's [E, S, I], or what broadcasts to these, and what is carried on."""
 
     @override
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
         delta_gate, h_gate, after = self.gates_of(layer, delta, h, losses, carried)
-        return delta * delta_gate, h * h_gate, after
+        return delta * _over_positions(delta_gate, delta), h * _over_positions(h_gate, h), after
+
+
+def _over_positions(gate: Tensor, signal: Tensor) -> Tensor:
+    """A gate [E, S, nodes] or [nodes] as it multiplies a signal, at each of its positions alike."""
+    return gate.unsqueeze(-2) if 1 < gate.dim() < signal.dim() else gate
 
 
 def initial_gate_bias(gate_scale: float) -> float:

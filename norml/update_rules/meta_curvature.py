@@ -6,6 +6,9 @@ matrices start as the identity, and a step as a gradient step. The bias's gradie
 
 T-net (Lee & Choi 2018) is the case M_o = T T^T, M_i = I: its layers compute T (W x + b), inner steps change W and b,
 whose gradient is T^T G, so that T W changes by T T^T G. The learner's initial weights are T W_0 here.
+
+Of a convolution, the matrices are of channels, the same at every position. Meta-Curvature's third one, of the places in
+a window, is left out: signals are maps, not windows.
 """
 
 from collections.abc import Sequence
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
+from norml.layers import LayerShape
 from norml.update_rules import Carried, UpdateRule
 
 Curvature = Literal["two-matrices", "t-net"]
@@ -23,12 +28,14 @@ Curvature = Literal["two-matrices", "t-net"]
 class MetaCurvature(UpdateRule):
     """Gradient descent along M_o G M_i, or along T T^T G."""
 
-    def __init__(self, sizes: Sequence[int], *, curvature: Curvature = "two-matrices") -> None:
-        """`sizes`: the learner's D, hidden widths, N."""
+    def __init__(self, layers: Sequence[LayerShape], *, curvature: Curvature = "two-matrices") -> None:
+        """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
         self.scales_inputs = curvature == "two-matrices"
-        self.out_matrices = nn.ParameterList(torch.eye(n_out) for n_out in sizes[1:])  # M_o, or T: [O, O]
-        self.in_matrices = nn.ParameterList(torch.eye(n_in) for n_in in sizes[:-1] if self.scales_inputs)  # [I, I]
+        self.out_matrices = nn.ParameterList(torch.eye(layer.nodes_out) for layer in layers)  # M_o, or T: [O, O]
+        scaled = layers if self.scales_inputs else []
+        self.in_matrices = nn.ParameterList(torch.eye(layer.nodes_in) for layer in scaled)  # M_i: [I, I]
 
     @override
     def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
@@ -37,7 +44,7 @@ class MetaCurvature(UpdateRule):
 
     @override
     def of_constant_input(self, h: Tensor) -> Carried:
-        """The first layer's h_hat: its product, the widest, is made once."""
+        """The first layer's h_hat, which stays the same: its product, the widest, is made once."""
         return {"h_hat": h @ self.in_matrices[0]} if self.scales_inputs else {}
 
     @override

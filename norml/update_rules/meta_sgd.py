@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
+from norml.layers import LayerShape
 from norml.update_rules import Carried, Rates, UpdateRule
 
 
@@ -19,14 +21,12 @@ class MetaSgd(UpdateRule):
 
     scales_inputs = False
 
-    def __init__(self, sizes: Sequence[int], *, initial_rate: float = 1.0) -> None:
-        """`sizes`: the learner's D, hidden widths, N."""
+    def __init__(self, layers: Sequence[LayerShape], *, initial_rate: float = 1.0) -> None:
+        """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
-        n_ins, n_outs = sizes[:-1], sizes[1:]
-        self.weight_rates = nn.ParameterList(
-            torch.full((n_out, n_in), initial_rate) for n_in, n_out in zip(n_ins, n_outs, strict=True)
-        )
-        self.bias_rates = nn.ParameterList(torch.full((n_out,), initial_rate) for n_out in n_outs)
+        self.weight_rates = nn.ParameterList(torch.full(layer.weight_shape, initial_rate) for layer in layers)
+        self.bias_rates = nn.ParameterList(torch.full((layer.nodes_out,), initial_rate) for layer in layers)
 
     @override
     def rates(self, layer: int) -> Rates:

@@ -1,4 +1,4 @@
-"""NORML's update rule (paper sec. 3.2, eqs 14-19): an LSTM cell a layer gates both signals neuron by neuron.
+"""NORML's update rule (paper sec. 3.2, eqs 14-19): an LSTM cell a layer gates both signals node by node.
 
 Symbols to names: x_{l,t} = inputs, f, i, c~ = the forget, input and update gates, c_{l,t} = cell,
 sigma(W_g c + b_g) = output gate of delta, sigma(W_h c + b_h) = gate of h.
@@ -8,12 +8,14 @@ Departs from the printed equations where section 5.2 or arithmetic asks for it, 
 - Gates are multiplied by `gate_scale`, and their layers start with zero weights and with biases that make an untrained
   gate 1 (half of gate_scale, where that is less): from gate_scale = 2 on, an untrained step is a gradient step. With
   plain sigmoid gates a step could only shrink, to a quarter at the start.
+- A convolution's node is a channel, with one gate for all its positions. Into the cell goes what each channel's signal
+  is over the positions of an example: its mean, its mean size, or both (`channel_summary`; the paper has no
+  convolutions).
 - Eq. 19 prints h_l where Algorithm 1 has h_{l-1}; the layer's input h_{l-1} is meant.
 Zeroed states (sec. 5.2): a previous cell or hidden state that is always zero is not fed in, and parameters that would
 only ever multiply it are not made.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -23,10 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from norml.arguments import check_layers
+from norml.layers import LayerShape
 from norml.update_rules import Carried, Gated, initial_gate_bias
 
 Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
+ChannelSummary = Literal["mean-and-size", "mean", "size"]
 
 _EPSILON = 1e-20  # chosen: keeps a constant signal (all-dead ReLUs) finite, and is nothing beside signals over 1e-9
 _LOG_SIGN_P = 10.0  # Ravi & Larochelle 2017, appendix; Andrychowicz et al. 2016, appendix A
@@ -37,7 +42,7 @@ class NodalLstm(Gated):
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        layers: Sequence[LayerShape],
         *,
         n_support: int,
         gates: Gates = "per-example",
@@ -49,35 +54,38 @@ class NodalLstm(Gated):
         gate_scale: float = 2.0,
         forget_bias: float = 1.0,
         layer_rates: bool = False,
+        channel_summary: ChannelSummary = "mean-and-size",
         generator: torch.Generator | None = None,
     ) -> None:
-        """`sizes`: the learner's D, hidden widths, N. `n_support`: S of a step, for flattened gates alone.
+        """`layers`: the learner's. `n_support`: S of a step, for flattened gates alone.
 
         `layer_rates`: a learned rate a layer, kept as its logarithm, multiplies delta beside the gates.
         """
+        check_layers(layers)
         super().__init__()
         self.gates = gates
+        self.channel_summary = channel_summary
         self.previous_cell = previous_cell
         self.cells = nn.ModuleList(
             NodalCell(
-                n_in,
-                n_out,
-                n_features=_features(n_in, n_out, n_support, gates, input_normalisation),
-                cell_size=n_out if cell_size == "layer-width" else cell_size,
+                layer.nodes_in,
+                layer.nodes_out,
+                n_features=_features(layer, n_support, gates, input_normalisation, channel_summary),
+                cell_size=layer.nodes_out if cell_size == "layer-width" else cell_size,
                 forgets=previous_cell,
                 feeds_hidden=previous_hidden and hidden_state == "output-gate",
                 gate_scale=gate_scale,
                 forget_bias=forget_bias,
                 generator=generator,
             )
-            for n_in, n_out in itertools.pairwise(sizes)
+            for layer in layers
         )
         self._normalise: Callable[[Tensor], Tensor] = {
             "standardise": standardise,
             "log-sign": log_sign,
             "none": lambda x: x,
         }[input_normalisation]
-        self.log_alpha = nn.Parameter(torch.zeros(len(sizes) - 1)) if layer_rates else None
+        self.log_alpha = nn.Parameter(torch.zeros(len(layers))) if layer_rates else None
 
     @override
     def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:
@@ -101,7 +109,7 @@ class NodalLstm(Gated):
     def gates_of(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The gates of delta [E, S, O] and of h [E, S, I], in 0..gate_scale, and what is carried on.
+        """The gates of delta's nodes [E, S, O] and of h's [E, S, I], in 0..gate_scale, and what is carried on.
 
         Where examples share their gates, S = 1.
         """
@@ -120,13 +128,26 @@ class NodalLstm(Gated):
         return self._gathered(losses.unsqueeze(-1))
 
     def _delta_features(self, delta: Tensor) -> Tensor:
-        # As the gradient of the example's own loss, times S, so that its size does not depend on S. Batch norm makes
-        # the mean of delta over the batch zero: its mean size is what carries a signal.
-        delta = delta * delta.shape[1]
-        return self._normalise(self._gathered(delta.abs() if self.gates == "batch-shared" else delta))
+        # As the gradient of the example's own loss, times S (and P), so that its size does not depend on S. Batch norm
+        # makes the mean of delta over the batch zero: its mean size is what carries a signal.
+        summaries = self._summaries(delta * delta.shape[1:-1].numel())
+        if self.gates == "batch-shared":
+            summaries = [summary.abs() for summary in summaries]
+        return self._features(summaries)
 
     def _h_features(self, h: Tensor) -> Tensor:
-        return self._normalise(self._gathered(h))
+        return self._features(self._summaries(h))
+
+    def _summaries(self, signal: Tensor) -> list[Tensor]:
+        """What a signal is at each node: itself [E, S, nodes], or of positions [E, S, P, nodes] their mean and size."""
+        if signal.dim() == 3:  # noqa: PLR2004
+            return [signal]
+        mean = [signal.mean(dim=2)] if self.channel_summary != "size" else []
+        return mean if self.channel_summary == "mean" else [*mean, signal.abs().mean(dim=2)]
+
+    def _features(self, summaries: list[Tensor]) -> Tensor:
+        features = [self._normalise(self._gathered(summary)) for summary in summaries]
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
     def _gathered(self, x: Tensor) -> Tensor:
         """[E, S, F] -> itself, a row an example; or one for the support set: mean [E, 1, F] or flat [E, 1, S * F]."""
@@ -217,12 +238,14 @@ def log_sign(x: Tensor) -> Tensor:
 
 
 def _features(
-    n_in: int, n_out: int, n_support: int, gates: Gates, normalisation: InputNormalisation
+    layer: LayerShape, n_support: int, gates: Gates, normalisation: InputNormalisation, summary: ChannelSummary
 ) -> tuple[int, int, int]:
     """Numbers of loss, delta and h features; those of every support example if flattened."""
     examples = n_support if gates == "flattened" else 1
     each = 2 if normalisation == "log-sign" else 1
-    return examples, examples * n_out * each, examples * n_in * each
+    if layer.window is not None and summary == "mean-and-size":
+        each *= 2
+    return examples, examples * layer.nodes_out * each, examples * layer.nodes_in * each
 
 
 def _lecun_normal(n_out: int, n_in: int, generator: torch.Generator | None) -> Tensor:

@@ -1,7 +1,8 @@
 """Static nodal gates: NORML's gates (eqs 18-19) learned as they are, without the LSTM that moves them.
 
-A control for NORML: two numbers a neuron, the same in every episode, example and inner step. The step's matrix is
-diag(g) G diag(f), so that each weight's rate is the product of one of its row and one of its column.
+A control for NORML: two numbers a node, a neuron or a convolution's channel, the same in every episode, example and
+inner step. The step's matrix is diag(g) G diag(f), so that each weight's rate is the product of one of its row and one
+of its column (of a convolution: of its channel).
 """
 
 from collections.abc import Sequence
@@ -10,19 +11,22 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from norml.arguments import check_layers
+from norml.layers import LayerShape
 from norml.update_rules import Carried, Gated, initial_gate_bias
 
 
 class StaticGates(Gated):
     """A gate gate_scale * sigmoid(b) of every neuron's delta and h; b is learned and starts as NORML's."""
 
-    def __init__(self, sizes: Sequence[int], *, gate_scale: float = 2.0) -> None:
-        """`sizes`: the learner's D, hidden widths, N."""
+    def __init__(self, layers: Sequence[LayerShape], *, gate_scale: float = 2.0) -> None:
+        """`layers`: the learner's."""
+        check_layers(layers)
         super().__init__()
         self.gate_scale = gate_scale
         start = initial_gate_bias(gate_scale)
-        self.delta_biases = nn.ParameterList(torch.full((n_out,), start) for n_out in sizes[1:])
-        self.h_biases = nn.ParameterList(torch.full((n_in,), start) for n_in in sizes[:-1])
+        self.delta_biases = nn.ParameterList(torch.full((layer.nodes_out,), start) for layer in layers)
+        self.h_biases = nn.ParameterList(torch.full((layer.nodes_in,), start) for layer in layers)
 
     @override
     def parameters_of(self, layer: int) -> dict[str, nn.Parameter]:

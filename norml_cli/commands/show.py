@@ -8,13 +8,16 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
 from norml_cli.registry.resolving import Registry, Resolved, n_features
 from norml_cli.registry.sourced import Sourced
 from norml_cli.reporting.sheets import Grid, Sheet, to_rich
 from norml_cli.terminal.output import print_text
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
+# Learned values times support examples of an outer step below which a run needs no look at memory. Chosen: most runs,
+# so that they are shown without torch; signals are fewer than weights, and a machine that runs torch has gigabytes.
+SURELY_FITS = 1e10
 
 
 def show(
@@ -47,13 +50,15 @@ def _method_rows(resolved: Resolved) -> Rows:
         ("algorithm", spec.algorithm, ""),
     ]
     rows += [(key, getattr(spec.rule, key), resolved.sources[key]) for key in RULES[spec.algorithm].model_fields]
-    rows += [(key, getattr(spec.protocol, key), resolved.sources[key]) for key in Protocol.model_fields]
+    hidden = () if spec.protocol.learner == "conv-4" else OF_CONVOLUTIONS
+    keys = (key for key in Protocol.model_fields if key not in hidden)
+    rows += [(key, getattr(spec.protocol, key), resolved.sources[key]) for key in keys]
     return rows
 
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
     counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
-    if counts is None:  # a rule that does not count its own
+    if counts is None:  # convolutions, or a rule that does not count its own
         from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch
 
         counts = parameter_counts(registry, resolved.spec)
@@ -61,13 +66,28 @@ def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
         return []
     ratio = counts["meta_learner"] / counts["learner"]
     return [
-        ("learner parameters", f"{counts['learner']:,}", "counted: linear layers, without batch norm"),
+        ("learner parameters", f"{counts['learner']:,}", "counted: weights and biases, without batch norm"),
+        *_work_rows(registry, resolved),
         ("meta-learner parameters", f"{counts['meta_learner']:,}", f"counted: {ratio:.2f} times the learner's"),
     ]
 
 
+def _work_rows(registry: Registry, resolved: Resolved) -> Rows:
+    """The work of a step where parameters do not tell it: a convolution uses each of its own at every position."""
+    if resolved.spec.protocol.learner == "fully-connected":
+        return []
+    from norml_cli.training.build import multiplications  # noqa: PLC0415 - torch, for counting alone
+
+    of_a_step = multiplications(registry, resolved.spec)
+    source = "counted: one inner step on one support set, without batch norm"
+    return [("learner multiplications", f"{of_a_step:,}", source)]
+
+
 def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
     """A warning, where a run would clearly not fit."""
+    counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
+    if counts is not None and sum(counts.values()) * resolved.spec.examples_of_an_outer_step < SURELY_FITS:
+        return []
     from norml_cli.training.build import least_memory_bytes  # noqa: PLC0415 - torch, as above
     from norml_cli.training.resources import machine_memory_bytes, memory_remedies  # noqa: PLC0415 - as above
 

@@ -31,15 +31,18 @@ class Protocol(Model):
         description="which splits turn each class of an episode by one of 0, 90, 180, 270 degrees"
     )
     hidden_sizes: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
-        max_length=32, description="neurons of each hidden layer; an empty list is a single linear layer"
+        max_length=32,
+        description="neurons of each hidden layer, or channels of each convolution; "
+        "an empty list is a single linear layer",
     )
     batch_norm_scale: bool = Field(description="whether batch norm learns a scale besides its shift (outer loop only)")
     batch_norm_epsilon: float = Field(gt=0, lt=1, description="added to the variance in batch norm")
     query_statistics: Literal["query", "support"] = Field(
         description="batch norm of query examples by their own statistics (transductive) or by the support set's"
     )
-    initial_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he"] = Field(
-        description="standard deviation of the truncated-normal initial weights; 'he' = sqrt(2 / inputs)"
+    initial_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he", "xavier"] = Field(
+        description="standard deviation of the truncated-normal initial weights; 'he' = sqrt(2 / inputs); "
+        "'xavier': uniform, of variance 2 / (inputs + outputs), those of a convolution counted over its window"
     )
     inner_lr: float = Field(gt=0, le=1000, description="eta, stated on mean cross-entropy over what a step sees")
     inner_steps: int = Field(ge=0, le=10_000, description="T: inner steps in meta-training")
@@ -90,6 +93,24 @@ class Protocol(Model):
         description="of which examples of the meta-training classes episodes are made: all, or those that the "
         "backbone was not fitted to, one in ten",
     )
+    # A learner that is not fully connected.
+    learner: Literal["fully-connected", "conv-4"] = Field(
+        default="fully-connected", description="what is adapted; conv-4: four convolutions, then one linear layer"
+    )
+    kernel_size: int = Field(default=3, ge=1, le=15, description="side of a convolution's window")
+    stride: int = Field(default=2, ge=1, le=15, description="by which a convolution's window moves")
+    padding: Literal["same", "none"] = Field(
+        default="same",
+        description="'same': zeros around a convolution's maps: ceil(side / stride) windows in a row",
+    )
+    pooling: Literal["none", "max-2x2"] = Field(default="none", description="of a convolution's maps, after the ReLU")
+    map_end: Literal["mean", "flatten"] = Field(
+        default="mean",
+        description="what the linear layer gets of the last maps: each channel's mean over positions, or all values",
+    )
+    head_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he", "xavier"] | None = Field(
+        default=None, description="initial_weight_std of the last layer; null: the same"
+    )
     # How it is computed.
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
@@ -103,6 +124,9 @@ class Protocol(Model):
     recompute: bool = Field(
         default=False, description="compute each inner step again in the reverse instead of keeping it: less memory"
     )
+
+
+OF_CONVOLUTIONS = ("kernel_size", "stride", "padding", "pooling", "map_end")  # what means nothing without them
 
 
 class Recipe(Model):

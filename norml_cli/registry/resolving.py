@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError, create_model
 
+from norml.map_sizes import map_sides
 from norml_cli.files.errors import UserError, plain
 from norml_cli.registry.entries import (
     RULES,
@@ -21,12 +22,13 @@ from norml_cli.registry.entries import (
     TableEntry,
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
-from norml_cli.registry.protocol import Protocol, held_out_of
+from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol, held_out_of
 from norml_cli.registry.recipes import widths_of
 from norml_cli.registry.sourced import Model, constrained
 from norml_cli.registry.specs import RunSpec
 
 E = TypeVar("E", bound=Entry)
+CONV_4_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
         method.rule_by_benchmark.get(bench.id),
         method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
-    values = defaults() | defaults(RULES[method.algorithm])
+    values = defaults(Protocol) | defaults(RULES[method.algorithm])
     sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
         for key in type(layer).model_fields if layer is not None else ():
@@ -174,7 +176,7 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
     return values, sources
 
 
-def defaults(model: type[Model] = Protocol) -> dict[str, Any]:
+def defaults(model: type[Model]) -> dict[str, Any]:
     """Those values of a protocol, or of a rule, that an entry need not declare."""
     return {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
 
@@ -254,6 +256,7 @@ def contradictions(
         if protocol.n_way > sizes[smallest]:
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
+    yield from _learner_contradictions(protocol, dataset)
     yield from _backbone_faults(protocol, dataset, recipes)
     if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
         fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
@@ -266,8 +269,6 @@ def contradictions(
 
 
 def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:
-    if protocol.backbone is None and dataset.kind == "mini-imagenet":
-        yield "backbone", f"'{dataset.id}' has colour images, which a learner does not take; name a recipe for features"
     if protocol.backbone is not None and not dataset.in_colour:
         yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":
@@ -286,3 +287,37 @@ def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) 
     elif per_class > held_out:
         fault = f"shots + queries_per_class = {per_class} is more than the {held_out} examples a class"
         yield "training_examples", f"{fault} of '{dataset.id}' that are held out from pretraining"
+
+
+def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    if protocol.backbone is None and dataset.kind == "mini-imagenet" and protocol.learner == "fully-connected":
+        fault = f"'{dataset.id}' has colour images, which a fully connected learner does not take"
+        yield "backbone", f"{fault}; name a recipe for features, or declare learner: conv-4"
+    if protocol.learner == "conv-4":
+        yield from _convolutional_contradictions(protocol, dataset)
+    else:
+        without = {key: value for key, value in defaults(Protocol).items() if key in OF_CONVOLUTIONS}
+        for key in (key for key, value in without.items() if getattr(protocol, key) != value):
+            yield key, "is declared, but a fully connected learner has no convolutions; leave it out"
+
+
+def _convolutional_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    if protocol.backbone is not None:
+        yield "learner", "conv-4 takes images, but backbone makes features of them; leave one of the two out"
+        return
+    if len(protocol.hidden_sizes) != CONV_4_LAYERS:
+        yield "hidden_sizes", f"conv-4 has {CONV_4_LAYERS} convolutions, but {len(protocol.hidden_sizes)} are declared"
+        return
+    pools = protocol.pooling == "max-2x2"
+    sides = map_sides(
+        dataset.image_size_px.value,
+        CONV_4_LAYERS,
+        kernel=protocol.kernel_size,
+        stride=protocol.stride,
+        padding=protocol.padding,
+        max_pool=pools,
+    )
+    if sides[-1] == 0:
+        maps = " -> ".join(str(side) for side in [dataset.image_size_px.value, *sides[: sides.index(0) + 1]])
+        advice = "declare pooling: none" if pools else "lower stride or kernel_size, or declare padding: same"
+        yield "pooling" if pools else "stride", f"nothing is left of '{dataset.id}' images ({maps} px); {advice}"

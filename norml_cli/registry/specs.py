@@ -67,6 +67,8 @@ class RunSpec(Model):
         """
         if not isinstance(self.rule, LearnedSettings):
             return {"learner": 0, "meta_learner": 0}
+        if self.protocol.learner != "fully-connected":
+            return None
         sizes = [n_features, *self.protocol.hidden_sizes, self.protocol.n_way]
         of_rule = self.rule.parameter_count(
             sizes, n_support=self.support_of_a_step, inner_steps=self.steps_of_an_episode

@@ -2,21 +2,24 @@
 
 import dataclasses
 import hashlib
+import math
 
 import torch
 
 from norml.adaptation import InnerLoop
 from norml.frozen_classifiers import FrozenClassifier
+from norml.layers import Convolutions
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
 from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
 from norml.update_rules.wrapped import Frozen, frozen_layers
-from norml_cli.registry.protocol import Recipe
+from norml_cli.registry.protocol import Protocol, Recipe
 from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
+COLOURS = 3  # values of a pixel of a colour image
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
@@ -45,6 +48,8 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         batch_norm_scale=protocol.batch_norm_scale,
         batch_norm_epsilon=protocol.batch_norm_epsilon,
         initial_weight_std=protocol.initial_weight_std,
+        head_weight_std=protocol.head_weight_std,
+        convolutions=_convolutions(protocol, n_features) if protocol.learner == "conv-4" else None,
         generator=generator,
     )
     inner_loop = InnerLoop(
@@ -56,7 +61,7 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         support_order=protocol.support_order,
     )
     rule = spec.rule.update_rule(
-        learner.sizes,
+        learner.layers,
         n_support=spec.support_of_a_step,
         inner_steps=spec.steps_of_an_episode,
         generator=generator,
@@ -65,6 +70,35 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
     if still:
         rule = Frozen(rule, still)
     return MetaLearner(learner, rule, inner_loop)
+
+
+def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
+    """Of images of D values, which tell their side and colours: no square number is three times another."""
+    is_grey = math.isqrt(n_features) ** 2 == n_features
+    in_channels = 1 if is_grey else COLOURS
+    return Convolutions(
+        math.isqrt(n_features // in_channels),
+        in_channels,
+        kernel=protocol.kernel_size,
+        stride=protocol.stride,
+        padding=protocol.padding,
+        max_pool=protocol.pooling == "max-2x2",
+        end=protocol.map_end,
+    )
+
+
+def multiplications(registry: Registry, spec: RunSpec) -> int | None:
+    """Of an inner step on one episode's support set, without batch norm; None if nothing is adapted.
+
+    Three products of equal size: forward, backward and the sum of outer products; nothing is pulled back through the
+    first layer.
+    """
+    with torch.device("meta"):
+        method = build_method(spec, n_features(registry, spec), generator=None)
+    if not isinstance(method, MetaLearner):
+        return None
+    layers = [layer.multiplications for layer in method.learner.layers]
+    return spec.protocol.n_way * spec.shots * (3 * sum(layers) - layers[0])
 
 
 def parameter_counts(registry: Registry, spec: RunSpec) -> dict[str, int]:
@@ -82,10 +116,11 @@ def least_memory_bytes(registry: Registry, spec: RunSpec) -> int:
     if not isinstance(spec.rule, LearnedSettings):
         return 0
     protocol = spec.protocol
-    sizes = [n_features(registry, spec), *protocol.hidden_sizes, protocol.n_way]
-    signals = sum(sizes[:-1]) + sum(sizes[1:])
+    with torch.device("meta"):
+        model = build_meta_learner(spec, n_features(registry, spec), generator=None)
+    signals = sum(layer.signal_values for layer in model.learner.layers)
     kept = spec.examples_of_an_outer_step * protocol.inner_steps * signals * (1 if protocol.recompute else 2)
-    return FLOAT_BYTES * (4 * sum(parameter_counts(registry, spec).values()) + kept)
+    return FLOAT_BYTES * (4 * sum(model.parameter_counts().values()) + kept)
 
 
 def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:

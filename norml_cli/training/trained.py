@@ -62,14 +62,18 @@ def stored_weights(path: Path, record: RunRecord, device: torch.device | str) ->
     """
     weights, state = Companions(path).weights, stored_state(path, record)
     try:
-        width = state["learner.weights.0"].shape[1] if record.spec.rule.meta_trained else 0
-        model = build_method(record.spec, width, generator=None)
+        model = build_method(record.spec, _features_of(state) if record.spec.rule.meta_trained else 0, generator=None)
         model.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{weights}: holds no weights of this run ({reason(error)}); run it again with --force"
         ) from None
     return Trained(record, model.to(device))
+
+
+def _features_of(state: Mapping[str, torch.Tensor]) -> int:
+    """D: what a convolutional learner has written down, or the width of a fully connected one's first layer."""
+    return int(state["learner.n_features"]) if "learner.n_features" in state else state["learner.weights.0"].shape[1]
 
 
 def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:

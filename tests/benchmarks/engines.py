@@ -11,7 +11,7 @@ import importlib.util
 import shutil
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from norml.adaptation import InnerLoop
 from norml.episodes import EpisodeBatch
+from norml.layers import LayerShape
+from norml.layers.convolution import MaxPool, MeanPool
 from norml.learner import Learner
 from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
 from norml.update_rules.gradient_descent import GradientDescent
@@ -95,10 +97,10 @@ class TorchFunc(Engine):
 
     def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
         super().__init__({name: nn.Parameter(p.detach().clone()) for name, p in learner.named_parameters()})
-        n_layers, epsilon = learner.n_layers, learner.batch_norm_epsilon
+        layers, epsilon = learner.layers, learner.batch_norm_epsilon
 
         def loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
-            return functional.cross_entropy(_logits(parameters, x, n_layers=n_layers, epsilon=epsilon), y)
+            return functional.cross_entropy(logits(parameters, x, layers=layers, epsilon=epsilon), y)
 
         def query_loss(parameters: Tensors, *episode: Tensor) -> Tensor:
             support_x, support_y, query_x, query_y = episode
@@ -127,6 +129,32 @@ class CompiledTorchFunc(TorchFunc):
         super().__init__(learner, inner_lr=inner_lr, inner_steps=inner_steps)
         torch.compiler.reset()  # nothing is left of another shape's compilation
         self._gradient = torch.compile(self._gradient, dynamic=False)
+
+
+class Autograd(Engine):
+    """Plain autograd, one episode after another."""
+
+    title = "autograd, episode by episode"
+
+    def __init__(self, learner: Learner, *, inner_lr: float, inner_steps: int) -> None:
+        super().__init__({name: nn.Parameter(p.detach().clone()) for name, p in learner.named_parameters()})
+        self._shape = {"layers": learner.layers, "epsilon": learner.batch_norm_epsilon}
+        self._inner_lr, self._inner_steps = inner_lr, inner_steps
+
+    def differentiate(self, batch: EpisodeBatch) -> None:
+        for support_x, support_y, query_x, query_y in _one_by_one(batch):
+            fast = {name: p for name, p in self.parameters.items() if name.startswith(("weights", "biases"))}
+            for _ in range(self._inner_steps):
+                loss = self._loss(fast, support_x, support_y)
+                gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+                fast = {
+                    name: p - self._inner_lr * gradient
+                    for (name, p), gradient in zip(fast.items(), gradients, strict=True)
+                }
+            (self._loss(fast, query_x, query_y) / len(batch.support_x)).backward()
+
+    def _loss(self, fast: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(logits({**self.parameters, **fast}, x, **self._shape), y)
 
 
 class Network(nn.Module):
@@ -233,12 +261,40 @@ def _one_by_one(batch: EpisodeBatch) -> zip:
     return zip(batch.support_x, batch.support_y, batch.query_x, batch.query_y, strict=True)
 
 
-def _logits(parameters: Tensors, x: Tensor, *, n_layers: int, epsilon: float) -> Tensor:
-    for layer in range(n_layers - 1):
-        a = functional.linear(x, parameters[f"weights.{layer}"], parameters[f"biases.{layer}"])
-        scale, shift = parameters.get(f"scales.{layer}"), parameters[f"shifts.{layer}"]
+def logits(parameters: Tensors, x: Tensor, *, layers: Sequence[LayerShape], epsilon: float) -> Tensor:
+    """Logits [B, N] of one episode's examples [B, D], by torch's own operations."""
+    window = layers[0].window
+    if window is not None:
+        x = x.reshape(-1, window.side, window.side, window.channels).permute(0, 3, 1, 2)
+    for number, layer in enumerate(layers[:-1]):
+        a = _pre_activations(layer, parameters[f"weights.{number}"], parameters[f"biases.{number}"], x)
+        scale, shift = parameters.get(f"scales.{number}"), parameters[f"shifts.{number}"]
         x = functional.relu(functional.batch_norm(a, None, None, scale, shift, training=True, eps=epsilon))
-    return functional.linear(x, parameters[f"weights.{n_layers - 1}"], parameters[f"biases.{n_layers - 1}"])
+        x = _pooled(layer, x)
+    last = len(layers) - 1
+    return functional.linear(x, parameters[f"weights.{last}"], parameters[f"biases.{last}"])
+
+
+def _pre_activations(layer: LayerShape, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    window = layer.window
+    if window is None:
+        return functional.linear(x, weight, bias)
+    filters = weight.view(layer.nodes_out, window.kernel, window.kernel, layer.nodes_in).permute(0, 3, 1, 2)
+    zeros = max(0, window.stride * (window.side_out - 1) + window.kernel - window.side)
+    if zeros % 2:  # torch pads both sides alike
+        x = functional.pad(x, (zeros // 2, zeros - zeros // 2) * 2)
+    return functional.conv2d(x, filters, bias, stride=window.stride, padding=0 if zeros % 2 else zeros // 2)
+
+
+def _pooled(layer: LayerShape, x: Tensor) -> Tensor:
+    for pool in layer.pools:
+        if isinstance(pool, MaxPool):
+            x = functional.max_pool2d(x, 2)
+        elif isinstance(pool, MeanPool):
+            x = x.mean((2, 3))
+        else:
+            x = x.permute(0, 2, 3, 1).flatten(1)
+    return x
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

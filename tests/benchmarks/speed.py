@@ -21,6 +21,7 @@ from norml_cli.files.errors import UserError
 from tests.benchmarks.agreement import DisagreementError
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.commands import commands
+from tests.benchmarks.convolutions import convolutions
 from tests.benchmarks.cost import growth, methods, products
 from tests.benchmarks.display import show
 from tests.benchmarks.episodes_cost import evaluation, sampling
@@ -30,7 +31,8 @@ from tests.benchmarks.peers import peers
 from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_record
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
-    section.__name__: section for section in (peers, methods, products, growth, memory, sampling, evaluation, commands)
+    section.__name__: section
+    for section in (peers, methods, products, growth, convolutions, memory, sampling, evaluation, commands)
 }
 
 LOOK_S = 1.0

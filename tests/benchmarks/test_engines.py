@@ -1,10 +1,13 @@
 """The engines compute the same thing, and one that does not is found out."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
 
+from norml.layers import Convolutions
+from norml.learner import Learner
 from tests.benchmarks.agreement import (
     TOLERANCE,
     DisagreementError,
@@ -12,7 +15,7 @@ from tests.benchmarks.agreement import (
     relative_error,
     require_agreement,
 )
-from tests.benchmarks.engines import Engine, Higher, Ours, TorchFunc, TorchOptMetaSgd
+from tests.benchmarks.engines import Autograd, Engine, Higher, Ours, TorchFunc, TorchOptMetaSgd
 from tests.benchmarks.tiny_problem import TINY, tiny_learner
 from tests.benchmarks.workloads import made_episodes
 
@@ -74,3 +77,17 @@ def test_engines_take_the_same_outer_step():
     for name, parameter in steps[Ours].items():
         if not name.startswith("biases") or name == "biases.2":  # a bias before batch norm has no gradient to follow
             torch.testing.assert_close(parameter, steps[TorchFunc][name], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("engine", [TorchFunc, Autograd])
+@pytest.mark.parametrize(
+    "convolutions",
+    [Convolutions(7), Convolutions(6, 2, kernel=2, stride=1, max_pool=True, end="flatten")],
+    ids=["strided", "pooled"],
+)
+def test_peers_compute_our_meta_gradient_of_convolutions(convolutions: Convolutions, engine: type[Engine]):
+    generator = torch.Generator().manual_seed(0)
+    settings = {"initial_weight_std": 0.5, "convolutions": convolutions, "generator": generator}
+    learner = Learner(convolutions.n_features, [3, 4], TINY.n_way, **settings).double()
+    workload = replace(TINY, n_features=convolutions.n_features)
+    assert errors_against_ours([engine], learner, workload, inner_lr=0.4)[engine.title] < 1e-11

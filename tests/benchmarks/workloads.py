@@ -79,11 +79,16 @@ def registry() -> Registry:
 
 
 def from_registry(
-    method: str, workload: Workload, *, device: torch.device | str = "cpu", **overrides: Any
+    method: str,
+    workload: Workload,
+    *,
+    benchmark: str = BENCHMARK,
+    device: torch.device | str = "cpu",
+    **overrides: Any,
 ) -> MetaLearner:
     """The untrained meta-learner that `norml run METHOD` would build for this workload (`overrides`: as --set)."""
     overrides |= {"queries_per_class": workload.n_query, "inner_steps": workload.inner_steps}
-    spec = registry().resolve(method, BENCHMARK, workload.k_shot, overrides).spec
+    spec = registry().resolve(method, benchmark, workload.k_shot, overrides).spec
     return build_meta_learner(spec, workload.n_features, generator_for("initial weights", 0)).to(device)
 
 

@@ -1,7 +1,8 @@
 """MAML and NORML once more: slow, one episode, one example and one gate at a time, and nothing of `norml` in it.
 
 Plain functions on the dictionary of a meta-learner's named parameters. Layer gradients come from autograd, not from
-an explicit backward pass; fast weights are matrices; the LSTM cell is written out gate by gate (paper eqs 14-19).
+an explicit backward pass; fast weights are matrices; the LSTM cell is written out gate by gate (paper eqs 14-19). Of a
+convolution, every window is cut out by itself.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Parameters = dict[str, Tensor]
 Weights = list[tuple[Tensor, Tensor]]  # (W_l [O, I], b_l [O]) of every layer
@@ -49,6 +51,23 @@ NORML_RULES = NORML_METHODS | NORML_VARIANTS
 MEMORYLESS_RULES = MAML_RULES | META_SGD_RULES | STATIC_RULES | CURVATURE_RULES
 METHODS = MEMORYLESS_RULES | PER_STEP_RULES | NORML_METHODS
 RULES = METHODS | NORML_VARIANTS
+CHANNEL_SUMMARIES: dict[str, dict[str, Any]] = {
+    "norml-channel-mean": {"channel_summary": "mean"},
+    "norml-channel-size": {"channel_summary": "size", "gates": "batch-shared"},
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What convolutions do to square images: as `norml.Convolutions`, whose settings have the same names."""
+
+    image_size: int
+    in_channels: int = 1
+    kernel: int = 3
+    stride: int = 2
+    padding: str = "same"
+    max_pool: bool = False
+    end: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class Settings:
     query_statistics: str = "query"
     still: frozenset[int] = frozenset()
     support_order: str = "full"
+    images: Images | None = None
 
 
 def initial_weights(p: Parameters) -> Weights:
@@ -70,29 +90,73 @@ def initial_weights(p: Parameters) -> Weights:
 
 
 def forward(
-    p: Parameters, weights: Weights, x: Tensor, statistics: Statistics | None = None
+    p: Parameters, weights: Weights, x: Tensor, statistics: Statistics | None = None, images: Images | None = None
 ) -> tuple[list[Tensor], list[Tensor], Statistics]:
-    """Pre-activations a_l [B, O] (the last are the logits), inputs h_{l-1} [B, I] and statistics, for x [B, D]."""
+    """Pre-activations a_l [B, O] (the last are the logits), inputs h_{l-1} [B, I] and statistics, for x [B, D].
+
+    Of convolutions, both are maps: [B, O, side, side] and [B, I, side, side].
+    """
     pre_activations, inputs, used = [], [], []
-    h = x
+    h = x if images is None else x.reshape(len(x), images.image_size, images.image_size, -1).permute(0, 3, 1, 2)
     for layer, (w, b) in enumerate(weights):
         inputs.append(h)
-        a = torch.stack([w @ row + b for row in h])  # eq. 1
+        a = torch.stack([linear(w, b, example, images) for example in h])  # eq. 1
         pre_activations.append(a)
         if layer == len(weights) - 1:
             break
         if statistics is None:
-            mean = a.sum(0) / len(a)
-            variance = ((a - mean) ** 2).sum(0) / len(a)
+            mean = by_node(a).sum(0) / len(by_node(a))
+            variance = ((by_node(a) - mean) ** 2).sum(0) / len(by_node(a))
         else:
             mean, variance = statistics[layer]
         used.append((mean, variance))
-        z = (a - mean) / torch.sqrt(variance + 1e-3)
+        z = (a - spread(mean, a)) / torch.sqrt(spread(variance, a) + 1e-3)
         if f"learner.scales.{layer}" in p:
-            z = z * p[f"learner.scales.{layer}"]
-        z = z + p[f"learner.shifts.{layer}"]
+            z = z * spread(p[f"learner.scales.{layer}"], a)
+        z = z + spread(p[f"learner.shifts.{layer}"], a)
         h = torch.where(z > 0, z, torch.zeros_like(z))
+        if images is not None:
+            h = after_convolution(h, images, is_last=layer == len(weights) - 2)
     return pre_activations, inputs, used
+
+
+def linear(w: Tensor, b: Tensor, example: Tensor, images: Images | None) -> Tensor:
+    """W h + b of one example: of a vector, or of every window of maps [C, side, side]."""
+    if images is None or example.dim() == 1:
+        return w @ example + b
+    by_position = torch.stack([w @ window + b for window in windows(example, images)])
+    side = math.isqrt(len(by_position))
+    return by_position.T.reshape(-1, side, side)
+
+
+def windows(maps: Tensor, images: Images) -> list[Tensor]:
+    """Every window of maps [C, side, side], row by row: its rows, then columns, then channels, as one vector."""
+    k, stride, side = images.kernel, images.stride, maps.shape[-1]
+    if images.padding == "same":
+        n = math.ceil(side / stride)
+        missing = max(0, (n - 1) * stride + k - side)
+        maps = functional.pad(maps, (missing // 2, missing - missing // 2) * 2)
+    starts = range(0, maps.shape[-1] - k + 1, stride)
+    return [maps[:, i : i + k, j : j + k].permute(1, 2, 0).flatten() for i in starts for j in starts]
+
+
+def after_convolution(maps: Tensor, images: Images, *, is_last: bool) -> Tensor:
+    """Pooled maps, or what they become for the layer to the classes."""
+    if images.max_pool:
+        maps = functional.max_pool2d(maps, 2)
+    if not is_last:
+        return maps
+    return maps.mean((2, 3)) if images.end == "mean" else maps.permute(0, 2, 3, 1).flatten(1)
+
+
+def by_node(a: Tensor) -> Tensor:
+    """[examples (and positions), nodes]."""
+    return a if a.dim() == 2 else a.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def spread(nodes: Tensor, maps: Tensor) -> Tensor:
+    """One number a node, as it meets vectors [B, nodes] or maps [B, nodes, side, side]."""
+    return nodes if maps.dim() == 2 else nodes[:, None, None]
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -112,7 +176,7 @@ def weights_of_each_step(p: Parameters, settings: Settings, x: Tensor, y: Tensor
     orders = [range(len(x))] if settings.support_order == "full" else [[row] for row in in_rounds(y)]
     for t, rows in enumerate(rows for _ in range(settings.inner_steps) for rows in map(list, orders)):
         seen_x, seen_y = x[rows], y[rows]
-        if settings.rule in NORML_RULES.values():
+        if settings.rule in (NORML_RULES | CHANNEL_SUMMARIES).values():
             stepped = norml_step(p, settings, every[-1], seen_x, seen_y, memory=memory)
         else:
             stepped = gradient_step(p, settings, every[-1], seen_x, seen_y, t=t)
@@ -132,7 +196,7 @@ def in_rounds(y: Tensor) -> list[int]:
 
 def gradient_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor, y: Tensor, *, t: int) -> Weights:
     """A step along what the rule makes of the gradient of the mean support loss, which is found by autograd."""
-    loss = example_losses(forward(p, weights, x)[0][-1], y).mean()
+    loss = example_losses(forward(p, weights, x, images=settings.images)[0][-1], y).mean()
     flat = [tensor for pair in weights for tensor in pair]
     gradients = torch.autograd.grad(loss, flat, create_graph=not settings.first_order)
     stepped = []
@@ -150,11 +214,14 @@ def along(
         out = p[f"rule.out_matrices.{layer}"]
         if rule["curvature"] == "t-net":
             return out @ out.T @ w_gradient, out @ out.T @ b_gradient
-        return out @ w_gradient @ p[f"rule.in_matrices.{layer}"], out @ b_gradient
+        in_matrix = p[f"rule.in_matrices.{layer}"]
+        places = w_gradient.shape[1] // len(in_matrix)  # of a window, the same matrix for the channels at each
+        return out @ w_gradient @ torch.block_diag(*[in_matrix] * places), out @ b_gradient
     if "gate_scale" in rule:
         of_row, of_column = (
             rule["gate_scale"] * sigmoid(p[f"rule.{signal}_biases.{layer}"]) for signal in ("delta", "h")
         )
+        of_column = of_column.repeat(w_gradient.shape[1] // len(of_column))
         return torch.diag(of_row) @ w_gradient @ torch.diag(of_column), of_row * b_gradient
     if rule["learned_rates"] == "every-weight":
         return p[f"rule.weight_rates.{layer}"] * w_gradient, p[f"rule.bias_rates.{layer}"] * b_gradient
@@ -177,7 +244,7 @@ def norml_step(
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]],
 ) -> Weights:
     """Algorithm 1, lines 10-12: the outer products of the gated signals, example by example."""
-    pre_activations, inputs, _ = forward(p, weights, x)
+    pre_activations, inputs, _ = forward(p, weights, x, images=settings.images)
     losses = example_losses(pre_activations[-1], y)
     deltas = list(torch.autograd.grad(losses.mean(), pre_activations, create_graph=True))
     if settings.first_order:
@@ -192,18 +259,22 @@ def norml_step(
             settings.rule,
             layer,
             losses=losses,
-            deltas=deltas[layer] * n_support,
+            deltas=deltas[layer] * len(by_node(deltas[layer])),
             inputs=inputs[layer],
             memory=memory,
         )
         for s in range(n_support):
             delta_gate, h_gate = gates[s]
-            delta_hat = deltas[layer][s] * delta_gate  # eq. 18
+            delta_hat = deltas[layer][s] * spread(delta_gate, deltas[layer])  # eq. 18
             if "layer_rates" in settings.rule:
                 delta_hat = torch.exp(p["rule.log_alpha"][layer]) * delta_hat
-            h_hat = inputs[layer][s] * h_gate  # eq. 19
-            new_w = new_w - settings.inner_lr * torch.outer(delta_hat, h_hat)  # eq. 9
-            new_b = new_b - settings.inner_lr * delta_hat  # eq. 10
+            h_hat = inputs[layer][s] * spread(h_gate, inputs[layer])  # eq. 19
+            is_vector = delta_hat.dim() == 1
+            rows = [delta_hat] if is_vector else list(delta_hat.flatten(1).T)
+            patches = [h_hat] if is_vector or settings.images is None else windows(h_hat, settings.images)
+            for delta_row, patch in zip(rows, patches, strict=True):
+                new_w = new_w - settings.inner_lr * torch.outer(delta_row, patch)  # eq. 9
+                new_b = new_b - settings.inner_lr * delta_row  # eq. 10
         stepped.append((new_w, new_b))
     return stepped
 
@@ -224,19 +295,31 @@ def gates_of_examples(
     ]
     kind = rule.get("gates", "per-example")
     n_support = len(losses)
+    of_delta, of_h = summaries(deltas, rule), summaries(inputs, rule)
     if kind == "per-example":
-        seen = [torch.cat([losses[s].reshape(1), normalise(deltas[s]), normalise(inputs[s])]) for s in range(n_support)]
+        seen = [
+            torch.cat([losses[s].reshape(1), *(normalise(part[s]) for part in of_delta + of_h)])
+            for s in range(n_support)
+        ]
     elif kind == "batch-shared":
-        sizes = sum(d.abs() for d in deltas) / n_support
-        mean_h = sum(iter(inputs)) / n_support
-        seen = [torch.cat([losses.mean().reshape(1), normalise(sizes), normalise(mean_h)])]
+        sizes = [sum(d.abs() for d in part) / n_support for part in of_delta]
+        means = [sum(iter(part)) / n_support for part in of_h]
+        seen = [torch.cat([losses.mean().reshape(1), *(normalise(part) for part in sizes + means)])]
     else:
-        seen = [torch.cat([losses, normalise(torch.cat(list(deltas))), normalise(torch.cat(list(inputs)))])]
+        seen = [torch.cat([losses, *(normalise(torch.cat(list(part))) for part in of_delta + of_h)])]
     gates = []
     for s, cell_input in enumerate(seen):
         delta_gate, h_gate, memory[layer, s] = cell_step(p, rule, layer, cell_input, memory.get((layer, s)))
         gates.append((delta_gate, h_gate))
     return gates if kind == "per-example" else gates * n_support
+
+
+def summaries(signal: Tensor, rule: dict[str, Any]) -> list[Tensor]:
+    """What enters the cell of a signal [S, nodes]: itself; or of maps [S, nodes, side, side], over positions."""
+    if signal.dim() == 2:
+        return [signal]
+    parts = {"mean": signal.mean((2, 3)), "size": signal.abs().mean((2, 3))}
+    return [part for name, part in parts.items() if name in rule.get("channel_summary", "mean-and-size")]
 
 
 def cell_step(
@@ -296,8 +379,9 @@ def log_sign(v: Tensor) -> Tensor:
 def query_logits(p: Parameters, settings: Settings, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
     """One episode's query logits [M, N]."""
     weights = adapted(p, settings, support_x, support_y)
-    statistics = forward(p, weights, support_x)[2] if settings.query_statistics == "support" else None
-    return forward(p, weights, query_x, statistics)[0][-1]
+    of_support = forward(p, weights, support_x, images=settings.images)[2]
+    statistics = of_support if settings.query_statistics == "support" else None
+    return forward(p, weights, query_x, statistics, settings.images)[0][-1]
 
 
 def query_loss(p: Parameters, settings: Settings, batch: Any) -> Tensor:

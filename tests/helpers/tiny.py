@@ -21,10 +21,10 @@ PROTOCOL = {
 
 def write_registry(folder: Path) -> Path:
     """Data set `tiny-glyphs` and benchmark `tiny-5way` (1 and 5 shots), made from the built-in entries."""
-    dataset = _read("datasets/glyphs.yaml")
+    dataset = read("datasets/glyphs.yaml")
     dataset.update(id="tiny-glyphs", classes=30)
     dataset["splits"].update(meta_train=14, meta_val=8, meta_test=8)
-    benchmark = _read("benchmarks/glyphs-5way.yaml")
+    benchmark = read("benchmarks/glyphs-5way.yaml")
     benchmark.update(id="tiny-5way", dataset="tiny-glyphs")
     for key, value in PROTOCOL.items():
         benchmark["protocol"][key]["value"] = value
@@ -41,7 +41,8 @@ def write_entry(folder: Path, kind: str, entry: dict[str, object]) -> Path:
     return path
 
 
-def _read(name: str) -> dict[str, object]:
+def read(name: str) -> dict[str, Any]:
+    """A built-in entry's values."""
     return yaml.safe_load((builtin_registry() / name).read_text())
 
 

@@ -96,8 +96,7 @@ def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_
 
 def held_numbers(adaptation):
     """How many numbers the adaptation holds apart from its inputs and parameters."""
-    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_x)}
-    given |= {id(part) for part in adaptation._inputs}
+    given = {id(adaptation.support_x), id(adaptation.support_y), id(adaptation._query_x), id(adaptation._x)}
     given |= {id(part) for layer in adaptation.weights for part in getattr(layer, "_inputs", [])}
     given |= {id(parameter) for part in (adaptation.learner, adaptation.rule) for parameter in part.parameters()}
     seen, count = set(given), 0
@@ -132,7 +131,7 @@ def test_evaluation_holds_the_newest_weights_and_what_is_carried_alone(rule, mak
     adaptation = adapted_weights(meta_learner, batch, inner_steps=9)
     assert [len(layer._weights) for layer in adaptation.weights] == [1, 1, 1]
     assert len(adaptation._carried) == 1
-    assert adaptation._steps == adaptation._signals == []
+    assert adaptation._steps == []
     factored = adapted_weights(meta_learner, batch, form="factored", inner_steps=9).weights[0]
     assert len(factored._a) == 1
 

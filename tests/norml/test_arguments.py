@@ -1,12 +1,15 @@
 """What the public calls refuse: each error names the argument, what is expected and what came."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from norml import Adaptation, EpisodeBatch, EpisodeIndices, ExamplePool, meta_gradient
+from norml import Adaptation, EpisodeBatch, EpisodeIndices, ExamplePool, MetaSgd, NodalLstm, meta_gradient
+from norml.update_rules.meta_curvature import MetaCurvature
+from norml.update_rules.static_gates import StaticGates
 
 X = torch.zeros(3, 6, 5, dtype=torch.float64)
 Y = torch.zeros(3, 6, dtype=torch.int64)
@@ -171,3 +174,9 @@ def test_turns_are_refused_by_a_pool_without_rotations(indices):
     pool = ExamplePool.of_images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), rotations=False)
     with pytest.raises(ValueError, match=r"indices.turns must be in 0\.\.0, the pool's quarter turns, got 1\.\.1"):
         pool.gather(dataclasses.replace(indices, turns=indices.turns + 1), k_shot=1)
+
+
+@pytest.mark.parametrize("rule", [MetaCurvature, MetaSgd, partial(NodalLstm, n_support=2), StaticGates])
+def test_sizes_in_place_of_layers_are_told(rule):
+    with pytest.raises(TypeError, match=r"^layers must be a learner's `layers`, .*, got a sequence of int$"):
+        rule((5, 4, 3))

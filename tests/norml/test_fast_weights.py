@@ -15,6 +15,7 @@ from norml.fast_weights import (
     initial_layers,
     layer_forms,
 )
+from norml.layers import fully_connected
 
 N_SHAPES = 12
 ETA = 0.3
@@ -322,7 +323,7 @@ def test_made_weights_take_the_given_forms_with_the_first_layers_own():
     parameters = [(torch.zeros(5, 4), torch.zeros(5)), (torch.zeros(6, 5), torch.zeros(6))]
 
     def types(*forms, rates=None):
-        made = initial_layers(forms, parameters, eta=0.1, inputs=Inputs(x, 3, 3), reversible=True, rates=rates)
+        made = initial_layers(forms, parameters, eta=0.1, inputs=lambda: Inputs(x, 3, 3), reversible=True, rates=rates)
         return [type(layer) for layer in made]
 
     assert types("materialised", "materialised") == [Materialised, Materialised]
@@ -335,12 +336,12 @@ def test_layer_forms_are_the_one_asked_for_or_the_cheaper_of_each_layer():
     settings = {"n_support": 20, "n_query": 20, "inner_steps": 5, "scales_inputs": True, "device": torch.device("cpu")}
     sizes = (784, 256, 128, 20)
     for form in ("materialised", "factored"):
-        assert layer_forms(sizes, **settings, form=form) == [form] * 3
+        assert layer_forms(fully_connected(sizes), **settings, form=form) == [form] * 3
     expected = [
         cheaper_form(**settings, n_in=n_in, n_out=n_out, is_first=layer == 0)
         for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
     ]
-    assert layer_forms(sizes, **settings) == expected
+    assert layer_forms(fully_connected(sizes), **settings) == expected
     assert expected[0] == "factored"
 
 

@@ -120,7 +120,7 @@ def test_logistic_regression_of_equal_examples_knows_nothing():
 
 
 def test_features_of_another_form_are_refused():
-    with pytest.raises(ValueError, match="float features"):
+    with pytest.raises(TypeError, match="features must be float"):
         ExamplePool.of_features(torch.zeros(2, 3, 4, dtype=torch.uint8), unit_length=True)
-    with pytest.raises(ValueError, match="float features"):
+    with pytest.raises(ValueError, match=r"features must be \[C, P, D\]"):
         ExamplePool.of_features(torch.zeros(2, 3), unit_length=False)

@@ -14,6 +14,7 @@ from norml.inspection import (
     meta_gradient_norms,
     watch,
 )
+from norml.layers import Convolutions
 from tests.helpers import reference
 
 RULES = [
@@ -222,3 +223,27 @@ def test_a_layer_that_stays_still_has_neither_rate_nor_cosine(make_meta_learner,
         still = summary.layer < 2
         assert math.isclose(summary.rate, 0 if still else 0.4, rel_tol=1e-12)
         assert math.isnan(summary.cosine) == still
+
+
+@pytest.mark.parametrize("rule", ["maml-layerwise-lr", "meta-sgd", "norml"])
+def test_a_1x1_net_on_one_pixel_looks_like_the_fully_connected_one(rule, make_meta_learner, make_episodes):
+    """Effective rates, cosines and gates, watched through windows."""
+    batch, plain = make_episodes(), make_meta_learner(rule)
+    settings = {"channel_summary": "mean"} if rule == "norml" else {}
+    one_pixel = Convolutions(1, in_channels=5, kernel=1, stride=1)
+    convolutional = make_meta_learner(rule, convolutions=one_pixel, **settings)
+    convolutional.load_state_dict(plain.state_dict(), strict=False)  # but for n_features
+    for found, expected in zip(watch(convolutional, [batch], 2), watch(plain, [batch], 2), strict=True):
+        torch.testing.assert_close(found.neuron_rates, expected.neuron_rates, rtol=1e-9, atol=1e-12)
+        assert (found.rate, found.cosine) == pytest.approx((expected.rate, expected.cosine), rel=1e-9)
+        if expected.h_gate is not None:
+            assert found.h_gate.quantiles == pytest.approx(expected.h_gate.quantiles, rel=1e-9)
+
+
+def test_the_effective_rates_of_gradient_descent_on_maps_are_its_rates(make_meta_learner, make_episodes):
+    meta_learner = make_meta_learner("maml-layerwise-lr", sizes=(16, 2, 3, 3), convolutions=Convolutions(4))
+    with torch.no_grad():
+        meta_learner.rule.log_alpha.copy_(torch.tensor([0.5, 1.0, 3.0]).log())
+    for summary in watch(meta_learner, [make_episodes(n_features=16)], 2):
+        assert summary.rate == pytest.approx(0.4 * (0.5, 1.0, 3.0)[summary.layer], rel=1e-6)
+        assert summary.cosine == pytest.approx(1, rel=1e-9)

@@ -19,7 +19,7 @@ def initial(learner, x, form="materialised"):
     """The learner's weights before any step, as the engine makes them."""
     parameters = list(zip(learner.weights, learner.biases, strict=True))
     weights = initial_layers(
-        [form] * learner.n_layers, parameters, eta=0.1, inputs=Inputs(x, x.shape[1], 0), reversible=True
+        [form] * learner.n_layers, parameters, eta=0.1, inputs=lambda: Inputs(x, x.shape[1], 0), reversible=True
     )
     for layer_weights in weights:
         layer_weights.begin_reverse()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from norml.layers import fully_connected
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules.meta_curvature import MetaCurvature
 
@@ -13,7 +14,8 @@ def double(values: object) -> Tensor:
 
 
 def test_parameters_of_a_layer():
-    both, t_net = MetaCurvature((5, 4, 3)), MetaCurvature((5, 4, 3), curvature="t-net")
+    layers = fully_connected((5, 4, 3))
+    both, t_net = MetaCurvature(layers), MetaCurvature(layers, curvature="t-net")
     assert {name: list(p.shape) for name, p in both.named_parameters()} == {
         "out_matrices.0": [4, 4],
         "out_matrices.1": [3, 3],
@@ -30,12 +32,12 @@ def test_signals_by_hand():
 
     M_o delta = (3, 2), M_i^T h = (2 * 3 + 1 * 4, 4) = (10, 4), and M_o G M_i = [[30, 12], [20, 8]].
     """
-    rule = MetaCurvature((2, 2)).double()
+    rule = MetaCurvature(fully_connected((2, 2))).double()
     m_o, m_i = double([[1, 1], [0, 1]]), double([[2, 0], [1, 1]])
     rule.out_matrices[0].data.copy_(m_o)
     rule.in_matrices[0].data.copy_(m_i)
     delta, h = double([[[1, 2]]]), double([[[3, 4]]])
-    for carried in ({}, rule.initially_carried(0, delta, h)):
+    for carried in ({}, rule.of_constant_input(h)):
         delta_hat, h_hat, _ = rule.scaled(0, delta, h, torch.zeros(1, 1), carried)
         assert (delta_hat.tolist(), h_hat.tolist()) == ([[[3, 2]]], [[[10, 4]]])
     assert torch.equal(delta_hat.mT @ h_hat, (m_o @ delta.mT @ h @ m_i))
@@ -59,7 +61,7 @@ def test_t_net_is_maml_on_layers_with_a_matrix_of_their_own(inner_steps, make_me
 
 def test_t_net_is_meta_curvature_with_that_square(make_meta_learner, make_episodes):
     t_net, batch = make_meta_learner("t-net"), make_episodes()
-    both = MetaLearner(t_net.learner, MetaCurvature(t_net.learner.sizes).double(), InnerLoop(inner_lr=0.4))
+    both = MetaLearner(t_net.learner, MetaCurvature(t_net.learner.layers).double(), InnerLoop(inner_lr=0.4))
     for of_both, of_t in zip(both.rule.out_matrices, t_net.rule.out_matrices, strict=True):
         of_both.data.copy_(of_t @ of_t.T)
     torch.testing.assert_close(both(batch, 3), t_net(batch, 3), rtol=1e-12, atol=1e-12)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from norml.fast_weights import Rated
+from norml.layers import fully_connected
 from norml.learner import Learner
 from norml.meta_training import InnerLoop, MetaLearner, meta_gradient
 from norml.update_rules.meta_sgd import MetaSgd
@@ -14,14 +15,14 @@ SIZES = (5, 4, 3)
 
 
 def test_there_is_a_rate_for_every_weight_and_bias():
-    learner, rule = Learner(5, [4], 3), MetaSgd(SIZES, initial_rate=0.5)
+    learner, rule = Learner(5, [4], 3), MetaSgd(fully_connected(SIZES), initial_rate=0.5)
     of_learner = [p.shape for p in (*learner.weights, *learner.biases)]
     assert [p.shape for p in (*rule.weight_rates, *rule.bias_rates)] == of_learner
     assert all((p == 0.5).all() for p in rule.parameters())
 
 
 def test_signals_are_handed_through():
-    rule = MetaSgd(SIZES)
+    rule = MetaSgd(fully_connected(SIZES))
     delta, h, losses = torch.randn(2, 6, 4), torch.randn(2, 6, 5), torch.rand(2, 6)
     delta_hat, h_hat, state = rule.scaled(0, delta, h, losses, {})
     assert (delta_hat is delta, h_hat is h, state) == (True, True, {})
@@ -80,7 +81,7 @@ def test_a_weight_without_rate_stays_and_one_below_zero_climbs(make_episodes):
     batch, moved = make_episodes(n_episodes=1), {}
     for rate in (1.0, 0.0, -1.0):
         learner = Learner(5, [], 3, initial_weight_std=0.5, generator=torch.Generator().manual_seed(1))
-        meta_learner = MetaLearner(learner, MetaSgd((5, 3)), InnerLoop(inner_lr=0.4)).double()
+        meta_learner = MetaLearner(learner, MetaSgd(learner.layers), InnerLoop(inner_lr=0.4)).double()
         meta_learner.rule.weight_rates[0].data[1, 2] = rate
         adaptation, _ = meta_learner.adapt_and_query(batch, 1, reversible=False)
         moved[rate] = (adaptation.weights[0]._weights[-1] - learner.weights[0])[0].detach()

@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from norml.layers import fully_connected
 from norml.update_rules.nodal_lstm import NodalLstm, log_sign, standardise
 from tests.helpers.reference import NORML_RULES
 
 E, S = 2, 4
 SIZES = (6, 5, 3)
+LAYERS = fully_connected(SIZES)
 
 
 def moved_rule(seed=0, size=0.5, **settings):
     """A float64 rule with every parameter away from its start."""
     generator = torch.Generator().manual_seed(seed)
-    rule = NodalLstm(SIZES, n_support=S, generator=generator, **settings).double()
+    rule = NodalLstm(LAYERS, n_support=S, generator=generator, **settings).double()
     with torch.no_grad():
         for parameter in rule.parameters():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -86,7 +88,7 @@ def test_gates_lie_between_zero_and_their_scale(name, gate_scale):
 @pytest.mark.parametrize("name", NORML_RULES)
 def test_an_untrained_step_is_the_gradient_step_exactly(name):
     """Zero gate layers give gate_scale * sigmoid(0) = gate_scale / 2, which is 1 for the default scale."""
-    rule = NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(0), **NORML_RULES[name]).double()
+    rule = NodalLstm(LAYERS, n_support=S, generator=torch.Generator().manual_seed(0), **NORML_RULES[name]).double()
     start = NORML_RULES[name].get("gate_scale", 2.0) / 2
     for layer in range(2):
         delta, h, losses = drawn_signals(layer)
@@ -99,7 +101,7 @@ def test_an_untrained_step_is_the_gradient_step_exactly(name):
 
 @pytest.mark.parametrize("gate_scale", [0.5, 1.0, 2.0, 3.0, 8.0, 100.0])
 def test_an_untrained_gate_is_one_whatever_its_scale_allows(gate_scale):
-    rule = NodalLstm(SIZES, n_support=S, gate_scale=gate_scale).double()
+    rule = NodalLstm(LAYERS, n_support=S, gate_scale=gate_scale).double()
     for layer in range(2):
         for gates in gates_of(rule, layer, drawn_signals(layer), {}):
             torch.testing.assert_close(gates, torch.full_like(gates, min(1, gate_scale / 2)), rtol=1e-5, atol=0)
@@ -118,7 +120,7 @@ def test_closed_gates_stop_the_signals():
 
 def test_gates_of_one_neuron_do_not_touch_another():
     """A gate bias scales its own neuron's signal: sigmoid(ln 3) * 2 = 3/2 against 1."""
-    rule = NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(0)).double()
+    rule = NodalLstm(LAYERS, n_support=S, generator=torch.Generator().manual_seed(0)).double()
     rule.cells[0].gate_bias.data[2] = math.log(3)
     rule.cells[0].gate_bias.data[5 + 4] = -math.log(3)  # above it lie the gates of 5 neurons' delta
     signals = drawn_signals(0)
@@ -343,7 +345,7 @@ def test_log_sign_has_finite_gradients_at_zero():
 
 
 def count(sizes, **settings):
-    rule = NodalLstm(sizes, n_support=5, generator=torch.Generator().manual_seed(0), **settings)
+    rule = NodalLstm(fully_connected(sizes), n_support=5, generator=torch.Generator().manual_seed(0), **settings)
     return sum(p.numel() for p in rule.parameters())
 
 
@@ -431,17 +433,17 @@ def test_a_state_that_is_always_zero_has_no_parameters(settings):
 
 def test_forget_biases_start_at_the_given_value_and_all_others_at_zero():
     for settings in ({}, {"previous_hidden": False}):
-        rule = NodalLstm(SIZES, n_support=S, forget_bias=4.0, generator=torch.Generator().manual_seed(0), **settings)
+        rule = NodalLstm(LAYERS, n_support=S, forget_bias=4.0, generator=torch.Generator().manual_seed(0), **settings)
         for cell in rule.cells:
             blocks = cell.bias.detach().split(cell.cell_size)
             assert [block.unique().tolist() for block in blocks] == [[0.0], [4.0], [0.0], [0.0]][: len(blocks)]
-    rule = NodalLstm(SIZES, n_support=S, previous_cell=False, generator=torch.Generator().manual_seed(0))
+    rule = NodalLstm(LAYERS, n_support=S, previous_cell=False, generator=torch.Generator().manual_seed(0))
     assert not any(cell.bias.any() for cell in rule.cells)
 
 
 def test_flattened_gates_take_inputs_for_every_support_example_and_others_do_not_depend_on_their_number():
     def inputs(n_support, **settings):
-        rule = NodalLstm(SIZES, n_support=n_support, generator=torch.Generator().manual_seed(0), **settings)
+        rule = NodalLstm(LAYERS, n_support=n_support, generator=torch.Generator().manual_seed(0), **settings)
         return [input_weight(cell).shape[1] for cell in rule.cells]
 
     assert inputs(4) == inputs(9) == inputs(9, gates="batch-shared") == [12, 9]
@@ -451,7 +453,7 @@ def test_flattened_gates_take_inputs_for_every_support_example_and_others_do_not
 
 def test_the_rule_comes_from_the_generator_alone():
     before = torch.get_rng_state()
-    one, again = (NodalLstm(SIZES, n_support=S, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    one, again = (NodalLstm(LAYERS, n_support=S, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from norml.frozen_classifiers import FrozenClassifier
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -35,9 +36,9 @@ class LearnedSettings(RuleSettings):
 
     @abstractmethod
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
-        """The untrained rule, for a learner of `sizes` D, hidden widths, N.
+        """The untrained rule, for a learner of `layers`.
 
         S = `n_support` support examples a step; T = `inner_steps` of training, with which evaluation may differ.
         """

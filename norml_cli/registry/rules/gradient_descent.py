@@ -11,6 +11,7 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -24,11 +25,11 @@ class GradientDescentSettings(LearnedSettings):
 
     @override
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
         from norml.update_rules.gradient_descent import GradientDescent  # noqa: PLC0415 - torch; an entry is read without
 
-        return GradientDescent(len(sizes) - 1, inner_steps=inner_steps, **self.model_dump())
+        return GradientDescent(len(layers), inner_steps=inner_steps, **self.model_dump())
 
     @override
     def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:

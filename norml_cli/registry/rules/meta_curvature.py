@@ -11,6 +11,7 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -23,12 +24,13 @@ class MetaCurvatureSettings(LearnedSettings):
 
     @override
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
         from norml.update_rules.meta_curvature import MetaCurvature  # noqa: PLC0415 - torch; an entry is read without
 
-        return MetaCurvature(sizes, **self.model_dump())
+        return MetaCurvature(layers, **self.model_dump())
 
     @override
     def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
-        return sum(n**2 for n in sizes[1:]) + (sum(n**2 for n in sizes[:-1]) if self.curvature == "two-matrices" else 0)
+        of_inputs = sizes[:-1] if self.curvature == "two-matrices" else ()
+        return sum(size**2 for size in (*sizes[1:], *of_inputs))

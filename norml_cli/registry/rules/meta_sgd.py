@@ -12,6 +12,7 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -24,11 +25,11 @@ class MetaSgdSettings(LearnedSettings):
 
     @override
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
         from norml.update_rules.meta_sgd import MetaSgd  # noqa: PLC0415 - torch; an entry is read without
 
-        return MetaSgd(sizes, initial_rate=self.initial_rate)
+        return MetaSgd(layers, initial_rate=self.initial_rate)
 
     @override
     def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:

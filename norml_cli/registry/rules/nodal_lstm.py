@@ -12,6 +12,7 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
@@ -42,14 +43,19 @@ class NodalLstmSettings(LearnedSettings):
     layer_rates: bool = Field(
         default=False, description="whether a learned rate a layer multiplies its steps, beside the gates"
     )
+    # A default, which a spec's hash leaves out: it changes nothing of fully connected layers.
+    channel_summary: Literal["mean-and-size", "mean", "size"] = Field(
+        default="mean-and-size",
+        description="what of a convolution's channel enters the cell, over an example's positions",
+    )
 
     @override
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
         from norml.update_rules.nodal_lstm import NodalLstm  # noqa: PLC0415 - torch; an entry is read without
 
-        return NodalLstm(sizes, n_support=n_support, generator=generator, **self.model_dump())
+        return NodalLstm(layers, n_support=n_support, generator=generator, **self.model_dump())
 
     @override
     def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:

@@ -12,11 +12,12 @@ from norml_cli.registry.rules.base import LearnedSettings
 if TYPE_CHECKING:
     import torch
 
+    from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
 
 
 class StaticGatesSettings(LearnedSettings):
-    """Two learned gates a neuron, the same in every episode, example and inner step."""
+    """Two learned gates a neuron or channel, the same in every episode, example and inner step."""
 
     gate_scale: float = Field(
         gt=0,
@@ -26,11 +27,11 @@ class StaticGatesSettings(LearnedSettings):
 
     @override
     def update_rule(
-        self, sizes: Sequence[int], *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
         from norml.update_rules.static_gates import StaticGates  # noqa: PLC0415 - torch; an entry is read without
 
-        return StaticGates(sizes, **self.model_dump())
+        return StaticGates(layers, **self.model_dump())
 
     @override
     def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:

@@ -186,11 +186,23 @@ def put_all(folder: Path) -> dict[str, Path]:
             "benchmarks",
             "protocol.initial_weight_std.value",
             "hex",
-            "protocol.initial_weight_std.value: must be a number or 'he' (got 'hex')",
+            "protocol.initial_weight_std.value: must be a number or 'he' or 'xavier' (got 'hex')",
         ),
         ("benchmarks", "protocol.hidden_sizes.value", 8, "protocol.hidden_sizes.value: must be a list (got 8)"),
         ("benchmarks", "protocol.hidden_sizes.value", [0], "protocol.hidden_sizes.value.0: must be at least 1 (got 0)"),
         ("benchmarks", "protocol.inner_lr", ..., "protocol.inner_lr: is missing (1-shot)"),
+        (
+            "benchmarks",
+            "protocol.learner",
+            {"value": "conv-4", "source": "chosen: x"},
+            "protocol.hidden_sizes: conv-4 has 4 convolutions, but 1 are declared",
+        ),
+        (
+            "benchmarks",
+            "protocol.stride",
+            {"value": 1, "source": "chosen: x"},
+            "protocol.stride: is declared, but a fully connected learner has no convolutions; leave it out",
+        ),
         ("benchmarks", "shots", [], "shots: must have 1 or more items"),
         ("benchmarks", "dataset", "glyfs", "dataset: unknown data set 'glyfs', did you mean 'glyphs'?"),
         (
@@ -475,7 +487,7 @@ def test_one_file_adds_a_method_of_the_other_algorithm(tmp_path):
     rule = {key: {"value": value, "source": "chosen: for tests"} for key, value in LSTM_SWITCHES.items()}
     entry = METHOD | {"default_benchmark": "glyphs-5way", "algorithm": "nodal-lstm", "rule": rule}
     write_entry(tmp_path, "methods", entry)
-    assert load_registry(tmp_path).resolve("mine").spec.rule.model_dump() == LSTM_SWITCHES | {"layer_rates": False}
+    assert load_registry(tmp_path).resolve("mine").spec.rule.model_dump(exclude_defaults=True) == LSTM_SWITCHES
 
 
 def test_one_file_adds_a_benchmark(tmp_path):
@@ -635,7 +647,11 @@ def test_whole_number_for_a_number_hashes_alike(registry):
         ("norml", {"gradient_clip": float("inf")}, "--set gradient_clip=inf: must be finite; "),
         ("norml", {"first_order": 1}, "--set first_order=1: must be true or false; "),
         ("norml", {"n_way": 2.0}, "--set n_way=2.0: must be a whole number; "),
-        ("norml", {"initial_weight_std": "hex"}, "--set initial_weight_std=hex: must be a number or 'he'; "),
+        (
+            "norml",
+            {"initial_weight_std": "hex"},
+            "--set initial_weight_std=hex: must be a number or 'he' or 'xavier'; ",
+        ),
         (
             "norml",
             {"gates": "shared"},
@@ -700,3 +716,35 @@ def test_a_suffix_that_would_not_be_read_is_told(tmp_path, name):
     (fault,) = faults_of(tmp_path)
     assert fault.startswith(f"{path}: entries are read from datasets, ")
     assert fault.endswith("tables/<id>.yaml; move or rename this file")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (
+            {"stride": 3, "padding": "none"},
+            "stride: nothing is left of 'omniglot' images (28 -> 9 -> 3 -> 1 -> 0 px); ",
+        ),
+        ({"kernel_size": 9, "padding": "none", "stride": 1}, "stride: nothing is left of 'omniglot' images (28 -> 20 "),
+        ({"pooling": "max-2x2"}, "pooling: nothing is left of 'omniglot' images (28 -> 7 -> 2 -> 0 px); declare "),
+        ({"hidden_sizes": []}, "hidden_sizes: conv-4 has 4 convolutions, but 0 are declared"),
+        ({"backbone": "mtl-2019"}, "learner: conv-4 takes images, but backbone makes features of them"),
+        (
+            {"support_order": "one-by-one"},
+            "support_order: one-by-one needs a single linear layer, but hidden_sizes is [64, 64, 64, 64]: ",
+        ),
+        ({"learner": "conv-5"}, "--set learner=conv-5: must be 'fully-connected' or 'conv-4'"),
+    ],
+    ids=str,
+)
+def test_a_convolutional_learner_that_cannot_be_is_refused_with_the_key_to_change(overrides, fault):
+    with pytest.raises(UserError) as caught:
+        load_registry().resolve("norml", "omniglot-20way-conv", 1, overrides)
+    assert fault in str(caught.value).splitlines()[0]
+
+
+def test_colour_images_need_features_or_convolutions():
+    registry = load_registry()
+    assert registry.resolve("norml", "mini-imagenet-5way-conv", 5).spec.protocol.learner == "conv-4"
+    with pytest.raises(UserError, match="name a recipe for features, or declare learner: conv-4"):
+        registry.resolve("norml", "mini-imagenet-5way-conv", 5, {"learner": "fully-connected"})

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import RULES, ProtocolEntry, Published
-from norml_cli.registry.protocol import Protocol
+from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
 from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
@@ -74,12 +74,15 @@ def test_hash_is_stable_under_key_order(spec):
 def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
-    features = {"backbone", "backbone_epochs", "backbone_seed", "backbone_width", "feature_scaling"}
+    features = {"backbone", "backbone_seed", "backbone_epochs", "backbone_width", "feature_scaling"}
+    convolutions = {"learner", "head_weight_std", *OF_CONVOLUTIONS}
     training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples"}
-    assert set(defaults) == features | training | {"matmul_precision", "weight_form", "recompute"}
+    computing = {"matmul_precision", "weight_form", "recompute"}
+    assert set(defaults) == features | convolutions | training | computing
     for key in defaults:
         del content["protocol"][key]
-    content["rule"].pop("layer_rates", None)
+    for key in ("layer_rates", "channel_summary"):
+        content["rule"].pop(key, None)
     assert RunSpec.model_validate(content) == spec
     assert content_hash(content) == spec.hash()
 

@@ -1,0 +1,71 @@
+"""Convolutional learners by way of the command line: run, stopped, verified, inspected, reported and loaded again."""
+
+import pytest
+import torch
+
+from norml_cli.training.trained import load_trained
+from tests.helpers import photos, tiny
+from tests.helpers.command_line import Shell
+
+CONVOLUTIONS = {
+    "learner": "conv-4",
+    "hidden_sizes": [4, 4, 4, 4],
+    "outer_steps": 4,
+    "validate_every": 2,
+    "validation_episodes": 6,
+    "test_episodes": 8,
+}
+
+
+@pytest.fixture
+def shell(shell: Shell) -> Shell:
+    """A shell with the benchmark `tiny-conv`."""
+    benchmark = tiny.read("benchmarks/glyphs-5way.yaml")
+    benchmark.update(id="tiny-conv", dataset="tiny-glyphs")
+    for key, value in (tiny.PROTOCOL | CONVOLUTIONS).items():
+        benchmark["protocol"][key] = {"value": value, "source": "chosen: for tests"}
+    tiny.write_entry(shell.registry, "benchmarks", benchmark)
+    return shell
+
+
+@pytest.mark.parametrize("method", ["maml-constant-lr", "meta-sgd", "norml"])
+def test_a_run_is_verified_inspected_reported_and_loaded(shell: Shell, method: str):
+    code, _, err = shell.norml("run", method, "--benchmark", "tiny-conv", "--device", "cpu", "--quiet")
+    assert code == 0, err
+    record = f"results/tiny-conv/1-shot/{method}/seed-0.json"
+    assert "tiny-conv" in shell.norml("report")[1]
+    code, out, err = shell.norml("verify", record)
+    assert (code, "equal" in out + err) == (0, True)
+    code, out, err = shell.norml("inspect", record, "--episodes", "4", "--json", "--quiet")
+    assert code == 0, err
+    trained = load_trained(shell.folder / record)
+    assert trained.meta_learner.learner.n_features == 28**2
+    x, y = torch.rand(1, 5, 28**2), torch.arange(5).unsqueeze(0)
+    assert trained.meta_learner.adapt(x, y, 2).logits(x).shape == (1, 5, 5)
+
+
+def test_colour_images_are_learned_from(shell: Shell, tmp_path):
+    photos.write_registry(shell.registry)
+    values = photos.benchmark_values()
+    for key in ("backbone", "backbone_seed", "feature_scaling"):
+        values["protocol"].pop(key, None)
+    for key, value in CONVOLUTIONS.items():
+        values["protocol"][key] = {"value": value, "source": "chosen: for tests"}
+    values["id"] = "made-conv"
+    tiny.write_entry(shell.registry, "benchmarks", values)
+    source = photos.write_files(tmp_path / "source", photos.with_images())
+    assert shell.norml("prepare", "made-mini", "--source", str(source))[0] == 0
+    run = ("run", "norml", "--benchmark", "made-conv", "--device", "cpu", "--quiet")
+    code, _, err = shell.norml(*run, "--set", "map_end=flatten")
+    assert code == 0, err
+    learner = load_trained(shell.results / "made-conv/1-shot/norml/seed-0.json").meta_learner.learner
+    assert [tuple(weight.shape) for weight in learner.weights] == [(4, 27), *[(4, 36)] * 3, (2, 4)]
+
+
+def test_show_counts_the_multiplications_of_a_step(shell: Shell):
+    """28 px: maps of 196, 49, 16 and 4 positions; 3 products a layer, but 2 in the first; 5 support examples."""
+    first, others, head = 196 * 9 * 4, (49 + 16 + 4) * 36 * 4, 4 * 5
+    expected = 5 * (2 * first + 3 * (others + head))
+    code, out, _ = shell.norml("show", "maml-constant-lr", "--benchmark", "tiny-conv")
+    assert code == 0
+    assert f"{expected:,}" in out
