@@ -1,7 +1,7 @@
 """`norml list`: what the registry declares; `norml show ID`: an entry with its values, and where each comes from."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,13 +11,14 @@ from norml_cli.registry.entries import RULES, Entry, Published, RecipeEntry
 from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol
 from norml_cli.registry.resolving import Registry, Resolved, n_features
 from norml_cli.registry.sourced import Sourced
+from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.sheets import Grid, Sheet, to_rich
 from norml_cli.terminal.output import print_text
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
-# Learned values times support examples of an outer step below which a run needs no look at memory. Chosen: most runs,
-# so that they are shown without torch; signals are fewer than weights, and a machine that runs torch has gigabytes.
-SURELY_FITS = 1e10
+# Learned values times the examples that all inner steps of an outer step see; below, a run needs no look at memory.
+# Chosen: above every declared run, so that those are shown without torch; signals are far fewer than weights.
+SURELY_FITS = 5e10
 
 
 def show(
@@ -83,10 +84,14 @@ def _work_rows(registry: Registry, resolved: Resolved) -> Rows:
     return [("learner multiplications", f"{of_a_step:,}", source)]
 
 
+def _size(spec: RunSpec, counts: Mapping[str, int]) -> int:
+    return sum(counts.values()) * spec.examples_of_an_outer_step * spec.protocol.inner_steps
+
+
 def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
     """A warning, where a run would clearly not fit."""
     counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
-    if counts is not None and sum(counts.values()) * resolved.spec.examples_of_an_outer_step < SURELY_FITS:
+    if counts is not None and _size(resolved.spec, counts) < SURELY_FITS:
         return []
     from norml_cli.training.build import least_memory_bytes  # noqa: PLC0415 - torch, as above
     from norml_cli.training.resources import machine_memory_bytes, memory_remedies  # noqa: PLC0415 - as above

@@ -140,9 +140,11 @@ def test_the_paper_s_table_is_printed_before_anything_was_run(shell: Shell):
 def test_malformed_yaml_is_told_with_file_and_line(shell: Shell):
     (shell.registry / "methods").mkdir()
     (shell.registry / "methods/broken.yaml").write_text("id: broken\ntitle: [one, two\nrule: 3\n")
-    code, _, err = shell.norml("list")
+    code, _, err = shell.norml("validate")
     assert code == 2
     assert "broken.yaml: line " in err
+    code, _, err = shell.norml("list")
+    assert (code, "left out: " in err, "broken.yaml: line " in err) == (0, True, True)
 
 
 def test_the_module_and_the_version_work():

@@ -1,6 +1,7 @@
 """The command line called in this process: as a user types it, without the seconds of another torch import."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,12 +37,16 @@ class Shell:
         return (0 if code is None else int(code)), out, err
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """The same in a process of its own, to be signalled."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "norml_cli", *arguments],
-            cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as conftest.py sets in this process: equal sums
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        """The same in a process of its own, to be signalled, also where this one is deaf to SIGHUP (nohup)."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "norml_cli", *arguments],
+                cwd=self.folder,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},  # as conftest.py sets in this process: equal sums
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            signal.signal(signal.SIGHUP, before)
