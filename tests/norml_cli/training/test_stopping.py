@@ -8,6 +8,14 @@ import pytest
 from norml_cli.training.stopping import SIGNALS, Stopped, StoppedAtOnce, StopRequest
 
 
+@pytest.fixture(autouse=True)
+def a_terminal() -> Iterator[None]:
+    """SIGHUP is heard, also where the tests themselves are run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_a_request_that_is_obeyed_later(number: int):
     said: list[str] = []
