@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from norml_cli.files.errors import UserError
-from norml_cli.files.regular import open_regular
 
 HEAD_BYTES = 512  # of a file, where a page says what it is
 _STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
@@ -13,9 +12,3 @@ def refuse(where: str | Path, head: bytes) -> None:
     """Raise UserError if `head`, the first bytes of the file at `where`, are those of a web page."""
     if head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_STARTS):
         raise UserError(f"{where}: is a web page, not the file; open it in a browser to see why, and fetch it again")
-
-
-def refuse_file(path: Path) -> None:
-    """As `refuse`, of a file that is there. Raises OSError if it cannot be read."""
-    with open_regular(path) as file:
-        refuse(path, file.read(HEAD_BYTES))
