@@ -18,7 +18,7 @@ from typing import Any
 import speed_tables
 import typer
 
-from norml_cli.app import app
+from norml_cli.app.main import app
 from norml_cli.registry.entries import (
     RULES,
     BenchmarkEntry,

@@ -13,7 +13,7 @@ def main() -> None:
     """
     gc.disable()
     try:
-        from norml_cli.app import main as run  # noqa: PLC0415 - not before the line above
+        from norml_cli.app.main import main as run  # noqa: PLC0415 - not before the line above
 
         gc.freeze()
         gc.enable()

@@ -4,10 +4,25 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
+
+PANELS = ("Data", "Runs", "Results", "Registry", "Upkeep")  # in the order of the work
+
+
+class Panels(TyperGroup):
+    """The commands, a panel after the other."""
+
+    @override
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands: list[Any] = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
+        longest = max(len(each.name) for each in commands)
+        for panel in PANELS:
+            with formatter.section(panel):
+                of_panel = [each for each in commands if each.rich_help_panel == panel]
+                formatter.write_dl([(f"{each.name:{longest}}", each.get_short_help_str(limit=80)) for each in of_panel])
 
 
 class Command(TyperCommand):

@@ -33,25 +33,25 @@ MAX_PARAMETERS = 6  # of a function of a command
 TORCH_FREE = [
     "norml",
     "norml.statistics",
-    "norml_cli.app",
-    "norml_cli.commands.compare",
-    "norml_cli.commands.doctor",
-    "norml_cli.commands.prepare",
-    "norml_cli.commands.report",
-    "norml_cli.commands.reproduce",
-    "norml_cli.commands.show",
-    "norml_cli.commands.status",
-    "norml_cli.commands.validate",
+    "norml_cli.app.main",
+    "norml_cli.commands.results.compare",
+    "norml_cli.commands.upkeep.doctor",
+    "norml_cli.commands.data.prepare",
+    "norml_cli.commands.results.report",
+    "norml_cli.commands.runs.reproduce",
+    "norml_cli.commands.registry.show",
+    "norml_cli.commands.results.status",
+    "norml_cli.commands.registry.validate",
     "norml_cli.data.features",
     "norml_cli.data.sources.mini_imagenet",
     "norml_cli.data.sources.omniglot",
     "norml_cli.training.cells",
 ]
 NUMPY_FREE = [  # numpy alone takes 0.3 s
-    "norml_cli.app",
-    "norml_cli.commands.show",
-    "norml_cli.commands.report",
-    "norml_cli.commands.status",
+    "norml_cli.app.main",
+    "norml_cli.commands.registry.show",
+    "norml_cli.commands.results.report",
+    "norml_cli.commands.results.status",
 ]
 
 
@@ -111,7 +111,7 @@ def loads(statement: str, module: str) -> bool:
 
 
 def test_modules_are_found():
-    assert {"norml", "norml.learner", "norml.update_rules", "norml_cli.commands.report"} <= set(MODULES)
+    assert {"norml", "norml.learner", "norml.update_rules", "norml_cli.commands.results.report"} <= set(MODULES)
 
 
 def test_every_folder_has_a_rank():
@@ -163,11 +163,11 @@ def test_a_command_takes_few_parameters():
 
 
 def test_imports_inside_functions_are_seen():
-    tree = ast.parse("def f():\n    from norml_cli.registry import specs, __doc__\n    import norml_cli.app\n")
+    tree = ast.parse("def f():\n    from norml_cli.registry import specs, __doc__\n    import norml_cli.app.main\n")
     assert list(imported(tree, set(MODULES))) == [
         "norml_cli.registry.specs",
         "norml_cli.registry",
-        "norml_cli.app",
+        "norml_cli.app.main",
     ]
 
 
@@ -181,8 +181,8 @@ def test_imports_inside_functions_are_seen():
         ("norml_cli.reporting.html", "norml_cli.data.cache"),
         ("norml_cli.data.cache", "norml_cli.reporting.html"),
         ("norml_cli.training.run", "norml_cli.reporting.html"),
-        ("norml_cli.commands.run", "norml_cli.commands.report"),
-        ("norml_cli.commands.run", "norml_cli.app"),
+        ("norml_cli.commands.runs.run", "norml_cli.commands.results.report"),
+        ("norml_cli.commands.runs.run", "norml_cli.app.main"),
     ],
 )
 def test_upward_and_sideways_imports_are_refused(importer, target):
@@ -204,7 +204,7 @@ def test_what_computes_no_interval_runs_without_scipy(command):
     """On the records of this repository; scipy.special takes longer than the rest of these commands together."""
     results = Path(__file__).parents[2] / "results"
     arguments = [command, "--results", str(results)] if command in {"status", "report"} else [command]
-    run = f"sys.argv[1:] = {arguments}\nfrom norml_cli.app import main\ntry: main()\nexcept SystemExit: pass"
+    run = f"sys.argv[1:] = {arguments}\nfrom norml_cli.app.main import main\ntry: main()\nexcept SystemExit: pass"
     program = f"import sys\n{run}\nprint(any(name in sys.modules for name in ('scipy', 'numpy', 'torch')))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     *printed, heavy = done.stdout.splitlines()

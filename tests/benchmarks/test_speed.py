@@ -47,7 +47,7 @@ def test_a_quick_bench_runs_every_section_and_writes_what_it_measured(tmp_path: 
 
 
 def test_threads_spin_briefly_in_the_bench_as_in_the_command_line(monkeypatch: pytest.MonkeyPatch):
-    for module in ("tests.benchmarks.speed", "norml_cli.app"):
+    for module in ("tests.benchmarks.speed", "norml_cli.app.main"):
         monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
         tells = (
             "import os, sys; from {0} import main; sys.argv = ['', '--version']\n"

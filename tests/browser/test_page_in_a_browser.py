@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from norml_cli.commands.report import report_html
+from norml_cli.commands.results.report import report_html
 from norml_cli.registry.reading import builtin_registry, read_registry
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -156,7 +156,7 @@ def test_the_module_and_the_version_work():
 def test_commands_that_need_no_tensors_load_no_torch(arguments: list[str], tmp_path: Path):
     program = (
         "import sys; sys.argv = ['norml', *sys.argv[1:]]\n"
-        "from norml_cli.app import main\n"
+        "from norml_cli.app.main import main\n"
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch was loaded'\n"
     )
     done = subprocess.run(

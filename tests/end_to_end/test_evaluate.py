@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from norml_cli.commands import evaluate
+from norml_cli.commands.results import evaluate
 from norml_cli.results.store import Results, digest_of, read_card, read_evaluation, read_record, stored_digest
 from norml_cli.training.checkpoints import read_checkpoint
 from tests.helpers.command_line import Shell

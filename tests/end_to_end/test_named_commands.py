@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from norml_cli.app import app
+from norml_cli.app.main import app
 from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
 
 ROOT = Path(__file__).parents[2]

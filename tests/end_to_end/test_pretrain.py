@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from norml.resnet12 import Blocks, ResNet12
-from norml_cli.app import main
+from norml_cli.app.main import main
 from norml_cli.data.image_batches import ImageBatches
 from norml_cli.results.store import digest_of
 from norml_cli.training import loop, pretraining

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from norml_cli.app import main
+from norml_cli.app.main import main
 from norml_cli.results.records import Parameters
 from norml_cli.training import launch, loop, resources
 from norml_cli.training import run as training

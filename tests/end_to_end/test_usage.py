@@ -7,11 +7,12 @@ import pytest
 import typer
 import yaml
 
-from norml_cli.app import app
+from norml_cli.app.main import app
 from norml_cli.arguments import seeds_of
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.reading import builtin_registry
+from norml_cli.terminal.usage import PANELS
 from tests.helpers.command_line import Shell
 from tests.helpers.tiny import write_entry
 
@@ -55,8 +56,15 @@ def test_examples_are_commands_that_norml_takes(command: str):
 def test_no_summary_is_cut(shell: Shell):
     shell.monkeypatch.setenv("COLUMNS", "80")
     out = shell.norml("--help")[1]
-    assert "..." not in out.split("Commands:")[1]
+    assert "..." not in out.split("Data:")[1]
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_every_command_stands_in_a_panel(shell: Shell):
+    listed = [line.split()[0] for line in shell.norml("--help")[1].split("Data:")[1].splitlines() if line[:2] == "  "]
+    assert sorted(listed) == COMMANDS
+    panels = {command.rich_help_panel for command in GROUP.commands.values()}
+    assert panels == set(PANELS)
 
 
 # -------------------------------------------------------------------------------------------------------------- seeds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from norml_cli.app import main
+from norml_cli.app.main import main
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from norml_cli.commands import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
+from norml_cli.commands.data import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
 from norml_cli.files import atomic as files
 from norml_cli.training import loop
 from tests.trust.places import (

@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from norml_cli.app import main
+from norml_cli.app.main import main
 from norml_cli.training.checkpoints import read_checkpoint
 from tests.helpers import photos, synthetic, tiny
 

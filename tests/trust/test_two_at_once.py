@@ -12,7 +12,7 @@ from subprocess import Popen
 
 import pytest
 
-from norml_cli.commands.prepare import prepare
+from norml_cli.commands.data.prepare import prepare
 from norml_cli.data.cache import Cache
 from norml_cli.data.sources import omniglot
 from norml_cli.files.companions import lock_path

@@ -223,7 +223,7 @@ def test_a_clock_set_back_changes_nothing(shell: Shell):
 
 
 def launch_main() -> None:
-    from norml_cli.app import main  # noqa: PLC0415
+    from norml_cli.app.main import main  # noqa: PLC0415
 
     main()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from norml_cli.commands.prepare import prepare
+from norml_cli.commands.data.prepare import prepare
 from norml_cli.data.cache import Cache, cache_path, home
 from norml_cli.data.fixed_episodes import EpisodeRequest, episode_requests
 from norml_cli.data.preparing import ensure_ready
@@ -167,7 +167,7 @@ def test_up_to_date_is_found_in_under_a_second_without_torch(registry: Registry,
         "import sys\n"
         "from pathlib import Path\n"
         "from norml_cli.terminal.output import Output\n"
-        "from norml_cli.commands.prepare import prepare\n"
+        "from norml_cli.commands.data.prepare import prepare\n"
         "from norml_cli.registry.reading import load_registry\n"
         "registry = load_registry(Path(sys.argv[1]))\n"
         "prepare(registry, 'made-omniglot', source=None, force=False, verify=False, console=Output())\n"

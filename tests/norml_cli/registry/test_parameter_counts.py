@@ -47,7 +47,7 @@ def test_settings_that_change_shapes(overrides: dict[str, object]):
 
 def test_show_loads_no_torch():
     code = (
-        "import sys\nfrom norml_cli.app import app\n"
+        "import sys\nfrom norml_cli.app.main import app\n"
         "try:\n    app(['show', 'norml'])\nexcept SystemExit:\n    pass\n"
         "sys.exit('torch' in sys.modules)"
     )

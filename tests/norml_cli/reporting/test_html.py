@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from norml_cli.commands.report import report_html
+from norml_cli.commands.results.report import report_html
 from norml_cli.files.errors import UserError
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record

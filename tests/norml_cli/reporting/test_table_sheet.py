@@ -12,7 +12,7 @@ from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
 from norml_cli.arguments import places_text
-from norml_cli.commands.report import print_text, report
+from norml_cli.commands.results.report import print_text, report
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.formats import FORMATS

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import holm, t_975
-from norml_cli.commands.compare import Compared, compare_methods
+from norml_cli.commands.results.compare import Compared, compare_methods
 from norml_cli.files.errors import UserError
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, verdict
 from norml_cli.reporting.table_sheet import render_table

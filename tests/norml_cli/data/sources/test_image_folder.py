@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from norml_cli.app import main
-from norml_cli.commands.prepare import prepare
+from norml_cli.app.main import main
+from norml_cli.commands.data.prepare import prepare
 from norml_cli.data.cache import Cache
 from norml_cli.data.splits import SPLITS
 from norml_cli.files.errors import UserError

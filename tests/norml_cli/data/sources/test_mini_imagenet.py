@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from norml_cli.commands.prepare import prepare
+from norml_cli.commands.data.prepare import prepare
 from norml_cli.data.cache import Cache, cache_path, home
 from norml_cli.data.sources import found_files, mini_imagenet
 from norml_cli.data.splits import SPLITS

@@ -1,0 +1,123 @@
+"""Data: a data set to its cache, images to features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from norml_cli.app.options import (
+    DeterministicOption,
+    DeviceOption,
+    ForceOption,
+    PrecisionOption,
+    QuietOption,
+    RegistryOption,
+    ResultJsonOption,
+    ResultsOption,
+    SeedOption,
+    ThreadsOption,
+)
+from norml_cli.app.typer_app import app
+from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.usage import Command
+
+
+@app.command(
+    "prepare",
+    cls=Command,
+    rich_help_panel="Data",
+    epilog="norml prepare omniglot\nnorml prepare mini-imagenet --source mini-imagenet.zip",
+)
+def prepare_command(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Data set id, such as omniglot.", autocompletion=ids_of("datasets"))
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source",
+            metavar="PATH",
+            callback=nameable,
+            help="Read the raw data from here. Default: download it, where that is allowed.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build the cache again. Default: keep one that is up to date.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute every checksum of the cache. Default: off.")
+    ] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Turn a data set into its cache of images and episodes."""
+    from norml_cli.commands.data.prepare import prepare
+
+    output = Output(quiet=quiet, as_json=json)
+    prepare(entries_of(registry), dataset, source=source, force=force, verify=verify, console=output)
+
+
+@app.command(
+    "pretrain",
+    cls=Command,
+    rich_help_panel="Data",
+    epilog="norml pretrain mini-imagenet --recipe resnet12-narrow\n"
+    "norml pretrain mini-imagenet --recipe resnet12-narrow --epochs 1",
+)
+def pretrain_command(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Data set id: mini-imagenet.", autocompletion=ids_of("datasets"))
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", metavar="ID", help="Recipe, as in `norml list`. Required.", autocompletion=ids_of("recipes")
+        ),
+    ],
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", min=1, max=1_000_000, help="Passes over the training images. Default: as declared."
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width", metavar="W", min=1, max=8192, help="Channels of the first block. Default: as declared."
+        ),
+    ] = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = "0",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    deterministic: DeterministicOption = False,
+    force: ForceOption = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute every checksum of the features. Default: off.")
+    ] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Pretrain a backbone and keep its features.
+
+    It learns the meta-training classes. If you stop it, the same command goes on. With --epochs or --width it is
+    another pretraining; its end says how a run takes its features (--set backbone_epochs=N, backbone_width=W).
+    """
+    entries, seed_number = entries_of(registry), one_seed_of(seed)
+    from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
+
+    of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
+    resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
+    from norml_cli.commands.data.pretrain import pretrain, verify_features
+    from norml_cli.training.launch import Launch
+
+    output = Output(quiet=quiet, as_json=json)
+    if verify:
+        verify_features(entries, resolved, seed_number, output)
+        return
+    launch = Launch.of(seed_number, device, results, force=force, threads=threads, deterministic=deterministic)
+    pretrain(entries, resolved, launch, output)

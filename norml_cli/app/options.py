@@ -1,0 +1,161 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from norml_cli.arguments import ids_of, keys_of, nameable, nameable_all, one_of
+
+METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # what the shell completes
+
+
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry",
+        metavar="PATH",
+        callback=nameable,
+        help="Folder of your own entries, or one entry's .yaml file. Default: NORML_REGISTRY, if it is set.",
+    ),
+]
+ResultsOption = Annotated[
+    Path,
+    typer.Option("--results", metavar="DIR", callback=nameable, help="Folder of the records. Default: results."),
+]
+BenchmarkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--benchmark",
+        metavar="ID",
+        help="Benchmark, as in `norml list`. Default: the method's own.",
+        autocompletion=ids_of("benchmarks"),
+    ),
+]
+ShotsOption = Annotated[
+    int | None,
+    typer.Option("--shots", metavar="K", help="Labelled examples a class. Default: the benchmark's first number."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the run; may be repeated. Lists: hidden_sizes=[64,64]. Default: as declared.",
+        autocompletion=keys_of,
+    ),
+]
+SeedsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--seeds",
+        "--seed",
+        metavar="N",
+        help="Seed of initial weights and training episodes, or several: 0,1,2 or 0..2. Default: 0.",
+    ),
+]
+SeedOption = Annotated[
+    str, typer.Option("--seed", metavar="N", help="Seed of initial weights and training batches. Default: 0.")
+]
+OuterStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--outer-steps", metavar="N", min=0, help="Length of meta-training, in outer steps. Default: as declared."
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda or cuda:N. Default: auto, the first GPU if there is one.",
+        autocompletion=one_of("auto", "cpu", "cuda"),
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Discard existing results and checkpoints and run again. Default: keep them.")
+]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the outer step, a minute or more. Default: if the run is long."
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, max=1024, help="CPU threads. Default: all where sizes are large, else 1."
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="auto, float32 or bfloat16; auto takes the faster one. Default: as declared.",
+        autocompletion=one_of("auto", "float32", "bfloat16"),
+    ),
+]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Give the same bits on a GPU every time, more slowly. Default: off."),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="rich, markdown, latex, csv or json. Default: rich.",
+        autocompletion=one_of("rich", "markdown", "latex", "csv", "json"),
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts. Default: text for people.")]
+FormatJsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result). Default: off.")
+]
+RecordsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
+]
+ResultJsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON, and progress to stderr, a JSON object a line. Default: off."
+    ),
+]
+AtOnceOption = Annotated[
+    str,
+    typer.Option("--at-once", metavar="N", help="Runs side by side. Default: auto, as cores and memory allow."),
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many minutes with exit code 75. Default: never."),
+]
+RetriesOption = Annotated[
+    int,
+    typer.Option(
+        "--retries", metavar="N", min=0, max=100, help="How often a run that fails is begun again. Default: 1."
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what is missing and its time. Default: off.")]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="PATH",
+        callback=nameable,
+        help="Raw data, as for `norml prepare`. Default: a download, if there is one.",
+    ),
+]
+TensorboardOption = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", metavar="DIR", help="Also write TensorBoard's event files there. Default: none."),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Keep the run as METHOD+NAME beside others of its method: fomaml. Default: as METHOD.",
+    ),
+]

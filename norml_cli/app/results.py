@@ -1,0 +1,292 @@
+"""Results: what is there, what it says, what trained weights do."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from norml_cli.app.options import (
+    METHOD_IDS,
+    TABLE_IDS,
+    BenchmarkOption,
+    DeviceOption,
+    FormatJsonOption,
+    FormatOption,
+    JsonOption,
+    QuietOption,
+    RecordsArgument,
+    RegistryOption,
+    ResultJsonOption,
+    ResultsOption,
+    SetOption,
+    ShotsOption,
+)
+from norml_cli.app.typer_app import app
+from norml_cli.arguments import (
+    entries_of,
+    format_of,
+    ids_of,
+    methods_of,
+    nameable,
+    one_of,
+    overrides_of,
+    places_text,
+    split_of,
+)
+from norml_cli.files.errors import UserError, plain
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.usage import Command, ReportCommand
+
+
+@app.command(
+    "status",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml status\nnorml status --results out --json",
+)
+def status_command(results: ResultsOption = Path("results"), json: JsonOption = False) -> None:
+    """List what is running, paused and finished."""
+    from norml_cli.commands.results.status import status
+
+    status(results=results, console=Console(), as_json=json)
+
+
+@app.command(
+    "report",
+    cls=ReportCommand,
+    rich_help_panel="Results",
+    epilog="norml report\nnorml report --table table-2\nnorml report --html report.html",
+)
+def report_command(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD...",
+            help="With --protocols: these methods, the first as the reference.",
+            autocompletion=METHOD_IDS,
+        ),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            metavar="[ID]",
+            help="Table of the paper: table-2. Without ID: every one with runs. Default: list the runs.",
+            autocompletion=TABLE_IDS,
+        ),
+    ] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Print what `norml evaluate` found, paired. Default: off.")
+    ] = False,
+    format_: FormatOption = "rich",
+    json: FormatJsonOption = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            callback=nameable,
+            help="Write one self-contained page: tables, pictures, cost, provenance. Default: print.",
+        ),
+    ] = None,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Print the runs, or a table of the paper beside them.
+
+    Without --table it lists the runs at hand.
+    """
+    from norml_cli.commands.results.report import report, report_html, report_protocols
+
+    if methods and not protocols:
+        raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
+    if protocols and (table is not None or html is not None):
+        raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
+    format_ = format_of(format_, as_json=json)
+    entries, console, options = entries_of(registry, methods or []), Console(), places_text(results, registry)
+    if protocols:
+        report_protocols(entries, methods or [], format_=format_, results=results, console=console)
+        return
+    if html is None:
+        report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
+        return
+    if format_ != "rich":
+        raise UserError("--html: is a format of its own; leave out --format")
+    report_html(entries, table_id=table, out=html, results=results, console=console, options=options)
+
+
+@app.command(
+    "compare",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml compare norml maml-constant-lr --benchmark glyphs-5way\nnorml compare --all table-2",
+)
+def compare_command(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="METHOD...", help="Two or more methods, or METHOD+NAME.", autocompletion=METHOD_IDS),
+    ] = None,
+    all_: Annotated[
+        str | None,
+        typer.Option(
+            "--all",
+            metavar="TABLE",
+            help="Every pair of the methods of this table. Default: METHOD...",
+            autocompletion=TABLE_IDS,
+        ),
+    ] = None,
+    benchmark: BenchmarkOption = None,
+    shots: ShotsOption = None,
+    format_: FormatOption = "rich",
+    json: FormatJsonOption = False,
+    results: ResultsOption = Path("results"),
+    registry: RegistryOption = None,
+) -> None:
+    """Compare methods on the same test episodes.
+
+    Paired differences with intervals and verdicts, for every pair of methods. A run with a name is METHOD+NAME.
+    """
+    from norml_cli.commands.results.compare import Compared, compare_methods
+
+    entries = entries_of(registry, methods or [])
+    asked = Compared(methods_of(entries, methods or []), all_, benchmark, shots)
+    options, format_name = places_text(results, registry), format_of(format_, as_json=json)
+    compare_methods(entries, asked, format_=format_name, results=results, console=Console(), options=options)
+
+
+@app.command(
+    "inspect",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml inspect results/glyphs-5way/1-shot/norml/seed-0.json",
+)
+def inspect_command(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to. Default: one beside the record.")
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option("--episodes", metavar="N", min=2, help="Meta-validation episodes to use. Default: 100.")
+    ] = 100,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Show what a trained meta-learner does while it adapts.
+
+    Gates, effective rates, accuracy by inner step and the freeze test, as CSV, JSON, PNG and SVG.
+    """
+    entries = entries_of(registry)
+    from norml_cli.commands.results.inspect_ import inspect
+
+    output = Output(quiet=quiet, as_json=json)
+    inspect(entries, record, out=out, episodes=episodes, device=device, console=output)
+
+
+@app.command(
+    "verify",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml verify results/glyphs-5way/1-shot/norml/seed-0.json",
+)
+def verify_command(
+    records: RecordsArgument,
+    device: DeviceOption = "auto",
+    registry: RegistryOption = None,
+) -> None:
+    """Test stored weights again and compare with the record.
+
+    Each episode's correct answers must be those of the record.
+    """
+    from norml_cli.results.store import read_record  # before torch: fails fast
+
+    entries, found = entries_of(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.results.verify import verify
+
+    verify(entries, found, device=device, console=Output())
+
+
+@app.command(
+    "evaluate",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --shots 5",
+)
+def evaluate_command(
+    records: RecordsArgument,
+    set_: SetOption = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, max=1000, metavar="K", help="Support examples a class. Default: the run's."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Take the episodes of this benchmark. Default: the run's.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="meta-val or meta-test. Default: meta-test.",
+            autocompletion=one_of("meta-val", "meta-test"),
+        ),
+    ] = "meta-test",
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again what is finished. Default: off.")] = False,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Evaluate trained weights under another protocol.
+
+    Each result is a record of its own beside the run's; one that is finished is printed.
+    """
+    from norml_cli.registry.evaluating import evaluated
+    from norml_cli.results.store import read_record
+
+    entries, overrides, classes = entries_of(registry), overrides_of(set_), split_of(split)
+    runs = [(path, read_record(path)) for path in records]
+    place: dict[str, Any] = {"benchmark": benchmark, "shots": shots, "split": classes}
+    specs = [evaluated(entries, run.spec, overrides, **place) for _, run in runs]
+    from norml_cli.commands.results.evaluate import Wanted, evaluate  # after what fails fast: brings torch
+
+    wanted = [Wanted(path, run, spec, classes) for (path, run), spec in zip(runs, specs, strict=True)]
+    evaluate(entries, wanted, device=device, force=force, console=Output(quiet=quiet, as_json=json))
+
+
+@app.command(
+    "export",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml export results/glyphs-5way/1-shot/norml/seed-0.json",
+)
+def export_command(
+    records: RecordsArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", callback=nameable, help="A .safetensors file. Default: beside the record."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json: ResultJsonOption = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Write trained weights as safetensors, for others.
+
+    A JSON card beside each file says whose weights they are.
+    """
+    from norml_cli.results.store import read_record
+
+    entries, runs = entries_of(registry), [(path, read_record(path)) for path in records]
+    from norml_cli.commands.results.export import export
+
+    export(entries, runs, out=out, console=Output(quiet=quiet, as_json=json))

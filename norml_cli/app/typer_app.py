@@ -1,0 +1,33 @@
+"""The application that the panels add their commands to."""
+
+from typing import Annotated
+
+import typer
+
+from norml_cli import __version__
+from norml_cli.terminal.usage import Panels
+
+app = typer.Typer(
+    name="norml",
+    cls=Panels,
+    help="Benchmarks of NORML and its MAML baselines: prepare data, run methods, report the paper's tables.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"norml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
