@@ -1,6 +1,7 @@
 """Every command that the pages name is run by a test, or says here why it is not."""
 
 import ast
+import functools
 import itertools
 import re
 import shlex
@@ -104,6 +105,13 @@ def kind(words: list[str]) -> str:
     return " ".join(words[: 1 if words[0] == "nox" and len(words) == 1 else 3])
 
 
+@functools.cache
+def ids() -> set[str]:
+    """Of every entry."""
+    registry = read_registry([builtin_registry()])
+    return {id_ for each in KINDS for id_ in getattr(registry, each)}
+
+
 ALL = [(page.name, words) for page in PAGES for words in named(page)]
 OF_NORML = [(page, words) for page, words in ALL if words[0] == "norml" and len(words) > 1 and words[1] != "COMMAND"]
 OF_PYTEST = [(page, words) for page, words in ALL if words[0] == "pytest"]
@@ -139,11 +147,9 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     if len(words) == 2 or "--help" in words:
         return  # the command's name alone
     given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
-    registry = read_registry([builtin_registry()])
-    ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
     placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
-    assert [word for word in asked if word not in ids | placeholders] == [], page
+    assert [word for word in asked if word not in ids() | placeholders] == [], page
 
 
 @pytest.mark.parametrize(
