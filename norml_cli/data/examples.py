@@ -79,7 +79,7 @@ class Examples:
         if len(set(sizes)) > 1:
             differing = torch.tensor(sizes)
         else:
-            rows = rows.unflatten(0, (len(sizes), sizes[0]))
+            rows = rows.view(len(sizes), sizes[0], *rows.shape[1:])
         if self.features is None:
             return ExamplePool.of_images(rows, rotations=rotations, sizes=differing)
         return ExamplePool.of_features(rows, unit_length=self.unit_length, sizes=differing)

@@ -322,7 +322,7 @@ class Run(Training):
 
 def _average(model: nn.Module, share: float) -> AveragedModel:
     """A copy of `model` that keeps `share` of its values at each update; the first takes them over."""
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(share))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(share))  # type: ignore[no-untyped-call]
     return average.requires_grad_(requires_grad=False)
 
 
