@@ -296,7 +296,10 @@ def _training_faults(protocol: Protocol) -> Iterator[tuple[str, str]]:
         yield "training_turns", "is as-classes, but rotations is none; leave it out, or declare rotations: meta-train"
     for key in ("training_shift_px", "training_tilt_degrees"):
         if protocol.backbone is not None and getattr(protocol, key):
-            yield key, f"is {getattr(protocol, key)}, but the examples are features, which cannot be moved; leave it out"
+            yield (
+                key,
+                f"is {getattr(protocol, key)}, but the examples are features, not images; leave it out",
+            )
     if protocol.backbone is not None and protocol.training_classes != "meta-train":
         yield "training_classes", f"is {protocol.training_classes}, but it is not for features; leave it out"
 

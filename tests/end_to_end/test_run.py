@@ -221,9 +221,7 @@ def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypa
     assert not list(shell.results.rglob("*.checkpoint"))
 
 
-def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     share, seen = 0.75, []
     step = training.outer_step
 
