@@ -126,7 +126,7 @@ def _headers(table: Table, number: int) -> list[str]:
     has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
     first, second = table.entry.first_episodes, _second_title(table)
     has_reference = has_ours and table.reference_title is not None
-    seconds = [row.cells[number].ours.second for row in table.rows if row.cells[number].ours]
+    seconds = [ours.second for row in table.rows if (ours := row.cells[number].ours)]
     wanted = {
         "paper": has_paper,
         f"first {first:,}" if first else "": has_ours and first is not None,

@@ -145,7 +145,8 @@ class _Cells:
         return choose_runs(self.registry, method, benchmark, shots, self.records)
 
     def _ours(self, group: Group, reference: Group | None, published: Published | None) -> tuple[Ours, list[str]]:
-        paired, of_classes, notes = (None, None, [])
+        paired = of_classes = None
+        notes: list[str] = []
         if reference is not None and self.table.reference is not None:
             paired, of_classes, notes = _paired(group, reference, self.registry.method(self.table.reference).title)
         counts = group.counts(group.seeds)
