@@ -3,7 +3,7 @@
 A block is fenced as `console`. Its commands begin with `$ `; what follows each is what it printed. The blocks of a page
 are run from top to bottom in one new folder, after the files that the page shows: fenced blocks below a line that ends
 in the file's name and a colon, as in "Write `mine/methods/slow.yaml`:". A test runs the same commands on a smaller
-data set, and compares what they print but for numbers.
+data set, and compares what they print but for numbers. Lines of progress and checksums are left out.
 """
 
 import os
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 COLUMNS = 88
+_PASSING = re.compile(r"^(?:.* left|.*_sha256 \w+)\n", re.MULTILINE)
 _CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 _FILE = re.compile(r"`([\w/-]+\.\w+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 
@@ -36,9 +37,14 @@ def with_outputs(text: str, run: Callable[[str], str]) -> str:
 
     def block(found: re.Match[str]) -> str:
         commands = re.findall(r"^\$ (.*)$", found[0], re.MULTILINE)
-        return "\n".join(f"$ {command}\n{run(command)}" for command in commands)
+        return "\n".join(f"$ {command}\n{shown(run(command))}" for command in commands)
 
     return _CONSOLE.sub(block, text)
+
+
+def shown(printed: str) -> str:
+    """What a page shows of what a command printed."""
+    return _PASSING.sub("", printed).rstrip() + "\n"
 
 
 def write_files(text: str, folder: Path) -> None:
