@@ -30,12 +30,14 @@ class Entry(Model):
     citation: Text = Field(description="where it was published, or 'this project'")
 
 
+_LIKE = "another {}'s id: every key that is left out here is as it has it, each value with its source"
 EVERYWHERE = "everywhere"  # in place of a benchmark's id
 
 
 class Method(Entry):
     """A meta-learning method: an algorithm and its switches."""
 
+    like: Id | None = Field(default=None, description=_LIKE.format("method"))
     default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
     protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
         default={},
@@ -88,6 +90,7 @@ class RecipeEntry(Entry):
 class BenchmarkEntry(Entry):
     """A few-shot problem: data, episodes, learner, schedule and evaluation."""
 
+    like: Id | None = Field(default=None, description=_LIKE.format("benchmark"))
     dataset: Id = Field(description="the data set's id")
     shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
     protocol: ProtocolEntry = Field(  # type: ignore[valid-type]

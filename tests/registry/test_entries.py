@@ -101,9 +101,9 @@ def test_the_methods_of_the_ablation_are_declared(registry):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_entry(path: Path):
+def test_entry(registry, path: Path):
     data = parse_yaml(path.read_text(encoding="utf-8"))
-    entry = KINDS[path.parent.name].validate_python(data)
+    entry = getattr(registry, path.parent.name)[path.stem]
     assert entry.id == path.stem
     assert [source for source in sources(data) if not PLACE.search(source)] == []
     assert all(0 <= number.accuracy <= 1 for number in published_numbers(entry))
