@@ -135,6 +135,9 @@ class SourceSplit(Model):
     source: Text = Field(description=_SOURCE)
 
 
+Splits = SeededSplit | FileSplit | SourceSplit
+
+
 def _number_or_range(value: Any) -> str:
     return "range" if isinstance(value, dict | Unequal) else "number"
 
@@ -157,6 +160,7 @@ class DatasetEntry(Entry):
     )
     home: Text = Field(description="public home, or 'embedded'")
     licence: Text = Field(description="of the images")
+    checked: Text | None = Field(default=None, description="how its reading was checked, where the images were not at hand")
     classes: Count = Field(description="in all splits together")
     examples_per_class: Annotated[
         Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)
@@ -178,7 +182,7 @@ class DatasetEntry(Entry):
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
         description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
     )
-    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")] = Field(
+    splits: Annotated[Splits, Field(discriminator="kind")] = Field(
         description="which class is in which split; see splits below"
     )
     source_sha256: Sha256 | None = Field(

@@ -1,7 +1,7 @@
 """YAML files -> validated entries. Torch-free; all errors of a registry are told at once."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 import norml_cli
-from norml_cli.files.errors import UserError, counted, plain, reason
-from norml_cli.files.yaml_files import read_mapping
+from norml_cli.files.errors import UserError, plain, reason
+from norml_cli.files.yaml_files import parse_yaml, read_mapping
 from norml_cli.registry.checks import cross_faults
 from norml_cli.registry.entries import (
     AnyMethod,
@@ -20,7 +20,7 @@ from norml_cli.registry.entries import (
     RecipeEntry,
     TableEntry,
 )
-from norml_cli.registry.faults import did_you_mean, fault_lines
+from norml_cli.registry.faults import did_you_mean, fault_lines, in_short
 from norml_cli.registry.likeness import NOUNS, Stated, faulty, in_full, line_of
 from norml_cli.registry.resolving import Registry
 
@@ -51,10 +51,21 @@ def builtin_registry() -> Path:
     return installed if installed.is_dir() else package.parent / "registry"
 
 
-def load_registry(extra: Path | None = None, files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
+@dataclass(frozen=True)
+class Draft:
+    """An entry whose file is not there yet."""
+
+    kind: str
+    path: Path
+    text: str
+
+
+def load_registry(
+    extra: Path | None = None, files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
+) -> Registry:
     """Read the built-in entries, those under `extra` (default: what NORML_REGISTRY names), and the entries `files`.
 
-    `extra` may be one entry's file, too. strict: raises RegistryError with every fault found. Otherwise faulty entries
+    `extra` may be one entry's file, too. drafts: entries to be read as if their files were there. strict: raises RegistryError with every fault found. Otherwise faulty entries
     are left out, and only who asks for one is told its faults.
     """
     origin = "--registry"
@@ -65,8 +76,9 @@ def load_registry(extra: Path | None = None, files: Sequence[Path] = (), *, stri
             raise UserError(
                 f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}, or an entry's .yaml file"
             )
-        return read_registry([builtin_registry()], [extra, *files], strict=strict)
-    return read_registry([builtin_registry()] + ([extra] if extra is not None else []), files, strict=strict)
+        return read_registry([builtin_registry()], [extra, *files], drafts, strict=strict)
+    folders = [builtin_registry()] + ([extra] if extra is not None else [])
+    return read_registry(folders, files, drafts, strict=strict)
 
 
 @dataclass
@@ -92,7 +104,7 @@ class _Reading:
         if path.resolve() not in {known.resolve() for known in self.files.values()}:
             self.add(_kind_of(path, self.stated), path)
 
-    def add(self, kind: str, path: Path) -> None:
+    def add(self, kind: str, path: Path, read: Callable[[Path], Stated] = read_mapping) -> None:
         """Read what one file states, or its faults."""
         key = kind, path.stem
         if key in self.files:
@@ -101,7 +113,7 @@ class _Reading:
             return
         self.files[key] = path
         try:
-            self.stated[kind][path.stem] = read_mapping(path)
+            self.stated[kind][path.stem] = read(path)
         except OSError as error:
             self._fault(key, f"{path}: cannot be read ({error.strerror})")
         except ValueError as error:
@@ -152,7 +164,7 @@ class _Reading:
             for kind, entries in self.entries.items()
         }
         faults = {key: tuple(lines) for key, lines in self.faults.items()}
-        left_out = [*self.strays, *(_in_short(lines) for lines in self.faults.values())]
+        left_out = [*self.strays, *(in_short(lines) for lines in self.faults.values())]
         return Registry(
             **_frozen(sound),
             files=MappingProxyType(self.files),
@@ -165,13 +177,10 @@ def _frozen(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {kind: MappingProxyType(found) for kind, found in entries.items()}
 
 
-def _in_short(faults: list[str]) -> str:
-    first, *more = faults
-    return f"{first}, and {counted(len(more), 'more fault')}" if more else first
-
-
-def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
-    """Read and cross-check the entries of `folders` and of single `files`.
+def read_registry(
+    folders: Sequence[Path], files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
+) -> Registry:
+    """Read and cross-check the entries of `folders`, of single `files` and of `drafts`.
 
     strict: raises RegistryError with every fault found; otherwise the registry is without the faulty entries.
     """
@@ -180,6 +189,8 @@ def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict
         reading.add_folder(folder)
     for path in files:
         reading.add_file(path)
+    for draft in drafts:
+        reading.add(draft.kind, draft.path, lambda _, text=draft.text: parse_yaml(text))  # type: ignore[misc]
     reading.complete()
     registry = reading.registry()
     for key, fault in cross_faults(registry, frozenset(reading.faults)):
