@@ -69,7 +69,9 @@ def new_command(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="dataset, benchmark or method.", autocompletion=one_of("dataset", "benchmark", "method")
+            metavar="KIND",
+            help="dataset, benchmark or method.",
+            autocompletion=one_of("dataset", "benchmark", "method"),
         ),
     ],
     id_: Annotated[str, typer.Argument(metavar="NAME", help="Its id, such as my-birds.")],

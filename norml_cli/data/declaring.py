@@ -54,8 +54,8 @@ def _kept(survey: Survey, source: Path, min_images: int | None) -> dict[str, int
     if small and min_images is None:
         size, label = small[0]
         raise UserError(
-            f"--source {source}: class '{label}' has {counted(size, 'image')}; each needs {least}, one to learn from and "
-            f"one to be tested on; add some, or leave such classes out with --min-images {least}"
+            f"--source {source}: class '{label}' has {counted(size, 'image')}; each needs {least}, one to learn "
+            f"from and one to be tested on; add some, or leave such classes out with --min-images {least}"
         )
     kept = {label: size for label, size in survey.sizes.items() if size >= least}
     if not kept:
@@ -94,7 +94,7 @@ def _splits(survey: Survey, sizes: Mapping[str, int], source: Path) -> dict[str,
         kind, said = {"kind": "from-source"}, "chosen: as the source splits its classes"
     if min(counts) < LEAST_CLASSES:
         raise UserError(
-            f"--source {source}: has {', '.join(map(str, counts))} classes for training, validation and test; each needs "
-            f"{LEAST_CLASSES} at least; add classes, or name the folder of all classes"
+            f"--source {source}: has {', '.join(map(str, counts))} classes for training, validation and test; each "
+            f"needs {LEAST_CLASSES} at least; add classes, or name the folder of all classes"
         )
     return kind | dict(zip(SPLITS, counts, strict=True)) | {"source": said}

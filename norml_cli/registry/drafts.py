@@ -1,4 +1,4 @@
-"""New entries: their text, checked among all the others before a file is made, and never over an old one. Torch-free."""
+"""New entries: their text, checked among the others before a file is made, and never over an old one. Torch-free."""
 
 import os
 import re
@@ -114,12 +114,16 @@ def _lines(mapping: Mapping[Any, Any], indent: str) -> list[str]:
     lines = []
     for key, value in mapping.items():
         nested = isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())
-        lines += [f"{indent}{key}:\n", *_lines(value, f"{indent}  ")] if nested else [f"{indent}{key}: {_flow(value)}\n"]
+        lines += (
+            [f"{indent}{key}:\n", *_lines(value, f"{indent}  ")] if nested else [f"{indent}{key}: {_flow(value)}\n"]
+        )
     return lines
 
 
 def _flow(value: Any) -> str:
-    text = yaml.dump([value], Dumper=_Plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 20)
+    text = yaml.dump(
+        [value], Dumper=_Plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 20
+    )
     return text.strip()[1:-1]
 
 

@@ -160,7 +160,9 @@ class DatasetEntry(Entry):
     )
     home: Text = Field(description="public home, or 'embedded'")
     licence: Text = Field(description="of the images")
-    checked: Text | None = Field(default=None, description="how its reading was checked, where the images were not at hand")
+    checked: Text | None = Field(
+        default=None, description="how its reading was checked, where the images were not at hand"
+    )
     classes: Count = Field(description="in all splits together")
     examples_per_class: Annotated[
         Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)

@@ -79,7 +79,8 @@ def _merged(kind: str, base: Stated, own: Stated) -> Stated:
             if wider == place[: len(wider)]:
                 for key in said:
                     values.pop(key, None)
-    return {"citation": f"this project, like '{base.get('id')}'"} | _overlaid(taken, own)
+    merged: Stated = _overlaid({"citation": f"this project, like '{base.get('id')}'", **taken}, own)
+    return merged
 
 
 def _drop_undeclared_shots(taken: Stated, own: Stated) -> None:

@@ -65,8 +65,9 @@ def load_registry(
 ) -> Registry:
     """Read the built-in entries, those under `extra` (default: what NORML_REGISTRY names), and the entries `files`.
 
-    `extra` may be one entry's file, too. drafts: entries to be read as if their files were there. strict: raises RegistryError with every fault found. Otherwise faulty entries
-    are left out, and only who asks for one is told its faults.
+    `extra` may be one entry's file, too. drafts: entries to be read as if their files were there.
+    strict: raises RegistryError with every fault found. Otherwise faulty entries are left out, and only who asks for
+    one is told its faults.
     """
     origin = "--registry"
     if extra is None and os.environ.get("NORML_REGISTRY"):

@@ -11,8 +11,10 @@ from tests.helpers.command_line import Shell
 from tests.helpers.own_images import own_images
 from tests.helpers.photos import photo, write_files
 
-SMALL = "--set hidden_sizes=[8] --set outer_steps=4 --set validate_every=2 --set validation_episodes=20 --set test_episodes=30"
-BENCHMARK = f"new benchmark birds-5way --like omniglot-5way --dataset my-birds --shots 1 --set queries_per_class=5 {SMALL}"
+SMALL = "hidden_sizes=[8] outer_steps=4 validate_every=2 validation_episodes=20 test_episodes=30 queries_per_class=5"
+BENCHMARK = (
+    f"new benchmark birds-5way --like omniglot-5way --dataset my-birds --shots 1 --set {SMALL.replace(' ', ' --set ')}"
+)
 RECORD = "results/birds-5way/1-shot/maml-constant-lr/seed-0.json"
 
 
@@ -45,7 +47,7 @@ def test_a_folder_of_images_goes_the_whole_way(user: Shell, channels: str):
     assert "a folder of class folders: 30 classes of 8 to 25 images, 10 x 10 to 34 x 34 px, some in colour" in out
     assert "cache_sha256" in typed(user, next_of(out))
     out = typed(user, BENCHMARK)
-    typed(user, f"run maml-constant-lr --benchmark birds-5way --registry mine --no-compile --quiet")
+    typed(user, "run maml-constant-lr --benchmark birds-5way --registry mine --no-compile --quiet")
     assert next_of(out) == "run maml-constant-lr norml --benchmark birds-5way --registry mine"
     record = json.loads((user.folder / RECORD).read_text())
     assert len(record["correct"]) == 30
@@ -69,7 +71,9 @@ def test_a_method_of_ones_own_is_two_words(user: Shell):
     typed(user, "new dataset my-birds --source birds --set image_size_px=8")
     typed(user, "prepare my-birds --source birds --registry mine")
     typed(user, BENCHMARK)
-    out = typed(user, "new method norml-small --like norml --benchmark birds-5way --set cell_size=4 --set inner_steps=2")
+    out = typed(
+        user, "new method norml-small --like norml --benchmark birds-5way --set cell_size=4 --set inner_steps=2"
+    )
     shown = json.loads(typed(user, "show norml-small --registry mine --json"))["values"]
     values = {row["key"]: (row["value"], row["source"]) for row in shown}
     assert values["cell_size"] == (4, "chosen: with --set of norml new")
@@ -116,8 +120,14 @@ def test_an_entry_is_never_overwritten(user: Shell):
         ("new benchmark x --like norml", "unknown benchmark 'norml'"),
         ("new benchmark x --like omniglot-5way --set n_wy=3", "--set n_wy: unknown key, did you mean 'n_way'"),
         ("new benchmark x --like omniglot-5way --set n_way=two", "n_way.value: must be a whole number (got 'two')"),
-        ("new benchmark x --like omniglot-5way --set n_way=200", "n_way: 200 is more than the 100 classes of 'omniglot'"),
-        ("new benchmark x --like omniglot-5way --dataset omniglt", "unknown data set 'omniglt', did you mean 'omniglot'"),
+        (
+            "new benchmark x --like omniglot-5way --set n_way=200",
+            "n_way: 200 is more than the 100 classes of 'omniglot'",
+        ),
+        (
+            "new benchmark x --like omniglot-5way --dataset omniglt",
+            "unknown data set 'omniglt', did you mean 'omniglot'",
+        ),
         ("new benchmark x --like omniglot-5way --shots 3", "protocol.queries_per_class: is missing (3-shot)"),
         ("new method x --like norml --set cell_sise=3", "--set cell_sise: unknown key, did you mean 'cell_size'"),
     ],

@@ -8,7 +8,16 @@ from typing import Any
 from rich.console import Console
 
 from norml_cli.files.errors import UserError, plain
-from norml_cli.registry.drafts import SET, Changes, benchmark_draft, method_draft, place_of_new, sourced, text_of, write_new
+from norml_cli.registry.drafts import (
+    SET,
+    Changes,
+    benchmark_draft,
+    method_draft,
+    place_of_new,
+    sourced,
+    text_of,
+    write_new,
+)
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.resolving import Registry
 

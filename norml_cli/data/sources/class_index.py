@@ -36,8 +36,8 @@ class Index:
             for label in self.classes[split]:
                 if first.setdefault(label, split) != split:
                     raise UserError(
-                        f"--source {source}: class '{label}' is in {NAMES[first[label]]} and in {NAMES[split]}; few-shot "
-                        "learning splits classes, not images; move each class into one split, or name one folder of them"
+                        f"--source {source}: class '{label}' is in {NAMES[first[label]]} and in {NAMES[split]}; few-"
+                        "shot learning splits classes, not images; move each class into one split, or name one folder"
                     )
 
 
@@ -97,7 +97,9 @@ def by_lists(lists: Mapping[SplitName | None, File], images: list[File], empty: 
     for split, file in lists.items():
         for label in listed_classes(file):
             if label not in found:
-                raise UserError(f"{file.where}: lists class '{plain(label)}', which has no folder; get it, or mend the list")
+                raise UserError(
+                    f"{file.where}: lists class '{plain(label)}', which has no folder; get it, or mend the list"
+                )
             index.classes.setdefault(split, {})[label] = found[label]
     unlisted = found.keys() - {label for classes in index.classes.values() for label in classes}
     if unlisted:

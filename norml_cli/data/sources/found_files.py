@@ -28,7 +28,12 @@ SPLIT_OF: dict[str, SplitName] = {  # as folders, files and csv files name split
     **dict.fromkeys(("test", "testing", "meta-test", "meta_test"), "meta_test"),
 }
 HIDDEN = "hidden or system files"
-READ = {"image": 0, "table": MAX_CSV_BYTES, "list": MAX_LIST_BYTES, "info": MAX_INFO_BYTES}  # by kind, and its most bytes; 0: as is declared
+READ = {
+    "image": 0,
+    "table": MAX_CSV_BYTES,
+    "list": MAX_LIST_BYTES,
+    "info": MAX_INFO_BYTES,
+}  # by kind, and its most bytes; 0: as is declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class SourceFiles:
     def remark(self) -> list[str]:
         """One line on what was passed over, if anything was."""
         kinds = self.ignored.most_common()
-        named = sorted(kinds[:KINDS_NAMED]) + [("others", sum(count for _, count in kinds[KINDS_NAMED:]))]
+        named = [*sorted(kinds[:KINDS_NAMED]), ("others", sum(count for _, count in kinds[KINDS_NAMED:]))]
         counts = [f"{count:,} {what}" for what, count in named if count]
         return [f"ignored: {', '.join(counts)}"] if counts else []
 

@@ -81,7 +81,9 @@ def read_images(
     """The data set whose images `found` holds. Raises UserError."""
     if not found.images:
         raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
-    index = _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
+    index = (
+        _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
+    )
     splits, left_out = _splits(entry, entry_file, source, index)
     watch = Watch(entry, sum(len(files) for classes in splits.values() for files in classes.values()), progress)
     streams: Mapping[SplitName, ImageStream] = {split: stream_of_files(watch, split, splits[split]) for split in SPLITS}
@@ -152,7 +154,9 @@ def _splits(
         for split, classes in index.classes.items()
     }
     left_out = [label for split, classes in index.classes.items() for label in sorted(classes.keys() - kept[split])]
-    return (_split_there if isinstance(entry.splits, SourceSplit) else _split_here)(entry, entry_file, source, kept), left_out
+    return (_split_there if isinstance(entry.splits, SourceSplit) else _split_here)(
+        entry, entry_file, source, kept
+    ), left_out
 
 
 def _split_there(

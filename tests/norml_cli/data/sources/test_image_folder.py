@@ -20,6 +20,7 @@ from tests.helpers.own_images import SIZES, own_images
 from tests.helpers.photos import photo, write_files, write_tar
 from tests.helpers.tiny import with_changes, write_entry
 
+
 def sourced(value: object) -> dict[str, object]:
     return {"value": value, "source": "chosen: an example"}
 

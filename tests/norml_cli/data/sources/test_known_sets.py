@@ -1,6 +1,7 @@
 """Data sets of the field whose images are not at hand: miniatures in the forms in which they are published."""
 
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def cifar_fs() -> Files:
     """As bertinetto/r2d2's cifar100.zip has it; a class is called `train`, as a split is."""
     lists = {f"cifar100/splits/bertinetto/{name}.txt": "\n".join(listed("cifar-fs", name)) for name in SPLIT_FILES}
     labels = [label for name in SPLIT_FILES for label in listed("cifar-fs", name)]
-    images = {f"cifar100/data/{label}/{n}.png": photo(f"{label}{n}", 32, kind="PNG") for label in labels for n in (1, 2)}
+    images = {
+        f"cifar100/data/{label}/{n}.png": photo(f"{label}{n}", 32, kind="PNG") for label in labels for n in (1, 2)
+    }
     return images | {name: text.encode() for name, text in lists.items()}
 
 
@@ -100,8 +103,12 @@ def test_cub_as_its_archive_unpacks_with_all_that_lies_beside_the_images(tmp_pat
         for index, label in enumerate(labels)
         for n in range(1, 3 + index % 2)
     }
-    beside = ["CUB_200_2011/classes.txt", "CUB_200_2011/train_test_split.txt", "CUB_200_2011/attributes/certainties.txt"]
-    source = write_files(tmp_path / "cub", images | {name: b"1 x\n" for name in [*beside, "attributes.txt"]})
+    beside = [
+        "CUB_200_2011/classes.txt",
+        "CUB_200_2011/train_test_split.txt",
+        "CUB_200_2011/attributes/certainties.txt",
+    ]
+    source = write_files(tmp_path / "cub", images | dict.fromkeys([*beside, "attributes.txt"], b"1 x\n"))
     out, cache = prepared(
         cut_down(tmp_path / "registry", "cub", examples_per_class={"min": 2, "max": 3}, image_size_px__value=8), source
     )
@@ -123,11 +130,17 @@ def of_wnid(label: str) -> Files:
 
 def test_tiered_imagenet_in_split_folders_and_as_imagenet_with_ren_s_lists(tmp_path: Path):
     registry = cut_down(tmp_path / "registry", "tiered-imagenet", **TIERED)
-    split = {f"{name}/{file}": data for name, ids in WNIDS.items() for id_ in ids for file, data in of_wnid(id_).items()}
+    split = {
+        f"{name}/{file}": data for name, ids in WNIDS.items() for id_ in ids for file, data in of_wnid(id_).items()
+    }
     _, first = prepared(registry, write_files(tmp_path / "split", split))
     assert names(first) == WNIDS
     lists = {f"{name}.csv": "".join(f"{id_},n00000001\n" for id_ in ids).encode() for name, ids in WNIDS.items()}
-    imagenet = {f"ILSVRC/{file}": data for id_ in [*sum(WNIDS.values(), []), "n99999999"] for file, data in of_wnid(id_).items()}
+    imagenet = {
+        f"ILSVRC/{file}": data
+        for id_ in [*itertools.chain(*WNIDS.values()), "n99999999"]
+        for file, data in of_wnid(id_).items()
+    }
     out, found = prepared(registry, write_files(tmp_path / "imagenet", imagenet | lists))
     assert (found.content_hash, found.source_sha256) == (first.content_hash, first.source_sha256)
     assert "not listed, passed over: 1 folder, first 'n99999999'" in out
@@ -145,12 +158,17 @@ def test_meta_album_s_form(tmp_path: Path, columns: tuple[str, str], folder: str
     """images, labels.csv and info.json, which says how the columns are called."""
     info = {"dataset_name": "Mini insects", "image_column_name": columns[0], "category_column_name": columns[1]}
     places = {f"{label}{n}.jpg": label for label in "abcdef" for n in range(1, 4)}
-    rows = [delimiter.join([*columns, "SUPER_CATEGORY"]), *(delimiter.join([file, label, "x"]) for file, label in places.items())]
+    rows = [
+        delimiter.join([*columns, "SUPER_CATEGORY"]),
+        *(delimiter.join([file, label, "x"]) for file, label in places.items()),
+    ]
     files: Files = {f"{folder}{file}": photo(file, 20) for file in places}
     files |= {"labels.csv": "\n".join(rows).encode(), "info.json": json.dumps(info).encode()}
     source = write_files(tmp_path / "album", files)
     values = yaml.safe_load((FOLDER / "cub.yaml").read_text())
     counts = {"kind": "seeded", "seed": 0, "meta_train": 2, "meta_val": 2, "meta_test": 2, "source": "chosen: x"}
-    write_entry(tmp_path / "r", "datasets", values | {"id": "mini", "classes": 6, "examples_per_class": 3, "splits": counts})
+    write_entry(
+        tmp_path / "r", "datasets", values | {"id": "mini", "classes": 6, "examples_per_class": 3, "splits": counts}
+    )
     _, cache = prepared(tmp_path / "r", source)
-    assert sorted(sum(names(cache).values(), [])) == list("abcdef")
+    assert sorted(itertools.chain(*names(cache).values())) == list("abcdef")
