@@ -58,7 +58,7 @@ def test_a_folder_of_images_goes_the_whole_way(user: Shell, channels: str):
 
 
 def test_the_commands_of_the_page_run(user: Shell):
-    text = (Path(__file__).parents[2] / "docs/how-to-own-images.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/how-to/own-images.md").read_text(encoding="utf-8")
     lines = re.findall(r"^ {4}norml (.*)$", text, re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["new", "prepare", "new", "run", "report", "new", "evaluate"]
     for line in lines:
