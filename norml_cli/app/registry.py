@@ -62,7 +62,7 @@ def show_command(
     cls=SeveralCommand,
     rich_help_panel="Registry",
     epilog="norml new dataset my-birds --source birds\n"
-    "norml new benchmark omniglot-10way --like omniglot-5way --shots 1 --set n_way=10\n"
+    "norml new benchmark omniglot-10way --like omniglot-5way --set n_way=10\n"
     "norml new method norml-small --like norml --set cell_size=8",
 )
 def new_command(
@@ -81,7 +81,7 @@ def new_command(
             "--source",
             metavar="PATH",
             callback=nameable,
-            help="Images to look at: a folder or an archive. Required for a dataset.",
+            help="Images to look at: a folder or an archive. Default: none; a dataset needs it.",
         ),
     ] = None,
     min_images: Annotated[
@@ -95,7 +95,7 @@ def new_command(
         typer.Option(
             "--like",
             metavar="ID",
-            help="What it copies but for the changes. Required for a benchmark or method.",
+            help="What it copies but for the changes. Default: none; benchmarks and methods need it.",
             autocompletion=ids_of("benchmarks", "methods"),
         ),
     ] = None,
@@ -121,7 +121,14 @@ def new_command(
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
-    set_: SetOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value, such as image_size_px=28 or n_way=10; may be repeated. Default: as seen, or as copied.",
+        ),
+    ] = None,
     registry: Annotated[
         Path | None,
         typer.Option(

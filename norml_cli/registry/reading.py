@@ -1,7 +1,7 @@
 """YAML files -> validated entries. Torch-free; all errors of a registry are told at once."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -90,6 +90,7 @@ class _Reading:
     entries: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
+    taken: list[tuple[tuple[str, str], str]] = field(default_factory=list)  # ids declared twice: faults of the second
     faults: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add_folder(self, folder: Path) -> None:
@@ -105,16 +106,16 @@ class _Reading:
         if path.resolve() not in {known.resolve() for known in self.files.values()}:
             self.add(_kind_of(path, self.stated), path)
 
-    def add(self, kind: str, path: Path, read: Callable[[Path], Stated] = read_mapping) -> None:
-        """Read what one file states, or its faults."""
+    def add(self, kind: str, path: Path, text: str | None = None) -> None:
+        """Read what one file states (`text`, where it is not there yet), or its faults."""
         key = kind, path.stem
         if key in self.files:
             other = self.files[key]
-            self._fault(key, f"{path}: id: '{path.stem}' is already declared in {other}; choose another id")
+            self.taken.append((key, f"{path}: id: '{path.stem}' is already declared in {other}; choose another id"))
             return
         self.files[key] = path
         try:
-            self.stated[kind][path.stem] = read(path)
+            self.stated[kind][path.stem] = read_mapping(path) if text is None else parse_yaml(text)
         except OSError as error:
             self._fault(key, f"{path}: cannot be read ({error.strerror})")
         except ValueError as error:
@@ -130,6 +131,8 @@ class _Reading:
                 self._fault((kind, id_), f"{self.files[kind, id_]}: {error}")
         for kind, line in sorted(lines, key=lambda each: len(each[1])):
             self._complete(kind, line)
+        for key, fault in self.taken:
+            self._fault(key, fault)
         for kind, stated in self.stated.items():  # as the files lie, whatever they are like
             self.entries[kind] = {id_: self.entries[kind][id_] for id_ in stated if id_ in self.entries[kind]}
 
@@ -191,7 +194,7 @@ def read_registry(
     for path in files:
         reading.add_file(path)
     for draft in drafts:
-        reading.add(draft.kind, draft.path, lambda _, text=draft.text: parse_yaml(text))  # type: ignore[misc]
+        reading.add(draft.kind, draft.path, draft.text)
     reading.complete()
     registry = reading.registry()
     for key, fault in cross_faults(registry, frozenset(reading.faults)):

@@ -94,7 +94,7 @@ def test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says(shell: Shell,
     assert set(entries) == {like, "benchmarks/glyphs-3way.yaml", "methods/meta-sgd-small-start.yaml"}
     for name, text in entries.items():
         path = shell.folder / "mine" / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     for command in (
         ("validate", "mine"),

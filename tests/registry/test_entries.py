@@ -115,8 +115,9 @@ def test_entry(registry, path: Path):
 def test_values_that_decide_numbers_have_sources(kind):
     """The walk that `test_entry` relies on finds something to check."""
     for path in FILES:
-        if path.parent.name == kind:
-            assert list(sources(parse_yaml(path.read_text(encoding="utf-8"))))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+        if path.parent.name == kind and "like" not in data:  # which may change its data set alone
+            assert list(sources(data))
 
 
 @pytest.mark.parametrize("source", ["", "chosen:", "paper", "paper sec. five", "Finn et al.", "main.py", "as usual"])
