@@ -126,7 +126,7 @@ def new_command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a value, such as image_size_px=28 or n_way=10; may be repeated. Default: as seen, or as copied.",
+            help="Change a value, such as image_size_px=28 or n_way=10; may be repeated. Default: as seen or copied.",
         ),
     ] = None,
     registry: Annotated[

@@ -49,7 +49,7 @@ def test_colour_images_are_learned_from(shell: Shell, tmp_path):
     values = photos.benchmark_values()
     values["like"] = "mini-imagenet-5way-conv"
     del values["protocol"]["backbone"]
-    for key, value in CONVOLUTIONS.items():
+    for key, value in (CONVOLUTIONS | {"stride": 2, "pooling": "none"}).items():
         values["protocol"][key] = {"value": value, "source": "chosen: for tests"}
     values["id"] = "made-conv"
     tiny.write_entry(shell.registry, "benchmarks", values)
