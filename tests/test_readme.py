@@ -3,7 +3,6 @@
 import csv
 import html
 import importlib
-import itertools
 import json
 import re
 import shutil
@@ -15,9 +14,8 @@ from PIL import Image
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.evaluated import Evaluations
-from norml_cli.results.store import Results, write_record
+from norml_cli.results.store import Results
 from norml_cli.results.tables import build_table
-from tests.helpers.made_records import made_record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,56 +30,6 @@ def test_a_table_is_the_one_that_the_records_give(table_id):
     evaluations = Evaluations(runs, results.scan_evaluations().sound())
     table = build_table(registry, registry.table(table_id), [record for _, record in runs], evaluations)
     assert render_table(table, "markdown", width=80).strip() in README
-
-
-def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    registry = read_registry([builtin_registry()])
-    findings = importlib.import_module("findings")
-    f = findings.Numbers(registry, Results(ROOT / "results"))
-    norml, zero_both, constant = "norml", "norml-zero-hidden-zero-cell", "maml-constant-lr"
-    maml = [constant, "maml-global-lr", "maml-layerwise-lr"]
-    for method, shots in itertools.product([row.method for row in registry.table("table-2").rows], [1, 5]):
-        if (method, shots) != (norml, 5):
-            f.passing(method, shots)
-    f.level(norml, zero_both, 1)  # "not told apart from itself"
-    words = " ".join(README.split())
-    assert (
-        f"NORML's reaches {f.accuracy(norml, 5)} there, not {f.paper(norml, 5)}, with "
-        f"{f.training_at(norml, 5, 20000)}% of the queries of training episodes right and "
-        f"{f.validation_at(norml, 5, 20000)}% of those of meta-validation."
-    ) in words
-    leads = {shots: [points(f.lead(norml, method, shots)) for method in maml] for shots in (1, 5)}
-    assert (
-        "NORML is ahead of MAML with a constant rate, one learned rate and one a layer by {}, {} and {} points at 1 "
-        "shot, by {}, {} and {} at 5."
-    ).format(*leads[1], *leads[5]) in words
-    assert (
-        f"without both states it is {points(f.lead(norml, zero_both, 5))} points behind itself at 5 shots, and at 1 "
-        f"shot, where the paper has it {f.paper_lead(norml, zero_both, 1)} behind, not told apart from itself."
-    ) in words
-    assert (
-        f"A second seed moves MAML's rows by up to {f.farthest_seeds(maml, 1)} points at 1 shot and "
-        f"{f.farthest_seeds(maml, 5)} at 5"
-    ) in words
-    assert int(min(map(float, leads[1])) / float(f.farthest_seeds(maml, 1))) == 6  # "six times as large"
-    at_a_tenth = findings.Numbers(registry, Results(ROOT / "results").other_protocols()["inner-rate-0.1"])
-    assert float(at_a_tenth.accuracy(norml, 1)) < min(float(f.accuracy(method, 1)) for method in maml)
-    of_5000 = {"validate_every": 1000, "validation_episodes": 2000}
-    trials = [
-        f.trial("gates-1-shot", method, 1, 5000, inner_lr=rate, **of_5000)
-        for method, rate in itertools.product([norml, constant], [0.1, 0.2, 0.4])
-    ]
-    assert (
-        "it reached {}, ahead of none of MAML's rows; at 0.2, with which both stand best on meta-validation after "
-        "5,000 steps (NORML at {}, {} and {} with 0.1, 0.2 and 0.4, MAML with a constant rate at {}, {} and {}), it "
-        "reaches {}."
-    ).format(at_a_tenth.accuracy(norml, 1), *trials, f.accuracy(norml, 1)) in words
-
-
-def points(difference: str) -> str:
-    """'0.37' of '0.37 ± 0.14'."""
-    return difference.split(maxsplit=1)[0]
 
 
 def test_the_report_of_the_reproduction_is_what_the_records_give(monkeypatch, tmp_path):
@@ -226,37 +174,3 @@ def test_ci_calls_the_test_command_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "nox uv" in ci
     assert '/bin/nox"' in ci
-
-
-@pytest.fixture
-def numbers(monkeypatch, tmp_path):
-    """docs/findings.py on made records of the real benchmark, four episodes of 20 queries each."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    registry = read_registry([builtin_registry()])
-    for method, correct in {
-        "maml-constant-lr": [18, 17, 18, 17],
-        "maml-global-lr": [17, 18, 18, 18],
-        "maml-layerwise-lr": [17, 17, 17, 17],
-        "norml": [20, 19, 20, 20],
-    }.items():
-        record = made_record(registry, method, correct, benchmark="omniglot-20way", test_episodes=4)
-        write_record(Results(tmp_path).run_path(record.spec, 0), record)
-    return importlib.import_module("findings").Numbers(registry, Results(tmp_path))
-
-
-def test_a_lead_in_words_is_one_in_the_records(numbers):
-    assert numbers.accuracy("norml", 1) == numbers.passing("norml", 1) == "98.75"
-    assert numbers.lead("norml", "maml-constant-lr", 1) == "11.25 ± 3.98"  # 3.182 * 0.5 / sqrt(4) of 20
-    assert numbers.level("maml-global-lr", "maml-constant-lr", 1) == "+1.25 ± 7.62"
-    assert numbers.paper_lead("norml", "maml-constant-lr", 1) == "4.0"
-    for untrue in (
-        lambda: numbers.lead("maml-constant-lr", "norml", 1),
-        lambda: numbers.lead("maml-global-lr", "maml-constant-lr", 1),
-        lambda: numbers.level("norml", "maml-constant-lr", 1),
-        lambda: numbers.paper_lead("maml-constant-lr", "norml", 1),
-        lambda: numbers.passing("maml-layerwise-lr", 1),
-    ):
-        with pytest.raises(ValueError, match="say something else"):
-            untrue()
-    with pytest.raises(ValueError, match="norml has not been run at 5 shots"):
-        numbers.accuracy("norml", 5)
