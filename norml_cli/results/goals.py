@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from norml.statistics import Interval
 from norml_cli.registry.entries import RULES, Published
@@ -40,7 +41,8 @@ def goal(registry: Registry, column: str, title: str, published: Published, entr
     reached_by = tuple(each for each in trained if _mean(each) >= published.accuracy)
     by_backbone: dict[str, list[Entrant]] = {}
     for each in entrants:
-        backbone = registry.benchmark(each.benchmark).protocol.backbone
+        protocol: Any = registry.benchmark(each.benchmark).protocol  # a model that is made from `Protocol`
+        backbone = protocol.backbone
         if backbone is not None and not _is_trained(registry, each):
             by_backbone.setdefault(backbone.value, []).append(each)
     frozen = tuple((backbone, next(iter(_ranked(heads)), None)) for backbone, heads in by_backbone.items())
