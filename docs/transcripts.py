@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 COLUMNS = 88
-_PASSING = re.compile(r"^(?:.* left|.*_sha256 \w+)\n", re.MULTILINE)
+_PASSING = re.compile(r"^(?:.*: [\w -]+ [\d,]+/[\d,]+\b.*|.*_sha256 \w+)\n", re.MULTILINE)
 _CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 _FILE = re.compile(r"`([\w/-]+\.\w+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 
