@@ -96,7 +96,7 @@ COVERED = {
 
 
 def named(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a page's indented blocks and inline code (`test_transcripts.py` runs the consoles)."""
+    """The words of each command in indented blocks and inline code; `test_transcripts.py` runs the consoles."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     blocks = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
     for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
