@@ -117,7 +117,16 @@ def test_nearest_centroids_of_a_run_are_those_of_its_stored_features_and_episode
 
 
 def test_the_penalty_of_logistic_regression_is_chosen_on_meta_validation(shell: Shell):
-    study = ("study", "penalty", "logistic-regression", *PLACE, "--grid", "inverse_penalty=0.001,1.0", "--format", "json")
+    study = (
+        "study",
+        "penalty",
+        "logistic-regression",
+        *PLACE,
+        "--grid",
+        "inverse_penalty=0.001,1.0",
+        "--format",
+        "json",
+    )
     code, out, err = shell.norml(*study)
     assert code == 0, err
     trials = json.loads(out[out.index("{") :])["trials"]
