@@ -129,8 +129,9 @@ def draw_lines(
             style = _DASHES[number // len(SERIES) % len(_DASHES)]
             colour = SERIES[number % len(SERIES)]
             panel.plot(x, y, color=colour, linestyle=style, linewidth=1.5, marker=marker, markersize=4, label=name)
-            if name in (bands or {}):
-                panel.fill_between(*zip(*(bands or {})[name], strict=True), color=colour, alpha=0.2, linewidth=0)
+            if bands and name in bands:
+                x, low, high = zip(*bands[name], strict=True)
+                panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         _name_axes(panel, axes)
         panel.figure.legend(loc="outside lower left", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
 

@@ -180,13 +180,13 @@ def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
     """A picture for each benchmark and number of shots: every seed of every method that was meta-trained."""
     places: dict[tuple[str, int], dict[str, list[Curve]]] = {}
     for title, group in groups:
-        curves = [record.curve for record in group.records if len(record.curve) > 1]
-        if curves:
-            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = curves
+        of_seeds: list[Curve] = [record.curve for record in group.records if len(record.curve) > 1]
+        if of_seeds:
+            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = of_seeds
     order = list(dict.fromkeys(title for title, _ in groups))
     for (benchmark, shots), curves in places.items():
         title = f"{benchmark}, {shots}-shot: learning curves"
-        ends = ", ".join(f"{method} {100 * _end(of_seeds):.1f}%" for method, of_seeds in curves.items())
+        ends = ", ".join(f"{method} {100 * _end(each):.1f}%" for method, each in curves.items())
         says = f"{title}; meta-validation accuracy at the end: {ends}"
         yield Picture(f"{benchmark}-{shots}-shot-curves", draw_curves(curves, title, order=order), says)
 
