@@ -112,10 +112,11 @@ def pretrain_command(
 
     of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
     resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
+    output = Output(quiet=quiet, as_json=json)
+    output.print(f"{recipe}, seed {seed}: loading torch and the data", highlight=False)
     from norml_cli.commands.data.pretrain import pretrain, verify_features
     from norml_cli.training.launch import Launch
 
-    output = Output(quiet=quiet, as_json=json)
     if verify:
         verify_features(entries, resolved, seed_number, output)
         return

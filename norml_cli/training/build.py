@@ -11,7 +11,7 @@ from norml.frozen_classifiers import FrozenClassifier
 from norml.layers import Convolutions
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
-from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
+from norml.resnet12 import Blocks, Classifier, ResNet12
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Protocol, Recipe
 from norml_cli.registry.resolving import Registry, n_features
@@ -130,12 +130,12 @@ def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.G
     return Classifier(backbone, n_classes, generator)
 
 
-def backbone_parameters(recipe: Recipe) -> int:
-    """Learned values of a recipe's backbone, from a build that holds no numbers.
+def try_backbone(recipe: Recipe) -> ResNet12:
+    """A recipe's backbone that holds no numbers, after a look at two images.
 
     Raises ValueError if the recipe's images are too small for what it drops.
     """
     with torch.device("meta"):
         classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)
         classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
-    return parameter_count(classifier.backbone)
+    return classifier.backbone

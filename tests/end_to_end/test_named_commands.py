@@ -99,6 +99,7 @@ def kind(words: list[str]) -> str:
     return " ".join(words[: 1 if words[0] == "nox" and len(words) == 1 else 3])
 
 
+REGISTRY = read_registry([builtin_registry()])
 ALL = [(page.name, words) for page in PAGES for words in named(page)]
 OF_NORML = [(page, words) for page, words in ALL if words[0] == "norml" and len(words) > 1]
 OF_PYTEST = [(page, words) for page, words in ALL if words[0] == "pytest"]
@@ -132,8 +133,7 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     if len(words) == 2:
         return  # the command's name alone
     given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
-    registry = read_registry([builtin_registry()])
-    ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
+    ids = {id_ for each in KINDS for id_ in getattr(REGISTRY, each)}
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
     placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
     assert [word for word in asked if word not in ids | placeholders] == [], page

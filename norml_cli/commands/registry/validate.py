@@ -31,7 +31,7 @@ def validate(registry: Registry, console: Console) -> None:
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
     """Where each model is declared, and what builds it."""
-    from norml_cli.training.build import backbone_parameters, parameter_counts  # noqa: PLC0415 - torch; reading does without
+    from norml_cli.training.build import parameter_counts, try_backbone  # noqa: PLC0415 - torch; reading does without
 
     for method in registry.methods.values():
         for bench in registry.benchmarks.values():
@@ -40,7 +40,7 @@ def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
                 where = f"{registry.files['methods', method.id]}: on {bench.id}, {shots} shots"
                 yield where, partial(parameter_counts, registry, spec)
     for recipe in registry.recipes.values():
-        yield f"{registry.files['recipes', recipe.id]}", partial(backbone_parameters, recipe.values)
+        yield f"{registry.files['recipes', recipe.id]}", partial(try_backbone, recipe.values)
 
 
 def folder_to_validate(path: Path | None) -> Path | None:

@@ -67,7 +67,7 @@ def load(file: BinaryIO) -> Any:
     except EOFError:
         raise ValueError("it ends too early") from None
     except _DAMAGED as error:
-        raise ValueError(f"it is damaged ({type(error).__name__}: {reason(error)})") from None
+        raise ValueError(f"it is damaged ({reason(error)})") from None
 
 
 class _Dtype:
