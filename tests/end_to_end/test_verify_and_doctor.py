@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from norml_cli.commands.upkeep import doctor, verify
+from norml_cli.commands.results import verify
+from norml_cli.commands.upkeep import doctor
 from norml_cli.data.examples import Examples
 from norml_cli.results.store import digest_of, read_record
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from norml_cli.commands.data import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
+from norml_cli.commands.data import prepare, pretrain  # noqa: F401 - loaded once, before forking
+from norml_cli.commands.runs import run  # noqa: F401 - as above
 from norml_cli.files import atomic
 from norml_cli.training import loop
 from tests.trust.places import (
