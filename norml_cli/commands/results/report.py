@@ -13,6 +13,8 @@ from norml_cli.reporting.formats import render_sheets, require_format
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, protocol_values
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.evaluated import Evaluations
+from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results
@@ -39,7 +41,7 @@ def report(registry: Registry, *, table_id: str | None, format_: str, results: P
         return
     if table_id == EVERY and format_ in {"csv", "json"}:
         raise UserError(f"--table: name one table for --format {format_}: {', '.join(registry.tables)}")
-    tables, _ = _tables(registry, table_id, results)
+    tables, *_ = _tables(registry, table_id, results)
     texts = [render_table(table, format_, width=console.width) for table in tables]
     print_text("\n".join(texts), console)
 
@@ -73,10 +75,8 @@ def report_html(registry: Registry, *, table_id: str | None, out: Path, results:
     """
     from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
-    tables, runs = _tables(registry, table_id or EVERY, results)
-    evaluations = Results(results).scan_evaluations({record.spec.benchmark for _, record in runs})
-    name_left_out(evaluations.faults)
-    protocols = protocol_tables(registry, runs, evaluations.records)
+    tables, runs, evaluations = _tables(registry, table_id or EVERY, results)
+    protocols = protocol_tables(registry, runs, evaluations)
     page = render_html(registry, tables, runs, protocols).encode()
     write_atomically(out, lambda file: file.write(page))
     console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
@@ -86,15 +86,19 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.0f} kB"  # noqa: PLR2004 - 0.1 MB
 
 
-def _tables(registry: Registry, table_id: str, results: Path) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]]]:
-    """The table of that id, or every one with runs; and the runs that were read for it."""
+def _tables(
+    registry: Registry, table_id: str, results: Path
+) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]], Sequence[tuple[Path, EvaluationRecord]]]:
+    """The table of that id, or every one with runs; and the runs and evaluations that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
     Results(results).require_folder()
-    runs = Results(results).runs(benchmarks_of(named) if named else None)
-    records = [record for _, record in runs]
+    benchmarks = benchmarks_of(named) if named else None
+    runs, scan = Results(results).runs(benchmarks), Results(results).scan_evaluations(benchmarks)
+    name_left_out(scan.faults)
+    records, evaluations = [record for _, record in runs], Evaluations(runs, scan.records)
     entries = [named] if named else sorted(registry.tables.values(), key=lambda entry: entry.id)
-    tables = [build_table(registry, entry, records) for entry in entries]
+    tables = [build_table(registry, entry, records, evaluations) for entry in entries]
     chosen = tables if named else [table for table in tables if any(cell.ours for _, _, cell in table.cells())]
     if not chosen:
         raise UserError(f"{results}: no table has a finished run; `{suggested('norml run METHOD')}` makes one")
-    return chosen, runs
+    return chosen, runs, scan.records
