@@ -11,6 +11,7 @@ from typing_extensions import override
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import remember_places
 
+PLACES = {"PATH", "DIR", "FILE", "RECORD", "RECORD..."}  # metavars of what stands for files and folders
 PANELS = ("Data", "Runs", "Results", "Registry", "Upkeep")  # in the order of the work
 
 
@@ -85,7 +86,7 @@ def _refuse_empty(parameter: Any, value: Any) -> None:
     name = max(parameter.opts, key=len) if _is_option(parameter) else parameter.metavar
     if "" in texts:
         raise UserError(f"{name}: is empty; give it a value, or leave it out")
-    if "-" in texts and parameter.type.name == "path":
+    if "-" in texts and parameter.metavar in PLACES:
         raise UserError(f"{name} -: stands for no file here; name one")
 
 

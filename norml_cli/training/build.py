@@ -87,6 +87,18 @@ def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
     )
 
 
+OF_SHAPES = {  # keys of a protocol
+    *("learner", "hidden_sizes", "n_way", "batch_norm_scale", "adapted_layers"),
+    *("kernel_size", "stride", "padding", "pooling", "map_end"),
+}
+
+
+def shape_of(registry: Registry, spec: RunSpec) -> tuple[int, str, str]:
+    """Runs that are equal in it can be built, or not, alike: more support examples or steps only lengthen tensors."""
+    protocol = spec.protocol.model_dump_json(include=OF_SHAPES)
+    return n_features(registry, spec), f"{spec.algorithm} {spec.rule.model_dump_json()}", protocol
+
+
 def multiplications(registry: Registry, spec: RunSpec) -> int | None:
     """Of an inner step on one episode's support set, without batch norm; None if nothing is adapted.
 

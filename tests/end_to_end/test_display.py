@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -318,6 +319,7 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(shell: Shell, monke
 def completed(shell: Shell, words: str) -> list[str]:
     """What bash is offered for the last of `words`."""
     with shell.monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # by which the program's name is found
         patch.setenv("_NORML_COMPLETE", "complete_bash")
         patch.setenv("COMP_WORDS", words)
         patch.setenv("COMP_CWORD", str(len(words.split()) - 1))

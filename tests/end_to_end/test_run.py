@@ -222,7 +222,7 @@ def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypa
 
 def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     share, seen = 0.75, []
-    step = training.outer_step
+    step = run.outer_step
 
     def watched(model: torch.nn.Module, *rest: object, **options: object) -> object:
         done = step(model, *rest, **options)
@@ -231,7 +231,7 @@ def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: 
 
     averaged = (*NORML, "--set", f"weight_average={share}", "--set", "validate_every=9")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "outer_step", watched)
+        patch.setattr(run, "outer_step", watched)
         assert shell.norml(*averaged, "--results", "whole")[0] == 0
     assert len(seen) == 9
     average = seen[0]
