@@ -7,7 +7,7 @@ from typing import Any
 
 _DEFAULTS = {"results": Path("results"), "registry": None, "source": None}
 _TAKE = {  # which of these options a command has
-    "prepare": ("registry", "source"),
+    **dict.fromkeys(("prepare", "new"), ("registry", "source")),
     "status": ("results",),
     **dict.fromkeys(("list", "show", "validate", "evaluate", "verify", "inspect", "export"), ("registry",)),
     **dict.fromkeys(("run", "pretrain", "study", "compare", "report", "doctor"), ("results", "registry")),
