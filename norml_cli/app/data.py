@@ -18,7 +18,8 @@ from norml_cli.app.options import (
     ThreadsOption,
 )
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
+from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, places_text, precision_of
+from norml_cli.results.store import DEFAULT_FOLDER
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command
 
@@ -56,10 +57,12 @@ def prepare_command(
     registry: RegistryOption = None,
 ) -> None:
     """Turn a data set into its cache of images and episodes."""
-    from norml_cli.commands.data.prepare import prepare
+    from norml_cli.commands.data.prepare import prepare, suggest_benchmark
 
-    output = Output(quiet=quiet, as_json=json)
-    prepare(entries_of(registry), dataset, source=source, force=force, verify=verify, console=output)
+    output, entries = Output(quiet=quiet, as_json=json), entries_of(registry)
+    prepare(entries, dataset, source=source, force=force, verify=verify, console=output)
+    if not verify:
+        suggest_benchmark(entries, dataset, places_text(DEFAULT_FOLDER, registry), output)
 
 
 @app.command(

@@ -21,6 +21,7 @@ from norml_cli.registry.entries import (
     Method,
     RecipeEntry,
     TableEntry,
+    Unequal,
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
 from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol, held_out_of
@@ -250,7 +251,10 @@ def contradictions(
     per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
-        yield "queries_per_class", f"{fault} of '{dataset.id}' has"
+        fault = f"{fault} of '{dataset.id}' has"
+        smaller = isinstance(dataset.examples_per_class, Unequal)
+        advice = f"; declare examples_per_class: {{min: {per_class}, smaller: leave-out}} to do without smaller ones"
+        yield "queries_per_class", f"{fault}{advice if smaller else ''}"
     if not isinstance(dataset.splits, FileSplit):
         sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
         smallest = min(sizes, key=sizes.__getitem__)

@@ -40,6 +40,17 @@ def prepare(
     console.result(_result("made", cache))
 
 
+LIKE = {False: "omniglot-5way", True: "mini-imagenet-5way-conv"}  # by whether images are in colour
+
+
+def suggest_benchmark(registry: Registry, dataset_id: str, places: str, console: Output) -> None:
+    """Say how to make a benchmark of a data set that has none. places: the options that find it again."""
+    if dataset_id not in {bench.dataset for bench in registry.benchmarks.values()}:
+        like = LIKE[registry.dataset(dataset_id).in_colour]
+        command = f"norml new benchmark NAME --like {like} --dataset {dataset_id}{places}"
+        console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _result(state: str, cache: Cache) -> dict[str, str | None]:
     """What `--json` prints."""
     return {

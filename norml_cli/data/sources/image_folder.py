@@ -81,7 +81,9 @@ def read_images(
 ) -> LoadedDataset:
     """The data set whose images `found` holds. Raises UserError."""
     if not found.images:
-        raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
+        raise UserError(
+            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+        )
     index = (
         _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
     )

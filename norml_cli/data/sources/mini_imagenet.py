@@ -30,12 +30,14 @@ from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry, Unequal
 
 _NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, as the caches' names have it, as the others' have it
-    ("meta_train", "train", "train_phase_train"),
-    ("meta_val", "val(idation)?", "val"),
+    ("meta_train", "train", "train(_phase_train)?"),
+    ("meta_val", "val(id(ation)?)?", "val"),
     ("meta_test", "test", "test"),
 )
 PICKLES = {
-    split: re.compile(rf"^mini-?imagenet(-cache-{cache}|_category_split_{category})\.(pkl|pickle)$", re.IGNORECASE)
+    split: re.compile(
+        rf"^mini[-_]?imagenet([-_]cache[-_]{cache}|_category_split_{category})\.(pkl|pickle)$", re.IGNORECASE
+    )
     for split, cache, category in _NAMES
 }
 FORMS = (
@@ -58,7 +60,9 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=True)
     pickles = _pickles(source, found)
     if not pickles and not found.images:
-        raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
+        raise UserError(
+            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+        )
     if not pickles or found.images:
         return read_images(entry, entry_file, source, found, progress)
     watch = Watch(entry, entry.classes * entry.class_sizes.max, progress)
