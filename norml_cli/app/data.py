@@ -18,8 +18,7 @@ from norml_cli.app.options import (
     ThreadsOption,
 )
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, places_text, precision_of
-from norml_cli.results.store import DEFAULT_FOLDER
+from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command
 
@@ -62,7 +61,7 @@ def prepare_command(
     output, entries = Output(quiet=quiet, as_json=json), entries_of(registry)
     prepare(entries, dataset, source=source, force=force, verify=verify, console=output)
     if not verify:
-        suggest_benchmark(entries, dataset, places_text(DEFAULT_FOLDER, registry), output)
+        suggest_benchmark(entries, dataset, output)
 
 
 @app.command(
