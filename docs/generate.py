@@ -102,7 +102,12 @@ def commands_page() -> str:
         parameters = list(_parameters(command.callback))
         usage = " ".join([f"norml {command.name}", *(p.name for p in parameters if p.is_argument), "[OPTIONS]"])
         lines += [f"## norml {command.name}", "", inspect.getdoc(command.callback) or "", "", f"    {usage}", ""]
-        lines += ["| word | meaning |", "| --- | --- |", *(f"| {p.usage} | {_cell(p.meaning)} |" for p in parameters), ""]
+        lines += [
+            "| word | meaning |",
+            "| --- | --- |",
+            *(f"| {p.usage} | {_cell(p.meaning)} |" for p in parameters),
+            "",
+        ]
     return "\n".join(lines)
 
 
