@@ -123,9 +123,56 @@ ResultJsonOption = Annotated[
         "--json", help="Print the result as JSON, and progress to stderr, a JSON object a line. Default: off."
     ),
 ]
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="KEY=V1,V2",
+        help="Values to try; repeated: all combinations. Default: none.",
+        autocompletion=keys_of,
+    ),
+]
+OnOption = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="WHERE",
+        help="here, ray (needs norml[ray]) or slurm. Default: here, on this machine.",
+        autocompletion=one_of("here", "ray", "slurm"),
+    ),
+]
 AtOnceOption = Annotated[
     str,
-    typer.Option("--at-once", metavar="N", help="Runs side by side. Default: auto, as cores and memory allow."),
+    typer.Option(
+        "--at-once", metavar="N", help="Runs side by side. Default: auto, as cores, memory, GPUs or the cluster allow."
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", metavar="F", min=0, help="With --on ray or slurm: GPUs of a run, such as 0.25. Default: 0.25 on Ray."
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="With --on ray: the cluster's head. Default: RAY_ADDRESS, or a Ray of this machine.",
+    ),
+]
+FetchOption = Annotated[
+    bool,
+    typer.Option(
+        "--fetch",
+        help="With --on ray: bring checkpoints and results here through Ray. Default: all see the results folder.",
+    ),
+]
+SbatchOption = Annotated[
+    str,
+    typer.Option(
+        "--sbatch", metavar="OPTIONS", help="With --on slurm: of sbatch, such as '--partition=gpu'. Default: none."
+    ),
 ]
 MinutesOption = Annotated[
     float | None,

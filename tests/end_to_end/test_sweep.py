@@ -67,6 +67,30 @@ def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(s
     assert "holds a finished run under other values" in err
 
 
+def test_a_grid_is_a_run_for_each_value(shell: Shell):
+    grid = ("sweep", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4", "--device", "cpu")
+    code, out, err = shell.norml(*grid, "--seeds", "0", "1", "--shots", "1", "5", "--dry-run", "--json")
+    assert (code, err.count("about")) == (0, 0)
+    assert len(json.loads(out)["missing"]) == 8
+    assert not shell.results.exists()
+    code, out, err = shell.norml(*grid, "--at-once", "2")
+    assert (code, err) == (0, "")
+    folder = shell.results / "tiny-5way" / "1-shot"
+    names = ["inner-lr-0-1", "inner-lr-0-4"]
+    records = [json.loads((folder / f"maml-constant-lr+{name}" / "seed-0.json").read_text()) for name in names]
+    assert [record["spec"]["protocol"]["inner_lr"] for record in records] == [0.1, 0.4]
+    assert [record["name"] for record in records] == names
+    run = ("run", "maml-constant-lr", "--benchmark", "tiny-5way", "--set", "inner_lr=0.1", "--results", "apart")
+    assert shell.norml(*run, "--device", "cpu")[0] == 0
+    (alone,) = numbers(shell.folder / "apart").values()
+    assert numbers(shell.results)["tiny-5way/1-shot/maml-constant-lr+inner-lr-0-1/seed-0.json"] == alone
+    gathered = json.loads(shell.norml("report", "--results", "results", "apart", "--json")[1])["runs"]
+    assert [run["name"] for run in gathered] == [None, *names]
+    assert (
+        shell.norml(*grid)[1].splitlines()[0] == "sweep: 0 to do, 2 finished already, about 0:00:00 one after the other"
+    )
+
+
 def test_a_run_that_fails_is_reported_with_the_end_of_its_log_and_others_go_on(shell: Shell):
     """A damaged checkpoint is refused at each attempt."""
     checkpoint = shell.results / "tiny-5way" / "1-shot" / "norml" / "seed-0.checkpoint"

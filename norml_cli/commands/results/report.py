@@ -12,9 +12,9 @@ from norml_cli.reporting.formats import render_sheets, require_format
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, protocol_values
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, benchmarks_of, build_table
 from norml_cli.terminal.output import name_left_out, print_text
 
@@ -22,7 +22,7 @@ EVERY = "every"  # in place of a table's id
 
 
 def report(
-    registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console, options: str = ""
+    registry: Registry, *, table_id: str | None, format_: str, results: Gathered, console: Console, options: str = ""
 ) -> None:
     """Print the table `table_id` (EVERY: all that have runs), or the list of runs without one, in `format_`.
 
@@ -33,8 +33,8 @@ def report(
     """
     require_format(format_)
     if table_id is None:
-        Results(results).require_folder()
-        scan = Results(results).scan_runs(intervals=False)  # as they were written; tables compute them again
+        results.require_folder()
+        scan = results.scan_runs(intervals=False)  # as they were written; tables compute them again
         runs = scan.records or scan.sound()  # where all are damaged there is no list
         print_text(render_runs(registry, runs, format_, width=console.width, options=options), console)
         name_left_out(scan.faults)
@@ -47,7 +47,7 @@ def report(
 
 
 def report_protocols(
-    registry: Registry, methods: Sequence[str], *, format_: str, results: Path, console: Console
+    registry: Registry, methods: Sequence[str], *, format_: str, results: Gathered, console: Console
 ) -> None:
     """Print what the weights of `methods` (none: of all) reached as trained and under every evaluated protocol.
 
@@ -56,9 +56,9 @@ def report_protocols(
     require_format(format_)
     for method in methods:
         registry.method(method)
-    Results(results).require_folder()
-    scan = Results(results).scan_evaluations()
-    tables = protocol_tables(registry, Results(results).runs(), scan.records, methods)
+    results.require_folder()
+    scan = results.scan_evaluations()
+    tables = protocol_tables(registry, results.runs(), scan.records, methods)
     name_left_out(scan.faults)
     if not tables:
         raise UserError(f"{results}: holds no evaluations of these; `norml evaluate RECORD --set KEY=VALUE` makes one")
@@ -68,7 +68,7 @@ def report_protocols(
 
 
 def report_html(
-    registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console, options: str = ""
+    registry: Registry, *, table_id: str | None, out: Path, results: Gathered, console: Console, options: str = ""
 ) -> None:
     """Write one page of the table `table_id`, or of every table that has runs, to `out`.
 
@@ -79,7 +79,7 @@ def report_html(
     if str(out) == "-":
         raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
     tables, runs = _tables(registry, table_id or EVERY, results, options)
-    evaluations = Results(results).scan_evaluations({record.spec.benchmark for _, record in runs})
+    evaluations = results.scan_evaluations({record.spec.benchmark for _, record in runs})
     name_left_out(evaluations.faults)
     protocols = protocol_tables(registry, runs, evaluations.records)
     page = render_html(registry, tables, runs, protocols, options=options).encode()
@@ -92,12 +92,12 @@ def _size(n_bytes: int) -> str:
 
 
 def _tables(
-    registry: Registry, table_id: str, results: Path, options: str
+    registry: Registry, table_id: str, results: Gathered, options: str
 ) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]]]:
     """The table of that id, or every one with runs; and the runs that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
-    Results(results).require_folder()
-    runs = Results(results).runs(benchmarks_of(named) if named else None)
+    results.require_folder()
+    runs = results.runs(benchmarks_of(named) if named else None)
     records = [record for _, record in runs]
     entries = [named] if named else sorted(registry.tables.values(), key=lambda entry: entry.id)
     tables = [build_table(registry, entry, records) for entry in entries]
