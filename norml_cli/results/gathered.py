@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.records import Document, RunRecord
-from norml_cli.results.store import Results, Scan, stored_digest
+from norml_cli.results.store import Results, Scan, evaluated_run, stored_digest
 
 R = TypeVar("R", bound=Document)
 
@@ -34,8 +34,14 @@ class Gathered:
         return self._joined(lambda results: results.scan_runs(benchmarks, intervals=intervals))
 
     def scan_evaluations(self, benchmarks: Collection[str] | None = None) -> Scan[EvaluationRecord]:
-        """As `Results.scan_evaluations`."""
-        return self._joined(lambda results: results.scan_evaluations(benchmarks))
+        """As `Results.scan_evaluations`, each with its path beside the run that `scan_runs` has."""
+        found = self._joined(lambda results: results.scan_evaluations(benchmarks))
+        return Scan([(self._beside_its_run(path), record) for path, record in found.records], found.faults)
+
+    def _beside_its_run(self, path: Path) -> Path:
+        (within,) = [each.folder for each in self._folders if path.is_relative_to(each.folder)][:1]
+        places = [each.folder / path.relative_to(within) for each in self._folders]
+        return next(place for place in places if evaluated_run(place).exists())
 
     def _joined(self, scan: Callable[[Results], Scan[R]]) -> Scan[R]:
         taken: dict[Path, tuple[Path, R]] = {}  # by place in its folder

@@ -64,7 +64,7 @@ COVERED = {
     "norml study --grid": "test_study.py::test_every_combination_is_tried_and_told_best_first",
     "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
     "norml sweep": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
-    "norml sweep --address --fetch --on": "tests/scale/test_on_ray.py::test_workers_that_see_nothing_send_back_what_they",
+    "norml sweep --address --fetch --on": "tests/scale/test_on_ray.py::test_workers_that_see_nothing",
     "norml sweep --address --gpus --on": "tests/scale/test_on_ray.py::test_more_devices_than_there_are",
     "norml sweep --at-once --seeds": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml sweep --benchmark --dry-run --seeds --shots": "test_sweep.py::test_a_grid_is_a_run_for_each_value",

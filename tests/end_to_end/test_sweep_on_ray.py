@@ -35,7 +35,7 @@ def test_an_address_that_does_not_answer_is_told_at_once(shell: Shell):
     pytest.importorskip("ray")
     with socket.socket() as nobody:  # bound and not listening: its port refuses
         nobody.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(nobody.getsockname()[1])
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
         code, said = swept(shell, "--address", address)
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert (code, line) == (

@@ -2,6 +2,7 @@
 
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.missing import missing_runs, runs_of
 from norml_cli.results.store import Results
 from norml_cli.results.tables import benchmarks_of, build_table
@@ -22,6 +23,8 @@ def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) 
     outcome = carry_out(registry, table.id, missing, asked, n_finished=n_finished, console=console)
     console.result(outcome.result)
     if outcome.code == 0 and not asked.dry_run and not console.as_json:
-        records = [record for _, record in results.runs(benchmarks_of(table))]
-        print_text(render_table(build_table(registry, table, records), "rich", width=console.width), console)
+        places = benchmarks_of(table)
+        runs, scan = results.runs(places), results.scan_evaluations(places)
+        built = build_table(registry, table, [record for _, record in runs], Evaluations(runs, scan.records))
+        print_text(render_table(built, "rich", width=console.width), console)
     return outcome.code
