@@ -150,7 +150,7 @@ AtOnceOption = Annotated[
 GpusOption = Annotated[
     float | None,
     typer.Option(
-        "--gpus", metavar="F", min=0, help="With --on ray or slurm: GPUs of a run, such as 0.25. Default: 0.25 on Ray."
+        "--gpus", metavar="F", min=0, help="With --on ray or slurm: GPUs of a run. Default on Ray: 0.25, if it has any."
     ),
 ]
 AddressOption = Annotated[

@@ -39,10 +39,11 @@ class Where:
         """Raises UserError for a place that there is not, and for options of another."""
         if self.on not in ENGINES:
             raise UserError(f"--on {plain(self.on)}: unknown; use {', '.join(ENGINES)}")
-        options = {"--gpus": (self.gpus, "ray"), "--address": (self.address, "ray"), "--fetch": (self.fetch, "ray")}
-        options["--sbatch"] = (self.sbatch, "slurm")
-        for option, (value, engine) in options.items():
-            if value and self.on not in {engine, *(["slurm"] if option == "--gpus" else [])}:
+        if self.on == "here" and self.gpus is not None:
+            raise UserError("--gpus: is for --on ray and slurm; leave it out, or add one of them")
+        given = {"--address": self.address is not None, "--fetch": self.fetch, "--sbatch": bool(self.sbatch)}
+        for option, engine in (("--address", "ray"), ("--fetch", "ray"), ("--sbatch", "slurm")):
+            if given[option] and self.on != engine:
                 raise UserError(f"{option}: is for --on {engine}; leave it out, or add that")
         if self.on == "slurm" and self.gpus is not None and self.gpus != int(self.gpus):
             raise UserError(f"--gpus {self.gpus:g}: Slurm gives whole GPUs; give a whole number")

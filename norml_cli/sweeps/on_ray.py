@@ -226,7 +226,9 @@ def _connect(ray: Any, address: str | None) -> None:
         else:
             _require_answer(address)
             ray.init(address=address, **how)
-    except (OSError, RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Ray raises plain ones, too
         where = "Ray" if address is None else f"--address {plain(address)}: Ray"
         raise UserError(f"{where} cannot be reached ({_last_line(error)}); see `ray status`") from None
 

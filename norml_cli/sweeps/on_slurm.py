@@ -51,14 +51,14 @@ class _Task(NamedTuple):
     """Which task of which array job, and its folder."""
 
     job: str
-    index: int
+    number: int  # from 1 on
     folder: Path
 
     @property
     def code(self) -> int | None:
         """Its exit code; None: it has not ended, or left none."""
         try:
-            return int(self.folder.joinpath(f"{self.index}.code").read_text(encoding="utf-8"))
+            return int(self.folder.joinpath(f"{self.number}.code").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
@@ -105,8 +105,8 @@ class OnSlurm(Engine):
         script = folder / "script"
         script.write_text(self._script(folder, len(cells)), encoding="utf-8")
         job = _called("sbatch", "--parsable", str(script)).split(";")[0].strip()
-        for index, cell in enumerate(cells, start=1):
-            self._tasks[cell] = _Task(job, index, folder)
+        for number, cell in enumerate(cells, start=1):
+            self._tasks[cell] = _Task(job, number, folder)
             self._seen_at[cell] = time.monotonic()
 
     def _script(self, folder: Path, count: int) -> str:
@@ -133,7 +133,7 @@ class OnSlurm(Engine):
         """Cells that have left an exit code, or the queue without one."""
         now = time.monotonic()
         for cell, task in self._tasks.items():
-            state = self._states.get((task.job, task.index))
+            state = self._states.get((task.job, task.number))
             code = None if state == "PENDING" else task.code
             if code is not None:
                 yield cell, code, fault_of(code)
@@ -161,7 +161,7 @@ class OnSlurm(Engine):
 
     @override
     def queued(self) -> Collection[Cell]:
-        states = {cell: self._states.get((task.job, task.index)) for cell, task in self._tasks.items()}
+        states = {cell: self._states.get((task.job, task.number)) for cell, task in self._tasks.items()}
         return {cell for cell, state in states.items() if state in {None, "PENDING"}}
 
     # ----------------------------------------------------------------------------------------------------- stopping
@@ -175,8 +175,8 @@ class OnSlurm(Engine):
             self._asked_at = float("-inf")
             self._ask()
         for task in self._tasks.values():
-            if (task.job, task.index) not in self._states and task.code is None:
-                task.folder.joinpath(f"{task.index}.code").write_text(f"{STOPPED_EXIT_CODE}\n", encoding="utf-8")
+            if (task.job, task.number) not in self._states and task.code is None:
+                task.folder.joinpath(f"{task.number}.code").write_text(f"{STOPPED_EXIT_CODE}\n", encoding="utf-8")
 
     @override
     def kill(self) -> None:

@@ -56,7 +56,6 @@ WRONG_WORDS: list[Use] = [
     (("sweep", "norml", "--benchmark", "tiny-5way", "--shots", "1", "2"), ["--shots 2", "declares 1, 5"]),
     ((*SWEEP, "--grid", "inner_lr"), ["--grid inner_lr: expected KEY=V1,V2"]),
     ((*SWEEP, "--on", "cloud"), ["--on cloud", "here, ray, slurm"]),
-    ((*SWEEP, "--on", "slurm"), ["--on slurm", "no sbatch here"]),
     ((*SWEEP, "--address", "127.0.0.1:1"), ["--address", "for --on ray"]),
     ((*SWEEP, "--sbatch", "--partition=gpu"), ["--sbatch", "for --on slurm"]),
     ((*SWEEP, "--gpus", "0.5"), ["--gpus", "for --on ray"]),

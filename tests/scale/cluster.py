@@ -48,7 +48,11 @@ class Cluster:
         ip("netns", "add", self._lan)
         ip("link", "add", "lan", "type", "bridge", inside=self._lan)
         ip("link", "set", "lan", "up", inside=self._lan)
-        self.plug_in(1)
+        try:
+            self.plug_in(1)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,6 +93,7 @@ class Cluster:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=os.environ | {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"},
             )
         until = time.monotonic() + START_WITHIN_S
         while "--block" not in log.read_text(errors="replace"):  # "--block: this command will now block forever"

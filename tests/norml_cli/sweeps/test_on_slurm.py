@@ -136,3 +136,9 @@ def test_the_script_hands_signals_on_and_keeps_the_exit_code(tmp_path: Path, num
         task.send_signal(number)
     task.wait(30)
     assert (tmp_path / "2.code").read_text() == f"{code}\n"
+
+
+def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--on slurm: there is no sbatch here"):
+        swept(tmp_path, cell(tmp_path, "one"))
