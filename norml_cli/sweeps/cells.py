@@ -78,7 +78,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One `norml` command, which has nothing to do once `leaves` is there.
 
     arguments: after `norml`. path: shares its stem with the command's lock, status file and log. needs: must be done
@@ -89,12 +89,12 @@ class Cell:
     arguments: tuple[str, ...]
     path: Path
     leaves: Path
-    needs: tuple["Cell", ...] = ()
+    needs: tuple["SweepCell", ...] = ()
     expected_s: float | None = None
     is_trial: bool = False
 
 
-def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> list[Cell]:
+def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> list[SweepCell]:
     """What is needed first, each once, then the trainings in their order.
 
     Raises UserError for data that cannot be prepared.
@@ -106,14 +106,14 @@ def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> li
 
 class _Plan:
     def __init__(self, registry: Registry, asked: Asked) -> None:
-        self.needed: dict[Path, Cell] = {}  # by what it leaves
+        self.needed: dict[Path, SweepCell] = {}  # by what it leaves
         self._registry, self._asked = registry, asked
         self._entries = ("--registry", self._place(asked.registry)) if asked.registry is not None else ()
         threads = () if asked.threads is None else ("--threads", str(asked.threads))
         results = FETCHED if asked.where.fetch else self._place(asked.results)
         self._options = ("--device", asked.device, *threads, "--results", results, *self._entries)
 
-    def training(self, each: Missing) -> Cell:
+    def training(self, each: Missing) -> SweepCell:
         spec, words = each.item.spec, self._asked.words
         needs = self._data(spec) + self._backbone(spec)
         method = self._place(Path(words[spec.method])) if spec.method in words else spec.method
@@ -123,13 +123,13 @@ class _Plan:
         alone = ("--at-once", "1") if each.study is not None else ()
         arguments = (*command, *place, *named, *changes(each.item), *alone, *self._asked.options, *self._options)
         title = spec.title(each.item.changed, each.seed)
-        return Cell(title, arguments, each.path, each.path, needs, each.expected_s, each.study is not None)
+        return SweepCell(title, arguments, each.path, each.path, needs, each.expected_s, each.study is not None)
 
     def _place(self, path: Path) -> str:
         """A path as the process of a cell finds it."""
         return str(path if self._asked.is_here else path.absolute())
 
-    def _data(self, spec: RunSpec) -> tuple[Cell, ...]:
+    def _data(self, spec: RunSpec) -> tuple[SweepCell, ...]:
         path = cache_path(spec.dataset)
         if path not in self.needed:
             entry, entry_file = self._registry.dataset(spec.dataset), self._registry.files["datasets", spec.dataset]
@@ -140,10 +140,10 @@ class _Plan:
                 Cache.open(entry, entry_file)  # says what is wrong with it
             named = ("--source", self._place(source)) if source is not None and datasets.needs_source(entry) else ()
             arguments = ("prepare", entry.id, *named, *self._entries)
-            self.needed[path] = Cell(f"prepare {entry.id}", arguments, path, path)
+            self.needed[path] = SweepCell(f"prepare {entry.id}", arguments, path, path)
         return (self.needed[path],)
 
-    def _backbone(self, spec: RunSpec) -> tuple[Cell, ...]:
+    def _backbone(self, spec: RunSpec) -> tuple[SweepCell, ...]:
         protocol, seed = spec.protocol, spec.protocol.backbone_seed
         if protocol.backbone is None:
             return ()
@@ -158,7 +158,7 @@ class _Plan:
             if self._asked.where.fetch:
                 raise UserError(f"--fetch: the features of {entry.id} are not there; run `norml {' '.join(command)}`")
             title = f"pretrain {entry.id} on {dataset.id}, seed {seed}"
-            self.needed[features] = Cell(title, (*command, *self._options), weights, features, self._data(spec))
+            self.needed[features] = SweepCell(title, (*command, *self._options), weights, features, self._data(spec))
         return (self.needed[features],)
 
 
@@ -175,7 +175,7 @@ def environment() -> dict[str, str]:
     return {key: str(Path(value).absolute()) for key, value in named.items()}
 
 
-def told(cell: Cell) -> dict[str, Any]:
+def told(cell: SweepCell) -> dict[str, Any]:
     """A cell as JSON."""
     return {"title": cell.title, "leaves": str(cell.leaves), "expected_s": cell.expected_s}
 

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from typing_extensions import override
 
-from norml_cli.sweeps.cells import Cell
+from norml_cli.sweeps.cells import SweepCell
 
 TO_STOP = signal.SIGTERM  # after its step
 TO_STOP_AT_ONCE = signal.SIGINT  # after TO_STOP
@@ -20,7 +20,7 @@ MOST_ON_A_GPU = 4  # chosen: large learners fit beside each other; small ones le
 class Ended:
     """A cell whose process has ended. code: of its exit; None: unknown. fault: what happened to it, for a person."""
 
-    cell: Cell
+    cell: SweepCell
     code: int | None
     fault: str
 
@@ -44,7 +44,7 @@ class Engine(AbstractContextManager["Engine"], ABC):
         """How many more cells may be started now."""
 
     @abstractmethod
-    def start(self, cells: Sequence[Cell]) -> None:
+    def start(self, cells: Sequence[SweepCell]) -> None:
         """Start as many cells as there is room for. Raises UserError."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Engine(AbstractContextManager["Engine"], ABC):
     def kill(self) -> None:
         """End what is left, whatever it is doing; its last checkpoint is at most half a minute old."""
 
-    def queued(self) -> Collection[Cell]:
+    def queued(self) -> Collection[SweepCell]:
         """Started cells that still wait for their turn."""
         return ()
 

@@ -10,7 +10,7 @@ import psutil
 from typing_extensions import override
 
 from norml_cli.files.companions import Companions
-from norml_cli.sweeps.cells import Asked, Cell
+from norml_cli.sweeps.cells import Asked, SweepCell
 from norml_cli.sweeps.engine import MOST_ON_A_GPU, Ended, Engine, fault_of
 from norml_cli.sweeps.process import CellProcess
 
@@ -22,15 +22,15 @@ class Here(Engine):
 
     def __init__(self, at_once: int, gpus: Sequence[str] = ()) -> None:
         self._at_once, self._gpus = at_once, gpus
-        self._running: dict[Cell, CellProcess] = {}
-        self._gpu_of: dict[Cell, str] = {}
+        self._running: dict[SweepCell, CellProcess] = {}
+        self._gpu_of: dict[SweepCell, str] = {}
 
     @override
     def room(self) -> int:
         return self._at_once - len(self._running)
 
     @override
-    def start(self, cells: Sequence[Cell]) -> None:
+    def start(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             environment = {}
             if self._gpus:

@@ -19,7 +19,7 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, plain, reason
 from norml_cli.files.locks import Busy, held
-from norml_cli.sweeps.cells import Asked, Cell, environment
+from norml_cli.sweeps.cells import Asked, SweepCell, environment
 from norml_cli.sweeps.engine import MOST_ON_A_GPU, Ended, Engine, fault_of
 from norml_cli.sweeps.process import CellOnWorker, Files
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
@@ -52,7 +52,7 @@ class OnRay(Engine):
     def __init__(self, asked: Asked) -> None:
         self._asked, self._where = asked, asked.where
         self._threads, self._gpus = asked.threads or 1, 0.0
-        self._away: dict[Cell, _Away] = {}
+        self._away: dict[SweepCell, _Away] = {}
         self._dropped: list[Ended] = []
         self._slots = _Slots()
 
@@ -141,7 +141,7 @@ class OnRay(Engine):
         return (self._where.at_once or self._slots.count) - len(self._away)
 
     @override
-    def start(self, cells: Sequence[Cell]) -> None:
+    def start(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             holds = ExitStack()
             try:
@@ -153,14 +153,14 @@ class OnRay(Engine):
                 actor = self._actor.remote(cell.arguments, self._log(cell), self._environment(), self._brought(cell))
                 self._away[cell] = _Away(actor, actor.look.remote(), holds)
 
-    def _log(self, cell: Cell) -> str:
+    def _log(self, cell: SweepCell) -> str:
         log = Companions(cell.path).log
         return str(log.relative_to(self._asked.results) if self._where.fetch else log.absolute())
 
     def _environment(self) -> dict[str, str]:
         return environment() | ({} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""})
 
-    def _brought(self, cell: Cell) -> Files | None:
+    def _brought(self, cell: SweepCell) -> Files | None:
         if not self._where.fetch:
             return None
         return {path.name: path.read_bytes() for path in Companions(cell.path).existing()}
@@ -185,7 +185,7 @@ class OnRay(Engine):
                 ended.append(self._gone(cell, code, fault_of(code)))
         return ended
 
-    def _gone(self, cell: Cell, code: int | None, fault: str) -> Ended:
+    def _gone(self, cell: SweepCell, code: int | None, fault: str) -> Ended:
         each = self._away.pop(cell)
         self._ray.kill(each.actor)
         each.holds.close()
@@ -204,7 +204,7 @@ class OnRay(Engine):
         self._dropped += [self._gone(cell, None, "killed") for cell in list(self._away)]
 
     @override
-    def queued(self) -> Collection[Cell]:
+    def queued(self) -> Collection[SweepCell]:
         return {cell for cell, each in self._away.items() if not each.has_begun}
 
 
@@ -251,7 +251,7 @@ def _require_answer(address: str) -> None:
     raise UserError(f"--address {plain(address)}: there is no port {port}")
 
 
-def _keep(cell: Cell, files: Files) -> None:
+def _keep(cell: SweepCell, files: Files) -> None:
     """Write what was fetched beside the cell's record, and that last."""
     for name in sorted(files, key=lambda each: each == cell.leaves.name):
         write_atomically(cell.path.with_name(name), lambda file, name=name: file.write(files[name]))  # type: ignore[misc]

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, plain
-from norml_cli.sweeps.cells import Asked, Cell, environment
+from norml_cli.sweeps.cells import Asked, SweepCell, environment
 from norml_cli.sweeps.engine import Ended, Engine, fault_of
 from norml_cli.sweeps.process import PROGRAM
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
@@ -70,10 +70,10 @@ class OnSlurm(Engine):
 
     def __init__(self, asked: Asked) -> None:
         self._asked, self._where = asked, asked.where
-        self._tasks: dict[Cell, _Task] = {}
+        self._tasks: dict[SweepCell, _Task] = {}
         self._states: dict[tuple[str, int], str] = {}  # of the tasks in the queue
         self._asked_at = float("-inf")
-        self._seen_at: dict[Cell, float] = {}  # in the queue, or submitted
+        self._seen_at: dict[SweepCell, float] = {}  # in the queue, or submitted
         self._folders: list[Path] = []
 
     @override
@@ -96,7 +96,7 @@ class OnSlurm(Engine):
         return MOST_TASKS - len(self._tasks)
 
     @override
-    def start(self, cells: Sequence[Cell]) -> None:
+    def start(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             cell.path.parent.mkdir(parents=True, exist_ok=True)  # of its log
         folder = Path(tempfile.mkdtemp(prefix=".slurm-", dir=self._asked.results.absolute()))
@@ -129,7 +129,7 @@ class OnSlurm(Engine):
         self._ask()
         return [self._gone(*each) for each in list(self._over())]
 
-    def _over(self) -> Iterator[tuple[Cell, int | None, str]]:
+    def _over(self) -> Iterator[tuple[SweepCell, int | None, str]]:
         """Cells that have left an exit code, or the queue without one."""
         now = time.monotonic()
         for cell, task in self._tasks.items():
@@ -142,7 +142,7 @@ class OnSlurm(Engine):
             elif now - self._seen_at[cell] > GRACE_S:
                 yield cell, None, "left the queue without an exit code: cancelled, killed, or its node lacks the folder"
 
-    def _gone(self, cell: Cell, code: int | None, fault: str) -> Ended:
+    def _gone(self, cell: SweepCell, code: int | None, fault: str) -> Ended:
         del self._tasks[cell]
         return Ended(cell, code, fault)
 
@@ -160,7 +160,7 @@ class OnSlurm(Engine):
         self._states = {(row[0], int(row[1])): row[2] for row in rows if len(row) > 2 and row[1].isdecimal()}  # noqa: PLR2004 - all three columns
 
     @override
-    def queued(self) -> Collection[Cell]:
+    def queued(self) -> Collection[SweepCell]:
         states = {cell: self._states.get((task.job, task.number)) for cell, task in self._tasks.items()}
         return {cell for cell, state in states.items() if state in {None, "PENDING"}}
 
@@ -185,7 +185,7 @@ class OnSlurm(Engine):
             _cancel(*jobs)
 
 
-def _line(cell: Cell) -> str:
+def _line(cell: SweepCell) -> str:
     variables = [f"{key}={value}" for key, value in environment().items()]
     log = shlex.quote(str(Companions(cell.path).log.absolute()))
     return f"{shlex.join(['env', *variables, *PROGRAM, *cell.arguments])} >> {log} 2>&1"

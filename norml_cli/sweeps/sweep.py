@@ -20,7 +20,7 @@ from norml_cli.files.locks import is_held
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.missing import Missing
 from norml_cli.results.store import Results
-from norml_cli.sweeps.cells import Asked, Cell, cells_of, told
+from norml_cli.sweeps.cells import Asked, SweepCell, cells_of, told
 from norml_cli.sweeps.engine import TO_STOP, TO_STOP_AT_ONCE, Ended, Engine
 from norml_cli.sweeps.here import Here, as_many_as_pay, gpus_for
 from norml_cli.terminal.output import Output
@@ -38,7 +38,7 @@ LAST_LINES = 5  # of a failed cell's log
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Swept:
     """An exit code, and what became of each cell, as JSON.
 
     0: all records are there. 1: some cells failed, the others are there. 75: time was up. 130: the user stopped it.
@@ -50,7 +50,7 @@ class Outcome:
 
 def carry_out(
     registry: Registry, title: str, missing: Sequence[Missing], asked: Asked, *, n_finished: int, console: Output
-) -> Outcome:
+) -> Swept:
     """Run what is missing, and what that needs first. Raises UserError before anything starts."""
     deadline = time.monotonic() + (float("inf") if asked.minutes is None else 60 * asked.minutes)
     if asked.source is not None and not asked.source.exists():
@@ -61,12 +61,12 @@ def carry_out(
     cells = cells_of(registry, missing, asked)
     _print_plan(title, cells, n_finished, at_once, console)
     if asked.dry_run:
-        return Outcome(0, {"finished_already": n_finished, "missing": [told(cell) for cell in cells]})
+        return Swept(0, {"finished_already": n_finished, "missing": [told(cell) for cell in cells]})
     Results(asked.results).require_writable()
     with _engine(asked, at_once) if cells else nullcontext() as engine:
-        sweep = Sweep(title, cells, console, engine or Here(1), retries=asked.retries)
+        sweep = Sweep(title, cells, engine or Here(1), retries=asked.retries, console=console)
         code = sweep.run(deadline)
-    return Outcome(code, {"finished_already": n_finished, "cells": sweep.states()})
+    return Swept(code, {"finished_already": n_finished, "cells": sweep.states()})
 
 
 def _engine(asked: Asked, at_once: int) -> Engine:
@@ -81,7 +81,7 @@ def _engine(asked: Asked, at_once: int) -> Engine:
     return Here(at_once, gpus_for(asked.device))
 
 
-def _print_plan(title: str, cells: Sequence[Cell], n_finished: int, at_once: int, console: Output) -> None:
+def _print_plan(title: str, cells: Sequence[SweepCell], n_finished: int, at_once: int, console: Output) -> None:
     known = [cell.expected_s for cell in cells if cell.expected_s is not None]
     about = f", about {duration(sum(known))} one after the other" if known else ""
     if known and at_once > 1:
@@ -102,20 +102,22 @@ class Sweep:
     A cell that a process of someone else holds is left to that; it is done when what it leaves is there.
     """
 
-    def __init__(self, title: str, cells: Sequence[Cell], console: Output, engine: Engine, *, retries: int) -> None:
+    def __init__(
+        self, title: str, cells: Sequence[SweepCell], console: Output, engine: Engine, *, retries: int
+    ) -> None:
         self._title, self._console, self._engine, self._retries = title, console, engine, retries
         self._cells, self._waiting = list(cells), list(cells)
-        self._running: dict[Cell, float] = {}  # and when each began
-        self._done: set[Cell] = set()
-        self._failed: dict[Cell, str] = {}  # and why
-        self._failures: Counter[Cell] = Counter()
-        self._elsewhere: dict[Cell, float] = {}  # and when it was looked for
+        self._running: dict[SweepCell, float] = {}  # and when each began
+        self._done: set[SweepCell] = set()
+        self._failed: dict[SweepCell, str] = {}  # and why
+        self._failures: Counter[SweepCell] = Counter()
+        self._elsewhere: dict[SweepCell, float] = {}  # and when it was looked for
         self._took: list[float] = []  # seconds
         self._stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
         self._shown_at, self._is_ending = 0.0, False
 
     def run(self, deadline: float) -> int:
-        """Until all is done, `deadline` (of time.monotonic) or a stop request; an exit code, as of `Outcome`."""
+        """Until all is done, `deadline` (of time.monotonic) or a stop request; an exit code, as of `Swept`."""
         with RunDisplay(self._console, self._title) as self._display:
             with self._stop.listening():
                 try:
@@ -153,15 +155,15 @@ class Sweep:
 
     # ------------------------------------------------------------------------------------------------- cells begin
 
-    def _next(self) -> list[Cell]:
+    def _next(self) -> list[SweepCell]:
         """The cells that may begin now, as many as there is room for."""
-        room, chosen = self._engine.room(), list[Cell]()
+        room, chosen = self._engine.room(), list[SweepCell]()
         for cell in list(self._waiting):
             if len(chosen) < room and self._may_begin(cell):
                 chosen.append(cell)
         return chosen
 
-    def _may_begin(self, cell: Cell) -> bool:
+    def _may_begin(self, cell: SweepCell) -> bool:
         """Whether it is to be done now, and not done already, held by another process or out of reach."""
         lost = [need.title for need in cell.needs if need in self._failed]
         if lost:
@@ -174,7 +176,7 @@ class Sweep:
             self._finished(cell, "finished by another process")
         return False
 
-    def _is_elsewhere(self, cell: Cell) -> bool:
+    def _is_elsewhere(self, cell: SweepCell) -> bool:
         """Whether another process is at work on it, as of a second ago."""
         now = time.monotonic()
         if now - self._elsewhere.get(cell, 0.0) < LOOK_ELSEWHERE_EVERY_S:
@@ -186,7 +188,7 @@ class Sweep:
         self._elsewhere[cell] = now
         return True
 
-    def _begin(self, cells: Sequence[Cell]) -> None:
+    def _begin(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             if not self._failures[cell]:
                 _drop_log(cell)  # of an earlier sweep
@@ -225,12 +227,12 @@ class Sweep:
     def _asks_to_stop(self) -> bool:
         return self._is_ending or self._stop.made
 
-    def _finished(self, cell: Cell, how: str) -> None:
+    def _finished(self, cell: SweepCell, how: str) -> None:
         self._done.add(cell)
         _drop_log(cell)
         self._display.say(f"{cell.title}: {how} ({len(self._done)}/{len(self._cells)})")
 
-    def _failed_once(self, cell: Cell, how: str) -> None:
+    def _failed_once(self, cell: SweepCell, how: str) -> None:
         if self._failures[cell] < self._retries and not self._asks_to_stop:
             self._failures[cell] += 1
             self._waiting.append(cell)  # after the others, which it may have stood in the way of
@@ -238,7 +240,7 @@ class Sweep:
         else:
             self._fails(cell, how)
 
-    def _fails(self, cell: Cell, how: str) -> None:
+    def _fails(self, cell: SweepCell, how: str) -> None:
         self._failures[cell] += 1
         self._failed[cell] = how
         self._display.say(f"{cell.title}: failed ({how})")
@@ -294,7 +296,7 @@ class Sweep:
         return left / max(1, n_running)
 
 
-def _fraction(cell: Cell) -> float:
+def _fraction(cell: SweepCell) -> float:
     """How much of its phase a cell has done, by its status file."""
     with suppress(UserError):  # damaged: the cell's own to say
         found = read_status(Companions(cell.path).status)
@@ -303,11 +305,11 @@ def _fraction(cell: Cell) -> float:
     return 0.0
 
 
-def _has_diverged(cell: Cell) -> bool:
+def _has_diverged(cell: SweepCell) -> bool:
     return Companions(cell.path).diverged.exists()
 
 
-def _drop_log(cell: Cell) -> None:
+def _drop_log(cell: SweepCell) -> None:
     with suppress(OSError):  # Windows, where another process still writes it
         Companions(cell.path).log.unlink(missing_ok=True)
 

@@ -64,12 +64,12 @@ COVERED = {
     "norml study --grid": "test_study.py::test_every_combination_is_tried_and_told_best_first",
     "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
     "norml sweep": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
-    "norml sweep --address --fetch --on": "tests/scale/test_on_ray.py::test_workers_that_see_nothing",
-    "norml sweep --address --gpus --on": "tests/scale/test_on_ray.py::test_more_devices_than_there_are",
+    "norml sweep --address --fetch --on": "tests/scale/sweeps/test_on_ray.py::test_workers_that_see_nothing",
+    "norml sweep --address --gpus --on": "tests/scale/sweeps/test_on_ray.py::test_more_devices_than_there_are",
     "norml sweep --at-once --seeds": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml sweep --benchmark --dry-run --seeds --shots": "test_sweep.py::test_a_grid_is_a_run_for_each_value",
     "norml sweep --benchmark --grid": "test_sweep.py::test_a_grid_is_a_run_for_each_value",
-    "norml sweep --gpus --on --sbatch": "tests/scale/test_on_slurm.py::test_one_array_job_stopped_and_taken_up_again",
+    "norml sweep --gpus --on --sbatch": "tests/scale/sweeps/test_on_slurm.py::test_one_array_job_stopped_and_taken_up_again",
     "norml sweep --on": "test_sweep_on_ray.py::test_a_local_ray_makes_the_records_of_runs",
     "norml sweep --seeds --shots": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml validate": "test_commands.py::test_validate_builds_every_model_and_finds_every_fault",
@@ -82,7 +82,7 @@ COVERED = {
     "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
     "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
-    "nox -s scale": "tests/scale/test_on_ray.py::test_a_killed_worker_and_a_cell_that_fails_twice",  # and Slurm's
+    "nox -s scale": "tests/scale/sweeps/test_on_ray.py::test_a_killed_worker_and_a_cell_that_fails_twice",  # and Slurm's
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
     "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",

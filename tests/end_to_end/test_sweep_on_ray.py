@@ -1,4 +1,4 @@
-"""`norml sweep --on ray` on this machine; a cluster whose nodes are killed is in tests/scale."""
+"""`norml sweep --on ray` on this machine; a cluster whose nodes are killed is in tests/scale/sweeps."""
 
 import json
 import socket

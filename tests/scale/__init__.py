@@ -1,1 +1,1 @@
-"""Sweeps over several machines: a Ray cluster whose nodes have a network each, and a Slurm of one node."""
+"""Trainings on more than one process: `nox -s scale` runs all of these tests, the default run a small part."""

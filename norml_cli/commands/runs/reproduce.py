@@ -12,7 +12,7 @@ from norml_cli.terminal.output import Output, print_text
 
 
 def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) -> int:
-    """Run what the table `table_id` still lacks, and print it once it is whole; an exit code, as of `Outcome`.
+    """Run what the table `table_id` still lacks, and print it once it is whole; an exit code, as of `Swept`.
 
     Raises UserError before anything starts.
     """

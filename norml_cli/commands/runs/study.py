@@ -54,7 +54,7 @@ def sweep_trials(
 ) -> int:
     """Run each trial that has no record in the study yet, each as a process of its own, then print the study.
 
-    An exit code, as of `Outcome`; a trial whose loss diverges is a finding, not a failure. Raises UserError before
+    An exit code, as of `Swept`; a trial whose loss diverges is a finding, not a failure. Raises UserError before
     anything starts.
     """
     require_format(format_)

@@ -12,7 +12,7 @@ from norml_cli.terminal.output import Output, print_text
 
 
 def sweep(registry: Registry, items: Sequence[Resolved], asked: Asked, console: Output) -> int:
-    """Run each of `items` with each of its seeds that has no record, and list them; an exit code, as of `Outcome`.
+    """Run each of `items` with each of its seeds that has no record, and list them; an exit code, as of `Swept`.
 
     Raises UserError before anything starts.
     """

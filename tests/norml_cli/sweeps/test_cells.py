@@ -9,10 +9,10 @@ from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.results.missing import missing_runs, missing_trials, runs_of
 from norml_cli.results.store import Results
-from norml_cli.sweeps.cells import Asked, Cell, Where, at_once_of, cells_of, changes, environment
+from norml_cli.sweeps.cells import Asked, SweepCell, Where, at_once_of, cells_of, changes, environment
 
 
-def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None = None) -> list[Cell]:
+def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None = None) -> list[SweepCell]:
     monkeypatch.setenv("NORML_HOME", str(home))
     registry = read_registry([builtin_registry()])
     asked = Asked(home / "out", (0, 1), source=source, device="cpu")

@@ -1,4 +1,4 @@
-"""The array job that cells become. Slurm itself is played by scripts of bash here, and is real in tests/scale."""
+"""The array job that cells become. Slurm itself is played by scripts of bash here, and is real in tests/scale/sweeps."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from norml_cli.files.errors import UserError
 from norml_cli.sweeps import on_slurm
-from norml_cli.sweeps.cells import Asked, Cell, Where
+from norml_cli.sweeps.cells import Asked, SweepCell, Where
 from norml_cli.sweeps.on_slurm import SCRIPT, OnSlurm
 from norml_cli.sweeps.sweep import TRY_AGAIN, Sweep
 from norml_cli.terminal.output import Output
@@ -61,17 +61,17 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> Cell:
+def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> SweepCell:
     path = folder / "results" / "place" / f"{name}.json"
     line = f"exec({code.format(path=str(path))!r})"  # a command is a line
-    return Cell(name, (line,), path, path, **options)
+    return SweepCell(name, (line,), path, path, **options)
 
 
-def swept(folder: Path, *plan: Cell, seconds: float = 60, retries: int = 0, **where: object) -> tuple[int, dict]:
+def swept(folder: Path, *plan: SweepCell, seconds: float = 60, retries: int = 0, **where: object) -> tuple[int, dict]:
     (folder / "results").mkdir(exist_ok=True)
     asked = Asked(folder / "results", threads=3, where=Where("slurm", **where))
     with OnSlurm(asked) as engine:
-        made = Sweep("made", plan, Output(as_json=True), engine, retries=retries)
+        made = Sweep("made", plan, engine, retries=retries, console=Output(as_json=True))
         code = made.run(time.monotonic() + seconds)
     return code, {each["title"]: each["state"] for each in made.states()}
 

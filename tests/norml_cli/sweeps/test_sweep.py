@@ -10,7 +10,7 @@ import pytest
 
 from norml_cli.files.locks import held
 from norml_cli.sweeps import here, process, sweep
-from norml_cli.sweeps.cells import Cell
+from norml_cli.sweeps.cells import SweepCell
 from norml_cli.sweeps.here import Here
 from norml_cli.sweeps.sweep import TRY_AGAIN, Sweep
 from norml_cli.terminal.output import Output
@@ -25,15 +25,15 @@ def scripts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(process, "PROGRAM", (sys.executable, "-c"))
 
 
-def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> Cell:
+def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> SweepCell:
     """`code`: {path!r} is what the cell has to leave, {folder!r} where it is."""
     path = folder / f"{name}.json"
-    return Cell(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
+    return SweepCell(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
 
 
-def swept(*plan: Cell, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
+def swept(*plan: SweepCell, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
     """The exit code, and what became of each cell."""
-    made = Sweep("made", plan, Output(as_json=True), Here(at_once), retries=retries)
+    made = Sweep("made", plan, Here(at_once), retries=retries, console=Output(as_json=True))
     code = made.run(time.monotonic() + seconds)
     return code, {each["title"]: each["state"] for each in made.states()}
 
@@ -180,7 +180,7 @@ def test_a_log_keeps_every_attempt_of_this_sweep_and_none_of_an_earlier_one(tmp_
 def test_each_cell_sees_the_gpu_with_the_fewest_cells(tmp_path: Path):
     says = "import os, time\nopen({path!r} + '.gpu', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])\n"
     plan = [cell(tmp_path, name, says + "time.sleep(0.5)\n" + LEAVES) for name in "abcd"]
-    made = Sweep("made", plan, Output(as_json=True), Here(4, ["2", "5"]), retries=0)
+    made = Sweep("made", plan, Here(4, ["2", "5"]), retries=0, console=Output(as_json=True))
     assert made.run(time.monotonic() + 60) == 0
     assert sorted(path.read_text() for path in tmp_path.glob("*.gpu")) == ["2", "2", "5", "5"]
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from norml_cli.files.companions import CHECKPOINT, DIVERGED, LOG, STATUS
-from tests.scale.cluster import Cluster, can_be_had
-from tests.scale.conftest import SWEEP, Numbers, leftovers, numbers, program
+from tests.scale.sweeps.cluster import Cluster, can_be_had
+from tests.scale.sweeps.conftest import SWEEP, Numbers, leftovers, numbers, program
 
 pytest.importorskip("ray")
 pytestmark = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scale.conftest import SWEEP, Numbers, leftovers, numbers, program
-from tests.scale.slurm import Slurm, can_be_had
+from tests.scale.sweeps.conftest import SWEEP, Numbers, leftovers, numbers, program
+from tests.scale.sweeps.slurm import Slurm, can_be_had
 
 pytestmark = [
     pytest.mark.slow,
