@@ -1,4 +1,4 @@
-"""The array job that cells become. Slurm itself is played by scripts of bash here, and is real in tests/scale/sweeps."""
+"""The array job that cells become. Scripts of bash play Slurm here; tests/scale/sweeps has a real one."""
 
 import json
 import os
