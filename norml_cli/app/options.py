@@ -171,7 +171,7 @@ FetchOption = Annotated[
 SbatchOption = Annotated[
     str,
     typer.Option(
-        "--sbatch", metavar="OPTIONS", help="With --on slurm: of sbatch, such as '--partition=gpu'. Default: none."
+        "--sbatch", metavar="OPTIONS", help="With --on slurm: of sbatch, 'partition=gpu time=4:00:00'. Default: none."
     ),
 ]
 MinutesOption = Annotated[

@@ -25,7 +25,7 @@ class Where:
     """Where cells run, as the options say.
 
     on: here, ray or slurm. at_once: cells side by side; None: as many as pay. gpus: of a cell; None: by what there is.
-    address: of a Ray cluster. fetch: workers do not see the results folder. sbatch: more options of sbatch.
+    address: of a Ray cluster. fetch: workers do not see the results folder. sbatch: more of its options.
     """
 
     on: str = "here"

@@ -110,15 +110,13 @@ class OnSlurm(Engine):
             self._seen_at[cell] = time.monotonic()
 
     def _script(self, folder: Path, count: int) -> str:
-        options = [*self._where.sbatch]
-        if self._where.gpus:
-            options.insert(0, f"--gres=gpu:{self._where.gpus:g}")
+        gpus = [f"gres=gpu:{self._where.gpus:g}"] if self._where.gpus else []
         return SCRIPT.format(
             name="norml",
             count=count,
             limit="" if self._where.at_once is None else f"%{self._where.at_once}",
             threads=self._asked.threads or 1,
-            options="".join(f"#SBATCH {option}\n" for option in options),
+            options="".join(f"#SBATCH --{option.lstrip('-')}\n" for option in (*gpus, *self._where.sbatch)),
             folder=shlex.quote(str(folder)),
         )
 

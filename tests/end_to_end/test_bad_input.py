@@ -57,7 +57,7 @@ WRONG_WORDS: list[Use] = [
     ((*SWEEP, "--grid", "inner_lr"), ["--grid inner_lr: expected KEY=V1,V2"]),
     ((*SWEEP, "--on", "cloud"), ["--on cloud", "here, ray, slurm"]),
     ((*SWEEP, "--address", "127.0.0.1:1"), ["--address", "for --on ray"]),
-    ((*SWEEP, "--sbatch", "--partition=gpu"), ["--sbatch", "for --on slurm"]),
+    ((*SWEEP, "--sbatch", "partition=gpu"), ["--sbatch", "for --on slurm"]),
     ((*SWEEP, "--gpus", "0.5"), ["--gpus", "for --on ray"]),
     ((*SWEEP, "--device", "cuda:7", "--at-once", "1"), ["--device cuda:7", "CUDA devices"]),
     (("report", "--results", "results", "nowhere"), ["--results"]),

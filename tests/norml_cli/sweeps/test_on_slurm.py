@@ -79,7 +79,7 @@ def swept(folder: Path, *plan: SweepCell, seconds: float = 60, retries: int = 0,
 def test_all_that_can_begin_is_one_array_and_what_had_to_wait_another(tmp_path: Path, played: Path):
     data = cell(tmp_path, "data")
     runs = [cell(tmp_path, f"run-{n}", f"assert open({str(data.path)!r}); {LEAVES}", needs=(data,)) for n in range(3)]
-    code, states = swept(tmp_path, data, *runs, at_once=2, sbatch=("--partition=gpu", "--time=1:00:00"), gpus=1.0)
+    code, states = swept(tmp_path, data, *runs, at_once=2, sbatch=("partition=gpu", "--time=1:00:00"), gpus=1.0)
     assert (code, set(states.values())) == (0, {"finished"})
     assert len(list(played.glob("job-*"))) == 2
     lines = (played / "script-2").read_text().splitlines()
@@ -115,7 +115,7 @@ def test_when_time_is_up_each_task_is_asked_to_stop_and_heard(tmp_path: Path):
 def test_what_sbatch_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REFUSES", "invalid partition specified: gpu")
     with pytest.raises(UserError, match=r"--on slurm: sbatch refuses the job \(.*invalid partition specified: gpu\)"):
-        swept(tmp_path, cell(tmp_path, "one"), sbatch=("--partition=gpu",))
+        swept(tmp_path, cell(tmp_path, "one"), sbatch=("partition=gpu",))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGUSR1, 130), (None, 3)])

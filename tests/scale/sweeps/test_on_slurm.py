@@ -48,7 +48,7 @@ def until(what: Callable[[], object], process: "subprocess.Popen[str]", within_s
 
 def test_one_array_job_stopped_and_taken_up_again(slurm: Slurm, tmp_path: Path, one_after_the_other: Numbers):
     results = tmp_path / "results"
-    first = started(results, "--sbatch", "--time=1:00:00 --comment=norml")
+    first = started(results, "--sbatch", "time=1:00:00 comment=norml")
     try:
         until(lambda: len(list(results.rglob("seed-*.json"))) >= 3 and list(results.rglob("*.status")), first)
         jobs = set(slurm.said("squeue", "--noheader", "--array", "--format=%F").split())
