@@ -103,7 +103,7 @@ class Sweep:
     """
 
     def __init__(
-        self, title: str, cells: Sequence[SweepCell], console: Output, engine: Engine, *, retries: int
+        self, title: str, cells: Sequence[SweepCell], engine: Engine, *, retries: int, console: Output
     ) -> None:
         self._title, self._console, self._engine, self._retries = title, console, engine, retries
         self._cells, self._waiting = list(cells), list(cells)
