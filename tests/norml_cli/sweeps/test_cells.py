@@ -20,23 +20,25 @@ def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Pat
     return cells_of(registry, missing, asked)
 
 
-def test_table_1_needs_images_three_backbones_and_their_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_table_1_needs_images_its_backbones_and_their_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     options = f"--device cpu --results {tmp_path / 'out'}"
     plan = planned("table-1", monkeypatch, tmp_path, Path("raw"))
     texts = [" ".join(cell.arguments) for cell in plan]
     (prepare, *others) = plan
     assert texts[0] == "prepare mini-imagenet --source raw"
     recipes = {cell.arguments[3]: cell for cell in others if cell.arguments[0] == "pretrain"}
-    assert list(recipes) == ["mtl-2019", "rfs-2020", "resnet12-narrow"]
+    assert list(recipes)[:2] == ["mtl-2019", "rfs-2020"]
     assert all(cell.needs == (prepare,) for cell in recipes.values())
     assert texts[1] == f"pretrain mini-imagenet --recipe mtl-2019 --seed 0 {options}"
     runs = [cell for cell in others if cell.arguments[0] == "run"]
-    assert texts[4:6] == [
+    assert texts[1 + len(recipes) :][:2] == [
         f"run norml --benchmark mini-imagenet-5way --shots 1 --seed 0 {options}",
         f"run maml-constant-lr --benchmark mini-imagenet-5way --shots 1 --seed 0 {options}",
     ]
     assert runs[0].needs == (prepare, recipes["mtl-2019"])
-    table = read_registry([builtin_registry()]).table("table-1")
+    registry = read_registry([builtin_registry()])
+    table = registry.table("table-1")
+    assert set(recipes) == {item.spec.protocol.backbone for item in runs_of(registry, table)}
     shown = {
         (row.method, row.benchmark or column.benchmark, column.shots)
         for row in table.rows
