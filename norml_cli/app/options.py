@@ -150,7 +150,10 @@ AtOnceOption = Annotated[
 GpusOption = Annotated[
     float | None,
     typer.Option(
-        "--gpus", metavar="F", min=0, help="With --on ray or slurm: GPUs of a run. Default on Ray: 0.25, if it has any."
+        "--gpus",
+        metavar="F",
+        min=0,
+        help="With --on ray or slurm: GPUs of a run. Default: 0.25 on a Ray that has GPUs.",
     ),
 ]
 AddressOption = Annotated[
