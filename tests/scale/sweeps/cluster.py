@@ -6,6 +6,7 @@ Needs root and iproute2. `unplug` ends every process of a worker at once, as pul
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-START_WITHIN_S = 90
+ENVIRONMENT = {  # of nodes and of the sweep: a secret that they share, and patience on a busy machine
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_raylet_start_wait_time_s": "120",
+}
+START_WITHIN_S = 150
 PORT = 6379
 
 
@@ -93,7 +99,7 @@ class Cluster:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"},
+                env=os.environ | ENVIRONMENT,
             )
         until = time.monotonic() + START_WITHIN_S
         while "--block" not in log.read_text(errors="replace"):  # "--block: this command will now block forever"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from norml_cli.files.companions import CHECKPOINT, DIVERGED, LOG, STATUS
-from tests.scale.sweeps.cluster import Cluster, can_be_had
+from tests.scale.sweeps.cluster import ENVIRONMENT, Cluster, can_be_had
 from tests.scale.sweeps.conftest import SWEEP, Numbers, leftovers, numbers, program
 
 pytest.importorskip("ray")
@@ -37,7 +37,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def started(cluster: Cluster, results: Path, *options: str) -> "subprocess.Popen[str]":
     words = cluster.on_head(*program(*SWEEP), "--on", "ray", "--address", cluster.address, *options)
     return subprocess.Popen(
-        [*words, "--results", str(results)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*words, "--results", str(results)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | ENVIRONMENT,
     )
 
 
