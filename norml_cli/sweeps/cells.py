@@ -17,7 +17,6 @@ from norml_cli.registry.specs import RunSpec
 from norml_cli.results.missing import Missing
 
 ENGINES = ("here", "ray", "slurm")
-FINISHED_ALREADY = "finished already; --force runs it again"  # what a run says that has nothing to do
 FETCHED = "{results}"  # in a cell's arguments: the folder that a worker keeps its results in until they are fetched
 
 

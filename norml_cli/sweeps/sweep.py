@@ -20,7 +20,7 @@ from norml_cli.files.locks import is_held
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.missing import Missing
 from norml_cli.results.store import Results
-from norml_cli.sweeps.cells import FINISHED_ALREADY, Asked, SweepCell, cells_of, told
+from norml_cli.sweeps.cells import Asked, SweepCell, cells_of, told
 from norml_cli.sweeps.engine import TO_STOP, TO_STOP_AT_ONCE, Ended, Engine
 from norml_cli.sweeps.here import Here, as_many_as_pay, gpus_for
 from norml_cli.terminal.output import Output
@@ -207,9 +207,7 @@ class Sweep:
 
     def _ended(self, each: Ended, took: float) -> None:
         cell = each.cell
-        if cell.leaves.exists() and FINISHED_ALREADY in _text(Companions(cell.path).log):
-            self._finished(cell, "finished by another process")
-        elif cell.leaves.exists():
+        if cell.leaves.exists():
             self._took.append(took)
             self._finished(cell, f"finished in {duration(took)}")
         elif self._asks_to_stop and (each.code is None or each.code < 0 or each.code == STOPPED_EXIT_CODE):

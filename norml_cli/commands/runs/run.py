@@ -15,7 +15,6 @@ from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
-from norml_cli.sweeps.cells import FINISHED_ALREADY
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.launch import Launch, launched_run
 
@@ -42,7 +41,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
             if path.exists() and not launch.force:
                 Companions(path).tidy()
                 which = f"{item.spec.label(launch.name)}, seed {launch.seed}"
-                console.print(f"{which}: {FINISHED_ALREADY}", highlight=False)
+                console.print(f"{which}: finished already; --force runs it again", highlight=False)
             else:
                 _run_one(item, examples[item.spec.hash()], launch, path, console)
     finished = [(path, read_record(path)) for path, *_ in places]
