@@ -41,7 +41,11 @@ from norml_cli.terminal.usage import Command
 def run_command(
     methods: Annotated[
         list[str],
-        typer.Argument(metavar="METHOD...", help="Method ids, or .yaml files of your own.", autocompletion=METHOD_IDS),
+        typer.Argument(
+            metavar="METHOD...",
+            help="Methods, as in `norml list`, or .yaml files of your own.",
+            autocompletion=METHOD_IDS,
+        ),
     ],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
