@@ -658,7 +658,7 @@ def test_a_narrow_terminal_has_the_second_test_in_a_piece_of_its_own(tested_twic
 def test_scripts_and_the_command_have_the_second_test_too(tested_twice, capsys):
     registry, results = tested_twice
     console = Console(width=200)
-    report(registry, table_id="tiny-table", format_="json", results=results.folder, console=console)
+    report(registry, table_id="tiny-table", format_="json", results=Gathered([results.folder]), console=console)
     said = json.loads(capsys.readouterr().out)
     assert said["second_test"] == {"queries_per_class": 1}
     norml = next(cell for cell in said["cells"] if cell["method"] == "norml" and cell["benchmark"])
