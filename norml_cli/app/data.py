@@ -18,8 +18,7 @@ from norml_cli.app.options import (
     ThreadsOption,
 )
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, places_text, precision_of
-from norml_cli.results.store import DEFAULT_FOLDER
+from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command
 
@@ -62,7 +61,7 @@ def prepare_command(
     output, entries = Output(quiet=quiet, as_json=json), entries_of(registry)
     prepare(entries, dataset, source=source, force=force, verify=verify, console=output)
     if not verify:
-        suggest_benchmark(entries, dataset, places_text(DEFAULT_FOLDER, registry), output)
+        suggest_benchmark(entries, dataset, output)
 
 
 @app.command(
@@ -121,10 +120,11 @@ def pretrain_command(
 
     of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
     resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
+    output = Output(quiet=quiet, as_json=json)
+    output.print(f"{recipe}, seed {seed}: loading torch and the data", highlight=False)
     from norml_cli.commands.data.pretrain import pretrain, verify_features
     from norml_cli.training.launch import Launch
 
-    output = Output(quiet=quiet, as_json=json)
     if verify:
         verify_features(entries, resolved, seed_number, output)
         return

@@ -11,6 +11,7 @@ from pydantic import ValidationError, create_model
 
 from norml.map_sizes import map_sides
 from norml_cli.files.errors import UserError, plain
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import (
     RULES,
     BenchmarkEntry,
@@ -142,7 +143,7 @@ def n_features(registry: Registry, spec: RunSpec) -> int:
 def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
-    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
+    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `{suggested('norml list')}` shows all")
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
@@ -208,7 +209,7 @@ def _unknown_key(key: str, method: Method) -> str:
     else:
         near = did_you_mean(key, [*Protocol.model_fields, *RULES[method.algorithm].model_fields])
         why = f"unknown key of '{method.id}'{near}"
-    return f"{why}; `norml show {method.id}` lists its keys"
+    return f"{why}; `{suggested(f'norml show {method.id}')}` lists its keys"
 
 
 def checked_value(model: type[Model], key: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ from norml_cli.data.cache import Cache, cache_path, status
 from norml_cli.data.preparing import declared_requests, hashes, make
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.terminal.output import Output
 
@@ -43,11 +44,11 @@ def prepare(
 LIKE = {False: "omniglot-5way", True: "mini-imagenet-5way-conv"}  # by whether images are in colour
 
 
-def suggest_benchmark(registry: Registry, dataset_id: str, places: str, console: Output) -> None:
-    """Say how to make a benchmark of a data set that has none. places: the options that find it again."""
+def suggest_benchmark(registry: Registry, dataset_id: str, console: Output) -> None:
+    """Say how to make a benchmark of a data set that has none."""
     if dataset_id not in {bench.dataset for bench in registry.benchmarks.values()}:
         like = LIKE[registry.dataset(dataset_id).in_colour]
-        command = f"norml new benchmark NAME --like {like} --dataset {dataset_id}{places}"
+        command = suggested(f"norml new benchmark NAME --like {like} --dataset {dataset_id}")
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -26,6 +26,7 @@ from norml_cli.data.sources.image_folder import check_classes, found_in, read_im
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular, require_regular
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry, Unequal
 
 _NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, as the caches' names have it, as the others' have it
@@ -54,7 +55,7 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
     if source is None:
         raise UserError(
             f"'{entry.id}' is not downloaded for you ({entry.licence}); ask for it at {entry.home} and name what you "
-            f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
+            f"have: {suggested(f'norml prepare {entry.id} --source PATH')}, with {FORMS}"
         )
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=True)
     pickles = _pickles(source, found)

@@ -26,6 +26,7 @@ from norml_cli.data.sources import images as pictures
 from norml_cli.data.splits import ImageClasses, OnProgress
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.checks import OMNIGLOT_PX
 from norml_cli.registry.entries import DatasetEntry
 
@@ -245,7 +246,7 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
             error.close()  # the answer that it carries holds the connection open
         raise UserError(
             f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
-            f"their folder: norml prepare {entry.id} --source FOLDER"
+            f"their folder: {suggested(f'norml prepare {entry.id} --source FOLDER')}"
         ) from None
     finally:
         socket.setdefaulttimeout(patience)

@@ -70,7 +70,7 @@ def load(file: BinaryIO) -> Any:
     except KeyError:
         raise ValueError("it is no pickle, or a damaged one") from None
     except _DAMAGED as error:
-        raise ValueError(f"it is damaged ({type(error).__name__}: {reason(error)})") from None
+        raise ValueError(f"it is damaged ({reason(error)})") from None
 
 
 class _Dtype:
