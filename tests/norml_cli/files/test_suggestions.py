@@ -40,5 +40,5 @@ def test_defaults_are_not_named():
 def test_every_command_is_suggested_with_the_places_that_it_has():
     commands = typer.main.get_command(app).commands
     places = {name: {each.name for each in command.params} & set(_DEFAULTS) for name, command in commands.items()}
-    places["new"].remove("source")  # which is of a new data set alone
+    places["new"].remove("source")  # of a data set alone
     assert {name: set(options) for name, options in _TAKE.items()} == places
