@@ -71,6 +71,7 @@ COVERED = {
     "norml run --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml show": "test_commands.py::test_show_prints_every_kind_of_entry",
     "norml show --registry": "test_own_images.py::test_a_method_of_ones_own_is_two_words",
+    "norml show --benchmark": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml show --shots": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
