@@ -69,8 +69,8 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def page(session: nox.Session) -> None:
-    """Look at the page in Chromium and hold it against axe's rules of accessibility; needs both and npm."""
-    session.install("-e", ".[dev]")
+    """Look at the HTML page and the site in Chromium, with axe's rules of accessibility; needs Chromium and npm."""
+    session.install("-e", ".[dev,docs]")
     with session.chdir(session.create_tmp()):
         session.run("npm", "pack", "--silent", "axe-core@4", external=True)
         [archive] = Path().glob("axe-core-4*.tgz")
@@ -86,6 +86,13 @@ def trust(session: nox.Session) -> None:
     session.run("python", "-m", "tests.trust.flips", "--flips", "500", "--record", "results/trust/flips.json")
     session.run("python", "-m", "tests.trust.kills", "--kills", "200", "--record", "results/trust")
     session.run("pytest", "tests/trust", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session
+def scale(session: nox.Session) -> None:
+    """As root: run sweeps on a Ray cluster and a Slurm of this machine, and kill their parts (docs/how-to/sweep.md)."""
+    session.install("-e", ".[dev,ray]")
+    session.run("pytest", "tests/scale", "-m", "slow or not slow", "-n0", *session.posargs)
 
 
 @nox.session
