@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from norml.adaptation import Adaptation, InnerLoop
+    from norml.comparing.metric_learner import Comparison, MetricLearner
     from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
     from norml.evaluation import correct_counts
     from norml.frozen_classifiers import LogisticRegression, NearestCentroid
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
         meta_gradient,
         outer_step,
     )
+    from norml.objectives.multi_step import multi_step_gradient
+    from norml.objectives.reptile import reptile_gradient
     from norml.statistics import interval_95
-    from norml.update_rules import Carried, Rates, UpdateRule
+    from norml.update_rules import Carried, Pace, Rates, UpdateRule
+    from norml.update_rules.alfa import Alfa
     from norml.update_rules.gradient_descent import GradientDescent
     from norml.update_rules.meta_curvature import MetaCurvature
     from norml.update_rules.meta_sgd import MetaSgd
@@ -54,8 +58,12 @@ _HOMES = {
         "meta_gradient",
         "outer_step",
     ),
+    "norml.comparing.metric_learner": ("Comparison", "MetricLearner"),
+    "norml.objectives.multi_step": ("multi_step_gradient",),
+    "norml.objectives.reptile": ("reptile_gradient",),
     "norml.statistics": ("interval_95",),
-    "norml.update_rules": ("Rates", "Carried", "UpdateRule"),
+    "norml.update_rules": ("Rates", "Carried", "Pace", "UpdateRule"),
+    "norml.update_rules.alfa": ("Alfa",),
     "norml.update_rules.gradient_descent": ("GradientDescent",),
     "norml.update_rules.meta_curvature": ("MetaCurvature",),
     "norml.update_rules.meta_sgd": ("MetaSgd",),
@@ -66,8 +74,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptation",
+    "Alfa",
     "CapturedMetaGradient",
     "Carried",
+    "Comparison",
     "Convolutions",
     "EpisodeBatch",
     "EpisodeIndices",
@@ -80,8 +90,10 @@ __all__ = [
     "MetaCurvature",
     "MetaLearner",
     "MetaSgd",
+    "MetricLearner",
     "NearestCentroid",
     "NodalLstm",
+    "Pace",
     "Rates",
     "StaticGates",
     "UpdateRule",
@@ -90,7 +102,9 @@ __all__ = [
     "fully_connected",
     "interval_95",
     "meta_gradient",
+    "multi_step_gradient",
     "outer_step",
+    "reptile_gradient",
     "sample_indices",
 ]
 

@@ -16,6 +16,7 @@ SPECS = [
     for method in REGISTRY.methods
     for bench in REGISTRY.benchmarks.values()
     for shots in bench.shots
+    if REGISTRY.methods[method].algorithm != "comparison" or bench.protocol.hidden_sizes.value
 ]
 SETTINGS = [
     {"gates": "flattened"},

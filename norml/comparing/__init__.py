@@ -1,0 +1,1 @@
+"""Classifying queries by how similar they are to the support set."""
