@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from norml.comparing.similarities import Similarity, class_means, similarities
+from norml.adapted.similarities import Similarity, class_means, similarities
 from norml.episodes import EpisodeBatch
 
 NEWTON_STEPS = 100  # chosen: about 10 are enough for C = 1

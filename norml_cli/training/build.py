@@ -7,7 +7,7 @@ import math
 import torch
 
 from norml.adaptation import InnerLoop
-from norml.comparing.metric_learner import MetricLearner
+from norml.adapted.metric_learner import MetricLearner
 from norml.frozen_classifiers import FrozenClassifier
 from norml.layers import Convolutions
 from norml.learner import Learner

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from norml.comparing.metric_learner import Comparison, MetricLearner
+from norml.adapted.metric_learner import Comparison, MetricLearner
 from norml.episodes import EpisodeBatch
 from norml.meta_training import CapturedMetaGradient, compiled_meta_gradient, meta_gradient, outer_step
 from norml.objectives.multi_step import multi_step_gradient

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.comparing.metric_learner import Comparison, MetricLearner
+from norml.adapted.metric_learner import Comparison, MetricLearner
 from norml.episodes import EpisodeBatch
 from norml.frozen_classifiers import NearestCentroid
 from norml.layers import Convolutions

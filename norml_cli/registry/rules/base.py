@@ -20,7 +20,7 @@ from norml_cli.registry.sourced import Model
 if TYPE_CHECKING:
     import torch
 
-    from norml.comparing.metric_learner import Comparison
+    from norml.adapted.metric_learner import Comparison
     from norml.frozen_classifiers import FrozenClassifier
     from norml.layers import LayerShape
     from norml.update_rules import UpdateRule

@@ -8,7 +8,7 @@ from typing_extensions import override
 from norml_cli.registry.rules.base import ComparingSettings
 
 if TYPE_CHECKING:
-    from norml.comparing.metric_learner import Comparison
+    from norml.adapted.metric_learner import Comparison
 
 
 class ComparisonSettings(ComparingSettings):
@@ -24,6 +24,6 @@ class ComparisonSettings(ComparingSettings):
 
     @override
     def comparison(self) -> "Comparison":
-        from norml.comparing.metric_learner import Comparison  # noqa: PLC0415 - torch; an entry is read without
+        from norml.adapted.metric_learner import Comparison  # noqa: PLC0415 - torch; an entry is read without
 
         return Comparison(self.compared_with, self.similarity)

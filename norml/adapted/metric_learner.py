@@ -14,7 +14,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from norml.adapted import Adapted, Statistics
-from norml.comparing.similarities import Similarity, class_means, similarities
+from norml.adapted.similarities import Similarity, class_means, similarities
 from norml.fast_weights import LayerWeights, initial_layers
 from norml.hidden_layer import Gradients
 from norml.learner import ForwardTrace, Learner

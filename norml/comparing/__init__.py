@@ -1,1 +1,0 @@
-"""Classifying queries by how similar they are to the support set."""
