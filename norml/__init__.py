@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from norml.adaptation import Adaptation, InnerLoop
-    from norml.adapted.metric_learner import Comparison, MetricLearner
+    from norml.adapted.metric_learner import MetricLearner, SupportComparison
     from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
     from norml.evaluation import correct_counts
     from norml.frozen_classifiers import LogisticRegression, NearestCentroid
@@ -58,7 +58,7 @@ _HOMES = {
         "meta_gradient",
         "outer_step",
     ),
-    "norml.adapted.metric_learner": ("Comparison", "MetricLearner"),
+    "norml.adapted.metric_learner": ("SupportComparison", "MetricLearner"),
     "norml.objectives.multi_step": ("multi_step_gradient",),
     "norml.objectives.reptile": ("reptile_gradient",),
     "norml.statistics": ("interval_95",),
@@ -77,7 +77,6 @@ __all__ = [
     "Alfa",
     "CapturedMetaGradient",
     "Carried",
-    "Comparison",
     "Convolutions",
     "EpisodeBatch",
     "EpisodeIndices",
@@ -96,6 +95,7 @@ __all__ = [
     "Pace",
     "Rates",
     "StaticGates",
+    "SupportComparison",
     "UpdateRule",
     "compiled_meta_gradient",
     "correct_counts",

@@ -23,7 +23,7 @@ from norml.meta_training import MetaTrained
 ComparedWith = Literal["class-means", "examples"]
 
 
-class Comparison(nn.Module):
+class SupportComparison(nn.Module):
     """How logits come from features; it learns nothing.
 
     'class-means' (Snell et al. 2017, eqs 1-2): similarity to the mean of each class. 'examples' (Vinyals et al. 2016,
@@ -47,10 +47,10 @@ class Comparison(nn.Module):
 class MetricLearner(MetaTrained):
     """A body and a comparison of the features that it makes. `inner_steps` changes nothing."""
 
-    rule: Comparison
+    rule: SupportComparison
 
     def __init__(
-        self, learner: Learner, comparison: Comparison, *, n_way: int, query_statistics: Statistics = "query"
+        self, learner: Learner, comparison: SupportComparison, *, n_way: int, query_statistics: Statistics = "query"
     ) -> None:
         """`learner`: one to N = 0 classes. `query_statistics`: as of `InnerLoop`."""
         if learner.sizes[-1]:
@@ -84,7 +84,7 @@ class Compared(Adapted):
     def __init__(
         self,
         learner: Learner,
-        comparison: Comparison,
+        comparison: SupportComparison,
         x: Tensor,
         support_y: Tensor,
         *,

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from norml.adapted.metric_learner import Comparison, MetricLearner
+from norml.adapted.metric_learner import MetricLearner, SupportComparison
 from norml.episodes import EpisodeBatch
 from norml.meta_training import CapturedMetaGradient, compiled_meta_gradient, meta_gradient, outer_step
 from norml.objectives.multi_step import multi_step_gradient
@@ -84,7 +84,7 @@ def test_other_gradients_are_traced_as_one_graph_with_the_same_numbers(gradient,
 @pytest.mark.parametrize("compared_with", ["class-means", "examples"])
 def test_comparisons_are_traced_as_one_graph_with_the_same_numbers(compared_with, make_meta_learner, make_episodes):
     body, batch = make_meta_learner("maml-constant-lr", sizes=(5, 4, 0)).learner, make_episodes(n_episodes=2)
-    model = MetricLearner(body, Comparison(compared_with, "euclidean"), n_way=3)
+    model = MetricLearner(body, SupportComparison(compared_with, "euclidean"), n_way=3)
     traced = torch.compile(meta_gradient, fullgraph=True, dynamic=False, backend="aot_eager")
     assert_same(traced(model, batch, 0), meta_gradient(model, batch, 0), 1e-12)
 

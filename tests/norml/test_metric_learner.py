@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.adapted.metric_learner import Comparison, MetricLearner
+from norml.adapted.metric_learner import MetricLearner, SupportComparison
 from norml.episodes import EpisodeBatch
 from norml.frozen_classifiers import NearestCentroid
 from norml.layers import Convolutions
@@ -40,7 +40,7 @@ def made(rule, body="fully connected", *, query_statistics="query", batch_norm_s
         convolutions=None if images is None else Convolutions(**images),
         generator=generator,
     )
-    model = MetricLearner(learner, Comparison(**rule), n_way=3, query_statistics=query_statistics).double()
+    model = MetricLearner(learner, SupportComparison(**rule), n_way=3, query_statistics=query_statistics).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
@@ -110,7 +110,9 @@ def test_logits_by_hand():
     x = torch.tensor([[[0.0], [2.0], [4.0], [1.0]]]).double()
     batch = EpisodeBatch.joined(x[:, :3], torch.tensor([[0, 0, 1]]), x[:, 3:], torch.tensor([[0]]))
     learner = Learner(1, [], 0).double()
-    means, examples = (MetricLearner(learner, Comparison(c, "euclidean"), n_way=2) for c in ("class-means", "examples"))
+    means, examples = (
+        MetricLearner(learner, SupportComparison(c, "euclidean"), n_way=2) for c in ("class-means", "examples")
+    )
     torch.testing.assert_close(means(batch, 0) - 1, torch.tensor([[[0.0, -9.0]]]).double())
     total = 2 * math.exp(-1) + math.exp(-9)
     expected = [math.log(2 * math.exp(-1) / total), math.log(math.exp(-9) / total)]
@@ -137,7 +139,7 @@ def test_queries_can_come_later_and_in_other_numbers(make_episodes):
 
 def test_what_does_not_go_is_told(make_episodes):
     with pytest.raises(ValueError, match=r"n_way = 0, not 3: a body alone$"):
-        MetricLearner(Learner(5, [4], 3), Comparison("examples", "cosine"), n_way=3)
+        MetricLearner(Learner(5, [4], 3), SupportComparison("examples", "cosine"), n_way=3)
     model, batch = made(RULES[0]), make_episodes()
     compared, logits = model.adapt_and_query(batch, 0, reversible=True)
     compared.reverse(torch.ones_like(logits))

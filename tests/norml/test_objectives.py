@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from norml.adapted.metric_learner import Comparison, MetricLearner
+from norml.adapted.metric_learner import MetricLearner, SupportComparison
 from norml.episodes import EpisodeBatch
 from norml.layers import Convolutions
 from norml.meta_training import meta_gradient, outer_step
@@ -152,6 +152,6 @@ def test_what_they_cannot_follow_is_refused(make_meta_learner, make_episodes):
     with pytest.raises(ValueError, match=r"^Reptile learns from inner steps; take at least 1$"):
         reptile_gradient(make_meta_learner("maml-constant-lr"), batch, 0)
     body = make_meta_learner("maml-constant-lr", sizes=(5, 4, 0)).learner
-    metric = MetricLearner(body, Comparison("class-means", "euclidean"), n_way=3)
+    metric = MetricLearner(body, SupportComparison("class-means", "euclidean"), n_way=3)
     with pytest.raises(TypeError, match=r"^MetricLearner takes no inner steps$"):
         multi_step_gradient(metric, batch, 1, step_weights=double([1]))

@@ -20,7 +20,7 @@ from norml_cli.registry.sourced import Model
 if TYPE_CHECKING:
     import torch
 
-    from norml.adapted.metric_learner import Comparison
+    from norml.adapted.metric_learner import SupportComparison
     from norml.frozen_classifiers import FrozenClassifier
     from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
@@ -73,7 +73,7 @@ class ComparingSettings(RuleSettings):
     lacks: ClassVar[Mapping[str, str]] = dict.fromkeys(("inner_steps", "inner_steps_test"), "takes no inner steps")
 
     @abstractmethod
-    def comparison(self) -> "Comparison":
+    def comparison(self) -> "SupportComparison":
         """The comparison."""
 
     @override

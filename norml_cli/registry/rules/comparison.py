@@ -8,7 +8,7 @@ from typing_extensions import override
 from norml_cli.registry.rules.base import ComparingSettings
 
 if TYPE_CHECKING:
-    from norml.adapted.metric_learner import Comparison
+    from norml.adapted.metric_learner import SupportComparison
 
 
 class ComparisonSettings(ComparingSettings):
@@ -23,7 +23,7 @@ class ComparisonSettings(ComparingSettings):
     )
 
     @override
-    def comparison(self) -> "Comparison":
-        from norml.adapted.metric_learner import Comparison  # noqa: PLC0415 - torch; an entry is read without
+    def comparison(self) -> "SupportComparison":
+        from norml.adapted.metric_learner import SupportComparison  # noqa: PLC0415 - torch; an entry is read without
 
-        return Comparison(self.compared_with, self.similarity)
+        return SupportComparison(self.compared_with, self.similarity)
