@@ -33,8 +33,8 @@ class Alfa(UpdateRule):
         super().__init__()
         width, steps = 2 * n_layers, max(inner_steps, 1)
         bound = 1 / math.sqrt(width)
-        self.hidden_weight = nn.Parameter(torch.empty(width, width).uniform_(-bound, bound, generator=generator))
-        self.hidden_bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound, generator=generator))
+        self.in_weight = nn.Parameter(torch.empty(width, width).uniform_(-bound, bound, generator=generator))
+        self.in_bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound, generator=generator))
         self.out_weight = nn.Parameter(torch.zeros(width, width))
         self.out_bias = nn.Parameter(torch.ones(width))
         self.rate_factors = nn.Parameter(torch.ones(steps, n_layers))
@@ -47,7 +47,7 @@ class Alfa(UpdateRule):
     @override
     def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
         seen = torch.cat([weight_means, gradient_means], dim=1)
-        hidden = functional.linear(seen, self.hidden_weight, self.hidden_bias).relu()
+        hidden = functional.linear(seen, self.in_weight, self.in_bias).relu()
         rate, decay = functional.linear(hidden, self.out_weight, self.out_bias).chunk(2, dim=1)
         step = min(step, len(self.rate_factors) - 1)
         return Pace(self.rate_factors[step] * rate, 1 - self.decay_factors[step] * decay)

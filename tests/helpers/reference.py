@@ -212,7 +212,7 @@ def gradient_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor
 def alfa_step(p: Parameters, inner_lr: float, weights: Weights, gradients: tuple[Tensor, ...], *, t: int) -> Weights:
     """W <- decay W - eta rate G, by a net of two layers that sees the mean of every layer's W, then of every G."""
     means = torch.stack([w.mean() for w, _ in weights] + [gradient.mean() for gradient in gradients[::2]])
-    hidden = p["rule.hidden_weight"] @ means + p["rule.hidden_bias"]
+    hidden = p["rule.in_weight"] @ means + p["rule.in_bias"]
     out = p["rule.out_weight"] @ torch.where(hidden > 0, hidden, torch.zeros_like(hidden)) + p["rule.out_bias"]
     step, n_layers, stepped = min(t, RATES_FOR_STEPS - 1), len(weights), []
     for layer, (w, b) in enumerate(weights):

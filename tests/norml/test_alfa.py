@@ -57,8 +57,8 @@ def test_the_net_by_hand():
     """L = 1: means (3, 5) -> hidden relu(3 - 5, 3 + 5 + 1) = (0, 9) -> rate 2 + 9, decay number 1 + 0 * 9 - 2 * 0."""
     rule = Alfa(1, inner_steps=2).double()
     with torch.no_grad():
-        rule.hidden_weight.copy_(double([[1, -1], [1, 1]]))
-        rule.hidden_bias.copy_(double([0, 1]))
+        rule.in_weight.copy_(double([[1, -1], [1, 1]]))
+        rule.in_bias.copy_(double([0, 1]))
         rule.out_weight.copy_(double([[7, 1], [-2, 0]]))
         rule.out_bias.copy_(double([2, 1]))
         rule.rate_factors.copy_(double([[1], [3]]))
