@@ -332,7 +332,7 @@ class Adaptation(Adapted):
         y, x = y.gather(1, order), x.gather(1, order.unsqueeze(-1).expand_as(x))
         if part is not None:
             whole = y.shape[1] // part * part
-            return list(zip(x[:, :whole].split(part, dim=1), y[:, :whole].split(part, dim=1), strict=True))
+            return list(zip(*(torch.split(of[:, :whole], part, dim=1) for of in (x, y)), strict=True))
         x = x.transpose(0, 1).contiguous()  # each example side by side
         return list(zip(x.unsqueeze(2).unbind(), y.unsqueeze(2).unbind(1), strict=True))
 
@@ -404,9 +404,8 @@ class Adaptation(Adapted):
         rate_bars, decay_bars = zip(*(decayed.pace_adjoint(t) for decayed in self._decayed()), strict=True)
         pace_bars = {"rate": torch.stack(rate_bars, dim=1), "decay": torch.stack(decay_bars, dim=1)}
         mean_bars = self._pulled_back(call, Values(pace_bars, {})).signals
-        for layer, decayed in enumerate(self._decayed()):
-            if "weight_means" in mean_bars:
-                decayed.mean_adjoint(mean_bars["weight_means"][:, layer])
+        for number, decayed in enumerate(self._decayed() if "weight_means" in mean_bars else []):
+            decayed.mean_adjoint(mean_bars["weight_means"][:, number])
         for number, layer in enumerate(self.learner.layers if "gradient_means" in mean_bars else []):
             signals = step.backward.deltas[number], step.forward.patches[number]
             delta_bar, patches_bar = gradient_mean_adjoint(mean_bars["gradient_means"][:, number], *signals)

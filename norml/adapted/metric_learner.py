@@ -122,7 +122,7 @@ class Compared(Adapted):
                 of_support, of_queries = self._features(self.support_x), self._features(queries)
             result: Tensor
             if self._reversible:
-                result, self._pull_back = torch.func.vjp(self._compare, of_support, of_queries)
+                result, self._pull_back, *_ = torch.func.vjp(self._compare, of_support, of_queries)
             else:
                 result = self._compare(of_support, of_queries)
         return result

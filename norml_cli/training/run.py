@@ -190,8 +190,9 @@ class Run(Training):
         """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
         loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
-            adapts = isinstance(meta_learner, MetaLearner)
-            why = told_apart(meta_learner, batch, inner_steps) if adapts else self.advice
+            why = self.advice
+            if isinstance(meta_learner, MetaLearner):
+                why = told_apart(meta_learner, batch, inner_steps)
             self._diverged(float(loss), self.state.step + 1, why)
         return loss, accuracy, gradients
 
