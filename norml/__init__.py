@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from norml.adaptation import Adaptation, InnerLoop
+    from norml.adapted import Adapted
     from norml.adapted.metric_learner import MetricLearner, SupportComparison
     from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
     from norml.evaluation import correct_counts
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from norml.meta_training import (
         CapturedMetaGradient,
         MetaLearner,
+        MetaTrained,
         compiled_meta_gradient,
         meta_gradient,
         outer_step,
@@ -54,10 +56,12 @@ _HOMES = {
     "norml.meta_training": (
         "CapturedMetaGradient",
         "MetaLearner",
+        "MetaTrained",
         "compiled_meta_gradient",
         "meta_gradient",
         "outer_step",
     ),
+    "norml.adapted": ("Adapted",),
     "norml.adapted.metric_learner": ("SupportComparison", "MetricLearner"),
     "norml.objectives.multi_step": ("multi_step_gradient",),
     "norml.objectives.reptile": ("reptile_gradient",),
@@ -74,6 +78,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptation",
+    "Adapted",
     "Alfa",
     "CapturedMetaGradient",
     "Carried",
@@ -89,6 +94,7 @@ __all__ = [
     "MetaCurvature",
     "MetaLearner",
     "MetaSgd",
+    "MetaTrained",
     "MetricLearner",
     "NearestCentroid",
     "NodalLstm",
