@@ -59,8 +59,8 @@ class MetricLearner(MetaTrained):
         self.query_statistics = query_statistics
 
     @override
-    def adapted(self, x: Tensor, support_y: Tensor, inner_steps: int, *, reversible: bool) -> "Compared":
-        return Compared(
+    def adapted(self, x: Tensor, support_y: Tensor, inner_steps: int, *, reversible: bool) -> "ComparedEpisodes":
+        return ComparedEpisodes(
             self.learner,
             self.rule,
             x,
@@ -78,7 +78,7 @@ class _Pass(NamedTuple):
     n_reference: int | None
 
 
-class Compared(Adapted):
+class ComparedEpisodes(Adapted):
     """E episodes whose queries are compared with their support sets."""
 
     def __init__(
