@@ -196,8 +196,8 @@ def _add_means(values: list[dict[str, Any]]) -> None:
 def _add_pairs(trials: Sequence[TrialRecord], values: list[dict[str, Any]]) -> None:
     """To each trial: its difference from the best of its method on the same meta-validation episodes."""
     best: dict[tuple[Any, ...], TrialRecord] = {}
-    for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy):
-        best[_paired_with(trial)] = trial
+    for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy, reverse=True):
+        best.setdefault(_paired_with(trial), trial)
     for trial, each in zip(trials, values, strict=True):
         difference = _minus(trial, best[_paired_with(trial)])
         each["minus_best"] = difference and difference.mean

@@ -116,6 +116,25 @@ def test_nearest_centroids_of_a_run_are_those_of_its_stored_features_and_episode
     assert record_of(shell, "nearest-centroid")["correct"] == expected
 
 
+def test_the_penalty_of_logistic_regression_is_chosen_on_meta_validation(shell: Shell):
+    study = (
+        "study",
+        "penalty",
+        "logistic-regression",
+        *PLACE,
+        "--grid",
+        "inverse_penalty=0.001,1.0",
+        "--format",
+        "json",
+    )
+    code, out, err = shell.norml(*study)
+    assert code == 0, err
+    trials = json.loads(out[out.index("{") :])["trials"]
+    assert {trial["values"]["inverse_penalty"] for trial in trials} == {0.001, 1.0}
+    assert {trial["outer_steps"] for trial in trials} == {0}
+    assert [trial["minus_best"] is None for trial in trials] == [True, False]
+
+
 def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
     assert shell.norml("run", "norml", *PLACE)[0] == 0
     whole = record_of(shell, "norml")
