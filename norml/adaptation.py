@@ -5,7 +5,7 @@ that second order takes a few passes over memory instead of a tape of thousands 
 are left to autograd (`update_rules.calls`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, Self, get_args
@@ -340,8 +340,16 @@ class Adaptation(Adapted):
 
     @override
     def reverse(
-        self, logits_bar: Tensor, earlier: Mapping[int, Tensor] | None = None
+        self,
+        logits_bar: Tensor,
+        earlier: Mapping[int, Tensor] | None = None,
+        *,
+        before_step: Callable[[], None] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As `Adapted.reverse`.
+
+        `before_step` is called for each t = T..1, when `weights` hold the derivatives by W_t and b_t.
+        """
         if self._reversed:
             raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
         self._reversed = True
@@ -354,6 +362,8 @@ class Adaptation(Adapted):
         carried_bars: list[Carried] = [{} for _ in self.weights]
         self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
         for t in reversed(range(self.n_steps)):
+            if before_step is not None:
+                before_step()
             step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
             carried_bars = self._step_reverse(t, step, carried_bars)
             if t in logits_bars:

@@ -4,7 +4,6 @@ import itertools
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from norml_cli.registry.reading import builtin_registry, load_registry
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.registry.sourced import Model
 from norml_cli.results.evaluations import Split
-from norml_cli.results.store import DEFAULT_FOLDER
 from norml_cli.terminal.output import name_left_out
 
 _INSTEAD = {  # what is set by an option of its own
@@ -32,6 +30,8 @@ _INSTEAD = {  # what is set by an option of its own
     "method": "the METHOD argument",
     "device": "--device",
     "threads": "--threads",
+    "compile": "--compile or --no-compile",
+    **{word: f"--{word}" for word in ("results", "registry", "name", "force", "deterministic", "tensorboard")},
 }
 MAX_SEEDS = 1000  # chosen: as MAX_TRIALS
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
@@ -94,6 +94,9 @@ def own_folder(registry: Path | None) -> Path:
 
 def methods_of(registry: Registry, words: Sequence[str]) -> list[str]:
     """The methods that `words` name, by id or by the entry's file, each once. Raises UserError for another entry."""
+    for word in words:
+        if word.isdecimal() and word not in registry.methods:
+            raise UserError(f"{word}: is no method; several seeds are written --seeds 0,1,2")
     return list(dict.fromkeys(_method_in(registry, word) if _is_file(word) else word for word in words))
 
 
@@ -192,49 +195,49 @@ def split_of(text: str) -> Split:
     return splits[text]
 
 
-def trials_of(
+def items_of(
     registry: Registry,
-    methods: list[str],
-    benchmark: str | None,
-    shots: int | None,
+    methods: Sequence[str],
+    benchmarks: Sequence[str],
+    shots: Sequence[int],
     grid: dict[str, list[Any]],
     overrides: dict[str, Any],
 ) -> list[Resolved]:
-    """Every method with every combination of the grid's values. Raises UserError, before anything runs."""
+    """Every method on every benchmark (none: its own), with each number of shots (none: the first) and each combination
+    of the grid's values, each once. Raises UserError, before anything runs.
+    """
     for key, values in grid.items():
         if key in overrides:
             raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
         if not values:
             raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
-    n_trials = math.prod(len(values) for values in grid.values()) * len(methods)
-    if n_trials > MAX_TRIALS:
-        raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
+    n_combinations = math.prod(len(values) for values in grid.values()) * len(methods)
+    if n_combinations > MAX_TRIALS:
+        raise UserError(
+            f"--grid: {n_combinations:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time"
+        )
     combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    return [
-        replace(registry.resolve(method, benchmark, shots, overrides | combination), varied=tuple(grid))
+    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
+    items = [
+        replace(registry.resolve(method, on, k, overrides | combination), varied=tuple(grid))
+        for on, k in places
         for method in methods
         for combination in combinations
     ]
+    return list({item.spec.hash(): item for item in items}.values())
 
 
-def sweep_of(
-    registry: Registry, methods: list[str], benchmarks: list[str], shots: list[int], overrides: dict[str, Any]
-) -> list[Resolved]:
-    """Every method on every benchmark (none: its own) with each number of shots (none: the first). Raises UserError."""
-    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
-    return [registry.resolve(method, on, k, overrides) for on, k in places for method in dict.fromkeys(methods)]
+def words_of(registry: Registry, words: Sequence[str]) -> dict[str, str]:
+    """The files among `words`, by the id of the method that each declares."""
+    return {_method_in(registry, word): word for word in words if _is_file(word)}
 
 
-def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[str, ...]:
-    """`--set` and `--outer-steps` again, for a `norml run` of its own."""
-    steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
-    return (*(word for item in items or [] for word in ("--set", item)), *steps)
-
-
-def places_text(results: Path, registry: Path | None) -> str:
-    """' --results out --registry mine': what a suggested command needs to find the same places; '' for the default."""
-    named = {"--results": results if results != DEFAULT_FOLDER else None, "--registry": registry}
-    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named.items() if path is not None)
+def training_options_of(compiled: bool | None, tensorboard: Path | None, *, deterministic: bool) -> tuple[str, ...]:  # noqa: FBT001 - as typer gives it
+    """Options of a training again, for a process of its own."""
+    options = ["--deterministic"] if deterministic else []
+    if compiled is not None:
+        options.append("--compile" if compiled else "--no-compile")
+    return (*options, "--tensorboard", str(tensorboard.absolute())) if tensorboard is not None else (*options,)
 
 
 def ids_of(*kinds: str) -> Callable[[Context, str], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from norml.statistics import Interval, paired_difference
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_sheets, require_format
@@ -52,16 +53,11 @@ TRIAL_KEYS = {
 }
 
 
-def render_runs(
-    registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int, options: str = ""
-) -> str:
-    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format.
-
-    options: of the command line that is suggested where there are none, such as ' --results out'.
-    """
+def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
+    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
     require_format(format_)
     if not runs and format_ == "rich":
-        return f"no finished runs; `norml run METHOD{options}` makes one\n"
+        return f"no finished runs; `{suggested('norml run METHOD')}` makes one\n"
     values = [_run_values(registry, *run) for run in runs]
     return render_sheets([_runs_sheet(values)], RUN_KEYS, values, "runs", format_, width=width)
 

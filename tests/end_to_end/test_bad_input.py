@@ -15,6 +15,7 @@ from norml_cli.registry import reading
 from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
+SWEEP = ("sweep", "norml", "--benchmark", "tiny-5way")
 STUDY = ("study", "trial", "norml", "--benchmark", "tiny-5way")
 PRETRAIN = ("pretrain", "mini-imagenet", "--recipe", "rfs-2020")
 
@@ -25,7 +26,7 @@ WRONG_WORDS: list[Use] = [
     (("rum", "norml"), ["No such command 'rum'"]),
     (("run",), ["Missing argument"]),
     (("run", "nrml"), ["unknown method 'nrml'", "did you mean", "'norml'"]),
-    (("run", ""), ["unknown method ''"]),
+    (("run", ""), ["METHOD...: is empty"]),
     (("run", "   "), ["unknown method"]),
     (("run", "norml/../../etc"), ["unknown method"]),
     (("run", "../norml"), ["unknown method"]),
@@ -54,14 +55,21 @@ WRONG_WORDS: list[Use] = [
     (("sweep", "norml", "nrml", "--seeds", "0", "1"), ["unknown method 'nrml'"]),
     (("sweep", "norml", "--benchmark", "tiny-5way", "tiny-6way"), ["unknown benchmark 'tiny-6way'"]),
     (("sweep", "norml", "--benchmark", "tiny-5way", "--shots", "1", "2"), ["--shots 2", "declares 1, 5"]),
+    ((*SWEEP, "--grid", "inner_lr"), ["--grid inner_lr: expected KEY=V1,V2"]),
+    ((*SWEEP, "--on", "cloud"), ["--on cloud", "here, ray, slurm"]),
+    ((*SWEEP, "--address", "127.0.0.1:1"), ["--address", "for --on ray"]),
+    ((*SWEEP, "--sbatch", "partition=gpu"), ["--sbatch", "for --on slurm"]),
+    ((*SWEEP, "--gpus", "0.5"), ["--gpus", "for --on ray"]),
+    ((*SWEEP, "--device", "cuda:7", "--at-once", "1"), ["--device cuda:7", "CUDA devices"]),
+    (("report", "--results", "results", "nowhere"), ["--results"]),
     (("show", "nothing"), ["unknown entry 'nothing'"]),
-    (("show", ""), ["unknown entry ''"]),
+    (("show", ""), ["ID: is empty"]),
     (("show", "a/b"), ["unknown entry 'a/b'"]),
-    (("show", "norml", "--benchmark", ""), ["unknown benchmark"]),
+    (("show", "norml", "--benchmark", ""), ["--benchmark: is empty"]),
     (("show", "norml", "--shots", "0"), ["--shots 0"]),
     (("show", "norml", "--set", "depth=3"), ["--set depth"]),
     (("prepare", "omniglott"), ["unknown data set", "'omniglot'"]),
-    (("prepare", ""), ["unknown data set"]),
+    (("prepare", ""), ["DATASET: is empty"]),
     (("prepare", "../omniglot"), ["unknown data set"]),
     (("prepare", "omniglot", "--source", "nowhere"), ["nowhere"]),
     (("prepare", "omniglot", "--source", "s" * 5000), ["sss: cannot be looked for"]),
@@ -77,7 +85,7 @@ WRONG_WORDS: list[Use] = [
     (("prepare", "mini-imagenet", "--source", "."), ["."]),
     (("prepare", "mini-imagenet", "--verify"), ["'mini-imagenet' is not prepared"]),
     (("report", "--table", "table-9"), ["unknown table 'table-9'", "table-2"]),
-    (("report", "--table", ""), ["unknown table"]),
+    (("report", "--table", ""), ["--table: is empty"]),
     (("report", "--format", "word"), ["word", "markdown"]),
     (("report", "--format", ""), ["--format"]),
     (("report", "--table"), ["no table has a finished run", "norml run METHOD"]),
@@ -126,7 +134,7 @@ WRONG_VALUES: list[Use] = [
     ((*RUN, "--device", "cüda"), ["--device"]),
     ((*RUN, "--set", "inner_lrr=0.1"), ["--set inner_lrr", "did you mean 'inner_lr'"]),
     ((*RUN, "--set", "inner_lr"), ["KEY=VALUE"]),
-    ((*RUN, "--set", ""), ["KEY=VALUE"]),
+    ((*RUN, "--set", ""), ["--set: is empty"]),
     ((*RUN, "--set", "=0.1"), ["KEY=VALUE"]),
     ((*RUN, "--set", "inner_lr="), ["--set inner_lr"]),
     ((*RUN, "--set", "inner_lr=fast"), ["--set inner_lr=fast", "number"]),
@@ -179,7 +187,7 @@ WRONG_VALUES: list[Use] = [
     ((*STUDY[:2], "--grid", "inner_lr=0.1"), ["trial", "holds no trials"]),
     (("study", "no trials", "norml"), ["no trials", "a-z"]),
     (("study", "../up", "norml"), ["../up"]),
-    (("study", "", "norml"), ["study ''"]),
+    (("study", "", "norml"), ["NAME: is empty"]),
     (("study", "trial\n", "norml"), ["study"]),
     (("study", "x" * 300, "norml", "--benchmark", "tiny-5way"), ["x"]),
     ((*STUDY, "--grid", "inner_lr"), ["--grid inner_lr", "KEY=V1,V2"]),

@@ -14,7 +14,6 @@ from norml.episodes import sample_indices
 from norml.meta_training import outer_step
 from norml_cli.data.examples import Examples
 from norml_cli.registry.protocol import Protocol, held_out_of
-from norml_cli.training import run as training
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
 
@@ -146,7 +145,7 @@ def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
         return outer_step(*arguments, **options)
 
     with shell.monkeypatch.context() as patch:
-        patch.setattr(training, "outer_step", signalled)
+        patch.setattr("norml_cli.training.run.outer_step", signalled)
         assert shell.norml("run", "norml", *PLACE, "--results", "stopped")[0] == 130
     code, out, _ = shell.norml("run", "norml", *PLACE, "--results", "stopped")
     assert code == 0
@@ -266,7 +265,7 @@ def test_training_episodes_of_what_was_held_out_from_pretraining_alone(
         pools.append(options["n_examples"])
         return sample_indices(**options)
 
-    monkeypatch.setattr(training, "sample_indices", watched)
+    monkeypatch.setattr("norml_cli.training.run.sample_indices", watched)
     run = ("run", "maml-constant-lr", *PLACE, "--set", "queries_per_class=1")
     held_out = ("--set", "training_examples=held-out-from-pretraining")
     for name, more, expected in (("all", (), 21), ("held-out", held_out, 3)):

@@ -9,10 +9,11 @@ import pytest
 
 from norml.statistics import paired_difference
 from norml_cli.data.examples import Examples
-from norml_cli.training import run as training
+from norml_cli.training.run import Run
 from tests.helpers.command_line import Shell
 
-STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
+TRIALS = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
+STUDY = (*TRIALS, "--at-once", "1")
 
 
 def trials(shell: Shell) -> list[Path]:
@@ -48,12 +49,24 @@ def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
     assert sum(same["correct"]) / 330 / 5 == pytest.approx(max(point["validation_accuracy"] for point in same["curve"]))
 
 
+def test_trials_side_by_side_are_those_of_one_after_the_other(shell: Shell):
+    assert shell.norml(*STUDY)[0] == 0
+    alone = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
+    side_by_side = ("--at-once", "2", "--results", "apart", "--device", "cpu")
+    code, out, err = shell.norml(*TRIALS, *side_by_side, "--format", "csv")
+    assert (code, err) == (0, "")
+    assert out.count("finished in") == 2
+    assert len(list(csv.DictReader(io.StringIO(out[out.index("method,benchmark") :])))) == 2
+    found = {path.name: json.loads(path.read_text())["curve"] for path in (shell.folder / "apart").rglob("*.json")}
+    assert found == alone
+    code, out, err = shell.norml(*TRIALS, *side_by_side, "--seeds", "0..1", "--dry-run", "--json")
+    assert [each["title"].split(", ")[3] for each in json.loads(out)["missing"]] == ["seed 1"] * 2
+
+
 def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     evaluated, read = [], []
-    evaluate, classes = training.Run._evaluate, Examples._classes
-    monkeypatch.setattr(
-        training.Run, "_evaluate", lambda run, split, on: evaluated.append(split) or evaluate(run, split, on)
-    )
+    evaluate, classes = Run._evaluate, Examples._classes
+    monkeypatch.setattr(Run, "_evaluate", lambda run, split, on: evaluated.append(split) or evaluate(run, split, on))
     monkeypatch.setattr(
         Examples, "_classes", lambda examples, split, **how: read.append(split) or classes(examples, split, **how)
     )
@@ -92,15 +105,15 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
     whole = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
     for path in trials(shell):
         path.unlink()
-    taken = training.Run._take_steps
+    taken = Run._take_steps
 
-    def stopping(run: training.Run, count: int) -> float:
+    def stopping(run: Run, count: int) -> float:
         run._stop.made = run.state.step == 5
         return taken(run, count)
 
-    monkeypatch.setattr(training.Run, "_take_steps", stopping)
+    monkeypatch.setattr(Run, "_take_steps", stopping)
     assert shell.norml(*STUDY)[0] == 130
-    monkeypatch.setattr(training.Run, "_take_steps", taken)
+    monkeypatch.setattr(Run, "_take_steps", taken)
     code, out, _ = shell.norml(*STUDY)
     assert code == 0
     assert "goes on from 6 of" in out
@@ -119,6 +132,8 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
         ((*STUDY, "--grid", "outer_lr=fast"), "outer_lr=fast"),
         ((*STUDY, "--grid", "outer"), "--grid outer: expected KEY=V1,V2"),
         ((*STUDY, "--format", "html"), "--format html: unknown format"),
+        ((*TRIALS, "--at-once", "2", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
+        ((*TRIALS, "--on", "ray", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple[str, ...], expected: str):
@@ -127,6 +142,22 @@ def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple
     assert expected in err
     assert err.count("\n") == 1
     assert trials(shell) == []
+
+
+def test_a_study_whose_trials_are_all_paused_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    taken = Run._take_steps
+
+    def stopping(run: Run, count: int) -> float:
+        run._stop.made = run.state.step == 5
+        return taken(run, count)
+
+    monkeypatch.setattr(Run, "_take_steps", stopping)
+    assert shell.norml(*STUDY)[0] == 130
+    assert trials(shell) == []
+    code, out, err = shell.norml("study", "rates")
+    assert (code, out, err) == (0, "rates: 1 unfinished trial; `norml status` tells how far\n", "")
+    assert json.loads(shell.norml("study", "rates", "--json")[1])["trials"] == []
+    assert "inner_lr 0.1" in shell.norml("status")[1]
 
 
 def test_a_damaged_trial_is_named(shell: Shell):

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
-from norml_cli.arguments import places_text
 from norml_cli.commands.results.report import print_text, report
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import remember_places
 from norml_cli.registry.reading import RegistryError, builtin_registry, read_registry
 from norml_cli.reporting.formats import FORMATS
 from norml_cli.reporting.latex import to_latex
@@ -21,6 +21,7 @@ from norml_cli.reporting.lists import RUN_KEYS, render_runs
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.reporting.table_sheet import CELL_KEYS, render_table
 from norml_cli.results.evaluated import Evaluations
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
@@ -258,16 +259,17 @@ def test_bold_marks_all_that_are_not_told_from_the_highest(registry):
 
 def test_hints_keep_the_places_that_were_named(registry):
     table = build_table(registry, registry.table("tiny-table"), [])
-    options = places_text(Path("my results"), Path("mine"))
-    text = render_table(table, "rich", width=80, options=options)
+    remember_places({"results": Path("my results"), "registry": Path("mine")})
+    try:
+        text = render_table(table, "rich", width=80)
+        nothing = render_runs(registry, [], "rich", width=80)
+    finally:
+        remember_places({})
     assert text.splitlines()[-1] == (
         "missing: norml run maml-constant-lr norml norml-zero-cell --benchmark tiny --shots 1 "
         "--results 'my results' --registry mine"
     )
-    assert render_runs(registry, [], "rich", width=80, options=options) == (
-        "no finished runs; `norml run METHOD --results 'my results' --registry mine` makes one\n"
-    )
-    assert places_text(Path("results"), None) == ""
+    assert nothing == "no finished runs; `norml run METHOD --results 'my results' --registry mine` makes one\n"
 
 
 @pytest.mark.parametrize("width", [0, 20, 33, 50, 64])
@@ -520,7 +522,7 @@ def test_no_runs_at_all(registry, format_):
 def printed(registry, results, *, encoding="utf-8", **settings):
     raw = io.BytesIO()
     console = Console(file=io.TextIOWrapper(raw, encoding=encoding, newline=""), width=80)
-    report(registry, results=results, console=console, **settings)
+    report(registry, results=Gathered([results]), console=console, **settings)
     console.file.flush()
     return raw.getvalue().decode(encoding)
 
@@ -577,7 +579,7 @@ def test_a_table_reads_the_records_of_its_own_benchmarks_alone(registry, tmp_pat
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_text("broken")
     console = Console(file=io.StringIO(), width=200)
-    settings = {"format_": "markdown", "results": tmp_path / "results", "console": console}
+    settings = {"format_": "markdown", "results": Gathered([tmp_path / "results"]), "console": console}
     report(registry, table_id="tiny-table", **settings)
     assert "62.50" in console.file.getvalue()
 
@@ -656,7 +658,7 @@ def test_a_narrow_terminal_has_the_second_test_in_a_piece_of_its_own(tested_twic
 def test_scripts_and_the_command_have_the_second_test_too(tested_twice, capsys):
     registry, results = tested_twice
     console = Console(width=200)
-    report(registry, table_id="tiny-table", format_="json", results=results.folder, console=console)
+    report(registry, table_id="tiny-table", format_="json", results=Gathered([results.folder]), console=console)
     said = json.loads(capsys.readouterr().out)
     assert said["second_test"] == {"queries_per_class": 1}
     norml = next(cell for cell in said["cells"] if cell["method"] == "norml" and cell["benchmark"])
