@@ -400,7 +400,7 @@ class FactoredInput(LayerWeights):
         if not self._h_hats:
             return base, None
         product = self._query_product() if source == "query" else torch.cat([h @ key.mT for key in self._keys()], dim=2)
-        return base.baddbmm_(product, self._values(t), alpha=-self.eta), product
+        return base.baddbmm_(product, self._values(len(self._delta_hats)), alpha=-self.eta), product
 
     @override
     def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
