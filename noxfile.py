@@ -80,6 +80,13 @@ def trust(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """Run trainings on several processes: every test of tests/scale, of which the default tests have a part."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/scale", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session
 def audit(session: nox.Session) -> None:
     """Hold the dependencies against the database of known vulnerabilities; needs the network."""
     session.install("-e", ".", "pip-audit")

@@ -1,7 +1,9 @@
-"""Write commands.md, keys.md, formats.md and the README's made tables: `nox -s docs`; --check: compare only.
+"""Write commands.md, keys.md, formats.md, and the made tables of the README and scaling.md: `nox -s docs`.
+
+With --check it only compares.
 
 Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
-records and from the tables that write CSV, the README's tables from records. None can drift: a test of the default
+records and from the tables that write CSV, the tables from records. None can drift: a test of the default
 suite compares.
 """
 
@@ -12,9 +14,11 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import scaling
 import speed_tables
 import typer
 
@@ -257,18 +261,22 @@ SCRIPTS = {
 }
 
 
-def readme() -> str:
-    """The README with the text between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
+BLOCKS = speed_tables.BLOCKS | scaling.BLOCKS
+
+
+def with_blocks(name: str) -> str:
+    """A page with the text between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
     pattern = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    text = (HERE.parent / "README.md").read_text(encoding="utf-8")
-    return pattern.sub(lambda found: f"{found[1]}\n{speed_tables.BLOCKS[found[2]]()}\n\n{found[3]}", text)
+    text = (HERE / name).read_text(encoding="utf-8")
+    return pattern.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
 
 
 PAGES = {
     "commands.md": commands_page,
     "keys.md": keys_page,
     "formats.md": formats_page,
-    "../README.md": readme,
+    "../README.md": partial(with_blocks, "../README.md"),
+    "scaling.md": partial(with_blocks, "scaling.md"),
 }
 
 

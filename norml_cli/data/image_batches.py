@@ -34,6 +34,13 @@ def _averaged(images: Tensor, size_px: int) -> Tensor:
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def _by_one_draw(augment: nn.Module, images: Tensor, first: int) -> Tensor:
+    """The images from `first` on, augmented alike; the draw is made even if there are none."""
+    wanted = images[max(0, first) :]
+    augmented: Tensor = augment(wanted if len(wanted) else images[:1])
+    return augmented[: len(wanted)]
+
+
 def _ignored(_done: int, _total: int) -> None:
     pass
 
@@ -60,17 +67,21 @@ class ImageBatches:
         """The images at `rows` [B] as float32 [B, 3, s, s]."""
         return self._normalised(self._bytes(images, rows))
 
-    def augmented(self, images: Tensor, rows: Tensor, seed: int) -> Tensor:
+    def augmented(self, images: Tensor, rows: Tensor, seed: int, share: slice | None = None) -> Tensor:
         """As `plain`, augmented; equal seeds draw the same.
 
+        share: which of the rows become images (None: all); they are drawn as if all did.
         torchvision draws from torch's global CPU generator, which is put back afterwards.
         """
-        batch = self._bytes(images, rows)
-        if self._augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                batch = torch.cat([self._augment(part) for part in torch.split(batch, self._together)])
-        return self._normalised(batch)
+        start, stop, _ = (share or slice(None)).indices(len(rows))
+        augment = self._augment
+        if augment is None:
+            return self._normalised(self._bytes(images, rows[start:stop]))
+        draws = torch.split(self._bytes(images, rows[:stop]), self._together)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            parts = [_by_one_draw(augment, part, start - at * self._together) for at, part in enumerate(draws)]
+        return self._normalised(torch.cat(parts))
 
     @torch.no_grad()
     def outputs(self, model: nn.Module, images: Tensor, rows: Tensor, on_progress: OnProgress = _ignored) -> Tensor:

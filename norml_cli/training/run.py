@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from norml.episodes import EpisodeBatch, sample_indices
+from norml.episodes import EpisodeBatch, EpisodeIndices, sample_indices
 from norml.frozen_classifiers import FrozenClassifier
 from norml.meta_training import (
     CapturedMetaGradient,
@@ -37,6 +37,7 @@ from norml_cli.training.divergence import rising, told_apart
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.provenance import device_name
+from norml_cli.training.ranks.gradient import of_whole_batch
 
 Compile = Literal["never", "try", "must"]
 
@@ -107,7 +108,7 @@ class Run(Training):
     def train(self) -> None:
         super().train()
         if isinstance(self.model, MetaLearner):
-            batch = self._meta_batch(generator_for("looking at the inner loop", self.seed, self.device))
+            batch = self._meta_batch("looking at the inner loop")
             warning = rising(self.model, batch, self.spec.protocol.inner_steps)
             if warning is not None:
                 self.display.say(warning)
@@ -164,11 +165,11 @@ class Run(Training):
         loss, accuracy = outer_step(
             meta_learner,
             self._optimizer,
-            self._meta_batch(self._generator),
+            self._share_of_a_meta_batch(),
             inner_steps=protocol.inner_steps,
             gradient_clip=protocol.gradient_clip,
             gradient_norm_limit=protocol.gradient_norm_limit,
-            gradient=self._checked if self.device.type == "cpu" else self._gradient,
+            gradient=self._checked if self.device.type == "cpu" else self._shared,
         )
         return torch.stack([loss, accuracy])
 
@@ -176,15 +177,38 @@ class Run(Training):
         self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
-        loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
+        loss, accuracy, gradients = self._shared(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
-            self._diverged(float(loss), self.state.step + 1, told_apart(meta_learner, batch, inner_steps))
+            self._diverged(float(loss), self.state.step + 1, self._why_not_a_number(inner_steps))
         return loss, accuracy, gradients
 
-    def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
+    def _shared(
+        self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The meta-gradient of the whole meta-batch, of which `batch` is this rank's share."""
+        weight = batch.x.shape[0] / self.spec.protocol.meta_batch_size
+        return of_whole_batch(self._gradient(meta_learner, batch, inner_steps), self._ranks, weight)
+
+    def _why_not_a_number(self, inner_steps: int) -> str:
+        """Looked for in the whole meta-batch, by every rank."""
+        return told_apart(self._meta_learner(), self._gathered(self._drawn), inner_steps)
+
+    def _share_of_a_meta_batch(self) -> EpisodeBatch:
+        """This rank's part of the next E training episodes, all of which it draws, as every rank does."""
+        self._drawn = self._draw(self._generator)
+        return self._gathered(self._drawn[self._ranks.share(len(self._drawn))])
+
+    def _meta_batch(self, purpose: str) -> EpisodeBatch:
+        """E training episodes for another purpose than a step."""
+        return self._gathered(self._draw(generator_for(purpose, self.seed, self.device)))
+
+    def _gathered(self, indices: EpisodeIndices) -> EpisodeBatch:
+        return self._train_pool.gather(indices, k_shot=self.spec.shots)
+
+    def _draw(self, generator: torch.Generator) -> EpisodeIndices:
         """E training episodes."""
         protocol = self.spec.protocol
-        indices = sample_indices(
+        return sample_indices(
             n_classes=self._train_pool.n_classes,
             n_examples=self._train_pool.n_examples,
             n_way=protocol.n_way,
@@ -193,7 +217,6 @@ class Run(Training):
             n_episodes=protocol.meta_batch_size,
             generator=generator,
         )
-        return self._train_pool.gather(indices, k_shot=self.spec.shots)
 
     def _compile(self) -> None:
         """Compile the meta-gradient, on episodes of its own.
@@ -203,7 +226,8 @@ class Run(Training):
         self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
-        batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
+        indices = self._draw(generator_for("compiling", self.seed, self.device))
+        batch = self._gathered(indices[self._ranks.share(len(indices))])
         gradient = compiled_meta_gradient(self.device)
         try:
             with self._stop.breaking_off(), warnings.catch_warnings():
@@ -259,10 +283,10 @@ class Run(Training):
         """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
 
         def on_progress(done: int, episodes: int) -> None:
-            self._stop.obey()
+            self.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], on_progress)
+        return count_correct(self.model, self.spec, self._fixed[split], on_progress, self._ranks)
 
     @override
     def _show(self, loss: float) -> None:

@@ -46,6 +46,7 @@ TORCH_FREE = [
     "norml_cli.data.sources.mini_imagenet",
     "norml_cli.data.sources.omniglot",
     "norml_cli.training.cells",
+    "norml_cli.training.ranks.launching",
 ]
 NUMPY_FREE = [  # numpy alone takes 0.3 s
     "norml_cli.app.main",

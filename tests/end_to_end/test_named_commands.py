@@ -21,6 +21,8 @@ PROGRAMS = ("norml", "nox", "pytest", "python -m")
 
 TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_starts"
 
+DEVICES = "tests/scale/test_ranks.py::test_two_devices_learn_what_one_does_and_one_rank_writes"
+
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
@@ -39,6 +41,7 @@ COVERED = {
     "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml pretrain": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
     "norml pretrain --recipe": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
+    "norml pretrain --devices --recipe": "tests/scale/test_ranks.py::test_a_pretraining_on_whole_batches_is_that_of_one_rank",
     "norml report": "test_commands.py::test_report_lists_the_runs_and_says_when_there_are_none",
     "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",
@@ -53,6 +56,8 @@ COVERED = {
     "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --devices": DEVICES,
+    "norml run --devices --shots": DEVICES,
     "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
     "norml run --results --set": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --set": "test_run.py::test_a_record_of_another_protocol_is_kept_unless_forced",
@@ -74,6 +79,7 @@ COVERED = {
     "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
     "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
+    "nox -s scale": DEVICES,
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
     "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",
