@@ -166,7 +166,9 @@ def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) 
         with torch.cuda.stream(stream):
             meta_gradient(meta_learner, batch, inner_steps)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(
+            graph, capture_error_mode="thread_local"
+        ):  # a thread of NCCL may look at the GPU meanwhile
             results = meta_gradient(meta_learner, batch, inner_steps)
     return _Captured(graph, batch, results)
 

@@ -80,7 +80,9 @@ def _joined(rank: int, size: int, port: int) -> Ranks:
     """As torchrun's environment has it."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "localhost"}
-    return JoinedRanks("cpu")
+    ranks = JoinedRanks()
+    ranks.join("cpu")
+    return ranks
 
 
 def _free_port() -> int:

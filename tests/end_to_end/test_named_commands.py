@@ -41,7 +41,7 @@ COVERED = {
     "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml pretrain": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
     "norml pretrain --recipe": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
-    "norml pretrain --devices --recipe": "tests/scale/test_ranks.py::test_a_pretraining_on_whole_batches_is_that_of_one_rank",
+    "norml pretrain --devices --recipe": "tests/scale/test_ranks.py::test_a_pretraining_is_that_of_one_rank",
     "norml report": "test_commands.py::test_report_lists_the_runs_and_says_when_there_are_none",
     "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",

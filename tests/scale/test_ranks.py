@@ -100,7 +100,7 @@ def test_another_number_of_devices_than_torchruns_is_one_line(shell: Shell, monk
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "made")
     monkeypatch.setenv("WORLD_SIZE", "1")
     code, _, err = shell.norml(*RUN, "--devices", "2")
-    assert (code, err) == (2, "error: --devices 2: torchrun started 1 ranks; leave --devices out\n")
+    assert (code, err) == (2, "error: --devices 2: torchrun started 1 rank; leave --devices out\n")
     assert shell.norml(*RUN)[0] == 0  # a rank alone is an ordinary run
     assert record(shell)["ranks"] is None
 
@@ -230,6 +230,19 @@ def test_a_signal_stops_every_rank_with_a_checkpoint(shell: Shell, number: signa
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_stops_every_rank_at_once(shell: Shell):
+    process = started(shell, "--set", "inner_steps=4000")  # steps of seconds
+    ranks = ranks_of(process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    assert "stopped at once; the same command" in said
+    assert not [rank for rank in ranks if rank.is_running()]
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(shell: Shell):
     process = started(shell)
     process.send_signal(signal.SIGTERM)
@@ -285,7 +298,7 @@ def pretrained(shell: Shell, results: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("drop_block_size", [None, 1])
-def test_a_pretraining_on_whole_batches_is_that_of_one_rank(shell: Shell, drop_block_size: int | None):
+def test_a_pretraining_is_that_of_one_rank(shell: Shell, drop_block_size: int | None):
     """Three ranks share four images: one has two, and a draw of augmentation is shared by two ranks."""
     command = pretraining(shell, drop_block_size=drop_block_size)
     assert shell.norml(*command, "--results", "1")[0] == 0

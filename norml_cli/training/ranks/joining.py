@@ -23,12 +23,15 @@ CPU = torch.device("cpu")
 
 
 class JoinedRanks(Ranks):
-    """One of several ranks."""
+    """One of several ranks, whose place torchrun wrote into the environment."""
 
-    def __init__(self, device: str) -> None:
-        """Join the others, with a device as --device names it. Raises UserError for a device that is not there."""
+    def __init__(self) -> None:
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         self._store, self.rank, self.size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        self._own = CPU
+
+    def join(self, device: str) -> None:
+        """Meet the others, with a device as --device names it. Raises UserError for one that is not there."""
         self._own = self._device_of(device)
         on_gpu = self._own.type == "cuda"
         if on_gpu:
@@ -114,8 +117,9 @@ def _others_there() -> Iterator[None]:
 @contextmanager
 def joined_by(device: str) -> Iterator[Ranks]:
     """This process as a rank. Only the first one prints, and of several that fail only the first to do so."""
-    ranks = JoinedRanks(device)
+    ranks = JoinedRanks()
     try:
+        ranks.join(device)
         with _silent_unless(ranks.is_first):
             yield ranks
     except LostRank:
@@ -125,7 +129,8 @@ def joined_by(device: str) -> Iterator[Ranks]:
             raise SystemExit(2) from None
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @contextmanager

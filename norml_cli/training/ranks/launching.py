@@ -9,9 +9,11 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-from norml_cli.files.errors import UserError
+import psutil
+
+from norml_cli.files.errors import UserError, counted
 from norml_cli.training.ranks.sharing import Ranks
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
 
@@ -27,17 +29,18 @@ def on_devices(count: int | None, device: str) -> Iterator[Ranks]:
     A process that is no rank yet starts them, waits for them and ends with their exit code. Raises UserError.
     """
     started = int(os.environ["WORLD_SIZE"]) if OF_TORCHRUN in os.environ else None
-    if started is not None and count not in {None, started}:
-        raise UserError(f"--devices {count}: torchrun started {started} ranks; leave --devices out")
     if started is None and (count or 1) > 1:
         sys.exit(_start(count or 1, device))
-    if (started or 1) == 1:
-        yield Ranks()
-        return
+    with _joined(device) if (started or 1) > 1 else nullcontext(Ranks()) as ranks:
+        if started is not None and count not in {None, started}:
+            raise UserError(f"--devices {count}: torchrun started {counted(started, 'rank')}; leave --devices out")
+        yield ranks
+
+
+def _joined(device: str) -> AbstractContextManager[Ranks]:
     from norml_cli.training.ranks.joining import joined_by  # noqa: PLC0415 - torch
 
-    with joined_by(device) as ranks:
-        yield ranks
+    return joined_by(device)
 
 
 def _start(count: int, device: str) -> int:
@@ -64,10 +67,21 @@ def _start(count: int, device: str) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "norml_cli", *sys.argv[1:])
     except SignalException:
+        _stop_at_once()
         return STOPPED_EXIT_CODE
     except ChildFailedError as error:
         return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
     return 0
+
+
+def _stop_at_once() -> None:
+    """A second signal found ranks that still save: they hear of it, too. After one signal all have ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    left = psutil.Process().children()
+    for rank in left:
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGINT)
+    psutil.wait_procs(left)
 
 
 def _exit_code(codes: dict[int, int]) -> int:
