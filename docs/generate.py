@@ -32,6 +32,7 @@ from norml_cli.registry.entries import (
     Method,
     RecipeEntry,
     Row,
+    SecondTest,
     SeededSplit,
     SourceSplit,
     TableEntry,
@@ -69,7 +70,8 @@ Keys with a default may be left out. Below: the keys of the entries themselves, 
 FORMATS_HEAD = """\
 `--format csv` and `--format json` give the same values under the same keys, fractions to 12 digits. In CSV a list
 is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
-rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`.
+rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`
+and `second_test`.
 """
 
 RECORDS_HEAD = """\
@@ -250,6 +252,7 @@ ENTRIES: dict[str, type[Model]] = {
     "a table's entry": TableEntry,
     "a table's column": Column,
     "a table's row": Row,
+    "a table's second test": SecondTest,
 }
 
 SCRIPTS = {

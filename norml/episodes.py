@@ -70,6 +70,12 @@ class EpisodeBatch:
         x, y = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
         return cls(x, y, support_y.shape[1])
 
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, part: slice) -> "EpisodeBatch":
+        return EpisodeBatch(self.x[part], self.y[part], self.n_support)
+
     @property
     def support_x(self) -> Tensor:
         """[E, S, D]."""
@@ -124,6 +130,14 @@ def sample_indices(
     examples = order.topk(examples_per_class, dim=2).indices  # [E, N, K + Q]
     turns = torch.randint(TURNS, (n_episodes, n_way), generator=generator, device=device)  # [E, N]
     return EpisodeIndices(classes, examples, turns if rotations else torch.zeros_like(turns))
+
+
+def turns_as_classes(images: Tensor, *, first: int = 2) -> Tensor:
+    """Images [C, P, height, width, ...] and their quarter turns as classes of their own, [4 * C, P, ...]: turn by turn.
+
+    first: the dimension of height; 1 for images [n, height, width, ...] that lie class by class.
+    """
+    return torch.cat([torch.rot90(images, turn, dims=(first, first + 1)) for turn in range(TURNS)])
 
 
 def _extremes(n_examples: int | Tensor) -> tuple[int, int]:

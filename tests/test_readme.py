@@ -14,6 +14,7 @@ from PIL import Image
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_record
@@ -25,10 +26,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("table_id", ["table-2", "table-1-narrow"])
 def test_a_table_is_the_one_that_the_records_give(table_id):
     registry = read_registry([builtin_registry()])
-    records = [record for _, record in Results(ROOT / "results").runs()]
-    assert records
-    table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
-    assert table.strip() in README
+    results = Results(ROOT / "results")
+    runs = results.runs()
+    assert runs
+    evaluations = Evaluations(runs, results.scan_evaluations().sound())
+    table = build_table(registry, registry.table(table_id), [record for _, record in runs], evaluations)
+    assert render_table(table, "markdown", width=80).strip() in README
 
 
 def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):

@@ -190,6 +190,10 @@ class Training(ABC):
         if self.device.type == "cpu":
             state.threads = use_threads(wanted, self._work() / ranks.size, processes=ranks.local_size)
 
+    def _candidate(self) -> nn.Module:
+        """What is meta-validated and, where it is best, kept: the model as it is."""
+        return self.model
+
     def _choose_arithmetic(self) -> None:  # noqa: B027 - most have nothing to choose
         """Decide what depends on the device and its threads. By default nothing does."""
 
@@ -275,7 +279,7 @@ class Training(ABC):
         state.loss_sum = state.accuracy_sum = 0.0
         if accuracy > state.best_accuracy:
             state.best_step, state.best_accuracy = state.step, accuracy
-            state.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+            state.best_weights = {key: value.clone() for key, value in self._candidate().state_dict().items()}
 
     def _means(self) -> tuple[float | None, float | None]:
         """Loss and accuracy of the steps since the last meta-validation; None if there were none."""

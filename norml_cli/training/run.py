@@ -4,18 +4,22 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
-from norml.episodes import EpisodeBatch, EpisodeIndices, sample_indices
+from norml.episodes import EpisodeBatch, sample_indices
 from norml.frozen_classifiers import FrozenClassifier
+from norml.image_moves import moved_at_random
 from norml.meta_training import (
     CapturedMetaGradient,
     MetaGradient,
@@ -29,7 +33,7 @@ from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError, counted
-from norml_cli.registry.protocol import HELD_OUT_EVERY
+from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
 from norml_cli.training.build import build_method, generator_for
@@ -82,15 +86,12 @@ class Run(Training):
         self._compile_wanted = compile_
         self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = examples.pool(
-            "meta_train",
-            rotations=protocol.rotations != "none",
-            device=device,
-            every=HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1,
-        )
+        self._train_pool = examples.training_pool(protocol, device)
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
         self._optimizer = _optimizer(self.model, protocol.outer_lr)
+        self._average = None if protocol.weight_average is None else _average(self.model, protocol.weight_average)
+        self._moves = _moves(protocol, in_colour=examples.in_colour)
         self._generator = generator_for("training episodes", self.seed, device)
         self._fixed = {split: FixedEpisodes.of(spec, examples, split, device) for split in splits}
         self._begin()
@@ -108,7 +109,7 @@ class Run(Training):
     def train(self) -> None:
         super().train()
         if isinstance(self.model, MetaLearner):
-            batch = self._meta_batch("looking at the inner loop")
+            batch = self._meta_batch(generator_for("looking at the inner loop", self.seed, self.device))
             warning = rising(self.model, batch, self.spec.protocol.inner_steps)
             if warning is not None:
                 self.display.say(warning)
@@ -118,7 +119,7 @@ class Run(Training):
         """Test the weights of `train` on the meta-test episodes. Raises Stopped as it does."""
         started_at = time.perf_counter()
         with self._stoppable():
-            correct = self._evaluate("meta_test")
+            correct = self._evaluate("meta_test", self.model)
         self._account()
         evaluation_s = time.perf_counter() - started_at
         self.display.tested(self.state.best_step, float(correct.mean()) / self.spec.queries_per_episode)
@@ -171,6 +172,8 @@ class Run(Training):
             gradient_norm_limit=protocol.gradient_norm_limit,
             gradient=self._checked if self.device.type == "cpu" else self._shared,
         )
+        if self._average is not None:
+            self._average.update_parameters(meta_learner)
         return torch.stack([loss, accuracy])
 
     def _checked(
@@ -179,36 +182,28 @@ class Run(Training):
         """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
         loss, accuracy, gradients = self._shared(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
-            self._diverged(float(loss), self.state.step + 1, self._why_not_a_number(inner_steps))
+            self._diverged(float(loss), self.state.step + 1, told_apart(meta_learner, self._drawn, inner_steps))
         return loss, accuracy, gradients
 
     def _shared(
         self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The meta-gradient of the whole meta-batch, of which `batch` is this rank's share."""
-        weight = batch.x.shape[0] / self.spec.protocol.meta_batch_size
+        weight = len(batch) / self.spec.protocol.meta_batch_size
         return of_whole_batch(self._gradient(meta_learner, batch, inner_steps), self._ranks, weight)
 
-    def _why_not_a_number(self, inner_steps: int) -> str:
-        """Looked for in the whole meta-batch, by every rank."""
-        return told_apart(self._meta_learner(), self._gathered(self._drawn), inner_steps)
-
     def _share_of_a_meta_batch(self) -> EpisodeBatch:
-        """This rank's part of the next E training episodes, all of which it draws, as every rank does."""
-        self._drawn = self._draw(self._generator)
-        return self._gathered(self._drawn[self._ranks.share(len(self._drawn))])
+        """This rank's part of the next E training episodes. Every rank draws all of them."""
+        self._drawn = self._meta_batch(self._generator)
+        return self._share(self._drawn)
 
-    def _meta_batch(self, purpose: str) -> EpisodeBatch:
-        """E training episodes for another purpose than a step."""
-        return self._gathered(self._draw(generator_for(purpose, self.seed, self.device)))
+    def _share(self, batch: EpisodeBatch) -> EpisodeBatch:
+        return batch[self._ranks.share(len(batch))]
 
-    def _gathered(self, indices: EpisodeIndices) -> EpisodeBatch:
-        return self._train_pool.gather(indices, k_shot=self.spec.shots)
-
-    def _draw(self, generator: torch.Generator) -> EpisodeIndices:
+    def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
         """E training episodes."""
         protocol = self.spec.protocol
-        return sample_indices(
+        indices = sample_indices(
             n_classes=self._train_pool.n_classes,
             n_examples=self._train_pool.n_examples,
             n_way=protocol.n_way,
@@ -217,6 +212,10 @@ class Run(Training):
             n_episodes=protocol.meta_batch_size,
             generator=generator,
         )
+        batch = self._train_pool.gather(indices, k_shot=self.spec.shots)
+        if self._moves is None:
+            return batch
+        return EpisodeBatch(self._moves(batch.x, generator=generator), batch.y, batch.n_support)
 
     def _compile(self) -> None:
         """Compile the meta-gradient, on episodes of its own.
@@ -226,8 +225,7 @@ class Run(Training):
         self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
-        indices = self._draw(generator_for("compiling", self.seed, self.device))
-        batch = self._gathered(indices[self._ranks.share(len(indices))])
+        batch = self._share(self._meta_batch(generator_for("compiling", self.seed, self.device)))
         gradient = compiled_meta_gradient(self.device)
         try:
             with self._stop.breaking_off(), warnings.catch_warnings():
@@ -264,7 +262,7 @@ class Run(Training):
     def _validate(self) -> float:
         """Accuracy on the fixed meta-validation episodes."""
         step = self.state.step
-        correct = self._evaluate("meta_val")
+        correct = self._evaluate("meta_val", self._candidate())
         interval = interval_95(correct.tolist()).divided_by(self.spec.queries_per_episode)
         loss, accuracy = self._means()
         point = {
@@ -279,14 +277,19 @@ class Run(Training):
         self.display.validated(point)
         return interval.mean
 
-    def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
-        """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
+    def _evaluate(self, split: SplitName, model: nn.Module) -> NDArray[np.int64]:
+        """Correct answers of `model` in each fixed episode of a split: [E]. Raises Stopped."""
 
         def on_progress(done: int, episodes: int) -> None:
             self.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], on_progress, self._ranks)
+        return count_correct(model, self.spec, self._fixed[split], on_progress, self._ranks)
+
+    @override
+    def _candidate(self) -> nn.Module:
+        """The moving average, once a step was taken, where there is one."""
+        return self.model if self._average is None or not self.state.step else self._average.module
 
     @override
     def _show(self, loss: float) -> None:
@@ -312,12 +315,15 @@ class Run(Training):
         return {
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
+            "average": None if self._average is None else self._average.state_dict(),
         }
 
     @override
     def _take_up(self, tensors: Mapping[str, Any]) -> None:
         if self._optimizer is not None:
             self._optimizer.load_state_dict(tensors["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(tensors["average"])
         self._take_up_draws(tensors["generator"].cpu())
 
     def _take_up_draws(self, generator_state: torch.Tensor) -> None:
@@ -328,6 +334,20 @@ class Run(Training):
         step = self.state.step
         self._generator = generator_for(f"training episodes from outer step {step}", self.seed, self.device)
         self.display.say("begun on another kind of device, so from here on other training episodes are drawn")
+
+
+def _average(model: nn.Module, share: float) -> AveragedModel:
+    """A copy of `model` that keeps `share` of its values at each update; the first takes them over."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(share))  # type: ignore[no-untyped-call]
+    return average.requires_grad_(requires_grad=False)
+
+
+def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor] | None:
+    """What moves training images, a shift and a tilt for each; None: they stay."""
+    shift, tilt = protocol.training_shift_px, protocol.training_tilt_degrees
+    if not shift and not tilt:
+        return None
+    return partial(moved_at_random, in_colour=in_colour, max_shift_px=shift, max_tilt_degrees=tilt)
 
 
 def _optimizer(model: MetaLearner | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:

@@ -120,12 +120,12 @@ def step_of_rank(ranks: Ranks, method: str, workload: Workload, way: str) -> Cal
     n_episodes = workload.meta_batch_size
 
     def shared(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Found:
-        weight = batch.x.shape[0] / n_episodes
+        weight = len(batch) / n_episodes
         return of_whole_batch(gradient(meta_learner, batch, inner_steps), ranks, weight)
 
     def step() -> None:
-        indices = drawn_episodes(pool, workload, n_episodes, generator)[ranks.share(n_episodes)]
-        batch = pool.gather(indices, k_shot=workload.k_shot)
+        indices = drawn_episodes(pool, workload, n_episodes, generator)
+        batch = pool.gather(indices, k_shot=workload.k_shot)[ranks.share(n_episodes)]
         outer_step(meta_learner, optimizer, batch, inner_steps=workload.inner_steps, gradient=shared)
 
     return step
