@@ -43,7 +43,7 @@ def torchrun(
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     return done.returncode, done.stdout

@@ -45,7 +45,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3)) / count)
         self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -65,7 +65,7 @@ class JoinedRanks(Ranks):
     @override
     def means(self, tensors: Sequence[Tensor], weight: float) -> list[Tensor]:
         flat = torch.cat([tensor.flatten() for tensor in tensors]).mul_(weight)
-        parts = self.sum(flat).split([tensor.numel() for tensor in tensors])
+        parts = torch.split(self.sum(flat), [tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     @override
