@@ -1,10 +1,8 @@
-"""Write commands.md, keys.md, formats.md, and the made tables of the README and scaling.md: `nox -s docs`.
-
-With --check it only compares.
+"""Write the pages of docs/reference and the made parts of other pages: `nox -s docs`; --check: compare only.
 
 Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
-records and from the tables that write CSV, the tables from records. None can drift: a test of the default
-suite compares.
+records and from the tables that write CSV, the library from its docstrings. In other pages the text between
+`<!-- made: NAME -->` and `<!-- end -->` comes from records. None can drift: a test of the default suite compares.
 """
 
 import inspect
@@ -14,13 +12,14 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import headline
 import scaling
 import speed_tables
 import typer
+from library_page import library_page
 
 from norml_cli.app.main import app
 from norml_cli.registry.entries import (
@@ -46,6 +45,7 @@ from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS
 from norml_cli.reporting.table_sheet import CELL_KEYS
 from norml_cli.results.evaluations import Card, EvaluationRecord
 from norml_cli.results.records import RunRecord
+from norml_cli.terminal.usage import PANELS
 
 HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
@@ -264,35 +264,55 @@ SCRIPTS = {
 }
 
 
-BLOCKS = speed_tables.BLOCKS | scaling.BLOCKS
+def commands_table() -> str:
+    """The commands, a line each, in the panels of `norml --help`."""
+    group: Any = typer.main.get_command(app)
+    lines = ["| | command | what it does |", "| --- | --- | --- |"]
+    for panel in PANELS:
+        of_panel = [each for each in group.commands.values() if each.rich_help_panel == panel]
+        for number, each in enumerate(of_panel):
+            summary = each.get_short_help_str(limit=80).rstrip(".")
+            lines.append(f"| {panel if number == 0 else ''} | `norml {each.name}` | {summary} |")
+    return "\n".join(lines)
 
 
-def with_blocks(name: str) -> str:
-    """A page with the text between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
+BLOCKS = {"commands": commands_table, **headline.BLOCKS, **speed_tables.BLOCKS, **scaling.BLOCKS}
+
+
+def with_blocks(text: str) -> str:
+    """`text` with what stands between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
     pattern = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    text = (HERE / name).read_text(encoding="utf-8")
     return pattern.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
 
 
-PAGES = {
-    "commands.md": commands_page,
-    "keys.md": keys_page,
-    "formats.md": formats_page,
-    "../README.md": partial(with_blocks, "../README.md"),
-    "scaling.md": partial(with_blocks, "scaling.md"),
+REFERENCE = {
+    "commands": commands_page,
+    "keys": keys_page,
+    "formats": formats_page,
+    "library": lambda: library_page(MADE),
 }
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page that is made, in whole or in part, and what it must hold."""
+    for name, page in REFERENCE.items():
+        yield HERE / "reference" / f"{name}.md", page()
+    for path in [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if "<!-- made: " in text:
+            yield path, with_blocks(text)
 
 
 def main() -> None:
     """Write the pages, or with --check leave with 1 if one is not what would be written."""
     stale = []
-    for name, page in PAGES.items():
+    for path, text in pages():
         if "--check" not in sys.argv[1:]:
-            (HERE / name).write_text(page(), encoding="utf-8")
-        elif (HERE / name).read_text(encoding="utf-8") != page():
-            stale.append(name)
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            stale.append(path.name)
     if stale:
-        sys.exit(f"{', '.join(Path(name).name for name in stale)}: not what the code says; run `nox -s docs`")
+        sys.exit(f"{', '.join(stale)}: not what the code says; run `nox -s docs`")
 
 
 if __name__ == "__main__":

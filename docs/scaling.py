@@ -1,4 +1,4 @@
-"""The tables of scaling.md: what was measured, and a cost model that extends it to machines that were not at hand.
+"""The tables of explanation/scaling.md: what was measured, and a cost model that extends it to more machines.
 
 Measured numbers come from results/ (`nox -s bench -- --only scaling`, runs on an H100), sizes from the registry.
 Assumed ones are constants below, each with its source.

@@ -44,6 +44,8 @@ class TrainingState:
     best_step: int = 0
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    last_correct: list[int] = field(default_factory=list)  # of each meta-validation episode, where they are counted
+    best_correct: list[int] = field(default_factory=list)
     best_intervals: dict[str, dict[str, Any]] = field(default_factory=dict)  # by shots, where there are several
     loss_sum: float = 0.0  # since the last meta-validation
     accuracy_sum: float = 0.0
@@ -278,7 +280,7 @@ class Training(ABC):
         accuracy = self._validate()
         state.loss_sum = state.accuracy_sum = 0.0
         if accuracy > state.best_accuracy:
-            state.best_step, state.best_accuracy = state.step, accuracy
+            state.best_step, state.best_accuracy, state.best_correct = state.step, accuracy, state.last_correct
             state.best_weights = {key: value.clone() for key, value in self._candidate().state_dict().items()}
 
     def _means(self) -> tuple[float | None, float | None]:

@@ -263,7 +263,8 @@ class Run(Training):
         """Accuracy on the fixed meta-validation episodes."""
         step = self.state.step
         correct = self._evaluate("meta_val", self._candidate())
-        interval = interval_95(correct.tolist()).divided_by(self.spec.queries_per_episode)
+        self.state.last_correct = correct.tolist()
+        interval = interval_95(self.state.last_correct).divided_by(self.spec.queries_per_episode)
         loss, accuracy = self._means()
         point = {
             "step": step,

@@ -1,4 +1,4 @@
-"""One run on several CPU ranks, and what a run asks of the file system: what docs/scaling.md reckons with."""
+"""One run on several CPU ranks, and what a run asks of the file system: what scaling.md reckons with."""
 
 import os
 import shutil
