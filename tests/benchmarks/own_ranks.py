@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 
 from norml_cli.files.errors import UserError
 from norml_cli.training.ranks.joining import JoinedRanks
@@ -67,13 +69,13 @@ def _serve(
     torch.set_num_threads(threads)
     call = make(_joined(rank, size, port) if size > 1 else Ranks(), *arguments)
     connection.send("ready")
-    while True:
-        try:
+    with suppress(EOFError):  # nobody calls any more
+        while True:
             connection.recv()
-        except EOFError:
-            return
-        call()
-        connection.send("done")
+            call()
+            connection.send("done")
+    if size > 1:
+        dist.destroy_process_group()
 
 
 def _joined(rank: int, size: int, port: int) -> Ranks:
