@@ -208,7 +208,11 @@ def sweep() -> str:
             ]
         )
     heads = ["GPUs", "cells an hour", "requests a second: results", "and programs", "all start at once", "checkpoints"]
-    note = f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell, as {len(gpu_records())} runs had it."
+    note = (
+        f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell, as {len(gpu_records())} runs had it. "
+        f"Programs alone keep the server busy from {FILE_SERVER_REQUESTS_S / (at_once * start / wall_s):,.0f} GPUs on, "
+        f"results alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
+    )
     return _table(heads, rows, note)
 
 
