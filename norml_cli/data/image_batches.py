@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from norml_cli.data.splits import OnProgress
 from norml_cli.registry.protocol import Recipe
 
 EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
@@ -39,10 +38,6 @@ def _by_one_draw(augment: nn.Module, images: Tensor, first: int) -> Tensor:
     wanted = images[max(0, first) :]
     augmented: Tensor = augment(wanted if len(wanted) else images[:1])
     return augmented[: len(wanted)]
-
-
-def _ignored(_done: int, _total: int) -> None:
-    pass
 
 
 class ImageBatches:
@@ -84,16 +79,10 @@ class ImageBatches:
         return self._normalised(torch.cat(parts))
 
     @torch.no_grad()
-    def outputs(self, model: nn.Module, images: Tensor, rows: Tensor, on_progress: OnProgress = _ignored) -> Tensor:
-        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device.
-
-        `on_progress` is called with how many are done, and n, before each batch.
-        """
-        parts = []
-        for start in range(0, len(rows), EVALUATED_TOGETHER):
-            on_progress(start, len(rows))
-            parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])).float())
-        return torch.cat(parts)
+    def outputs(self, model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
+        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device."""
+        batches = torch.split(rows, EVALUATED_TOGETHER)
+        return torch.cat([model(self.plain(images, batch)).float() for batch in batches])
 
     def _bytes(self, images: Tensor, rows: Tensor) -> Tensor:
         return images[rows.to(images.device)].to(self._device, non_blocking=True).permute(0, 3, 1, 2)

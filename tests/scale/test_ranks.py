@@ -144,10 +144,9 @@ def test_one_two_and_four_ranks_learn_the_same(shell: Shell, method: str):
 def test_the_same_weights_give_the_same_counts_on_any_number_of_ranks(shell: Shell):
     run = (*RUN, "--outer-steps", "0")
     assert shell.norml(*run, "--results", "1")[0] == 0
-    for ranks in (2, 3, 4):
-        assert torchrun(shell, ranks, *run, "--results", str(ranks))[0] == 0
-        assert record(shell, str(ranks))["correct"] == record(shell, "1")["correct"]
-        assert record(shell, str(ranks))["by_class"] == record(shell, "1")["by_class"]
+    assert torchrun(shell, 3, *run, "--results", "3")[0] == 0
+    assert record(shell, "3")["correct"] == record(shell, "1")["correct"]
+    assert record(shell, "3")["by_class"] == record(shell, "1")["by_class"]
 
 
 @pytest.mark.slow
