@@ -40,9 +40,7 @@ class Ranks:
     def require_share(self, count: int, what: str) -> None:
         """Raises UserError if a rank would get none of `count` things; `what`: where they are declared."""
         if count < self.size:
-            raise UserError(
-                f"{what} {count}: leaves nothing to do for some of {self.size} devices; use at most {count}"
-            )
+            raise UserError(f"{what} {count}: leaves none for some of {self.size} devices; use at most {count}")
 
     def means(self, tensors: Sequence["Tensor"], _weight: float) -> list["Tensor"]:
         """The mean of each tensor over ranks, each with its weight; the weights of all ranks add up to one."""
