@@ -79,13 +79,8 @@ def render_html(
     tables: Sequence[Table],
     runs: Runs,
     protocols: Sequence[ProtocolTable] = (),
-    *,
-    options: str = "",
 ) -> str:
-    """The page of those `tables`, of `protocols` and of all `runs`, in the order given. Records are taken as checked.
-
-    options: of the command lines that are suggested, such as ' --results out'.
-    """
+    """The page of those `tables`, of `protocols` and of all `runs`, in their order. Records are taken as checked."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -94,7 +89,7 @@ def render_html(
         files("norml_cli.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
     )
     return template.render(
-        sections=[_section(registry, table, runs, options) for table in tables],
+        sections=[_section(registry, table, runs) for table in tables],
         protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
         n_runs=len(runs),
@@ -103,14 +98,14 @@ def render_html(
     )
 
 
-def _section(registry: Registry, table: Table, runs: Runs, options: str) -> Section:
+def _section(registry: Registry, table: Table, runs: Runs) -> Section:
     groups = list(groups_of(table))
     comparisons = compare_table(registry, table.entry, [record for _, record in runs])
     paths = {id(record): path for path, record in runs}
     return Section(
         id=table.entry.id,
         title=table.entry.title,
-        sheet=table_sheet(table, options),
+        sheet=table_sheet(table),
         pictures=list(pictures_of(table)),
         matrices=matrix_sheets(comparisons),
         pairs=comparison_sheet(comparisons) if comparisons else None,

@@ -2,18 +2,52 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+from rich.console import Console
+from rich.highlighter import RegexHighlighter
+from rich.theme import Theme
 from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import remember_places
+
+PLACES = {"PATH", "DIR", "FILE", "RECORD", "RECORD..."}  # metavars of what stands for files and folders
+_STYLES = {"help.title": "bold", "help.name": "bold cyan", "help.code": "bold"}  # of the groups below
+
+
+class _Highlighter(RegexHighlighter):
+    base_style = "help."
+    highlights: ClassVar = [
+        r"(?m)^(?P<title>[A-Z]\w+:)",
+        r"(?m)^  (?P<name>[a-z][\w-]+)(?=  )",
+        r"(?<![\w-])(?P<name>--?[a-z][\w-]*)",
+        r"(?P<code>`[^`]+`)",
+        r"(?m)^  (?P<code>norml .*)$",
+    ]
+
+
+def coloured(text: str) -> str:
+    """`text` of a help with Rich's styles, where standard output is a terminal that has them; else as it is."""
+    console = Console(theme=Theme(_STYLES))
+    if not console.is_terminal:
+        return text
+    with console.capture() as captured:
+        console.print(_Highlighter()(text), soft_wrap=True, end="")
+    return captured.get()
+
 
 PANELS = ("Data", "Runs", "Results", "Registry", "Upkeep")  # in the order of the work
 
 
 class Panels(TyperGroup):
     """The commands, a panel after the other."""
+
+    @override
+    def get_help(self, ctx: Any) -> str:
+        return coloured(super().get_help(ctx))
 
     @override
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -30,13 +64,32 @@ class Command(TyperCommand):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UserError for an option given twice that counts once: the last one would win, silently."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        """Raises UserError for words that would do something else than they say, silently: see `_refuse_empty`.
+
+        And for an option given twice that counts once, since the last one would win.
+        """
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for each in given:
+            _refuse_empty(each, values.get(each.name))
         once = Counter(each.opts[0] for each in given if _is_option(each) and not each.multiple)
         for option, times in once.items():
             if times > 1:
                 raise UserError(f"{option}: given {'twice' if times == 2 else f'{times} times'}; give it once")  # noqa: PLR2004 - twice
         return super().parse_args(ctx, args)
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        """Raises UserError where the working folder was deleted: torch ends the process there."""
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise UserError("the working folder is gone; change to one that is there") from None
+        remember_places(ctx.params)
+        return super().invoke(ctx)
+
+    @override
+    def get_help(self, ctx: Any) -> str:
+        return coloured(super().get_help(ctx))
 
     @override
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -60,6 +113,16 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _refuse_empty(parameter: Any, value: Any) -> None:
+    """Raises UserError for an empty word, as a path the working folder, and for the path '-', which is a file."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    name = max(parameter.opts, key=len) if _is_option(parameter) else parameter.metavar
+    if "" in texts:
+        raise UserError(f"{name}: is empty; give it a value, or leave it out")
+    if "-" in texts and parameter.metavar in PLACES:
+        raise UserError(f"{name} -: stands for no file here; name one")
 
 
 def _is_option(parameter: Any) -> bool:

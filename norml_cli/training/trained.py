@@ -18,6 +18,7 @@ from norml_cli.data.preparing import ensure_ready
 from norml_cli.data.splits import SplitName
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.specs import RunSpec
@@ -147,7 +148,7 @@ def again(record: RunRecord) -> str:
     values = _values(spec)
     for key in _unlike_the_registry(record):
         words += ["--set", f"{key}={json.dumps(values[key])}"]
-    return shlex.join([*words, "--results", "again"])
+    return suggested(shlex.join([*words, "--results", "again"]))
 
 
 def _unlike_the_registry(record: RunRecord) -> list[str]:

@@ -31,7 +31,6 @@ COVERED = {
     "norml --version": "test_usage.py::test_the_version_names_the_commit_of_a_checkout",
     "norml COMMAND --help": "test_usage.py::test_help_is_made_for_people",
     "norml compare": "test_commands.py::test_every_table_and_the_page_after_a_run",
-    "norml compare --benchmark": "test_features_run.py::test_all_methods_run_on_features_and_share_their_episodes",
     "norml doctor": "test_verify_and_doctor.py::test_doctor_is_content_with_a_sound_place",
     "norml doctor --json": "test_verify_and_doctor.py::test_doctor_says_what_to_do_and_returns_1",
     "norml evaluate": "test_evaluate.py::test_a_record_of_its_own_beside_the_run_that_no_list_of_runs_shows",
@@ -65,7 +64,6 @@ COVERED = {
     "norml reproduce --dry-run --seeds": TABLE_MADE,
     "norml reproduce --minutes --seeds --source": TABLE_MADE,
     "norml run": "test_run.py::test_all_methods_run_and_are_tabulated",
-    "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --outer-steps --registry": "test_own_images.py::test_the_commands_of_the_page_run",
@@ -103,7 +101,7 @@ COVERED = {
 
 
 def named(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a page's indented blocks and inline code, from the program on."""
+    """The words of each command in indented blocks and inline code; `test_transcripts.py` runs the consoles."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     blocks = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
     for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
