@@ -69,8 +69,8 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def page(session: nox.Session) -> None:
-    """Look at the page in Chromium and hold it against axe's rules of accessibility; needs both and npm."""
-    session.install("-e", ".[dev]")
+    """Look at the HTML page and the site in Chromium, with axe's rules of accessibility; needs Chromium and npm."""
+    session.install("-e", ".[dev,docs]")
     with session.chdir(session.create_tmp()):
         session.run("npm", "pack", "--silent", "axe-core@4", external=True)
         [archive] = Path().glob("axe-core-4*.tgz")
@@ -90,9 +90,9 @@ def trust(session: nox.Session) -> None:
 
 @nox.session
 def scale(session: nox.Session) -> None:
-    """Run trainings on several processes: every test of tests/scale, of which the default tests have a part."""
-    session.install("-e", ".[dev]")
-    session.run("pytest", "tests/scale", "-m", "slow or not slow", *session.posargs)
+    """As root: sweeps on Ray and Slurm, runs on several ranks, and their parts killed (docs/how-to/sweep.md)."""
+    session.install("-e", ".[dev,ray]")
+    session.run("pytest", "tests/scale", "-m", "slow or not slow", "-n0", *session.posargs)
 
 
 @nox.session
