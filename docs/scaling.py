@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from speed_tables import Kept
 
-from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry, n_features
 
@@ -71,7 +69,7 @@ def models() -> list[Model]:
     for name in ("resnet12-narrow", "rfs-2020"):
         recipe = entries.recipe(name).values
         n_norms = 16 if recipe.skip_batch_norm else 12
-        whole = Model(f"{name}, whole-batch", backbone_values(recipe), recipe.batch_size, 4 * n_norms)
+        whole = Model(f"{name}, whole-batch", recipe.backbone_parameters, recipe.batch_size, 4 * n_norms)
         found += [whole, Model(f"{name}, per-rank", whole.values, recipe.batch_size)]
     return found
 
@@ -79,16 +77,6 @@ def models() -> list[Model]:
 @cache
 def _registry() -> Registry:
     return read_registry([builtin_registry()])
-
-
-def backbone_values(recipe: Recipe) -> int:
-    """Learned values of a ResNet-12: in each block three 3x3 convolutions, a 1x1 one, and batch norms."""
-    of_norm = 2 if recipe.batch_norm_scale else 1
-    total = 0
-    for n_in, n_out in pairwise([3, *recipe.widths]):
-        total += 9 * (n_in * n_out + 2 * n_out**2) + n_in * n_out + 3 * of_norm * n_out
-        total += (of_norm * n_out if recipe.skip_batch_norm else 0) + (3 * n_out if recipe.convolution_biases else 0)
-    return total
 
 
 # ----------------------------------------------------------------------------------------------------- what a run has

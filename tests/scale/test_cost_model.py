@@ -6,8 +6,6 @@ from types import ModuleType
 
 import pytest
 
-from norml_cli.training.build import backbone_parameters
-
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -36,12 +34,6 @@ def test_what_a_step_sends(scaling: ModuleType):
     whole, own = models["rfs-2020, whole-batch"], models["rfs-2020, per-rank"]
     assert whole.bytes == own.bytes
     assert whole.messages_s(8) - own.messages_s(8) == pytest.approx(64 * 60e-6)  # 16 batch norms, 4 sums each
-
-
-@pytest.mark.parametrize("recipe", ["mtl-2019", "resnet12-narrow", "rfs-2020"])
-def test_a_backbones_values_are_torchs(scaling: ModuleType, recipe: str):
-    values = scaling._registry().recipe(recipe).values
-    assert scaling.backbone_values(values) == backbone_parameters(values)
 
 
 def test_cells_an_hour_are_those_that_ended_within_the_span(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch):

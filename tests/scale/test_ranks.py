@@ -232,19 +232,6 @@ def test_a_signal_stops_every_rank_with_a_checkpoint(shell: Shell, number: signa
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_stops_every_rank_at_once(shell: Shell):
-    process = started(shell, "--set", "inner_steps=1000")  # long steps
-    ranks = ranks_of(process)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 130, said
-    assert "stopped at once; the same command" in said
-    assert not [rank for rank in ranks if rank.is_running()]
-
-
-@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(shell: Shell):
     process = started(shell)
     process.send_signal(signal.SIGTERM)
