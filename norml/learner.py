@@ -75,7 +75,8 @@ class Learner(nn.Module):
 
         The defaults are cbfinn/maml's, but for the learned scale. `initial_weight_std`: 'he' is sqrt(2 / inputs),
         'xavier' draws uniform weights instead (Glorot & Bengio 2010). `head_weight_std`: of the last layer, where it
-        differs. `convolutions`: how hidden layers are convolutions, to as many channels as `hidden_sizes` says.
+        differs. `n_way` = 0 makes a body alone, whose last layer has no outputs. `convolutions`: how hidden layers are
+        convolutions, to as many channels as `hidden_sizes` says.
         Raises ValueError if the images are too small for them, or have not D values.
         """
         super().__init__()
@@ -218,6 +219,20 @@ class Learner(nn.Module):
                 of_backward=of_backward and (of_backward[0].hidden[layer - 1], of_backward[1][layer - 1]),
                 n_reference=self._reference_rows(layer - 1, n_reference),
             )
+
+    def named_gradients(
+        self, weights: Sequence[LayerWeights], gradients: Sequence[hidden_layer.Gradients]
+    ) -> dict[str, Tensor]:
+        """What all adjoints have added up, by the names of the parameters here; none where there is no influence."""
+        by_name = {}
+        for layer, layer_weights in enumerate(weights):
+            by_name[f"weights.{layer}"], by_name[f"biases.{layer}"] = layer_weights.initial_gradients()
+        for layer, of_layer in enumerate(gradients):
+            if of_layer.shift is not None:
+                by_name[f"shifts.{layer}"] = of_layer.shift.sum(dim=(0, 1))
+            if of_layer.scale is not None and self.scales is not None:
+                by_name[f"scales.{layer}"] = of_layer.scale.sum(dim=(0, 1))
+        return by_name
 
     def _reference_rows(self, layer: int, n_reference: int | None) -> int | None:
         return None if n_reference is None else n_reference * self.layers[layer].positions

@@ -58,7 +58,8 @@ def _of_episodes(split: str) -> list[str]:
 
 def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     """`value` as a protocol holds it. Raises UserError for what evaluating cannot change."""
-    keys = [*_of_episodes(split), *(OF_ADAPTATION if spec.rule.meta_trained else ())]
+    of_adaptation = [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in spec.rule.lacks]
+    keys = [*_of_episodes(split), *of_adaptation]
     if key in keys:
         return checked_value(Protocol, key, value)
     named = plain(key)
@@ -67,7 +68,7 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     if key == "n_way":
         raise UserError(f"--set n_way: the classifier has an output for each of its {spec.protocol.n_way} classes")
     if key in OF_ADAPTATION:
-        raise UserError(f"--set {named}: {spec.algorithm} is fitted to each support set and takes no inner steps")
+        raise UserError(f"--set {named}: {spec.algorithm} takes no inner steps")
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
         raise UserError(
             f"--set {named}: is fixed once the weights are trained; evaluate takes {', '.join(keys)}; "
