@@ -1,5 +1,6 @@
 """The documentation's pages: each can be reached, no link leads nowhere, and the site is built without a warning."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -73,3 +74,11 @@ def test_changelog_and_citation_name_the_version_and_one_day():
     assert (version, version) == (__version__, citation["version"])
     assert day == citation["date-released"].isoformat()
     assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+
+
+def test_the_example_of_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    test = doctest.DocTestParser().get_doctest(text, {}, "README.md", None, 0)
+    said: list[str] = []
+    result = doctest.DocTestRunner().run(test, out=said.append)
+    assert (result.failed, result.attempted) == (0, 6), "".join(said)
