@@ -125,7 +125,7 @@ class Adaptation:
         )
         self.weights: list[LayerWeights] = initial_layers(
             forms,
-            list(zip(learner.weights, learner.biases, strict=True)),
+            learner.initial_weights(),
             eta=loop.inner_lr,
             inputs=None if self._one_by_one else self._inputs,
             reversible=reversible,
@@ -417,7 +417,7 @@ class Adaptation:
     def _learner_gradients(self) -> Named:
         by_name: Named = {}
         for layer, layer_weights in enumerate(self.weights):
-            by_name[f"weights.{layer}"], by_name[f"biases.{layer}"] = layer_weights.initial_gradients()
+            by_name |= self.learner.learned_gradients(layer, *layer_weights.initial_gradients())
         for layer, gradients in enumerate(self._gradients):
             if gradients.shift is not None:
                 by_name[f"shifts.{layer}"] = gradients.shift.sum(dim=(0, 1))

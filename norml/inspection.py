@@ -176,9 +176,8 @@ def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps:
     loop = replace(meta_learner.inner_loop, weight_form="materialised")
     parts = (meta_learner.learner, meta_learner.rule, loop, episode.x, episode.support_y)
     adaptation = _Traced(*parts, inner_steps=inner_steps, reversible=True).run()
-    of_start, _ = adaptation.reverse(cross_entropy(adaptation.logits(), episode.query_y)[1])
-    layers = range(meta_learner.learner.n_layers)
-    start = _norms((of_start[f"weights.{layer}"], of_start[f"biases.{layer}"]) for layer in layers)
+    adaptation.reverse(cross_entropy(adaptation.logits(), episode.query_y)[1])
+    start = _norms(weights.initial_gradients() for weights in adaptation.weights)
     return torch.stack([start, *reversed(adaptation.norms)])
 
 

@@ -263,6 +263,58 @@ def evaluate_command(
 
 
 @app.command(
+    "classify",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog=(
+        "norml classify results/omniglot-5way/1-shot/norml/seed-0.json --support labelled --query new\n"
+        "norml classify RECORD --support labelled --query new --format csv --html answers.html"
+    ),
+)
+def classify_command(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
+    support: Annotated[
+        Path,
+        typer.Option(
+            "--support", metavar="DIR", callback=nameable, help="A folder of labelled images for each class, as many."
+        ),
+    ],
+    query: Annotated[
+        Path, typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one of them.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="inner_steps_test, query_statistics or head_init. Default: the run's; statistics: support.",
+            autocompletion=one_of("inner_steps_test=", "query_statistics=", "head_init="),
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails."),
+    ] = None,
+    format_: FormatOption = "rich",
+    json: FormatJsonOption = False,
+    device: DeviceOption = "auto",
+    registry: RegistryOption = None,
+) -> None:
+    """Classify your own images with a trained learner.
+
+    It adapts to a few labelled images of each class. Each image is classified by itself, unless --set says otherwise.
+    """
+    if html is not None and str(html) == "-":
+        raise UserError("--html -: a page is written to a file; name one, such as --html answers.html")
+    format_, overrides = format_of(format_, as_json=json), overrides_of(set_)
+    entries = entries_of(registry)
+    from norml_cli.commands.results.classify import ToClassify, classify
+
+    asked = ToClassify(record, support, query, overrides, device, format_, html)
+    classify(entries, asked, Console())
+
+
+@app.command(
     "export",
     cls=Command,
     rich_help_panel="Results",

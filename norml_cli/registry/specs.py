@@ -67,7 +67,7 @@ class RunSpec(Model):
         """
         if not isinstance(self.rule, LearnedSettings):
             return {"learner": 0, "meta_learner": 0}
-        if self.protocol.learner != "fully-connected":
+        if self.protocol.learner != "fully-connected" or self.protocol.head_init != "learned":
             return None
         sizes = [n_features, *self.protocol.hidden_sizes, self.protocol.n_way]
         of_rule = self.rule.parameter_count(

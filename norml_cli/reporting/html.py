@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from norml_cli import __version__
 from norml_cli.files.companions import Companions
@@ -86,14 +87,8 @@ def render_html(
 
     options: of the command lines that are suggested, such as ' --results out'.
     """
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
-    template = environment.from_string(
-        files("norml_cli.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return rendered(
+        "page.html.jinja",
         sections=[_section(registry, table, runs, options) for table in tables],
         protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
@@ -101,6 +96,16 @@ def render_html(
         newest=max((record.created for _, record in runs), default="")[:10],
         version=__version__,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of `values`, whose texts are escaped."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
+    text = files("norml_cli.reporting").joinpath(template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
 
 
 def _section(registry: Registry, table: Table, runs: Runs, options: str) -> Section:

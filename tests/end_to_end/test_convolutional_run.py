@@ -1,5 +1,7 @@
 """Convolutional learners by way of the command line: run, stopped, verified, inspected, reported and loaded again."""
 
+import json
+
 import pytest
 import torch
 
@@ -40,6 +42,27 @@ def test_a_run_is_verified_inspected_reported_and_loaded(shell: Shell, method: s
     assert code == 0, err
     trained = load_trained(shell.folder / record)
     assert trained.meta_learner.learner.n_features == 28**2
+    evaluate = (
+        "evaluate",
+        record,
+        "--shots",
+        "2",
+        "--set",
+        "queries_per_class=3",
+        "--device",
+        "cpu",
+        "--json",
+        "--quiet",
+    )
+    code, out, err = shell.norml(*evaluate)
+    assert code == 0, err
+    found = json.loads(out)[0]["correct"]
+    code, _, err = shell.norml("export", record)
+    assert code == 0, err
+    (shell.folder / record).with_suffix(".weights").unlink()
+    code, out, err = shell.norml(*evaluate, "--force")
+    assert (code, json.loads(out)[0]["correct"]) == (0, found)
+    assert "equal" in shell.norml("verify", record, "--device", "cpu")[1]
     x, y = torch.rand(1, 5, 28**2), torch.arange(5).unsqueeze(0)
     assert trained.meta_learner.adapt(x, y, 2).logits(x).shape == (1, 5, 5)
 

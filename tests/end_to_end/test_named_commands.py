@@ -24,6 +24,10 @@ TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_star
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
+    "norml classify": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
+    "norml classify --format --query --support": "test_classify.py::test_every_format_says_the_same",
+    "norml classify --html --query --support": "test_classify.py::test_a_page_with_thumbnails_that_needs_nothing_else",
+    "norml classify --query --support": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml compare": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml compare --benchmark": "test_features_run.py::test_all_methods_run_on_features_and_share_their_episodes",
     "norml doctor": "test_verify_and_doctor.py::test_doctor_is_content_with_a_sound_place",
