@@ -206,7 +206,7 @@ class Adaptation:
 
     def _warn_of_few(self, n_query: int) -> None:
         n_way = self.learner.sizes[-1]
-        if n_query >= n_way or self.learner.n_layers == 1 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or n_query >= n_way or self.learner.n_layers == 1:
             return
         warnings.warn(
             f"batch norm takes its statistics from {n_query} queries for N = {n_way} classes, too few to tell them "

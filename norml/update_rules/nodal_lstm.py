@@ -134,7 +134,7 @@ class NodalLstm(Gated):
     def _delta_features(self, delta: Tensor) -> Tensor:
         # As the gradient of the example's own loss, times S (and P), so that its size does not depend on S. Batch norm
         # makes the mean of delta over the batch zero: its mean size is what carries a signal.
-        summaries = self._summaries(delta * delta.shape[1:-1].numel())
+        summaries = self._summaries(delta * math.prod(delta.shape[1:-1]))
         if self.gates == "batch-shared":
             summaries = [summary.abs() for summary in summaries]
         return self._features(summaries)

@@ -14,11 +14,11 @@ from norml_cli.app.options import (
     RegistryOption,
     ResultJsonOption,
     ResultsOption,
-    SeedOption,
+    SeedsOption,
     ThreadsOption,
 )
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
+from norml_cli.arguments import entries_of, ids_of, nameable, precision_of, seeds_of
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command
 
@@ -89,7 +89,7 @@ def pretrain_command(
         ),
     ] = None,
     precision: PrecisionOption = None,
-    seed: SeedOption = "0",
+    seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
@@ -107,7 +107,7 @@ def pretrain_command(
     It learns the meta-training classes. If you stop it, the same command goes on. With --epochs or --width it is
     another pretraining; its end says how a run takes its features (--set backbone_epochs=N, backbone_width=W).
     """
-    entries, seed_number = entries_of(registry), one_seed_of(seed)
+    entries, chosen = entries_of(registry), seeds_of(seeds)
     from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
     of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
@@ -117,7 +117,8 @@ def pretrain_command(
 
     output = Output(quiet=quiet, as_json=json)
     if verify:
-        verify_features(entries, resolved, seed_number, output)
+        for seed in chosen:
+            verify_features(entries, resolved, seed, output)
         return
-    launch = Launch.of(seed_number, device, results, force=force, threads=threads, deterministic=deterministic)
-    pretrain(entries, resolved, launch, output)
+    launch = Launch.of(chosen[0], device, results, force=force, threads=threads, deterministic=deterministic)
+    pretrain(entries, resolved, launch.with_seeds(chosen), output)

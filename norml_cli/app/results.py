@@ -9,6 +9,7 @@ from rich.console import Console
 from norml_cli.app.options import (
     METHOD_IDS,
     TABLE_IDS,
+    AdaptationSetOption,
     BenchmarkOption,
     DeviceOption,
     FormatJsonOption,
@@ -56,7 +57,7 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
     "report",
     cls=ReportCommand,
     rich_help_panel="Results",
-    epilog="norml report\nnorml report --table table-2\nnorml report --html report.html",
+    epilog="norml report\nnorml report --table table-2\nnorml report --format csv --curves",
 )
 def report_command(
     methods: Annotated[
@@ -79,6 +80,12 @@ def report_command(
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Print what `norml evaluate` found, paired. Default: off.")
     ] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="With --format csv or json: every run's learning curve. Default: off.")
+    ] = False,
+    episodes: Annotated[
+        bool, typer.Option("--episodes", help="The same for the correct answers of each episode. Default: off.")
+    ] = False,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,
     html: Annotated[
@@ -97,13 +104,20 @@ def report_command(
 
     Without --table it lists the runs at hand.
     """
-    from norml_cli.commands.results.report import report, report_html, report_protocols
+    from norml_cli.commands.results.report import report, report_html, report_protocols, report_series
 
     if methods and not protocols:
         raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
     if protocols and (table is not None or html is not None):
         raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
     format_ = format_of(format_, as_json=json)
+    if curves or episodes:
+        if table is not None or html is not None or protocols or (curves and episodes):
+            raise UserError(
+                f"--{'curves' if curves else 'episodes'}: is a list of its own; leave out the other options"
+            )
+        report_series("curves" if curves else "episodes", format_=format_, results=results, console=Console())
+        return
     entries, console, options = entries_of(registry, methods or []), Console(), places_text(results, registry)
     if protocols:
         report_protocols(entries, methods or [], format_=format_, results=results, console=console)
@@ -282,15 +296,7 @@ def classify_command(
     query: Annotated[
         Path, typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one of them.")
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="inner_steps_test, query_statistics or head_init. Default: the run's; statistics: support.",
-            autocompletion=one_of("inner_steps_test=", "query_statistics=", "head_init="),
-        ),
-    ] = None,
+    set_: AdaptationSetOption = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails."),
@@ -302,7 +308,8 @@ def classify_command(
 ) -> None:
     """Classify your own images with a trained learner.
 
-    It adapts to a few labelled images of each class. Each image is classified by itself, unless --set says otherwise.
+    It adapts to a few labelled images of each class. Each image is classified by itself (query_statistics: support),
+    unless --set says otherwise.
     """
     if html is not None and str(html) == "-":
         raise UserError("--html -: a page is written to a file; name one, such as --html answers.html")
@@ -318,7 +325,10 @@ def classify_command(
     "export",
     cls=Command,
     rich_help_panel="Results",
-    epilog="norml export results/glyphs-5way/1-shot/norml/seed-0.json",
+    epilog=(
+        "norml export results/glyphs-5way/1-shot/norml/seed-0.json\n"
+        "norml export RECORD --program learner.pt2 --set query_statistics=support"
+    ),
 )
 def export_command(
     records: RecordsArgument,
@@ -328,6 +338,16 @@ def export_command(
             "--out", metavar="FILE", callback=nameable, help="A .safetensors file. Default: beside the record."
         ),
     ] = None,
+    program: Annotated[
+        Path | None,
+        typer.Option(
+            "--program",
+            metavar="FILE",
+            callback=nameable,
+            help="Also write a .pt2 file that torch runs alone: support set and queries to logits. Default: none.",
+        ),
+    ] = None,
+    set_: AdaptationSetOption = None,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
@@ -338,7 +358,11 @@ def export_command(
     """
     from norml_cli.results.store import read_record
 
+    if set_ and program is None:
+        raise UserError("--set: says how a program adapts; give --program FILE with it")
     entries, runs = entries_of(registry), [(path, read_record(path)) for path in records]
-    from norml_cli.commands.results.export import export
+    overrides, output = overrides_of(set_), Output(quiet=quiet, as_json=json)
+    from norml_cli.commands.results.export import ProgramFile, export
 
-    export(entries, runs, out=out, console=Output(quiet=quiet, as_json=json))
+    wanted = ProgramFile(program, overrides) if program is not None else None
+    export(entries, runs, out=out, program=wanted, console=output)

@@ -66,8 +66,8 @@ def at_ways(spec: RunSpec, protocol: Protocol, option: str) -> Protocol:
     if protocol.n_way != spec.protocol.n_way and not answers_any:
         raise UserError(
             f"{option}: has {protocol.n_way} classes, but the learner has an output for each of its "
-            f"{spec.protocol.n_way}; train with --set head_init=zero, whose head serves any number, or give it here, which "
-            "leaves the learned head out at a cost"
+            f"{spec.protocol.n_way}; train with --set head_init=zero, whose head serves any number, or give it here, "
+            "which leaves the learned head out at a cost"
         )
     return protocol
 
