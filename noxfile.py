@@ -26,7 +26,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, a file at a time on each core (arguments after -- go to pytest)."""
-    session.install("-e", ".[dev,bench]")  # with the bench's peers, whose agreement a test checks
+    session.install("-e", ".[dev,bench,docs]")  # with the bench's peers, whose agreement a test checks, and the site
     session.run("pytest", "--numprocesses=auto", "--dist=loadfile", *session.posargs)
 
 
@@ -39,9 +39,18 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/commands.md, keys.md, formats.md and the README's speed tables (-- --check: compare only)."""
+    """Write docs/reference and the made parts of other pages (-- --check: compare only)."""
     session.install("-e", ".")
     session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation as a site in build/site; a warning is an error."""
+    session.install("-e", ".[docs]")
+    out = Path("build/site")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-d", "build/doctrees", "-c", "docs", ".", str(out))
+    session.log(f"wrote {out / 'index.html'}")
 
 
 @nox.session
@@ -72,7 +81,7 @@ def page(session: nox.Session) -> None:
 
 @nox.session
 def trust(session: nox.Session) -> None:
-    """Run the long campaigns that the default tests have a few cases of, and keep what they found (docs/trust.md)."""
+    """Run the long campaigns of docs/explanation/trust.md and keep what they find."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "tests.trust.flips", "--flips", "500", "--record", "results/trust/flips.json")
     session.run("python", "-m", "tests.trust.kills", "--kills", "200", "--record", "results/trust")

@@ -12,6 +12,7 @@ from typing import Any
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.results.comparisons import Difference, compare_table
+from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.store import Results
 
@@ -23,7 +24,9 @@ class Numbers:
 
     def __init__(self, registry: Registry, results: Results) -> None:
         self._registry, self._folder = registry, results.folder
-        self.records = [record for _, record in results.runs()]
+        runs = results.runs()
+        self.records = [record for _, record in runs]
+        self.evaluations = Evaluations(runs, results.scan_evaluations().sound())
         self.trials = [trial for _, trial in results.scan_trials().sound()]
         table = registry.table(TABLE)
         self.comparisons = compare_table(registry, table, self.records)

@@ -1,8 +1,8 @@
-"""Write commands.md, keys.md, formats.md and the README's made tables: `nox -s docs`; --check: compare only.
+"""Write the pages of docs/reference and the made parts of other pages: `nox -s docs`; --check: compare only.
 
 Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
-records and from the tables that write CSV, the README's tables from records. None can drift: a test of the default
-suite compares.
+records and from the tables that write CSV, the library from its docstrings. In other pages the text between
+`<!-- made: NAME -->` and `<!-- end -->` comes from records. None can drift: a test of the default suite compares.
 """
 
 import inspect
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import headline
 import speed_tables
 import typer
+from library_page import library_page
 
 from norml_cli.app.main import app
 from norml_cli.registry.entries import (
@@ -28,6 +30,7 @@ from norml_cli.registry.entries import (
     Method,
     RecipeEntry,
     Row,
+    SecondTest,
     SeededSplit,
     SourceSplit,
     TableEntry,
@@ -41,6 +44,7 @@ from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS
 from norml_cli.reporting.table_sheet import CELL_KEYS
 from norml_cli.results.evaluations import Card, EvaluationRecord
 from norml_cli.results.records import RunRecord
+from norml_cli.terminal.usage import PANELS
 
 HERE = Path(__file__).parent
 MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
@@ -65,7 +69,8 @@ Keys with a default may be left out. Below: the keys of the entries themselves, 
 FORMATS_HEAD = """\
 `--format csv` and `--format json` give the same values under the same keys, fractions to 12 digits. In CSV a list
 is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
-rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`.
+rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`
+and `second_test`.
 """
 
 RECORDS_HEAD = """\
@@ -246,6 +251,7 @@ ENTRIES: dict[str, type[Model]] = {
     "a table's entry": TableEntry,
     "a table's column": Column,
     "a table's row": Row,
+    "a table's second test": SecondTest,
 }
 
 SCRIPTS = {
@@ -257,31 +263,55 @@ SCRIPTS = {
 }
 
 
-def readme() -> str:
-    """The README with the text between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
+def commands_table() -> str:
+    """The commands, a line each, in the panels of `norml --help`."""
+    group: Any = typer.main.get_command(app)
+    lines = ["| | command | what it does |", "| --- | --- | --- |"]
+    for panel in PANELS:
+        of_panel = [each for each in group.commands.values() if each.rich_help_panel == panel]
+        for number, each in enumerate(of_panel):
+            summary = each.get_short_help_str(limit=80).rstrip(".")
+            lines.append(f"| {panel if number == 0 else ''} | `norml {each.name}` | {summary} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {"commands": commands_table, **headline.BLOCKS, **speed_tables.BLOCKS}
+
+
+def with_blocks(text: str) -> str:
+    """`text` with what stands between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
     pattern = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    text = (HERE.parent / "README.md").read_text(encoding="utf-8")
-    return pattern.sub(lambda found: f"{found[1]}\n{speed_tables.BLOCKS[found[2]]()}\n\n{found[3]}", text)
+    return pattern.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
 
 
-PAGES = {
-    "commands.md": commands_page,
-    "keys.md": keys_page,
-    "formats.md": formats_page,
-    "../README.md": readme,
+REFERENCE = {
+    "commands": commands_page,
+    "keys": keys_page,
+    "formats": formats_page,
+    "library": lambda: library_page(MADE),
 }
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page that is made, in whole or in part, and what it must hold."""
+    for name, page in REFERENCE.items():
+        yield HERE / "reference" / f"{name}.md", page()
+    for path in [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if "<!-- made: " in text:
+            yield path, with_blocks(text)
 
 
 def main() -> None:
     """Write the pages, or with --check leave with 1 if one is not what would be written."""
     stale = []
-    for name, page in PAGES.items():
+    for path, text in pages():
         if "--check" not in sys.argv[1:]:
-            (HERE / name).write_text(page(), encoding="utf-8")
-        elif (HERE / name).read_text(encoding="utf-8") != page():
-            stale.append(name)
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            stale.append(path.name)
     if stale:
-        sys.exit(f"{', '.join(Path(name).name for name in stale)}: not what the code says; run `nox -s docs`")
+        sys.exit(f"{', '.join(stale)}: not what the code says; run `nox -s docs`")
 
 
 if __name__ == "__main__":

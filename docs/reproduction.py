@@ -57,7 +57,7 @@ def findings(numbers: Numbers, others: dict[str, Numbers]) -> str:
 
 
 def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
-    table = build_table(registry, registry.table(TABLE), numbers.records)
+    table = build_table(registry, registry.table(TABLE), numbers.records, numbers.evaluations)
     yield "## Table 2\n"
     yield _markdown(table)
     yield from _pictures(table)

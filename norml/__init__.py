@@ -11,8 +11,8 @@ Words: an *episode* is one N-way K-shot problem with a *support* and a *query* s
 *inner steps*; an *update rule* turns the learner's *update signals* (layer gradients delta and layer inputs h; the
 paper's "node" is a neuron) into the scaled signals of a step; the *meta-learner* holds what *outer steps* learn.
 
-What is listed in `__all__` can be imported from here; docs/library.md shows how. Importing this package loads no torch:
-that happens with the first name that is taken from it.
+What is listed in `__all__` can be imported from here; docs/how-to/library.md shows how. Importing this package does not
+load torch. The first name that is taken from it does.
 """
 
 import importlib

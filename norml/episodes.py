@@ -126,6 +126,14 @@ def sample_indices(
     return EpisodeIndices(classes, examples, turns if rotations else torch.zeros_like(turns))
 
 
+def turns_as_classes(images: Tensor, *, first: int = 2) -> Tensor:
+    """Images [C, P, height, width, ...] and their quarter turns as classes of their own, [4 * C, P, ...]: turn by turn.
+
+    first: the dimension of height; 1 for images [n, height, width, ...] that lie class by class.
+    """
+    return torch.cat([torch.rot90(images, turn, dims=(first, first + 1)) for turn in range(TURNS)])
+
+
 def _extremes(n_examples: int | Tensor) -> tuple[int, int]:
     """The sizes of the smallest and of the largest class."""
     if isinstance(n_examples, int):

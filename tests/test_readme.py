@@ -3,7 +3,6 @@
 import csv
 import html
 import importlib
-import itertools
 import json
 import re
 import shutil
@@ -13,72 +12,12 @@ import pytest
 from PIL import Image
 
 from norml_cli.registry.reading import builtin_registry, read_registry
-from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.store import Results, write_record
-from norml_cli.results.tables import build_table
 from tests.helpers.made_records import made_record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("table_id", ["table-2", "table-1-narrow"])
-def test_a_table_is_the_one_that_the_records_give(table_id):
-    registry = read_registry([builtin_registry()])
-    records = [record for _, record in Results(ROOT / "results").runs()]
-    assert records
-    table = render_table(build_table(registry, registry.table(table_id), records), "markdown", width=80)
-    assert table.strip() in README
-
-
-def test_the_words_on_table_2_are_true_of_the_records(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    registry = read_registry([builtin_registry()])
-    findings = importlib.import_module("findings")
-    f = findings.Numbers(registry, Results(ROOT / "results"))
-    norml, zero_both, constant = "norml", "norml-zero-hidden-zero-cell", "maml-constant-lr"
-    maml = [constant, "maml-global-lr", "maml-layerwise-lr"]
-    for method, shots in itertools.product([row.method for row in registry.table("table-2").rows], [1, 5]):
-        if (method, shots) != (norml, 5):
-            f.passing(method, shots)
-    f.level(norml, zero_both, 1)  # "not told apart from itself"
-    words = " ".join(README.split())
-    assert (
-        f"NORML's reaches {f.accuracy(norml, 5)} there, not {f.paper(norml, 5)}, with "
-        f"{f.training_at(norml, 5, 20000)}% of the queries of training episodes right and "
-        f"{f.validation_at(norml, 5, 20000)}% of those of meta-validation."
-    ) in words
-    leads = {shots: [points(f.lead(norml, method, shots)) for method in maml] for shots in (1, 5)}
-    assert (
-        "NORML is ahead of MAML with a constant rate, one learned rate and one a layer by {}, {} and {} points at 1 "
-        "shot, by {}, {} and {} at 5."
-    ).format(*leads[1], *leads[5]) in words
-    assert (
-        f"without both states it is {points(f.lead(norml, zero_both, 5))} points behind itself at 5 shots, and at 1 "
-        f"shot, where the paper has it {f.paper_lead(norml, zero_both, 1)} behind, not told apart from itself."
-    ) in words
-    assert (
-        f"A second seed moves MAML's rows by up to {f.farthest_seeds(maml, 1)} points at 1 shot and "
-        f"{f.farthest_seeds(maml, 5)} at 5"
-    ) in words
-    assert int(min(map(float, leads[1])) / float(f.farthest_seeds(maml, 1))) == 6  # "six times as large"
-    at_a_tenth = findings.Numbers(registry, Results(ROOT / "results").other_protocols()["inner-rate-0.1"])
-    assert float(at_a_tenth.accuracy(norml, 1)) < min(float(f.accuracy(method, 1)) for method in maml)
-    of_5000 = {"validate_every": 1000, "validation_episodes": 2000}
-    trials = [
-        f.trial("gates-1-shot", method, 1, 5000, inner_lr=rate, **of_5000)
-        for method, rate in itertools.product([norml, constant], [0.1, 0.2, 0.4])
-    ]
-    assert (
-        "it reached {}, ahead of none of MAML's rows; at 0.2, with which both stand best on meta-validation after "
-        "5,000 steps (NORML at {}, {} and {} with 0.1, 0.2 and 0.4, MAML with a constant rate at {}, {} and {}), it "
-        "reaches {}."
-    ).format(at_a_tenth.accuracy(norml, 1), *trials, f.accuracy(norml, 1)) in words
-
-
-def points(difference: str) -> str:
-    """'0.37' of '0.37 ± 0.14'."""
-    return difference.split(maxsplit=1)[0]
+SPEED_PAGE = (ROOT / "docs" / "explanation" / "speed.md").read_text(encoding="utf-8")
 
 
 def test_the_report_of_the_reproduction_is_what_the_records_give(monkeypatch, tmp_path):
@@ -119,7 +58,7 @@ def test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told(monkey
 
 
 def speed_record(name: str, measurements: list[tuple[dict, float, dict]], **settings: str | int) -> dict:
-    """What the bench keeps, as far as the README's tables read it: labels, seconds, derived."""
+    """What the bench keeps, as far as the tables of speed read it: labels, seconds, derived."""
     made = [
         {"labels": labels, "repeats": [seconds] * 3, "median": seconds, "derived": derived}
         for labels, seconds, derived in measurements
@@ -195,7 +134,7 @@ def test_a_speed_table_holds_what_the_bench_kept(block, text, monkeypatch, tmp_p
     for name, record in SPEED.items():
         (tmp_path / f"cpu-{name}.json").write_text(json.dumps(record), encoding="utf-8")
     assert tables.BLOCKS[block]() == text
-    assert f"<!-- made: {block} -->\n" in README
+    assert f"<!-- made: {block} -->\n" in SPEED_PAGE
 
 
 INSPECTED = {"MAML (constant lr)": "maml-constant-lr", "MAML (layer-wise lr)": "maml-layerwise-lr", "NORML": "norml"}
@@ -211,7 +150,7 @@ def test_the_table_of_the_inspection_page_is_what_was_found_in_the_weights_of_th
     with (record.parent / "seed-0-inspection" / "freezing.csv").open(encoding="utf-8") as file:
         found = {row["case"]: row for row in csv.DictReader(file)}
     cells = [f"{100 * float(found[c]['accuracy']):.2f} ± {100 * float(found[c]['half_width']):.2f}" for c in cases]
-    page = (ROOT / "docs" / "inspection.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "inspection.md").read_text(encoding="utf-8")
     assert f"| {title} | {' | '.join(cells)} |" in page
     best = max(point["validation_accuracy"] for point in json.loads(record.read_text(encoding="utf-8"))["curve"])
     assert float(found["all layers adapted"]["accuracy"]) == pytest.approx(best, abs=1e-3)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from norml_cli import __version__
+from norml_cli.files.checkout import commit_of_checkout
 from norml_cli.terminal.usage import Panels
 
 app = typer.Typer(
@@ -20,14 +21,22 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        typer.echo(f"norml {__version__}")
+        commit, changed = commit_of_checkout()
+        at = f" (commit {commit[:7]}{', changed since' if changed else ''})" if commit else ""
+        typer.echo(f"norml {__version__}{at}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the version (and a checkout's commit) and exit.",
+        ),
     ] = False,
 ) -> None:
     pass

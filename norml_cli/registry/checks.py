@@ -16,6 +16,7 @@ from norml_cli.registry.entries import (
     TableEntry,
     Unequal,
 )
+from norml_cli.registry.evaluating import OF_ADAPTATION, OF_EPISODES
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import RESERVED_IDS, Protocol
 from norml_cli.registry.resolving import Registry, contradictions, defaults, layered
@@ -207,6 +208,21 @@ def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> It
 
 
 def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
+    for number, row in enumerate(table.rows):
+        if row.benchmark is not None:
+            yield from (f"rows.{number}.benchmark: {fault}" for fault in _row_faults(ids, table, row.benchmark))
+    changed = table.second_test.changed if table.second_test else {}
+    for key in changed.keys() - {*OF_EPISODES, *OF_ADAPTATION}:
+        yield f"second_test.changed: '{key}' is nothing that `norml evaluate` changes"
+    yield from _column_faults(ids, table)
+    named = [("reference", table.reference), *((f"rows.{n}.method", row.method) for n, row in enumerate(table.rows))]
+    for key, method in named:
+        unknown = ids.fault("methods", "method", method) if method is not None else None
+        if unknown:
+            yield f"{key}: {unknown}"
+
+
+def _column_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
     for number, column in enumerate(table.columns):
         if column.benchmark is None:
             continue
@@ -216,14 +232,6 @@ def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
             yield f"columns.{number}.benchmark: {unknown}"
         elif bench is not None and column.shots not in bench.shots:
             yield f"columns.{number}.shots: '{bench.id}' does not declare {column.shots} shots"
-    for number, row in enumerate(table.rows):
-        if row.benchmark is not None:
-            yield from (f"rows.{number}.benchmark: {fault}" for fault in _row_faults(ids, table, row.benchmark))
-    named = [("reference", table.reference), *((f"rows.{n}.method", row.method) for n, row in enumerate(table.rows))]
-    for key, method in named:
-        unknown = ids.fault("methods", "method", method) if method is not None else None
-        if unknown:
-            yield f"{key}: {unknown}"
 
 
 def _row_faults(ids: _Ids, table: TableEntry, benchmark: str) -> Iterator[str]:

@@ -256,6 +256,13 @@ class Row(Model):
     citation: Text = Field(description="where its published numbers are from")
 
 
+class SecondTest(Model):
+    """Another protocol that the weights behind a table were tested by, with `norml evaluate`."""
+
+    title: Text = Field(description="heads its columns")
+    changed: dict[Text, int | str] = Field(min_length=1, description="the values that it changes")
+
+
 class TableEntry(Entry):
     """A table of the paper: its rows, columns and published numbers."""
 
@@ -263,6 +270,9 @@ class TableEntry(Entry):
     first_episodes: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
         description="also give our accuracy over so many test episodes, the first ones: as many as a paper's",
+    )
+    second_test: SecondTest | None = Field(
+        default=None, description="another protocol to show beside each run's own test; see below"
     )
     columns: list[Column] = Field(min_length=1, description="from left to right; see below")
     rows: list[Row] = Field(min_length=1, description="from top to bottom; see below")

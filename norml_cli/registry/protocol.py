@@ -93,6 +93,28 @@ class Protocol(Model):
         description="of which examples of the meta-training classes episodes are made: all, or those that the "
         "backbone was not fitted to, one in ten",
     )
+    # What may bring meta-training closer to new classes.
+    training_classes: Literal["meta-train", "meta-train-and-meta-val"] = Field(
+        default="meta-train",
+        description="of which classes training episodes are made; with those of meta-validation, its accuracy says "
+        "nothing of new classes",
+    )
+    training_turns: Literal["per-episode", "as-classes"] = Field(
+        default="per-episode",
+        description="where rotations turns training classes: each class of an episode by one quarter turn, or the "
+        "four turns of a class as four classes of their own (Santoro et al. 2016)",
+    )
+    training_shift_px: int = Field(
+        default=0, ge=0, le=1024, description="each training image is moved by up to so many pixels along both axes"
+    )
+    training_tilt_degrees: float = Field(
+        default=0, ge=0, le=180, description="each training image is turned about its centre by up to so much"
+    )
+    weight_average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="what is meta-validated, kept and tested is a moving average of all that is learned, which keeps "
+        "this share of itself at each outer step; null: the last values",
+    )
     # A learner that is not fully connected.
     learner: Literal["fully-connected", "conv-4"] = Field(
         default="fully-connected", description="what is adapted; conv-4: four convolutions, then one linear layer"

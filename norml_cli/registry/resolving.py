@@ -263,6 +263,7 @@ def contradictions(
         yield "support_order", f"{fault}: batch norm cannot take its statistics from one example; take full"
     if protocol.training_examples == "held-out-from-pretraining":
         yield from _held_out_faults(protocol, per_class, dataset)
+    yield from _training_faults(protocol)
     if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
         fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
         yield "rotations", fault
@@ -287,6 +288,20 @@ def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) 
     elif per_class > held_out:
         fault = f"shots + queries_per_class = {per_class} is more than the {held_out} examples a class"
         yield "training_examples", f"{fault} of '{dataset.id}' that are held out from pretraining"
+
+
+def _training_faults(protocol: Protocol) -> Iterator[tuple[str, str]]:
+    """What cannot be done to training episodes."""
+    if protocol.training_turns == "as-classes" and protocol.rotations == "none":
+        yield "training_turns", "is as-classes, but rotations is none; leave it out, or declare rotations: meta-train"
+    for key in ("training_shift_px", "training_tilt_degrees"):
+        if protocol.backbone is not None and getattr(protocol, key):
+            yield (
+                key,
+                f"is {getattr(protocol, key)}, but the examples are features, not images; leave it out",
+            )
+    if protocol.backbone is not None and protocol.training_classes != "meta-train":
+        yield "training_classes", f"is {protocol.training_classes}, but it is not for features; leave it out"
 
 
 def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:

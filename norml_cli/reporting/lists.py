@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from norml.statistics import Interval, paired_difference
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_sheets, require_format
@@ -41,6 +42,8 @@ TRIAL_KEYS = {
     "best_step": "outer steps of its best meta-validation",
     "validation_accuracy": "mean over the meta-validation episodes at best_step",
     "validation_half_width": "half the 95% interval over those episodes",
+    "minus_best": "paired difference from the best trial of its method, shots and seed's episodes; null: not counted",
+    "minus_best_half_width": "half its 95% interval",
     "mean_over_seeds": "mean of validation_accuracy over the seeds of this trial",
     "n_seeds": "seeds of this trial, equal in everything else",
     "steps_per_s": "outer steps per second",
@@ -74,6 +77,7 @@ def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) ->
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
     _add_means(values)
+    _add_pairs(trials, values)
     values.sort(key=lambda v: (v["benchmark"], v["shots"], v["method"], -v["validation_accuracy"]))
     sheets = [_trials_sheet(values)]
     if any(trial["n_seeds"] > 1 for trial in values):
@@ -189,6 +193,27 @@ def _add_means(values: list[dict[str, Any]]) -> None:
         trial.update(mean_over_seeds=sum(of_seeds) / len(of_seeds), n_seeds=len(of_seeds))
 
 
+def _add_pairs(trials: Sequence[TrialRecord], values: list[dict[str, Any]]) -> None:
+    """To each trial: its difference from the best of its method on the same meta-validation episodes."""
+    best: dict[tuple[Any, ...], TrialRecord] = {}
+    for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy):
+        best[_paired_with(trial)] = trial
+    for trial, each in zip(trials, values, strict=True):
+        difference = _minus(trial, best[_paired_with(trial)])
+        each["minus_best"] = difference and difference.mean
+        each["minus_best_half_width"] = difference and difference.half_width
+
+
+def _paired_with(trial: TrialRecord) -> tuple[Any, ...]:
+    return trial.spec.method, trial.spec.shots, trial.validation_hash, trial.correct is None
+
+
+def _minus(trial: TrialRecord, best: TrialRecord) -> Interval | None:
+    if trial is best or trial.correct is None or best.correct is None:
+        return None
+    return paired_difference(trial.correct, best.correct).divided_by(trial.spec.queries_per_episode)
+
+
 def _means_sheet(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Sheet:
     """A row for all seeds of a trial, the best first."""
     rows = {trial["spec_hash"]: trial for trial in trials}.values()
@@ -209,11 +234,15 @@ def _means_sheet(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Sh
 
 def _trials_sheet(trials: Sequence[Mapping[str, Any]]) -> Sheet:
     keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
-    headers = ["method", "shots", *keys, "seed", "meta-validation", "at step"]
-    rows = [[trial["method"], str(trial["shots"]), *_trial_numbers(trial, keys)] for trial in trials]
+    paired = any(trial["minus_best"] is not None for trial in trials)
+    numbers = ["seed", "meta-validation", *["minus the best"] * paired, "at step"]
+    headers = ["method", "shots", *keys, *numbers]
+    rows = [[trial["method"], str(trial["shots"]), *_trial_numbers(trial, keys, paired=paired)] for trial in trials]
     groups = itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"]))
-    pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), headers[-3:]) for (method, shots), group in groups]
+    pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), numbers) for (method, shots), group in groups]
     footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
+    if paired:
+        footer.append("minus the best: points behind the method's best trial on the same episodes, paired")
     return Sheet(Grid(headers, rows), pieces, footer)
 
 
@@ -223,7 +252,8 @@ def _trials_piece(title: str, trials: Sequence[Mapping[str, Any]], headers: Sequ
         key: Counter(_value_text(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
         for key in trials[0]["values"]
     }
-    rows = [[_changes(trial["values"], shared), *_trial_numbers(trial, [])] for trial in trials]
+    paired = len(headers) > len(("seed", "meta-validation", "at step"))
+    rows = [[_changes(trial["values"], shared), *_trial_numbers(trial, [], paired=paired)] for trial in trials]
     return Grid(["changed", *headers], rows, title=f"{title}: {', '.join(f'{k} {v}' for k, v in shared.items())}")
 
 
@@ -236,7 +266,10 @@ def _value_text(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _trial_numbers(trial: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _trial_numbers(trial: Mapping[str, Any], keys: Sequence[str], *, paired: bool) -> list[str]:
     values = [_value_text(trial["values"].get(key, "")) for key in keys]
     accuracy = percent(trial["validation_accuracy"], trial["validation_half_width"])
-    return [*values, str(trial["seed"]), accuracy, f"{trial['best_step']:,} of {trial['outer_steps']:,}"]
+    behind = trial["minus_best"]
+    text = "-" if behind is None else percent(behind, trial["minus_best_half_width"], sign="+")
+    step = f"{trial['best_step']:,} of {trial['outer_steps']:,}"
+    return [*values, str(trial["seed"]), accuracy, *[text] * paired, step]

@@ -5,7 +5,8 @@ from typing import Any
 
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.sheets import Grid, Sheet
-from norml_cli.results.protocols import ProtocolTable, Reached, cells
+from norml_cli.results.evaluated import Reached
+from norml_cli.results.protocols import ProtocolTable, cells
 
 PROTOCOL_KEYS = {
     "benchmark": "registry id, of the training",

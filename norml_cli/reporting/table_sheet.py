@@ -1,10 +1,10 @@
 """A table of the paper beside our runs, as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from norml.statistics import FORMULA, OverSeeds
+from norml.statistics import FORMULA, Interval, OverSeeds
 from norml_cli.registry.entries import Column, Row
 from norml_cli.reporting.formats import (
     marked,
@@ -17,6 +17,7 @@ from norml_cli.reporting.formats import (
     to_json,
 )
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
+from norml_cli.results.evaluated import protocol_title
 from norml_cli.results.groups import Group
 from norml_cli.results.tables import Cell, Ours, Table
 
@@ -41,9 +42,17 @@ CELL_KEYS = {
     "minus_reference": "paired difference from the table's reference method, same episodes and seeds",
     "minus_reference_half_width": "half its 95% interval",
     "minus_reference_half_width_over_classes": "the same with test classes as the sample; empty for older records",
+    "second_accuracy": "of the same weights by the table's second_test; empty where nothing was evaluated",
+    "second_half_width": "half its 95% interval over test episodes",
+    "second_seeds": "the seeds that were averaged for it",
+    "second_minus_reference": "paired difference from the table's reference method by that test",
+    "second_minus_reference_half_width": "half its 95% interval",
     "missing": "whether this cell could be run and was not",
     "notes": "how the runs differ from the declared protocol, and what was left out",
 }
+
+
+_VS = "vs reference"
 
 
 def render_table(table: Table, format_: str, *, width: int, options: str = "") -> str:
@@ -61,6 +70,7 @@ def render_table(table: Table, format_: str, *, width: int, options: str = "") -
                 "title": table.entry.title,
                 "citation": table.entry.citation,
                 "reference": table.entry.reference,
+                "second_test": table.entry.second_test.changed if table.entry.second_test else None,
                 "half_width_formula": FORMULA,
                 "cells": [_cell_values(*cell) for cell in table.cells()],
             }
@@ -74,10 +84,12 @@ def render_table(table: Table, format_: str, *, width: int, options: str = "") -
 def table_sheet(table: Table, options: str = "") -> Sheet:
     """The columns side by side and, for less room, one below the other. options: as in `render_table`."""
     marks = marks_of(note for _, _, cell in table.cells() for note in cell.notes)
-    columns = range(len(table.entry.columns))
+    numbers = range(len(table.entry.columns))
+    places = [(number, header) for number in numbers for header in _headers(table, number)]
+    spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in numbers]
     return Sheet(
-        _table_grid(table, columns, marks),
-        [_column_grid(table, number, marks) for number in columns],
+        replace(_grid(table, places, marks), groups=[("", 1), *spans], title=table.entry.title),
+        [piece for number in numbers for piece in _pieces(table, number, marks)],
         [*_legend(table), *note_lines(marks)],
         _missing(table, options),
         "the highest of its column and all that a paired test does not tell from it (Holm's method)"
@@ -86,39 +98,49 @@ def table_sheet(table: Table, options: str = "") -> Sheet:
     )
 
 
-def _table_grid(table: Table, columns: Sequence[int], marks: Mapping[str, str]) -> Grid:
-    """The columns side by side, each with the headers that it has cells for."""
-    places = [(number, header) for number in columns for header in _headers(table, number)]
+def _grid(table: Table, places: Sequence[tuple[int, str]], marks: Mapping[str, str]) -> Grid:
+    """The cells at `places`: columns, each under a header."""
     rows = [
         [table.rows[row].entry.title, *(_cell_text(table, row, number, header, marks) for number, header in places)]
         for row in range(len(table.rows))
     ]
-    spans = [(table.entry.columns[number].title, len(_headers(table, number))) for number in columns]
-    headers = ["method", *(header for _, header in places)]
-    return Grid(headers, rows, [("", 1), *spans], title=table.entry.title)
+    return Grid(["method", *(header for _, header in places)], rows)
 
 
-def _column_grid(table: Table, number: int, marks: Mapping[str, str]) -> Grid:
-    """One column alone, for a narrow terminal."""
-    grid = _table_grid(table, [number], marks)
-    headers = [header.replace("ours - paper", "ours\n- paper") for header in grid.headers]
-    return replace(grid, headers=headers, groups=(), title=table.entry.columns[number].title)
+def _pieces(table: Table, number: int, marks: Mapping[str, str]) -> Iterator[Grid]:
+    """One column alone, for a narrow terminal; what the second test found stands below it."""
+    title, second, headers = table.entry.columns[number].title, _second_title(table), _headers(table, number)
+    of_second = [header for header in headers if second and header.startswith(second)]
+    parts = {title: [header for header in headers if header not in of_second]}
+    if of_second:
+        parts[f"{title}, {second}"] = ["ours", *of_second]
+    for name, shown in parts.items():
+        grid = _grid(table, [(number, header) for header in shown], marks)
+        narrow = [header.replace("ours - paper", "ours\n- paper") for header in grid.headers]
+        yield replace(grid, headers=narrow, title=name)
 
 
 def _headers(table: Table, number: int) -> list[str]:
     """What a column shows of each cell: nothing that no cell of it could hold."""
     has_paper = any(row.cells[number].published for row in table.rows)
     has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
-    first = table.entry.first_episodes
+    first, second = table.entry.first_episodes, _second_title(table)
     has_reference = has_ours and table.reference_title is not None
+    seconds = [ours.second for row in table.rows if (ours := row.cells[number].ours)]
     wanted = {
         "paper": has_paper,
         f"first {first:,}" if first else "": has_ours and first is not None,
         "ours": has_ours,
+        second: any(seconds),
         "ours - paper": has_paper and has_ours,
-        "vs reference": has_reference,
+        _VS: has_reference,
+        f"{second} {_VS}": any(each and each.minus_reference for each in seconds),
     }
     return [header for header, is_wanted in wanted.items() if is_wanted]
+
+
+def _second_title(table: Table) -> str:
+    return table.entry.second_test.title if table.entry.second_test else ""
 
 
 def _cell_text(table: Table, row_number: int, number: int, header: str, marks: Mapping[str, str]) -> str | CellText:
@@ -132,11 +154,21 @@ def _cell_text(table: Table, row_number: int, number: int, header: str, marks: M
     if header == "ours":
         text = marked(_accuracy_text(cell.ours.accuracy), cell.notes, marks)
         return CellText(text, best=row_number in table.highest[number], link=f"#{anchor(table, cell.ours.runs)}")
-    if header == "ours - paper":
-        return "-" if cell.ours.minus_published is None else f"{100 * cell.ours.minus_published:+.2f}"
-    if header != "vs reference":
-        return _accuracy_text(cell.ours.over_first)
-    return "reference" if row.entry.method == table.entry.reference else _difference(cell.ours)
+    if header.endswith(_VS) and row.entry.method == table.entry.reference:
+        return "reference"
+    return _number_text(table, cell.ours, header)
+
+
+def _number_text(table: Table, ours: Ours, header: str) -> str:
+    """What stands under `header` besides our accuracy; '-' where there is nothing."""
+    second, title = ours.second, _second_title(table)
+    texts = {
+        "ours - paper": None if ours.minus_published is None else f"{100 * ours.minus_published:+.2f}",
+        _VS: _difference(ours.minus_reference, ours.minus_reference_over_classes),
+        title: percent(second.accuracy.mean, second.accuracy.half_width) if second else None,
+        f"{title} {_VS}": _difference(second.minus_reference) if second else None,
+    }
+    return (texts[header] if header in texts else _accuracy_text(ours.over_first)) or "-"
 
 
 def anchor(table: Table, runs: Group) -> str:
@@ -148,12 +180,11 @@ def _accuracy_text(accuracy: OverSeeds | None) -> str:
     return "-" if accuracy is None else percent(accuracy.interval.mean, accuracy.interval.half_width)
 
 
-def _difference(ours: Ours) -> str:
+def _difference(difference: Interval | None, over_classes: Interval | None = None) -> str:
     """With a star where the interval excludes zero: over episodes and, where the records tell, over classes."""
-    difference = ours.minus_reference
     if difference is None:
         return "-"
-    levels = [each for each in (difference, ours.minus_reference_over_classes) if each is not None]
+    levels = [each for each in (difference, over_classes) if each is not None]
     star = "*" * all(abs(each.mean) > each.half_width for each in levels)
     return f"{percent(difference.mean, difference.half_width, sign='+')}{star}"
 
@@ -174,6 +205,11 @@ def _legend(table: Table) -> list[str]:
     if scatter:
         lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")
     lines += _legend_of_classes(ours)
+    seconds = [result.second for result in ours if result.second is not None]
+    if seconds and table.entry.second_test is not None:
+        by = protocol_title(table.entry.second_test.changed, "meta_test")
+        of = _range([len(each.seeds) for each in seconds], "seed")
+        lines.append(f"{_second_title(table)}: the same weights tested with {by}, mean of {of}; trained as before")
     if any(result.minus_reference for result in ours):
         excludes = "both exclude" if any(result.minus_reference_over_classes for result in ours) else "this excludes"
         lines.append(
@@ -239,6 +275,8 @@ def _cell_values(row: Row, column: Column, cell: Cell) -> dict[str, Any]:
 def _ours_values(ours: Ours | None) -> dict[str, Any]:
     interval = ours.accuracy.interval if ours else None
     first = ours.over_first.interval if ours and ours.over_first else None
+    second = ours.second if ours else None
+    beside = second.minus_reference if second else None
     difference, of_classes = (ours.minus_reference, ours.minus_reference_over_classes) if ours else (None, None)
     return {
         "accuracy": interval.mean if interval else None,
@@ -254,4 +292,9 @@ def _ours_values(ours: Ours | None) -> dict[str, Any]:
         "minus_reference": difference.mean if difference else None,
         "minus_reference_half_width": difference.half_width if difference else None,
         "minus_reference_half_width_over_classes": of_classes.half_width if of_classes else None,
+        "second_accuracy": second.accuracy.mean if second else None,
+        "second_half_width": second.accuracy.half_width if second else None,
+        "second_seeds": list(second.seeds) if second else None,
+        "second_minus_reference": beside.mean if beside else None,
+        "second_minus_reference_half_width": beside.half_width if beside else None,
     }

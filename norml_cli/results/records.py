@@ -382,8 +382,33 @@ class TrialRecord(TrainingRecord):
 
     study: Id
     validation_hash: Text = Field(description="equal hashes: the same meta-validation episodes")
+    correct: list[NonNegative] | None = Field(
+        default=None,
+        description="correctly classified queries of each meta-validation episode at best_step; null: an older record",
+    )
 
     @classmethod
-    def of(cls, origin: Origin, course: Course, parameters: Parameters, study: str, validation_hash: str) -> Self:
-        """The record of a training that was not tested."""
-        return cls._finished(origin, course, parameters=parameters, study=study, validation_hash=validation_hash)
+    def of(
+        cls,
+        origin: Origin,
+        course: Course,
+        parameters: Parameters,
+        *,
+        study: str,
+        validation_hash: str,
+        correct: list[int],
+    ) -> Self:
+        """The record of a training that was not tested; `correct`: at its best meta-validation."""
+        found: dict[str, Any] = {"study": study, "validation_hash": validation_hash, "correct": correct or None}
+        return cls._finished(origin, course, parameters=parameters, **found)
+
+    @model_validator(mode="after")
+    def _counts_consistent(self) -> Self:
+        if self.correct is None:
+            return self
+        if len(self.correct) != self.spec.protocol.validation_episodes:
+            raise ValueError("correct does not hold a count for each of the spec's validation_episodes")
+        mean = sum(self.correct) / len(self.correct) / self.spec.queries_per_episode
+        if abs(mean - self.best.validation_accuracy) > _MEAN_TOLERANCE:
+            raise ValueError("the mean of correct is not the validation_accuracy of best_step")
+        return self

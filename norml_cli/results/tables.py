@@ -8,19 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from norml.statistics import Interval, OverSeeds, episode_means, holm, over_seeds, p_value, paired_difference
-from norml_cli.registry.entries import Column, Published, Row, TableEntry
+from norml_cli.registry.entries import Column, Published, Row, SecondTest, TableEntry
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.comparisons import LEVEL
+from norml_cli.results.evaluated import Counts, Evaluations, Reached, counts_by_protocol, reached
 from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, over_new_classes, seeds_text
 from norml_cli.results.records import RunRecord
+
+NONE = Evaluations()
 
 
 @dataclass(frozen=True)
 class Ours:
     """What our runs of one cell reached.
 
-    over_first: over the table's `first_episodes` alone. over_classes, minus_reference_over_classes: with test classes
-    as the sample; None where the records do not tell.
+    over_first: over the table's `first_episodes` alone. second: by the table's `second_test`, if it was evaluated.
+    over_classes, minus_reference_over_classes: with test classes as the sample; None where the records do not tell.
     """
 
     runs: Group
@@ -28,6 +31,7 @@ class Ours:
     over_first: OverSeeds | None
     minus_published: float | None
     minus_reference: Interval | None
+    second: Reached | None = None
     over_classes: Interval | None = None
     minus_reference_over_classes: Interval | None = None
 
@@ -70,13 +74,13 @@ class Table:
                 yield row.entry, column, cell
 
 
-def build_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> Table:
-    """Put the `records` that belong to `table` beside its published numbers."""
+def build_table(
+    registry: Registry, table: TableEntry, records: Sequence[RunRecord], evaluations: Evaluations = NONE
+) -> Table:
+    """Put the `records` that belong to `table` beside its published numbers, with `evaluations` of their weights."""
     title = registry.method(table.reference).title if table.reference is not None else None
-    rows = [
-        TableRow(row, tuple(_cell(registry, table, row, column, records) for column in table.columns))
-        for row in table.rows
-    ]
+    maker = _Cells(registry, table, records, evaluations)
+    rows = [TableRow(row, tuple(maker.cell(row, column) for column in table.columns)) for row in table.rows]
     columns = zip(*(row.cells for row in rows), strict=True)
     return Table(table, tuple(rows), title, tuple(_highest([cell.ours for cell in column]) for column in columns))
 
@@ -115,27 +119,62 @@ def benchmarks_of(table: TableEntry) -> set[str]:
     return {benchmark for benchmark in named if benchmark is not None}
 
 
-def _cell(registry: Registry, table: TableEntry, row: Row, column: Column, records: Sequence[RunRecord]) -> Cell:
-    published, benchmark = row.published.get(column.title), row.benchmark or column.benchmark
-    if row.method is None or benchmark is None:
-        return Cell(published, benchmark)
-    group, notes = choose_runs(registry, row.method, benchmark, column.shots, records)
-    if group is None:
-        return Cell(published, benchmark, missing=True)
-    paired = of_classes = None
-    if table.reference is not None and row.method != table.reference:
-        reference, _ = choose_runs(registry, table.reference, benchmark, column.shots, records)
-        if reference is not None:
-            paired, of_classes, pairing_notes = _paired(group, reference, registry.method(table.reference).title)
-            notes += pairing_notes
-    counts = group.counts(group.seeds)
-    accuracy = over_seeds(counts).divided_by(group.queries)
-    difference = accuracy.interval.mean - published.accuracy if published is not None else None
-    over_first = _over_first(counts, table.first_episodes, group.queries)
-    over_classes = over_new_classes(group, group.seeds)
-    over_classes = over_classes and over_classes.divided_by(group.queries)
-    ours = Ours(group, accuracy, over_first, difference, paired, over_classes, of_classes)
-    return Cell(published, benchmark, ours, notes=tuple(notes))
+@dataclass(frozen=True)
+class _Cells:
+    """Makes the cells of one table."""
+
+    registry: Registry
+    table: TableEntry
+    records: Sequence[RunRecord]
+    evaluations: Evaluations
+
+    def cell(self, row: Row, column: Column) -> Cell:
+        published, benchmark = row.published.get(column.title), row.benchmark or column.benchmark
+        if row.method is None or benchmark is None:
+            return Cell(published, benchmark)
+        group, notes = self._runs(row.method, benchmark, column.shots)
+        if group is None:
+            return Cell(published, benchmark, missing=True)
+        reference = None
+        if self.table.reference is not None and row.method != self.table.reference:
+            reference, _ = self._runs(self.table.reference, benchmark, column.shots)
+        ours, more_notes = self._ours(group, reference, published)
+        return Cell(published, benchmark, ours, notes=(*notes, *more_notes))
+
+    def _runs(self, method: str, benchmark: str, shots: int) -> tuple[Group | None, list[str]]:
+        return choose_runs(self.registry, method, benchmark, shots, self.records)
+
+    def _ours(self, group: Group, reference: Group | None, published: Published | None) -> tuple[Ours, list[str]]:
+        paired = of_classes = None
+        notes: list[str] = []
+        if reference is not None and self.table.reference is not None:
+            paired, of_classes, notes = _paired(group, reference, self.registry.method(self.table.reference).title)
+        counts = group.counts(group.seeds)
+        accuracy = over_seeds(counts).divided_by(group.queries)
+        difference = accuracy.interval.mean - published.accuracy if published is not None else None
+        over_first = _over_first(counts, self.table.first_episodes, group.queries)
+        over_classes = over_new_classes(group, group.seeds)
+        over_classes = over_classes and over_classes.divided_by(group.queries)
+        second, more_notes = self._second(group, reference)
+        return Ours(
+            group, accuracy, over_first, difference, paired, second, over_classes, of_classes
+        ), notes + more_notes
+
+    def _second(self, group: Group, reference: Group | None) -> tuple[Reached | None, list[str]]:
+        """What the same weights reached by the table's second test, where all or some of their seeds were evaluated."""
+        test = self.table.second_test
+        ours = None if test is None else self._counts(group, test)
+        if test is None or ours is None:
+            return None, []
+        beside = None if reference is None else self._counts(reference, test)
+        second = reached(group.spec.method, ours, beside)
+        part = set(second.seeds) != set(group.seeds)
+        return second, [f"{test.title}: {seeds_text(second.seeds)} alone"] if part else []
+
+    def _counts(self, group: Group, test: SecondTest) -> Counts | None:
+        every = counts_by_protocol(group, self.evaluations).values()
+        found = [each for each in every if (each.split, dict(each.changed)) == ("meta_test", test.changed)]
+        return found[0] if found else None
 
 
 def _over_first(counts: list[list[int]], episodes: int | None, queries: int) -> OverSeeds | None:

@@ -7,12 +7,11 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from norml.episodes import EpisodeIndices, ExamplePool
 from norml.evaluation import correct_counts
-from norml.frozen_classifiers import FrozenClassifier
 from norml.matrix_products import multiplying
-from norml.meta_training import MetaLearner
 from norml_cli.data.examples import Examples, episode_indices
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.splits import OnProgress, SplitName
@@ -57,7 +56,7 @@ class FixedEpisodes:
 
 
 def count_correct(
-    model: MetaLearner | FrozenClassifier, spec: RunSpec, episodes: FixedEpisodes, on_progress: OnProgress
+    model: nn.Module, spec: RunSpec, episodes: FixedEpisodes, on_progress: OnProgress
 ) -> NDArray[np.int64]:
     """Correct answers of each episode: [E]."""
     query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)

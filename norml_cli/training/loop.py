@@ -42,6 +42,8 @@ class TrainingState:
     best_step: int = 0
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    last_correct: list[int] = field(default_factory=list)  # of each meta-validation episode, where they are counted
+    best_correct: list[int] = field(default_factory=list)
     best_intervals: dict[str, dict[str, Any]] = field(default_factory=dict)  # by shots, where there are several
     loss_sum: float = 0.0  # since the last meta-validation
     accuracy_sum: float = 0.0
@@ -174,6 +176,10 @@ class Training(ABC):
             self.state.devices.append(name)
         self.origin = origin_of(self._spec, self._setting.changed, self.seed, self.device, self.state.devices)
 
+    def _candidate(self) -> nn.Module:
+        """What is meta-validated and, where it is best, kept: the model as it is."""
+        return self.model
+
     def _choose_arithmetic(self) -> None:  # noqa: B027 - most have nothing to choose
         """Decide what depends on the device and its threads. By default nothing does."""
 
@@ -248,8 +254,8 @@ class Training(ABC):
         accuracy = self._validate()
         state.loss_sum = state.accuracy_sum = 0.0
         if accuracy > state.best_accuracy:
-            state.best_step, state.best_accuracy = state.step, accuracy
-            state.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+            state.best_step, state.best_accuracy, state.best_correct = state.step, accuracy, state.last_correct
+            state.best_weights = {key: value.clone() for key, value in self._candidate().state_dict().items()}
 
     def _means(self) -> tuple[float | None, float | None]:
         """Loss and accuracy of the steps since the last meta-validation; None if there were none."""

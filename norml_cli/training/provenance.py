@@ -1,7 +1,6 @@
 """Where a training's figures come from: the device that computed them, its memory, and the commit of the code."""
 
 import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,9 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
-import norml_cli
 from norml.matrix_products import onednn_multiplies
 from norml_cli import __version__
+from norml_cli.files.checkout import CODE, commit_of_checkout, output_of
 from norml_cli.registry.specs import PretrainSpec, RunSpec
 from norml_cli.results.records import GitState, Origin
 from norml_cli.terminal.command_line import command_line
@@ -34,7 +33,7 @@ def device_name(device: torch.device, examples: int = 0) -> str:
 def cpu_model() -> str:
     """As its maker calls it, where the system says so; else its architecture."""
     if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -72,15 +71,10 @@ def repeatability(device: torch.device) -> str:
     )
 
 
-def git_state(parts: Sequence[str] = ("norml", "norml_cli", "registry")) -> GitState:
+def git_state(parts: Sequence[str] = CODE) -> GitState:
     """The checkout's commit and whether `parts` of it were changed since; unknown outside a checkout."""
-    root = Path(norml_cli.__file__).parents[1]
-    if not (root / ".git").exists():
-        return GitState(commit=None, dirty=None)
-
-    commit = _output("git", "rev-parse", "HEAD", folder=root)
-    changes = _output("git", "status", "--porcelain", "--", *parts, folder=root)
-    return GitState(commit=commit, dirty=None if changes is None else changes != "")
+    commit, dirty = commit_of_checkout(parts)
+    return GitState(commit=commit, dirty=dirty)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -93,12 +87,3 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
-
-
-def _output(*command: str, folder: Path | None = None) -> str | None:
-    """What a program of the user's own prints; None where it is missing or fails."""
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

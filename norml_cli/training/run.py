@@ -4,18 +4,22 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 from norml.episodes import EpisodeBatch, sample_indices
 from norml.frozen_classifiers import FrozenClassifier
+from norml.image_moves import moved_at_random
 from norml.meta_training import (
     CapturedMetaGradient,
     MetaGradient,
@@ -29,7 +33,7 @@ from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError, counted
-from norml_cli.registry.protocol import HELD_OUT_EVERY
+from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
 from norml_cli.training.build import build_method, generator_for
@@ -81,15 +85,12 @@ class Run(Training):
         self._compile_wanted = compile_
         self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
-        self._train_pool = examples.pool(
-            "meta_train",
-            rotations=protocol.rotations != "none",
-            device=device,
-            every=HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1,
-        )
+        self._train_pool = examples.training_pool(protocol, device)
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
         self._optimizer = _optimizer(self.model, protocol.outer_lr)
+        self._average = None if protocol.weight_average is None else _average(self.model, protocol.weight_average)
+        self._moves = _moves(protocol, in_colour=examples.in_colour)
         self._generator = generator_for("training episodes", self.seed, device)
         self._fixed = {split: FixedEpisodes.of(spec, examples, split, device) for split in splits}
         self._begin()
@@ -117,7 +118,7 @@ class Run(Training):
         """Test the weights of `train` on the meta-test episodes. Raises Stopped as it does."""
         started_at = time.perf_counter()
         with self._stoppable():
-            correct = self._evaluate("meta_test")
+            correct = self._evaluate("meta_test", self.model)
         self._account()
         evaluation_s = time.perf_counter() - started_at
         self.display.tested(self.state.best_step, float(correct.mean()) / self.spec.queries_per_episode)
@@ -170,6 +171,8 @@ class Run(Training):
             gradient_norm_limit=protocol.gradient_norm_limit,
             gradient=self._checked if self.device.type == "cpu" else self._gradient,
         )
+        if self._average is not None:
+            self._average.update_parameters(meta_learner)
         return torch.stack([loss, accuracy])
 
     def _checked(
@@ -193,7 +196,10 @@ class Run(Training):
             n_episodes=protocol.meta_batch_size,
             generator=generator,
         )
-        return self._train_pool.gather(indices, k_shot=self.spec.shots)
+        batch = self._train_pool.gather(indices, k_shot=self.spec.shots)
+        if self._moves is None:
+            return batch
+        return EpisodeBatch(self._moves(batch.x, generator=generator), batch.y, batch.n_support)
 
     def _compile(self) -> None:
         """Compile the meta-gradient, on episodes of its own.
@@ -240,8 +246,9 @@ class Run(Training):
     def _validate(self) -> float:
         """Accuracy on the fixed meta-validation episodes."""
         step = self.state.step
-        correct = self._evaluate("meta_val")
-        interval = interval_95(correct.tolist()).divided_by(self.spec.queries_per_episode)
+        correct = self._evaluate("meta_val", self._candidate())
+        self.state.last_correct = correct.tolist()
+        interval = interval_95(self.state.last_correct).divided_by(self.spec.queries_per_episode)
         loss, accuracy = self._means()
         point = {
             "step": step,
@@ -255,14 +262,19 @@ class Run(Training):
         self.display.validated(point)
         return interval.mean
 
-    def _evaluate(self, split: SplitName) -> NDArray[np.int64]:
-        """Correct answers of each fixed episode of a split: [E]. Raises Stopped."""
+    def _evaluate(self, split: SplitName, model: nn.Module) -> NDArray[np.int64]:
+        """Correct answers of `model` in each fixed episode of a split: [E]. Raises Stopped."""
 
         def on_progress(done: int, episodes: int) -> None:
             self._stop.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(self.model, self.spec, self._fixed[split], on_progress)
+        return count_correct(model, self.spec, self._fixed[split], on_progress)
+
+    @override
+    def _candidate(self) -> nn.Module:
+        """The moving average, once a step was taken, where there is one."""
+        return self.model if self._average is None or not self.state.step else self._average.module
 
     @override
     def _show(self, loss: float) -> None:
@@ -288,12 +300,15 @@ class Run(Training):
         return {
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
+            "average": None if self._average is None else self._average.state_dict(),
         }
 
     @override
     def _take_up(self, tensors: Mapping[str, Any]) -> None:
         if self._optimizer is not None:
             self._optimizer.load_state_dict(tensors["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(tensors["average"])
         self._take_up_draws(tensors["generator"].cpu())
 
     def _take_up_draws(self, generator_state: torch.Tensor) -> None:
@@ -304,6 +319,20 @@ class Run(Training):
         step = self.state.step
         self._generator = generator_for(f"training episodes from outer step {step}", self.seed, self.device)
         self.display.say("begun on another kind of device, so from here on other training episodes are drawn")
+
+
+def _average(model: nn.Module, share: float) -> AveragedModel:
+    """A copy of `model` that keeps `share` of its values at each update; the first takes them over."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(share))  # type: ignore[no-untyped-call]
+    return average.requires_grad_(requires_grad=False)
+
+
+def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor] | None:
+    """What moves training images, a shift and a tilt for each; None: they stay."""
+    shift, tilt = protocol.training_shift_px, protocol.training_tilt_degrees
+    if not shift and not tilt:
+        return None
+    return partial(moved_at_random, in_colour=in_colour, max_shift_px=shift, max_tilt_degrees=tilt)
 
 
 def _optimizer(model: MetaLearner | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:

@@ -15,7 +15,7 @@ from norml.episodes import sample_indices
 from norml.meta_training import outer_step
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import Examples
-from norml_cli.registry.protocol import HELD_OUT_EVERY, held_out_of
+from norml_cli.registry.protocol import Protocol, held_out_of
 from norml_cli.registry.reading import load_registry
 from norml_cli.results.store import read_record
 from norml_cli.training import run as training
@@ -305,9 +305,11 @@ def test_held_out_examples_are_those_that_pretraining_leaves_out(sizes: tuple[in
     features = np.arange(sum(sizes), dtype=np.float32)[:, None]
     stored = features.reshape(2, 21, 1) if len(set(sizes)) == 1 else features
     cache = SimpleNamespace(sizes=lambda _split: sizes)
-    pool = Examples(cache, SimpleNamespace(features=lambda _split: stored), unit_length=False).pool(
-        "meta_train", rotations=False, device=torch.device("cpu"), every=HELD_OUT_EVERY
+    held_out = Protocol.model_construct(
+        training_examples="held-out-from-pretraining", training_classes="meta-train", rotations="none"
     )
+    examples = Examples(cache, SimpleNamespace(features=lambda _split: stored), unit_length=False)
+    pool = examples.training_pool(held_out, torch.device("cpu"))
     assert torch.as_tensor(pool.n_examples).expand(2).tolist() == [held_out_of(size) for size in sizes]
     assert pool._rows.flatten().tolist() == kept
 

@@ -1,6 +1,7 @@
 """Every command that the pages name is run by a test, or says here why it is not."""
 
 import ast
+import functools
 import itertools
 import re
 import shlex
@@ -14,9 +15,9 @@ from norml_cli.app.main import app
 from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = {"CHANGELOG.md", "commands.md", "keys.md", "formats.md"}  # what was new, and what `nox -s docs` makes
-FOLDERS = [ROOT, ROOT / "docs", ROOT / "results"]
-PAGES = [page for folder in FOLDERS for page in sorted(folder.glob("*.md")) if page.name not in LEFT_OUT]
+FOUND = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").glob("*.md")]
+# Without what was new, and what `nox -s docs` makes.
+PAGES = sorted(page for page in FOUND if page.name != "CHANGELOG.md" and page.parent.name != "reference")
 PROGRAMS = ("norml", "nox", "pytest", "python -m")
 
 TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_starts"
@@ -24,6 +25,8 @@ TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_star
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
+    "norml --version": "test_usage.py::test_the_version_names_the_commit_of_a_checkout",
+    "norml COMMAND --help": "test_usage.py::test_help_is_made_for_people",
     "norml classify": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml classify --format --query --support": "test_classify.py::test_every_format_says_the_same",
     "norml classify --html --query --support": "test_classify.py::test_a_page_with_thumbnails_that_needs_nothing_else",
@@ -42,6 +45,7 @@ COVERED = {
     "norml inspect --episodes --out": "test_inspect.py::test_numbers_and_pictures_are_written",
     "norml list": "test_commands.py::test_list_names_every_entry_of_every_kind",
     "norml prepare": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
+    "norml prepare --verify": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml pretrain": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
     "norml pretrain --recipe": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
@@ -60,6 +64,7 @@ COVERED = {
     "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --device": "test_convolutional_run.py::test_a_run_is_verified_inspected_reported_and_loaded",
     "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
     "norml run --results --set": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --set": "test_run.py::test_a_record_of_another_protocol_is_kept_unless_forced",
@@ -81,6 +86,7 @@ COVERED = {
     "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
     "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
+    "nox -s site": "tests/docs/test_pages.py::test_the_site_is_built_without_a_warning",
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
     "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",
@@ -102,12 +108,19 @@ def named(page: Path) -> Iterator[list[str]]:
 def kind(words: list[str]) -> str:
     """What a command is found by in COVERED: programs without what they are given, norml with its options' names."""
     if words[0] == "norml":
-        return " ".join(["norml", *words[1:2], *sorted({word for word in words if word.startswith("--")})])
+        return " ".join(["norml", *words[1:2], *sorted({word for word in words[2:] if word.startswith("--")})])
     return " ".join(words[: 1 if words[0] == "nox" and len(words) == 1 else 3])
 
 
+@functools.cache
+def ids() -> set[str]:
+    """Of every entry."""
+    registry = read_registry([builtin_registry()])
+    return {id_ for each in KINDS for id_ in getattr(registry, each)}
+
+
 ALL = [(page.name, words) for page in PAGES for words in named(page)]
-OF_NORML = [(page, words) for page, words in ALL if words[0] == "norml" and len(words) > 1]
+OF_NORML = [(page, words) for page, words in ALL if words[0] == "norml" and len(words) > 1 and words[1] != "COMMAND"]
 OF_PYTEST = [(page, words) for page, words in ALL if words[0] == "pytest"]
 
 
@@ -134,16 +147,16 @@ def test_the_test_that_covers_a_command_is_there_and_has_its_options(command: st
 )
 def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     """Its options exist and take what they are given; what looks like an id is one of the registry."""
+    if words[1].startswith("--"):
+        return  # of norml itself
     group = typer.main.get_command(app)
     name, command, rest = group.resolve_command(group.make_context("norml", words[1:]), words[1:])
-    if len(words) == 2:
+    if len(words) == 2 or "--help" in words:
         return  # the command's name alone
     given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
-    registry = read_registry([builtin_registry()])
-    ids = {id_ for each in KINDS for id_ in getattr(registry, each)}
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
     placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
-    assert [word for word in asked if word not in ids | placeholders] == [], page
+    assert [word for word in asked if word not in ids() | placeholders] == [], page
 
 
 @pytest.mark.parametrize(

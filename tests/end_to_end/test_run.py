@@ -18,6 +18,7 @@ from norml_cli.results.records import Parameters
 from norml_cli.training import launch, loop, resources
 from norml_cli.training import run as training
 from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.trained import load_trained
 from tests.helpers.command_line import Shell
 
 METHODS = [
@@ -218,6 +219,46 @@ def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypa
     assert shell.norml("run", "norml", "maml-constant-lr", "--benchmark", "tiny-5way")[0] == 130
     assert [path.parent.name for path in shell.results.rglob("*.json")] == ["norml"]
     assert not list(shell.results.rglob("*.checkpoint"))
+
+
+def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    share, seen = 0.75, []
+    step = training.outer_step
+
+    def watched(model: torch.nn.Module, *rest: object, **options: object) -> object:
+        done = step(model, *rest, **options)
+        seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        return done
+
+    averaged = (*NORML, "--set", f"weight_average={share}", "--set", "validate_every=9")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "outer_step", watched)
+        assert shell.norml(*averaged, "--results", "whole")[0] == 0
+    assert len(seen) == 9
+    average = seen[0]
+    for values in seen[1:]:
+        average = {name: share * old + (1 - share) * values[name] for name, old in average.items()}
+    kept = load_trained(shell.folder / "whole/tiny-5way/1-shot/norml/seed-0.json").meta_learner.state_dict()
+    for name, expected in average.items():
+        assert torch.allclose(kept[name], expected, rtol=1e-5, atol=1e-6), name
+        assert not torch.equal(kept[name], seen[-1][name])
+    with monkeypatch.context() as patch:
+        signalled_in_step(patch, 5, signal.SIGTERM)
+        assert shell.norml(*averaged)[0] == 130
+    assert shell.norml(*averaged)[0] == 0
+    assert figures(read(shell)) == figures(read(shell, results="whole"))
+
+
+def test_images_that_are_moved_and_classes_that_are_turned_are_trained_on(shell: Shell):
+    """Each key alone changes what is learned, and nothing of how it is validated."""
+    assert shell.norml(*NORML)[0] == 0
+    usual = read(shell)
+    settings = ("training_turns=as-classes", "training_shift_px=2", "training_tilt_degrees=10")
+    for setting in (*settings, "training_classes=meta-train-and-meta-val"):
+        assert shell.norml(*NORML, "--set", setting, "--results", setting)[0] == 0
+        other = read(shell, results=setting)
+        assert other["curve"][-1]["loss"] != usual["curve"][-1]["loss"]
+        assert other["episodes"] == usual["episodes"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from norml.statistics import paired_difference
 from norml_cli.data.examples import Examples
 from norml_cli.training import run as training
 from tests.helpers.command_line import Shell
@@ -43,19 +44,22 @@ def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
     assert same["curve"] == run["curve"]
     assert same["best_step"] == run["best_step"]
     assert same["validation_hash"] == run["episodes"]["validation_hash"]
-    assert "correct" not in same
+    assert len(same["correct"]) == 330
+    assert sum(same["correct"]) / 330 / 5 == pytest.approx(max(point["validation_accuracy"] for point in same["curve"]))
 
 
 def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    evaluated, pooled = [], []
-    evaluate, pool = training.Run._evaluate, Examples.pool
-    monkeypatch.setattr(training.Run, "_evaluate", lambda run, split: evaluated.append(split) or evaluate(run, split))
+    evaluated, read = [], []
+    evaluate, classes = training.Run._evaluate, Examples._classes
     monkeypatch.setattr(
-        Examples, "pool", lambda examples, split, **how: pooled.append(split) or pool(examples, split, **how)
+        training.Run, "_evaluate", lambda run, split, on: evaluated.append(split) or evaluate(run, split, on)
+    )
+    monkeypatch.setattr(
+        Examples, "_classes", lambda examples, split, **how: read.append(split) or classes(examples, split, **how)
     )
     assert shell.norml(*STUDY)[0] == 0
     assert set(evaluated) == {"meta_val"}
-    assert set(pooled) == {"meta_train", "meta_val"}
+    assert set(read) == {"meta_train", "meta_val"}
 
 
 def test_finished_trials_are_kept_and_told_again_without_methods(shell: Shell, monkeypatch: pytest.MonkeyPatch):
@@ -67,14 +71,19 @@ def test_finished_trials_are_kept_and_told_again_without_methods(shell: Shell, m
     assert code == 0, err
     told = json.loads(out)["trials"]
     assert {trial["values"]["inner_lr"] for trial in told} == {0.1, 0.4}
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "64")
     narrow = shell.norml("study", "rates")[1].splitlines()
     best, other = told
     assert narrow[0] == f"maml-constant-lr, 1-shot: inner_lr {best['values']['inner_lr']}"
     for trial, changed in ((best, "-"), (other, f"inner_lr {other['values']['inner_lr']}")):
         accuracy, half_width = 100 * trial["validation_accuracy"], 100 * trial["validation_half_width"]
         assert any(line.startswith(changed) and f"{accuracy:.2f} ± {half_width:.2f}" in line for line in narrow)
-    assert max(map(len, narrow)) <= 60
+    assert max(map(len, narrow)) <= 64
+    counts = [json.loads(path.read_text())["correct"] for path in trials(shell)]
+    paired = paired_difference(*sorted(counts, key=sum)).divided_by(5)
+    assert best["minus_best"] is None
+    assert (other["minus_best"], other["minus_best_half_width"]) == pytest.approx((paired.mean, paired.half_width))
+    assert any(f"{100 * paired.mean:+.2f} ± {100 * paired.half_width:.2f}" in line for line in narrow)
     assert shell.norml("report")[1] == "no finished runs; `norml run METHOD` makes one\n"
 
 

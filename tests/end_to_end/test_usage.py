@@ -7,8 +7,10 @@ import pytest
 import typer
 import yaml
 
+from norml_cli import __version__
 from norml_cli.app.main import app
 from norml_cli.arguments import seeds_of
+from norml_cli.files.checkout import commit_of_checkout
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.reading import builtin_registry
@@ -65,6 +67,17 @@ def test_every_command_stands_in_a_panel(shell: Shell):
     assert sorted(listed) == COMMANDS
     panels = {command.rich_help_panel for command in GROUP.commands.values()}
     assert panels == set(PANELS)
+
+
+def test_the_version_names_the_commit_of_a_checkout(shell: Shell):
+    commit, changed = commit_of_checkout()
+    said = f"norml {__version__}" + (f" (commit {commit[:7]}{', changed since' * bool(changed)})" if commit else "")
+    assert shell.norml("--version") == (0, f"{said}\n", "")
+
+
+def test_the_version_outside_a_checkout_is_a_number_alone(shell: Shell, monkeypatch):
+    monkeypatch.setattr("norml_cli.app.typer_app.commit_of_checkout", lambda: (None, None))
+    assert shell.norml("--version")[1] == f"norml {__version__}\n"
 
 
 # -------------------------------------------------------------------------------------------------------------- seeds

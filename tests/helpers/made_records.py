@@ -6,9 +6,12 @@ from typing import Any
 import yaml
 
 from norml.statistics import FORMULA, interval_95
+from norml_cli.registry.evaluating import changes, evaluated
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.records import SCHEMA_VERSION, RunRecord
+from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord
+from norml_cli.results.records import SCHEMA_VERSION, Origin, RunRecord
+from norml_cli.results.store import Results, evaluation_path, stored_digest, write_record
 
 QUERIES = 10  # n_way 5 x queries_per_class 2
 OUTER_STEPS = 2000
@@ -167,3 +170,34 @@ def made_content(
 def made_record(registry: Registry, method: str, correct: list[int], **settings: Any) -> RunRecord:
     """A record as `norml run` would have written it."""
     return RunRecord.model_validate(made_content(registry, method, correct, **settings))
+
+
+def written_run(
+    folder: Path, registry: Registry, method: str, correct: list[int], seed: int = 0, **settings: Any
+) -> tuple[Path, RunRecord]:
+    """A record in its place below `folder`."""
+    record = made_record(registry, method, correct, seed=seed, **settings)
+    path = Results(folder).run_path(record.spec, seed)
+    write_record(path, record)
+    return path, record
+
+
+def write_evaluation(
+    registry: Registry, run: tuple[Path, RunRecord], correct: list[int], episodes: str = "b", **values: Any
+) -> None:
+    """The record of an evaluation of the weights of `run` by `values`, on `episodes`."""
+    path, record = run
+    spec = evaluated(registry, record.spec, values, benchmark=None, shots=None)
+    facts = {key: getattr(record, key) for key in ("device", "versions", "git", "command")}
+    origin = Origin(spec=spec, changed=[], seed=record.seed, deterministic=None, repeatability="", **facts)
+    changed = changes(spec, record.spec)
+    found = EvaluationRecord.of(
+        origin,
+        stored_digest(path),
+        changed=changed,
+        correct=correct,
+        split="meta_test",
+        dataset=record.dataset,
+        episodes=EvaluationEpisodes(hash=episodes, n=len(correct), queries_per_episode=spec.queries_per_episode),
+    )
+    write_record(evaluation_path(path, changed, "meta_test"), found)

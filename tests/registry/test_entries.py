@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from norml_cli.files.yaml_files import parse_yaml
 from norml_cli.registry.entries import Published
 from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
+from norml_cli.results.store import read_record
 
 FOLDER = builtin_registry()
 FILES = sorted(FOLDER.glob("*/*.yaml"))
@@ -163,7 +164,7 @@ def test_table_1_holds_frozen_features_beside_what_is_meta_learned_on_them(regis
             assert (order == "one-by-one") == (", one by one, " in row.title)
             (found if order == "full" else one_by_one).setdefault(recipe, set()).add(row.method)
     methods = {"norml", "maml-constant-lr", *FROZEN}
-    assert found == {"mtl-2019": methods, "rfs-2020": methods, "resnet12-narrow": methods}
+    assert found == dict.fromkeys(["mtl-2019", "rfs-2020", "resnet12-42px", "resnet12-narrow"], methods)
     assert one_by_one == dict.fromkeys(found, METHODS - {"maml-global-lr"})
     narrow = {row.method for row in registry.table("table-1-narrow").rows}
     assert narrow == {*METHODS, *FROZEN, "no-adaptation"}
@@ -171,13 +172,65 @@ def test_table_1_holds_frozen_features_beside_what_is_meta_learned_on_them(regis
 
 def test_what_the_paper_states_of_mini_imagenet_is_declared(registry):
     """Section 5.1; and its Algorithm 1, which takes one example a step, where the entry says so."""
-    for recipe, order in itertools.product(("", "-rfs", "-narrow"), ("full", "one-by-one")):
+    for recipe, order in itertools.product(("", "-rfs", "-narrow", "-42px"), ("full", "one-by-one")):
         for shots in (1, 5):
             suffix = "" if order == "full" else "-one-by-one"
             protocol = registry.resolve("norml", f"mini-imagenet-5way{recipe}{suffix}", shots).spec.protocol
             assert protocol.support_order == order
             assert (protocol.inner_steps, protocol.meta_batch_size, protocol.outer_steps) == (10, 4, 10_000)
             assert (protocol.n_way, protocol.queries_per_class, protocol.hidden_sizes) == (5, 15, [])
+
+
+def test_on_features_of_42_pixels_episodes_are_of_images_that_the_backbone_was_not_fitted_to(registry):
+    for suffix, looks in (("", 100), ("-one-by-one", 40)):
+        for shots in (1, 5):
+            spec = registry.resolve("norml", f"mini-imagenet-5way-42px{suffix}", shots).spec
+            assert spec.protocol.training_examples == "held-out-from-pretraining"
+            assert spec.protocol.outer_steps // spec.protocol.validate_every == looks
+            assert spec.rule.cell_size == "layer-width"
+    assert {row.method for row in registry.table("table-1-42px").rows} == {*METHODS, *FROZEN, "meta-sgd"}
+    assert {row.method for row in registry.table("table-1-42px-one-by-one").rows} == METHODS - {"maml-global-lr"}
+
+
+def test_maml_at_norml_s_work_is_maml_but_for_its_steps(registry):
+    steps = {1: 51_000, 5: 43_000}
+    for kind in ("constant", "global", "layerwise"):
+        for shots, outer_steps in steps.items():
+            longer, maml = (
+                registry.resolve(method, "omniglot-20way", shots).spec
+                for method in (f"maml-{kind}-lr-equal-work", f"maml-{kind}-lr")
+            )
+            protocol = maml.protocol.model_copy(update={"outer_steps": outer_steps})
+            assert longer.model_copy(update={"method": maml.method}) == maml.model_copy(update={"protocol": protocol})
+
+
+def test_the_work_of_norml_s_steps_is_that_of_the_records():
+    """Of seeds 0 at 1 shot, both trained on one CPU core: 20,000 steps of NORML are 51,000 of MAML."""
+    rates = []
+    for method in ("maml-constant-lr", "norml"):
+        record = read_record(FOLDER.parent / "results" / "omniglot-20way" / "1-shot" / method / "seed-0.json")
+        assert record.threads == 1
+        rates.append(record.cost.steps_per_s)
+    assert round(20_000 * rates[0] / rates[1], -3) == 51_000
+
+
+def test_many_inner_steps_move_as_far_and_differ_in_nothing_else(registry):
+    specs = {
+        int(column.title.split()[0]): registry.resolve("norml", column.benchmark, 1).spec.protocol
+        for column in registry.table("table-many-steps").columns
+    }
+    assert list(specs) == [5, 10, 20, 50, 100]
+    for steps, protocol in specs.items():
+        assert (protocol.inner_steps, protocol.inner_steps_test) == (steps, steps)
+        assert protocol.inner_lr * steps == pytest.approx(1)
+        same = {"inner_steps": 5, "inner_steps_test": 5, "inner_lr": 0.2}
+        assert protocol.model_copy(update=same) == specs[5]
+
+
+def test_the_external_check_at_its_authors_own_rate(registry):
+    spec = registry.resolve("maml-constant-lr", "omniglot-5way-finn", 1).spec
+    assert (spec.protocol.inner_lr, spec.protocol.batch_norm_scale, spec.protocol.outer_steps) == (2.0, False, 60_000)
+    assert registry.dataset(spec.dataset).resize.value == "nearest"
 
 
 def test_ablation_tables_hold_every_method(registry):

@@ -1,1 +1,1 @@
-"""What docs/trust.md promises, and the campaigns that prove it."""
+"""What docs/explanation/trust.md promises, and the campaigns that prove it."""

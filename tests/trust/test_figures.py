@@ -1,4 +1,4 @@
-"""The figures of docs/trust.md are those that the campaigns recorded, and none of these failed."""
+"""The figures of docs/explanation/trust.md are those that the campaigns recorded, and none of these failed."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explanation" / "trust.md").read_text(encoding="utf-8")
 
 
 def recorded(name: str) -> dict:

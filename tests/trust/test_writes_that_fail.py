@@ -150,17 +150,17 @@ MADE = ("run", "nearest-centroid", "--benchmark", "made-3way", "--device", "cpu"
 @pytest.mark.parametrize("split", ["meta_train", "meta_val", "meta_test"])
 def test_a_cache_exchanged_while_a_run_reads_it_is_not_mixed(shell: Shell, split: str):
     assert shell.norml(*PREPARE)[0] == 0
-    pool, exchanged = Examples.pool, []
+    classes, exchanged = Examples._classes, []
 
     def exchanging(self: Examples, wanted: str, **settings: object) -> object:
         if wanted == split and not exchanged:
             exchanged.append(split)
             exchange_cache(shell)
             shell.monkeypatch.setattr("sys.argv", ["norml", *MADE])
-        return pool(self, wanted, **settings)
+        return classes(self, wanted, **settings)
 
     with shell.monkeypatch.context() as patch:
-        patch.setattr(Examples, "pool", exchanging)
+        patch.setattr(Examples, "_classes", exchanging)
         code, _, err = shell.norml(*MADE)
     assert exchanged
     assert (code, err.count("\n")) == (2, 1)

@@ -11,8 +11,8 @@ from norml_cli.registry.evaluating import changes
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.formats import percent
+from norml_cli.results.evaluated import protocol_title
 from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord, Split
-from norml_cli.results.protocols import protocol_title
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import evaluation_path, read_evaluation, stored_digest, write_record
 from norml_cli.terminal.output import Output

@@ -13,6 +13,8 @@ from norml_cli.reporting.formats import render_sheets, require_format, to_csv, t
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, protocol_values
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.evaluated import Evaluations
+from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
 from norml_cli.results.series import CURVE_KEYS, EPISODE_KEYS, episode_counts, learning_curves
@@ -43,7 +45,7 @@ def report(
         return
     if table_id == EVERY and format_ in {"csv", "json"}:
         raise UserError(f"--table: name one table for --format {format_}: {', '.join(registry.tables)}")
-    tables, _ = _tables(registry, table_id, results, options)
+    tables, *_ = _tables(registry, table_id, results, options)
     texts = [render_table(table, format_, width=console.width, options=options) for table in tables]
     print_text("\n".join(texts), console)
 
@@ -93,10 +95,8 @@ def report_html(
 
     if str(out) == "-":
         raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
-    tables, runs = _tables(registry, table_id or EVERY, results, options)
-    evaluations = Results(results).scan_evaluations({record.spec.benchmark for _, record in runs})
-    name_left_out(evaluations.faults)
-    protocols = protocol_tables(registry, runs, evaluations.records)
+    tables, runs, evaluations = _tables(registry, table_id or EVERY, results, options)
+    protocols = protocol_tables(registry, runs, evaluations)
     page = render_html(registry, tables, runs, protocols, options=options).encode()
     write_atomically(out, lambda file: file.write(page))
     console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
@@ -108,15 +108,17 @@ def _size(n_bytes: int) -> str:
 
 def _tables(
     registry: Registry, table_id: str, results: Path, options: str
-) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]]]:
-    """The table of that id, or every one with runs; and the runs that were read for it."""
+) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]], Sequence[tuple[Path, EvaluationRecord]]]:
+    """The table of that id, or every one with runs; and the runs and evaluations that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
     Results(results).require_folder()
-    runs = Results(results).runs(benchmarks_of(named) if named else None)
-    records = [record for _, record in runs]
+    benchmarks = benchmarks_of(named) if named else None
+    runs, scan = Results(results).runs(benchmarks), Results(results).scan_evaluations(benchmarks)
+    name_left_out(scan.faults)
+    records, evaluations = [record for _, record in runs], Evaluations(runs, scan.records)
     entries = [named] if named else sorted(registry.tables.values(), key=lambda entry: entry.id)
-    tables = [build_table(registry, entry, records) for entry in entries]
+    tables = [build_table(registry, entry, records, evaluations) for entry in entries]
     chosen = tables if named else [table for table in tables if any(cell.ours for _, _, cell in table.cells())]
     if not chosen:
         raise UserError(f"{results}: no table has a finished run; `norml run METHOD{options}` makes one")
-    return chosen, runs
+    return chosen, runs, scan.records

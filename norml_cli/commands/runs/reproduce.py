@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.table_sheet import render_table
+from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.missing import runs_of
 from norml_cli.results.store import Results, read_record
 from norml_cli.results.tables import benchmarks_of, build_table
@@ -20,8 +21,11 @@ def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) 
     table = registry.table(table_id)
     code = carry_out(registry, table.id, runs_of(registry, table), asked, console)
     if code == 0 and not asked.dry_run and not console.as_json:
-        records = [record for _, record in Results(asked.results).runs(benchmarks_of(table))]
-        print_text(render_table(build_table(registry, table, records), "rich", width=console.width), console)
+        places, results = benchmarks_of(table), Results(asked.results)
+        runs = results.runs(places)
+        evaluations = Evaluations(runs, results.scan_evaluations(places).records)
+        built = build_table(registry, table, [record for _, record in runs], evaluations)
+        print_text(render_table(built, "rich", width=console.width), console)
     return code
 
 

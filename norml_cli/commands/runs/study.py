@@ -91,5 +91,8 @@ def _run(registry: Registry, name: str, item: Resolved, launch: "Launch", *, pat
     examples = Examples.of(registry, item.spec, cache)
     with launched_run(item, examples, launch, Companions(path), console, "meta_val") as run:
         run.train()
-        validation_hash = run.episode_hashes["meta_val"]
-        write_record(path, TrialRecord.of(run.origin, run.course(), run.parameters, name, validation_hash))
+        validation_hash, correct = run.episode_hashes["meta_val"], run.state.best_correct
+        of_run = TrialRecord.of(
+            run.origin, run.course(), run.parameters, study=name, validation_hash=validation_hash, correct=correct
+        )
+        write_record(path, of_run)

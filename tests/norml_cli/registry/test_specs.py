@@ -76,7 +76,8 @@ def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
     features = {"backbone", "backbone_seed", "backbone_epochs", "backbone_width", "feature_scaling"}
     convolutions = {"learner", "head_weight_std", *OF_CONVOLUTIONS}
-    training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples"}
+    training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples", "training_classes"}
+    training |= {"training_turns", "training_shift_px", "training_tilt_degrees", "weight_average"}
     computing = {"matmul_precision", "weight_form", "recompute"}
     assert set(defaults) == features | convolutions | training | computing
     for key in defaults:
@@ -162,11 +163,32 @@ def test_inner_steps_of_an_episode_and_what_each_sees(registry, order, support, 
             {"training_examples": "held-out-from-pretraining", "queries_per_class": 60},
             "61 is more than the 60 examples a class of 'mini-imagenet' that are held out from pretraining",
         ),
+        (
+            "glyphs-5way",
+            {"training_turns": "as-classes", "rotations": "none"},
+            "training_turns: is as-classes, but rotations is none",
+        ),
+        ("mini-imagenet-5way", {"training_shift_px": 2}, "training_shift_px: is 2, but the examples are features"),
+        (
+            "mini-imagenet-5way",
+            {"training_classes": "meta-train-and-meta-val"},
+            "training_classes: is meta-train-and-meta-val, but it is not for features",
+        ),
     ],
 )
-def test_an_order_or_examples_that_there_cannot_be_are_refused(registry, benchmark, changed, fault):
+def test_an_order_or_training_episodes_that_there_cannot_be_are_refused(registry, benchmark, changed, fault):
     with pytest.raises(UserError, match=fault):
         registry.resolve("norml", benchmark, 1, changed)
+
+
+def test_what_changes_training_episodes_is_off_and_leaves_hashes_as_they_are(registry):
+    """The hash is that of the records of Table 2, made before there were such keys."""
+    spec = registry.resolve("norml", "omniglot-20way", 5).spec
+    assert spec.hash() == "09563c839e8f45430f4e34fb020367bb457d02eee2cb09774202bffe9b594c3a"
+    off = {"training_turns": "per-episode", "training_shift_px": 0, "training_tilt_degrees": 0, "weight_average": None}
+    off["training_classes"] = "meta-train"
+    assert registry.resolve("norml", "omniglot-20way", 5, off).spec.hash() == spec.hash()
+    assert registry.resolve("norml", "omniglot-20way", 5, {"weight_average": 0.999}).spec.hash() != spec.hash()
 
 
 @pytest.mark.parametrize("method", ["norml", "norml-zero-cell", "norml-zero-hidden", "norml-zero-hidden-zero-cell"])

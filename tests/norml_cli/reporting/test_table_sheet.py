@@ -14,16 +14,26 @@ from norml.statistics import interval_95, paired_difference
 from norml_cli.arguments import places_text
 from norml_cli.commands.results.report import print_text, report
 from norml_cli.files.errors import UserError
-from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.registry.reading import RegistryError, builtin_registry, read_registry
 from norml_cli.reporting.formats import FORMATS
 from norml_cli.reporting.latex import to_latex
 from norml_cli.reporting.lists import RUN_KEYS, render_runs
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.reporting.table_sheet import CELL_KEYS, render_table
+from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
-from tests.helpers.made_records import made_benchmark, made_content, made_record, made_registry, made_table, write_entry
+from tests.helpers.made_records import (
+    made_benchmark,
+    made_content,
+    made_record,
+    made_registry,
+    made_table,
+    write_entry,
+    write_evaluation,
+    written_run,
+)
 
 REFERENCE = [5, 6, 4, 5]
 OURS = [7, 7, 5, 6]
@@ -90,16 +100,16 @@ row,method,column,benchmark,shots,published,published_half_width,accuracy,half_w
 half_width_over_classes,n_episodes,\
 accuracy_over_first,half_width_over_first,seeds,seed_sd,\
 outer_steps,minus_published,minus_reference,minus_reference_half_width,\
-minus_reference_half_width_over_classes,missing,notes
-Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,,,false,
-Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,,,false,
-MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.1299228264,,4,,,0,,2000,0.02,,,,false,
-MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,,,false,
+minus_reference_half_width_over_classes,second_accuracy,second_half_width,second_seeds,second_minus_reference,second_minus_reference_half_width,missing,notes
+Published_only,,1-shot,tiny,1,0.505,0.0125,,,,,,,,,,,,,,,,,,,false,
+Published_only,,elsewhere,,5,0.602,,,,,,,,,,,,,,,,,,,,false,
+MAML | const,maml-constant-lr,1-shot,tiny,1,0.48,,0.5,0.1299228264,,4,,,0,,2000,0.02,,,,,,,,,false,
+MAML | const,maml-constant-lr,elsewhere,,5,,,,,,,,,,,,,,,,,,,,,false,
 NORML,norml,1-shot,tiny,1,0.602,,0.625,0.1523480181,,4,,,0,,500,0.023,0.125,\
-0.0795611576,,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
-NORML,norml,elsewhere,,5,,,,,,,,,,,,,,,,false,
-NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,,,true,
-NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,,,false,
+0.0795611576,,,,,,,false,"inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps"
+NORML,norml,elsewhere,,5,,,,,,,,,,,,,,,,,,,,,false,
+NORML (zero cell),norml-zero-cell,1-shot,tiny,1,,,,,,,,,,,,,,,,,,,,,true,
+NORML (zero cell),norml-zero-cell,elsewhere,,5,,,,,,,,,,,,,,,,,,,,,false,
 """
 
 
@@ -590,3 +600,76 @@ def test_broken_record_stops_a_table(registry, tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         printed(registry, tmp_path, table_id="tiny-table", format_="csv")
+
+
+# --------------------------------------------------------------------------------------------------------- second test
+
+STRICT = {"title": "one query", "changed": {"queries_per_class": 1}}
+
+
+@pytest.fixture
+def tested_twice(tmp_path):
+    """MAML and NORML with two seeds; NORML's seed 0 was not evaluated with one query a class."""
+    registry, results = made_registry(tmp_path / "entries", second_test=STRICT), Results(tmp_path / "results")
+    maml = [written_run(results.folder, registry, "maml-constant-lr", REFERENCE, seed) for seed in (0, 1)]
+    norml = [written_run(results.folder, registry, "norml", OURS, seed) for seed in (0, 1)]
+    write_evaluation(registry, maml[0], [1, 2, 3, 2], queries_per_class=1)
+    write_evaluation(registry, maml[1], [1, 3, 3, 2], queries_per_class=1)
+    write_evaluation(registry, norml[1], [4, 5, 5, 5], queries_per_class=1)
+    return registry, results
+
+
+def built(registry, results):
+    runs = results.runs()
+    evaluations = Evaluations(runs, results.scan_evaluations().sound())
+    return build_table(registry, registry.table("tiny-table"), [record for _, record in runs], evaluations)
+
+
+def test_the_second_test_stands_beside_the_first_over_the_seeds_that_were_evaluated(tested_twice):
+    table = built(*tested_twice)
+    maml, norml = (table.rows[row].cells[0].ours.second for row in (1, 2))
+    assert maml.accuracy == interval_95([1, 2.5, 3, 2]).divided_by(5)
+    assert (norml.seeds, norml.accuracy) == ((1,), interval_95([4, 5, 5, 5]).divided_by(5))
+    assert norml.minus_reference == paired_difference([4, 5, 5, 5], [1, 3, 3, 2]).divided_by(5)
+    text = render_table(table, "markdown", width=80)
+    header = "| method | 1-shot paper | 1-shot ours | 1-shot one query | 1-shot ours - paper | 1-shot vs reference "
+    assert f"{header}| 1-shot one query vs reference | elsewhere paper |" in text
+    assert "| MAML \\| const | 48.0 | 50.00 ± 12.99 | 42.50 ± 27.18 | +2.00 | reference | reference | - |" in text
+    assert "95.00 ± 15.91 | +2.30 | +12.50 ± 7.96* | +50.00 ± 18.37* | - |" in text
+    assert "| NORML (zero cell) | - | - | - | - | - | - | - |" in text
+    assert (
+        "- one query: the same weights tested with queries_per_class 1, mean of 1 to 2 seeds; trained as before" in text
+    )
+    assert "one query: seed 1 alone" in text
+
+
+def test_a_narrow_terminal_has_the_second_test_in_a_piece_of_its_own(tested_twice):
+    text = render_table(built(*tested_twice), "rich", width=60)
+    assert [line for line in text.splitlines() if line in {"1-shot", "1-shot, one query", "elsewhere"}] == [
+        "1-shot",
+        "1-shot, one query",
+        "elsewhere",
+    ]
+    assert max(map(len, text.splitlines()[:25])) <= 60
+
+
+def test_scripts_and_the_command_have_the_second_test_too(tested_twice, capsys):
+    registry, results = tested_twice
+    console = Console(width=200)
+    report(registry, table_id="tiny-table", format_="json", results=results.folder, console=console)
+    said = json.loads(capsys.readouterr().out)
+    assert said["second_test"] == {"queries_per_class": 1}
+    norml = next(cell for cell in said["cells"] if cell["method"] == "norml" and cell["benchmark"])
+    assert (norml["second_accuracy"], norml["second_seeds"]) == (0.95, [1])
+    assert norml["second_minus_reference"] == 0.5
+
+
+def test_without_evaluations_there_is_no_such_column(tmp_path):
+    registry = made_registry(tmp_path / "entries", second_test=STRICT)
+    table = build_table(registry, registry.table("tiny-table"), [made_record(registry, "norml", OURS)])
+    assert "one query" not in render_table(table, "markdown", width=80)
+
+
+def test_a_second_test_that_evaluate_cannot_make_is_refused(tmp_path):
+    with pytest.raises(RegistryError, match=r"second_test\.changed: 'inner_lr' is nothing that"):
+        made_registry(tmp_path / "entries", second_test={"title": "other rate", "changed": {"inner_lr": 1}})

@@ -1,60 +1,28 @@
 """Methods under several protocols: which are paired, in which order, and what the page shows of them."""
 
 from pathlib import Path
-from typing import Any
 
 from norml.statistics import interval_95, paired_difference
-from norml_cli.registry.evaluating import changes, evaluated
-from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.html import render_html
 from norml_cli.reporting.protocol_sheets import protocol_sheet
 from norml_cli.reporting.sheets import to_rich
-from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord
 from norml_cli.results.protocols import protocol_tables
-from norml_cli.results.records import Origin, RunRecord
-from norml_cli.results.store import Results, evaluation_path, stored_digest, write_record
-from tests.helpers.made_records import made_record, made_registry
+from norml_cli.results.store import Results
+from tests.helpers.made_records import made_registry, write_evaluation, written_run
 
 MAML, NORML = [5, 6, 7, 8], [6, 8, 7, 9]
-
-
-def written(folder: Path, registry: Registry, method: str, correct: list[int], seed: int = 0) -> tuple[Path, RunRecord]:
-    record = made_record(registry, method, correct, seed=seed)
-    path = Results(folder).run_path(record.spec, seed)
-    write_record(path, record)
-    return path, record
-
-
-def evaluate(
-    registry: Registry, run: tuple[Path, RunRecord], correct: list[int], episodes: str = "b", **values: Any
-) -> None:
-    path, record = run
-    spec = evaluated(registry, record.spec, values, benchmark=None, shots=None)
-    facts = {key: getattr(record, key) for key in ("device", "versions", "git", "command")}
-    origin = Origin(spec=spec, changed=[], seed=record.seed, deterministic=None, repeatability="", **facts)
-    changed = changes(spec, record.spec)
-    found = EvaluationRecord.of(
-        origin,
-        stored_digest(path),
-        changed=changed,
-        correct=correct,
-        split="meta_test",
-        dataset=record.dataset,
-        episodes=EvaluationEpisodes(hash=episodes, n=len(correct), queries_per_episode=spec.queries_per_episode),
-    )
-    write_record(evaluation_path(path, changed, "meta_test"), found)
 
 
 def test_methods_are_paired_where_their_episodes_agree(tmp_path: Path):
     registry, results = made_registry(tmp_path / "registry"), Results(tmp_path / "results")
     maml, norml = (
-        written(results.folder, registry, method, correct)
+        written_run(results.folder, registry, method, correct)
         for method, correct in (("maml-constant-lr", MAML), ("norml", NORML))
     )
-    evaluate(registry, maml, [1, 2, 3, 4], queries_per_class=1)
-    evaluate(registry, norml, [2, 2, 4, 5], queries_per_class=1)
-    evaluate(registry, maml, [5, 5, 6, 7], "c", inner_steps_test=3, query_statistics="support")
-    evaluate(registry, norml, [5, 5, 6, 8], "d", inner_steps_test=3, query_statistics="support")
+    write_evaluation(registry, maml, [1, 2, 3, 4], queries_per_class=1)
+    write_evaluation(registry, norml, [2, 2, 4, 5], queries_per_class=1)
+    write_evaluation(registry, maml, [5, 5, 6, 7], "c", inner_steps_test=3, query_statistics="support")
+    write_evaluation(registry, norml, [5, 5, 6, 8], "d", inner_steps_test=3, query_statistics="support")
     (table,) = protocol_tables(registry, results.runs(), results.scan_evaluations().sound())
     several = "inner_steps_test 3, query_statistics support"
     assert list(table.protocols) == ["as trained", "queries_per_class 1", several]
@@ -72,11 +40,11 @@ def test_methods_are_paired_where_their_episodes_agree(tmp_path: Path):
 
 def test_seeds_are_averaged_first_and_paired_over_those_in_common(tmp_path: Path):
     registry, results = made_registry(tmp_path / "registry"), Results(tmp_path / "results")
-    maml = written(results.folder, registry, "maml-constant-lr", MAML)
-    first, second = (written(results.folder, registry, "norml", NORML, seed) for seed in (0, 1))
-    evaluate(registry, maml, [1, 2, 3, 4], queries_per_class=1)
-    evaluate(registry, first, [2, 2, 4, 5], queries_per_class=1)
-    evaluate(registry, second, [4, 4, 4, 3], queries_per_class=1)
+    maml = written_run(results.folder, registry, "maml-constant-lr", MAML)
+    first, second = (written_run(results.folder, registry, "norml", NORML, seed) for seed in (0, 1))
+    write_evaluation(registry, maml, [1, 2, 3, 4], queries_per_class=1)
+    write_evaluation(registry, first, [2, 2, 4, 5], queries_per_class=1)
+    write_evaluation(registry, second, [4, 4, 4, 3], queries_per_class=1)
     (table,) = protocol_tables(registry, results.runs(), results.scan_evaluations().sound())
     norml = table.protocols["queries_per_class 1"]["norml"]
     assert norml.seeds == (0, 1)
@@ -86,8 +54,8 @@ def test_seeds_are_averaged_first_and_paired_over_those_in_common(tmp_path: Path
 
 def test_the_page_and_a_narrow_terminal_show_every_protocol(tmp_path: Path):
     registry, results = made_registry(tmp_path / "registry"), Results(tmp_path / "results")
-    norml = written(results.folder, registry, "norml", NORML)
-    evaluate(registry, norml, [2, 2, 4, 5], queries_per_class=1)
+    norml = written_run(results.folder, registry, "norml", NORML)
+    write_evaluation(registry, norml, [2, 2, 4, 5], queries_per_class=1)
     runs = results.runs()
     tables = protocol_tables(registry, runs, results.scan_evaluations().sound())
     page = render_html(registry, [], runs, tables)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from norml_cli.files.errors import UserError
 from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
@@ -302,6 +303,26 @@ def test_trials_of_two_registries_do_not_share_a_name(registry, tmp_path):
     assert results.trial_path("rates", other, 0) == expected
     path.write_text("damaged")  # --force may replace it
     assert results.trial_path("rates", trial, 0) == path
+
+
+@pytest.mark.parametrize(
+    ("correct", "fault"),
+    [
+        ([4, 5, 6, 5], None),
+        ([4, 5, 6], "for each of the spec's validation_episodes"),
+        ([4, 5, 6, 6], "mean of correct"),
+    ],
+)
+def test_a_trial_keeps_counts_that_follow_from_its_curve(registry, correct, fault):
+    content = made_content(registry, "norml", [5, 5, 5, 5])  # its curve ends at an accuracy of a half
+    for key in ("episodes", "accuracy"):
+        del content[key]
+    trial = {**content, "correct": correct, "study": "rates", "validation_hash": "x"}
+    if fault is None:
+        assert TrialRecord.model_validate(trial).correct == correct
+    else:
+        with pytest.raises(ValidationError, match=fault):
+            TrialRecord.model_validate(trial)
 
 
 def test_every_record_is_read_once_by_the_reader_of_its_kind(registry, tmp_path):

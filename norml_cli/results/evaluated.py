@@ -1,0 +1,94 @@
+"""Weights under other protocols than their run's, and what they reached there; paired where episodes agree. Torch-free.
+
+Every accuracy and difference is over episodes, averaged over seeds first: about these trained weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from norml.statistics import Interval, episode_means, interval_95, paired_difference
+from norml_cli.results.evaluations import EvaluationRecord
+from norml_cli.results.groups import Group
+from norml_cli.results.records import RunRecord
+from norml_cli.results.store import evaluated_run
+
+AS_TRAINED = "as trained"
+
+
+class Evaluations:
+    """Every evaluation, by the run whose weights it is of."""
+
+    def __init__(
+        self,
+        runs: Sequence[tuple[Path, RunRecord]] = (),
+        evaluations: Sequence[tuple[Path, EvaluationRecord]] = (),
+    ) -> None:
+        by_path: dict[Path, list[EvaluationRecord]] = {}
+        for path, evaluation in evaluations:
+            by_path.setdefault(evaluated_run(path), []).append(evaluation)
+        self._of = {id(run): by_path[path] for path, run in runs if path in by_path}
+
+    def of(self, run: RunRecord) -> Sequence[EvaluationRecord]:
+        """Those of its weights."""
+        return self._of.get(id(run), ())
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one method's weights reached under one protocol. minus_reference: None where nothing can be paired."""
+
+    method: str
+    changed: Mapping[str, Any]
+    split: str
+    seeds: tuple[int, ...]
+    accuracy: Interval
+    minus_reference: Interval | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Correct answers by seed, on episodes of which equal ones may be paired."""
+
+    changed: Mapping[str, Any]
+    split: str
+    episodes: tuple[str, str, int]
+    correct: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def queries(self) -> int:
+        """M: what the counts are out of."""
+        return self.episodes[2]
+
+
+def protocol_title(changed: Mapping[str, Any], split: str) -> str:
+    """'queries_per_class 15, rotations none'."""
+    parts = [f"{key} {value}" for key, value in changed.items()] + ["meta-validation"] * (split == "meta_val")
+    return ", ".join(parts) or AS_TRAINED
+
+
+def counts_by_protocol(group: Group, evaluations: Evaluations) -> dict[str, Counts]:
+    """What a method's weights reached, by the title of each protocol; seeds on other episodes than the first's: out."""
+    trained = Counts({}, "meta_test", group.episodes, {run.seed: run.correct for run in group.records})
+    found = {AS_TRAINED: trained}
+    for run in group.records:
+        for each in evaluations.of(run):
+            episodes = (each.dataset.content_hash, each.episodes.hash, each.episodes.queries_per_episode)
+            title = protocol_title(each.changed, each.split)
+            counts = found.setdefault(title, Counts(each.changed, each.split, episodes))
+            if counts.episodes == episodes:
+                counts.correct[run.seed] = each.correct
+    return found
+
+
+def reached(method: str, ours: Counts, reference: Counts | None) -> Reached:
+    """What `ours` come to, beside the `reference` where their episodes agree and they have a seed in common."""
+    accuracy = interval_95(episode_means(list(ours.correct.values()))).divided_by(ours.queries)
+    paired: Interval | None = None
+    if reference is not None and reference.episodes == ours.episodes:
+        common = [seed for seed in ours.correct if seed in reference.correct]
+        if common:
+            means = [episode_means([each.correct[seed] for seed in common]) for each in (ours, reference)]
+            paired = paired_difference(*means).divided_by(ours.queries)
+    return Reached(method, ours.changed, ours.split, tuple(ours.correct), accuracy, paired)
