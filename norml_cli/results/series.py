@@ -6,8 +6,6 @@ from typing import Any
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import DEFAULT_FOLDER, Results
 
-Row = dict[str, Any]
-
 OF_RUN = ("benchmark", "shots", "method", "seed")
 CURVE_KEYS = (
     *OF_RUN,
@@ -21,7 +19,7 @@ CURVE_KEYS = (
 EPISODE_KEYS = (*OF_RUN, "episode", "correct", "queries")
 
 
-def learning_curves(results: str | Path = DEFAULT_FOLDER) -> list[Row]:
+def learning_curves(results: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
     """A row for each meta-validation of each run under the folder `results`; `CURVE_KEYS` are its columns.
 
     Raises UserError for a missing folder, and with every damaged record.
@@ -29,7 +27,7 @@ def learning_curves(results: str | Path = DEFAULT_FOLDER) -> list[Row]:
     return [_of_run(record) | point.model_dump() for record in _runs(results) for point in record.curve]
 
 
-def episode_counts(results: str | Path = DEFAULT_FOLDER) -> list[Row]:
+def episode_counts(results: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
     """A row for each meta-test episode of each run: its number, correct answers and queries (`EPISODE_KEYS`).
 
     Runs of one benchmark, shots and protocol saw the same episodes, so that counts of one number may be paired.
@@ -48,6 +46,6 @@ def _runs(results: str | Path) -> list[RunRecord]:
     return [record for _, record in place.runs()]
 
 
-def _of_run(record: RunRecord) -> Row:
+def _of_run(record: RunRecord) -> dict[str, Any]:
     spec = record.spec
     return dict(zip(OF_RUN, (spec.benchmark, spec.shots, record.label, record.seed), strict=True))

@@ -186,6 +186,10 @@ def test_other_ways_with_a_head_that_starts_at_zero(shell: Shell):
     elsewhere = evaluated(shell, "--benchmark", "tiny-3way")
     assert (elsewhere["changed"], elsewhere["correct"]) == ({"benchmark": "tiny-3way", "n_way": 3}, expected.correct)
     assert "these weights hold no learned head" in refused(shell, "--set", "head_init=learned")
+    assert shell.norml("inspect", str(RECORD), "--episodes", "4", "--device", "cpu")[0] == 0
+    assert shell.norml("export", str(RECORD))[0] == 0
+    RECORD.with_suffix(".weights").unlink()
+    assert "equal, all 350 episodes" in shell.norml("verify", str(RECORD), "--device", "cpu")[1]
 
 
 def test_a_learned_head_is_left_out_where_the_rule_knows_no_classes(shell: Shell):

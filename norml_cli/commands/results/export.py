@@ -47,7 +47,7 @@ def export(
     Raises UserError, before anything is written, for what has no weights, and for what torch cannot export.
     """
     _require_one(records, out, "--out", PUBLISHED)
-    _require_one(records, program and program.path, "--program", PROGRAM)
+    _require_one(records, program.path if program else None, "--program", PROGRAM)
     states, made = [], None
     for path, record in records:
         if not record.spec.rule.meta_trained:
