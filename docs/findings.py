@@ -1,22 +1,37 @@
 """The numbers that docs/findings.md.jinja speaks of, each taken from a record, a trial, an inspection or the registry.
 
-What is asked for and not there raises an error, and so does a lead that is none, so that no sentence outlives the
-record it rests on. Accuracies and differences are returned as the page prints them: percent and points.
+What is asked for and not there raises an error, so that no sentence outlives the record it rests on. Accuracies are
+returned as the page prints them: in percent.
 """
 
 import csv
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from norml.statistics import Interval, least_difference, over_seeds
+from norml_cli.registry.entries import Row, SecondTest
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.formats import percent
-from norml_cli.results.comparisons import Difference, compare_table
-from norml_cli.results.evaluated import Evaluations
+from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
+from norml_cli.results.comparisons import Comparison, compare, compare_table
+from norml_cli.results.evaluated import Evaluations, Reached, protocol_title
+from norml_cli.results.evaluations import EvaluationRecord
+from norml_cli.results.goals import Entrant, Goal
+from norml_cli.results.groups import choose_runs
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.store import Results
+from norml_cli.results.tables import build_table
 
 BENCHMARK, TABLE = "omniglot-20way", "table-2"
+TESTS = {
+    "as trained": "as trained: turned classes, as many queries as shots",
+    "rotations none": "not turned",
+    "queries_per_class 15": "turned, 15 queries a class",
+    "queries_per_class 15, rotations none": "not turned, 15 queries a class",
+}
 
 
 class Numbers:
@@ -30,6 +45,7 @@ class Numbers:
         self.trials = [trial for _, trial in results.scan_trials().sound()]
         table = registry.table(TABLE)
         self.comparisons = compare_table(registry, table, self.records)
+        self._table = build_table(registry, table, self.records, self.evaluations)
         shots = {column.title: column.shots for column in table.columns}
         self._published = {
             (row.method, shots[title]): 100 * published.accuracy
@@ -46,13 +62,6 @@ class Numbers:
         """On meta-test, mean over seeds: '90.53'."""
         return f"{100 * self._over_runs(method, shots, lambda run: run.accuracy.mean):.2f}"
 
-    def passing(self, method: str, shots: int) -> str:
-        """The same, no less than what the paper prints. Raises ValueError where it is."""
-        ours = self.accuracy(method, shots)
-        if float(ours) < self._published[method, shots]:
-            raise ValueError(f"{method} falls short of the paper at {shots} shots; say something else")
-        return ours
-
     def validation_at(self, method: str, shots: int, step: int) -> str:
         """On meta-validation, of a run's weights after so many outer steps, mean over seeds: '90.7'."""
         return f"{100 * self._over_runs(method, shots, lambda run: _point(run, step).validation_accuracy):.1f}"
@@ -65,61 +74,172 @@ class Numbers:
         """On queries of training episodes, over the steps since the meta-validation before, mean over seeds: '97.7'."""
         return f"{100 * self._over_runs(method, shots, lambda run: _train_accuracy(run, step)):.1f}"
 
-    def n_seeds(self, method: str, shots: int) -> int:
-        """How often it was trained."""
-        return len(self._runs(method, shots))
+    def validated(self, method: str, benchmark: str, shots: int = 1) -> float | None:
+        """The best meta-validation accuracy of a method's runs, mean over seeds, as a fraction; None: no record."""
+        runs = [
+            run for run in self.records if (run.label, run.spec.benchmark, run.spec.shots) == (method, benchmark, shots)
+        ]
+        return fmean(run.best.validation_accuracy for run in runs) if runs else None
 
-    def farthest_seeds(self, methods: Sequence[str], shots: int) -> str:
-        """How far apart two seeds' accuracies of one method lie at most: '0.19' points."""
-        accuracies = [[run.accuracy.mean for run in self._runs(method, shots)] for method in methods]
-        return f"{100 * max(max(of_method) - min(of_method) for of_method in accuracies):.2f}"
+    def tuned(self, study: str, method: str, benchmark: str) -> float | None:
+        """The same of the best of its run and its trials in a study."""
+        place = (study, method, benchmark)
+        tried = [
+            trial.best.validation_accuracy
+            for trial in self.trials
+            if (trial.study, trial.spec.method, trial.spec.benchmark) == place
+        ]
+        run = self.validated(method, benchmark)
+        return max([*tried, *([run] if run is not None else [])], default=None) if tried else None
+
+    def first_run(self, method: str, shots: int) -> RunRecord | None:
+        """The first seed."""
+        return next(iter(self._found(method, shots)), None)
+
+    def run_on_a_core(self, method: str, shots: int) -> RunRecord | None:
+        """The first seed that was trained by one CPU thread from beginning to end; None: there is none."""
+        return next(
+            (run for run in self._found(method, shots) if run.threads == 1 and ", then " not in run.device), None
+        )
+
+    def seeds_range(self) -> str:
+        """How many seeds the cells of Table 2 have: '1 to 3'."""
+        counts = {len(cell.ours.runs.seeds) for _, _, cell in self._table.cells() if cell.ours}
+        return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+    def tests(self, method: str, shots: int) -> str:
+        """A table of what a method's weights reached by each test, of the seeds that were evaluated by all of them."""
+        runs = [run for run in self._runs(method, shots) if self._evaluated(run).keys() >= set(TESTS)]
+        rows = [
+            [says, f"{100 * fmean(self._evaluated(run)[test] for run in runs):.1f}" if runs else "no record"]
+            for test, says in TESTS.items()
+        ]
+        seeds = ", ".join(str(run.seed) for run in runs) or "none"
+        return to_markdown(Sheet(Grid(["test", f"accuracy, mean over seeds: {seeds}"], rows))).rstrip()
+
+    def _evaluated(self, run: RunRecord) -> dict[str, float]:
+        """Accuracies of its weights on meta-test, by the title of each test."""
+        found = {protocol_title({}, "meta_test"): run.accuracy.mean}
+        for each in self.evaluations.of(run):
+            found[protocol_title(each.changed, each.split)] = each.accuracy.mean
+        return found
+
+    def backbone(self, benchmark: str) -> str:
+        """The recipe of its features."""
+        backbone = self._registry.benchmark(benchmark).protocol.backbone
+        if backbone is None:
+            raise ValueError(f"{benchmark} has no backbone")
+        return str(backbone.value)
+
+    def n_seeds(self, method: str, shots: int, benchmark: str = BENCHMARK) -> int:
+        """How often it was trained."""
+        return len(self._found(method, shots, benchmark))
+
+    def title(self, method: str) -> str:
+        """As tables print it."""
+        return self._registry.method(method).title
+
+    def interval(self, method: str, benchmark: str, shots: int) -> Interval | None:
+        """On meta-test, mean over seeds, with its interval over episodes; None: no record."""
+        runs = self._found(method, shots, benchmark)
+        if not runs:
+            return None
+        return over_seeds([run.correct for run in runs]).interval.divided_by(runs[0].episodes.queries_per_episode)
+
+    def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
+        """`a` minus `b`, among all pairs of Table 2 where it has both; None where one has no record."""
+        found = [c for c in self.comparisons if (c.a, c.b, c.benchmark, c.shots) == (b, a, benchmark, shots)]
+        if found:
+            return found[0].reversed()
+        found = [c for c in self.comparisons if (c.a, c.b, c.benchmark, c.shots) == (a, b, benchmark, shots)]
+        if found or not all(self._found(method, shots, benchmark) for method in (a, b)):
+            return found[0] if found else None
+        return compare(self._registry, [a, b], benchmark, shots, self.records)[0]
+
+    def least_difference(self, benchmark: str, shots: int, n_seeds: int) -> float | None:
+        """What two rows of so many seeds must differ by, from the scatter of all rows there that have several."""
+        labels = dict.fromkeys(r.label for r in self.records if (r.spec.benchmark, r.spec.shots) == (benchmark, shots))
+        groups = [choose_runs(self._registry, label, benchmark, shots, self.records)[0] for label in labels]
+        means = [[run.accuracy.mean for run in group.records] for group in groups if group is not None]
+        return least_difference(means, n_seeds)
+
+    def needed(self, shots: int) -> str:
+        """The same of two single-seed rows of Table 2, in points: '0.30'."""
+        need = self.least_difference(BENCHMARK, shots, 1)
+        if need is None:
+            raise ValueError(f"no row has several seeds at {shots} shots; say something else")
+        return f"{100 * need:.2f}"
+
+    def scattering(self, shots: int) -> list[str]:
+        """The titles of the rows of Table 2 that have several seeds."""
+        return [self.title(row.method) for row in self._rows() if self.n_seeds(row.method, shots) > 1]
+
+    @property
+    def second_title(self) -> str:
+        """What the table's second test is called."""
+        return self._table.entry.second_test.title if self._table.entry.second_test else ""
+
+    def second(self, method: str, shots: int) -> Reached | None:
+        """What a method's weights reached in the second test, beside MAML's with a constant rate."""
+        [ours] = [
+            cell.ours for row, column, cell in self._table.cells() if (row.method, column.shots) == (method, shots)
+        ]
+        return ours.second if ours else None
+
+    def least_second_difference(self, shots: int, n_seeds: int) -> float | None:
+        """As `least_difference`, of the second test."""
+        test = self._table.entry.second_test
+        means = [
+            [each.accuracy.mean for run in self._found(row.method, shots) for each in self._second(run, test)]
+            for row in self._rows()
+        ]
+        return least_difference([row for row in means if row], n_seeds)
+
+    def _second(self, run: RunRecord, test: SecondTest | None) -> list[EvaluationRecord]:
+        changed = None if test is None else test.changed
+        return [e for e in self.evaluations.of(run) if (e.split, dict(e.changed)) == ("meta_test", changed)]
+
+    def goals(self, table: str, method: str) -> list[tuple[Goal, list[Entrant]]]:
+        """The paper's numbers for `method` in a table of several backbones, and ours by it on each, steps in full."""
+        built = build_table(self._registry, self._registry.table(table), self.records)
+        found = []
+        for goal in built.goals:
+            cells = [(row, cell) for row, column, cell in built.cells() if column.title == goal.column]
+            entrants = [
+                Entrant(row.title, method, cell.benchmark, cell.ours.accuracy.interval if cell.ours else None)
+                for row, cell in cells
+                if row.method == method and cell.benchmark is not None and not cell.benchmark.endswith("-one-by-one")
+            ]
+            found.append((goal, entrants))
+        return found
+
+    def paper_difference(self, a: str, b: str, shots: int) -> str:
+        """`a` minus `b` in the paper: '+4.0'; '-' where it does not have both."""
+        if not {(a, shots), (b, shots)} <= self._published.keys():
+            return "-"
+        return f"{self._published[a, shots] - self._published[b, shots]:+.1f}"
+
+    def trials_of(self, method: str, shots: int) -> str:
+        """Trials of Table 2's benchmark by their outer steps: '28 of 1,500, 3 of 5,000'; 'none'."""
+        steps = Counter(
+            trial.spec.protocol.outer_steps
+            for trial in {t.spec_hash: t for t in self.trials}.values()
+            if (trial.spec.method, trial.spec.shots, trial.spec.benchmark) == (method, shots, BENCHMARK)
+        )
+        return ", ".join(f"{n} of {of:,}" for of, n in sorted(steps.items())) or "none"
+
+    def _rows(self) -> list[Row]:
+        return [row for row in self._table.entry.rows if row.method]
 
     def paper(self, method: str, shots: int) -> str:
         """What the paper prints: '90.3'."""
         return f"{self._published[method, shots]:.1f}"
-
-    def lead(self, a: str, b: str, shots: int) -> str:
-        """How far `a` is ahead of `b` on the same test episodes, with its interval: '1.46 ± 0.15'.
-
-        Raises ValueError unless it is, told from zero with the number of comparisons taken into account.
-        """
-        sign, difference = self._difference(a, b, shots)
-        lead = sign * difference.interval.mean
-        if not difference.settled or lead < 0:
-            raise ValueError(f"{a} is not ahead of {b} at {shots} shots; say something else")
-        return percent(lead, difference.interval.half_width)
-
-    def level(self, a: str, b: str, shots: int) -> str:
-        """The difference of two that are not told apart: '-0.02 ± 0.14'. Raises ValueError if they are."""
-        sign, difference = self._difference(a, b, shots)
-        if difference.settled:
-            raise ValueError(f"{a} and {b} are told apart at {shots} shots; say something else")
-        return percent(sign * difference.interval.mean, difference.interval.half_width, sign="+")
-
-    def paper_lead(self, a: str, b: str, shots: int) -> str:
-        """How far `a` is ahead of `b` in the paper: '4.0'. Raises ValueError where it is behind."""
-        lead = self._published[a, shots] - self._published[b, shots]
-        if lead < 0:
-            raise ValueError(f"{a} is behind {b} in the paper at {shots} shots; say something else")
-        return f"{lead:.1f}"
 
     def trial(self, study: str, method: str, shots: int, outer_steps: int, /, **values: Any) -> str:
         """The best accuracy on meta-validation of the trial that `norml study` makes with these values: '81.8'."""
         spec = self._registry.resolve(method, BENCHMARK, shots, {"outer_steps": outer_steps, **values}).spec
         [trial] = [trial for trial in self.trials if (trial.study, trial.spec_hash) == (study, spec.hash())]
         return f"{100 * trial.best.validation_accuracy:.1f}"
-
-    def n_trials(self, method: str, shots: int, outer_steps: int, studies: Sequence[str]) -> int:
-        """Different trials of so many outer steps in these studies."""
-        return len(
-            {
-                trial.spec_hash
-                for trial in self.trials
-                if (trial.spec.method, trial.spec.shots) == (method, shots)
-                and trial.study in studies
-                and trial.spec.protocol.outer_steps == outer_steps
-            }
-        )
 
     def effective_rate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
         """What `norml inspect` found in the weights of a run."""
@@ -133,17 +253,23 @@ class Numbers:
         """Of NORML's gates of the error signal (delta), over examples and neurons."""
         return self._inspected(method, shots, "gates", "mean", layer=layer, inner_step=inner_step, signal="delta")
 
-    def after_steps(self, method: str, inner_steps: int, shots: int = 1) -> str:
-        """Meta-validation accuracy of a run's weights after so many inner steps: '64.5'."""
-        return f"{100 * self._inspected(method, shots, 'accuracy-by-step', 'accuracy', inner_steps=inner_steps):.1f}"
+    def after_steps(self, method: str, steps: Sequence[int], shots: int = 1) -> str:
+        """Meta-validation accuracies of a run's weights after so many inner steps: '64.5, 70.1'; '': no record."""
+        if not (self._inspection(method, shots) / "accuracy-by-step.csv").exists():
+            return ""
+        found = [self._inspected(method, shots, "accuracy-by-step", "accuracy", inner_steps=step) for step in steps]
+        return ", ".join(f"{100 * accuracy:.1f}" for accuracy in found)
 
     def frozen(self, method: str, case: str, shots: int = 1) -> str:
         """Meta-validation accuracy with parts of the learner left as they were: '64.5'."""
         return f"{100 * self._inspected(method, shots, 'freezing', 'accuracy', case=case):.1f}"
 
-    def _runs(self, method: str, shots: int) -> list[RunRecord]:
-        place = (method, shots, BENCHMARK)
-        runs = [r for r in self.records if (r.spec.method, r.spec.shots, r.spec.benchmark) == place]
+    def _found(self, method: str, shots: int, benchmark: str = BENCHMARK) -> list[RunRecord]:
+        place = (method, shots, benchmark)
+        return [r for r in self.records if (r.label, r.spec.shots, r.spec.benchmark) == place]
+
+    def _runs(self, method: str, shots: int, benchmark: str = BENCHMARK) -> list[RunRecord]:
+        runs = self._found(method, shots, benchmark)
         if not runs:
             raise ValueError(f"{method} has not been run at {shots} shots")
         return runs
@@ -151,14 +277,23 @@ class Numbers:
     def _over_runs(self, method: str, shots: int, value: Callable[[RunRecord], float]) -> float:
         return fmean(value(run) for run in self._runs(method, shots))
 
-    def _difference(self, a: str, b: str, shots: int) -> tuple[int, Difference]:
-        """+1 or -1, and the difference that it makes one of `a` from `b`: over episodes, of all seeds."""
-        [pair] = [c for c in self.comparisons if c.shots == shots and {c.a, c.b} == {a, b}]
-        return (1 if pair.a == a else -1), pair.over_episodes
+    def _inspection(self, method: str, shots: int, benchmark: str = BENCHMARK) -> Path:
+        return self._folder / benchmark / f"{shots}-shot" / method / "seed-0-inspection"
+
+    def meta_gradients(self, method: str, benchmark: str, shots: int) -> list[float]:
+        """Of a run's meta-gradient, the norm over all layers after 0 to T inner steps; [] without a record."""
+        path = self._inspection(method, shots, benchmark) / "meta-gradient-by-step.csv"
+        squares: dict[int, float] = {}
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    step = int(row["inner_steps"])
+                    squares[step] = squares.get(step, 0.0) + float(row["mean"]) ** 2
+        return [math.sqrt(squares[step]) for step in sorted(squares)]
 
     def _inspected(self, method: str, shots: int, name: str, column: str, /, **labels: int | str) -> float:
         """One number of a file that `norml inspect` wrote, in the row that has these labels."""
-        path = self._folder / BENCHMARK / f"{shots}-shot" / method / "seed-0-inspection" / f"{name}.csv"
+        path = self._inspection(method, shots) / f"{name}.csv"
         with path.open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in labels.items())]
         [row] = rows

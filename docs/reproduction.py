@@ -4,21 +4,23 @@ Its words are those of docs/findings.md.jinja, its numbers all come from records
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from claims import FAILS, HOLDS, LEVEL, claims_markdown, verdict_of
+from equal_work import work_markdown, work_pictures
 from findings import TABLE, Numbers
 from jinja2 import Environment, StrictUndefined
+from many_steps import many_steps_markdown, many_steps_pictures
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import matrix_sheets
 from norml_cli.reporting.formats import percent
-from norml_cli.reporting.html import cost_grid, groups_of, pictures_of
+from norml_cli.reporting.html import Picture, cost_grid, groups_of, pictures_of
 from norml_cli.reporting.lists import render_trials
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
-from norml_cli.reporting.table_sheet import render_table
-from norml_cli.results.comparisons import Comparison, Difference
+from norml_cli.reporting.table_sheet import goal_lines, render_table
 from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, build_table
@@ -37,8 +39,9 @@ def report() -> str:
     others = {name: Numbers(registry, folder) for name, folder in Results(RESULTS).other_protocols().items()}
     return "\n".join(
         [
-            *(MADE, "", findings(numbers, others)),
+            *(MADE, "", findings(registry, numbers, others)),
             *_table_2(registry, numbers),
+            *_table_1(registry, numbers),
             *_other_protocols(registry, others),
             *_external(registry, numbers),
             *_studies(numbers.trials),
@@ -46,14 +49,30 @@ def report() -> str:
     )
 
 
-def findings(numbers: Numbers, others: dict[str, Numbers]) -> str:
-    """What the numbers say, in words: those of the table, and of what `others` made of it by other protocols.
+def findings(registry: Registry, numbers: Numbers, others: dict[str, Numbers]) -> str:
+    """What the numbers say: words, with the claims' verdicts, numbers and pictures made by code.
 
-    Raises whatever a number that is not there raises.
+    others: of Table 2 by other protocols. Raises whatever a number that is not there raises.
     """
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(numbers=numbers, others=others)
+    return environment.from_string(template).render(
+        numbers=numbers,
+        others=others,
+        claims=claims_markdown(registry, numbers),
+        trials=trials_markdown(registry, numbers),
+        work="\n\n".join([work_markdown(numbers), *_drawn(work_pictures(numbers))]),
+        many_steps="\n\n".join([many_steps_markdown(numbers), *_drawn(many_steps_pictures(numbers))]),
+    )
+
+
+def trials_markdown(registry: Registry, numbers: Numbers) -> str:
+    """How many trials each row of Table 2 had, by their outer steps."""
+    table = registry.table(TABLE)
+    methods = [row.method for row in table.rows if row.method is not None]
+    rows = [[numbers.title(method), *(numbers.trials_of(method, c.shots) for c in table.columns)] for method in methods]
+    headers = ["trials of so many outer steps", *(column.title for column in table.columns)]
+    return to_markdown(Sheet(Grid(headers, rows, n_left=len(headers)))).rstrip()
 
 
 def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
@@ -66,19 +85,19 @@ def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
         "The paper's differences, from its printed accuracies, beside ours on the same test episodes. *Weights*: what "
         "the test over episodes says of the trained weights (Holm's method over all pairs of a column): *agrees* with "
         "the sign of the paper's difference, *contradicts* it (or the paper's two numbers are equal), or *not told "
-        "apart*. *Methods*: the same over seeds, where both methods have three or more; *inside seed scatter* if that "
-        "test does not tell them apart. *Preliminary*: one of the two has not been run by the declared protocol.\n"
+        "apart*. *Methods*: the same over seeds, where both methods have three or more. With fewer, a difference "
+        "counts only beyond what the scatter of the rows with several seeds makes of two such rows; below, it is "
+        "*inside seed scatter*. *Preliminary*: one of the two has not been run by the declared protocol.\n"
     )
-    yield to_markdown(_pairs(table, numbers.comparisons))
+    yield to_markdown(_pairs(numbers, table))
     for matrix in matrix_sheets(numbers.comparisons):
         yield to_markdown(matrix)
     yield "## What it cost\n"
     yield to_markdown(Sheet(cost_grid(list(groups_of(table)))))
 
 
-def _pairs(table: Table, comparisons: list[Comparison]) -> Sheet:
+def _pairs(numbers: Numbers, table: Table) -> Sheet:
     """Every pair of methods with what the paper says of it."""
-    titles = {row.entry.method: row.entry.title for row in table.rows}
     published = {
         (row.entry.method, column.shots): cell.published.accuracy
         for row in table.rows
@@ -86,24 +105,36 @@ def _pairs(table: Table, comparisons: list[Comparison]) -> Sheet:
         if cell.published is not None
     }
     rows = []
-    for pair in comparisons:
-        paper = published[pair.a, pair.shots] - published[pair.b, pair.shots]
-        ours = pair.over_episodes.interval
-        names = f"{titles[pair.a]} - {titles[pair.b]}"
-        weights = f"{_verdict(round(paper, 6), pair.for_new_classes)}{'' if pair.declared else ', preliminary'}"
-        methods = _verdict(round(paper, 6), pair.over_seeds)
-        difference = percent(ours.mean, ours.half_width, sign="+")
-        rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", difference, weights, methods])
-    return Sheet(Grid(["", "pair", "paper", "ours", "weights", "methods"], rows, n_left=2, words=[4, 5]))
+    for pair in numbers.comparisons:
+        paper = round(published[pair.a, pair.shots] - published[pair.b, pair.shots], 6)
+        ours, preliminary = pair.over_episodes.interval, "" if pair.declared else ", preliminary"
+        weights = _beside(paper, ours.mean) if pair.for_new_classes.settled else LEVEL
+        methods = verdict_of(numbers, pair)
+        methods = _beside(paper, ours.mean) if methods in {HOLDS, FAILS} else methods
+        names = f"{numbers.title(pair.a)} - {numbers.title(pair.b)}"
+        difference, seeds = percent(ours.mean, ours.half_width, sign="+"), str(len(pair.over_episodes.seeds))
+        words = [f"{weights}{preliminary}", methods]
+        rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", difference, seeds, *words])
+    headers = ["", "pair", "paper", "ours", "seeds", "weights", "methods"]
+    return Sheet(Grid(headers, rows, n_left=2, words=[5, 6]))
 
 
-def _verdict(paper: float, ours: Difference | None) -> str:
-    """What a test says beside the paper's difference."""
-    if ours is None or not ours.enough:
-        return "too few seeds"
-    if not ours.settled:
-        return "inside seed scatter" if ours.over == "seeds" else "not told apart"
-    return "agrees" if paper * ours.interval.mean > 0 else "contradicts"
+def _beside(paper: float, ours: float) -> str:
+    """What a difference that was told apart says beside the paper's."""
+    return "agrees" if paper * ours > 0 else "contradicts"
+
+
+def _table_1(registry: Registry, numbers: Numbers) -> Iterator[str]:
+    """By what the paper's two numbers are reached; the rows of ours that have records."""
+    yield "## Table 1\n"
+    table = build_table(registry, registry.table("table-1"), numbers.records)
+    for goal in table.goals:
+        yield from (f"- {line}" for line in goal_lines(goal))
+    yield ""
+    for table_id in ("table-1-42px", "table-1-42px-one-by-one", "table-1-narrow"):
+        part = build_table(registry, registry.table(table_id), numbers.records)
+        if any(cell.ours for _, _, cell in part.cells()):
+            yield _markdown(part)
 
 
 def _other_protocols(registry: Registry, others: dict[str, Numbers]) -> Iterator[str]:
@@ -145,10 +176,15 @@ def _markdown(table: Table) -> str:
 
 
 def _pictures(table: Table) -> Iterator[str]:
+    return (f"{line}\n" for line in _drawn(pictures_of(table)))
+
+
+def _drawn(pictures: Iterable[Picture]) -> Iterator[str]:
+    """Each written beside the report, and what shows it there."""
     PICTURES.mkdir(exist_ok=True)
-    for picture in pictures_of(table):
+    for picture in pictures:
         (PICTURES / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-        yield f"![{picture.says}](pictures/{picture.name}.svg)\n"
+        yield f"![{picture.says}](pictures/{picture.name}.svg)"
 
 
 if __name__ == "__main__":

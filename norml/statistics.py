@@ -164,6 +164,20 @@ def over_seeds(matrix: Sequence[Sequence[float]]) -> OverSeeds:
     return OverSeeds(interval, len(means), _mean_and_sd(means)[1] if len(means) > 1 else None)
 
 
+def least_difference(rows: Sequence[Sequence[float]], n_seeds: int) -> float | None:
+    """How far the means of two rows of `n_seeds` seeds each must lie apart to differ at 5%, by the scatter of `rows`.
+
+    rows: each the means of a row's seeds. Their scatter is taken for that of any row: t(0.975, d) * s * sqrt(2 /
+    n_seeds), with s the pooled standard deviation and d = sum of (seeds - 1). None: no row has two seeds.
+    """
+    several = [row for row in rows if len(row) > 1]
+    degrees = sum(len(row) - 1 for row in several)
+    if not degrees:
+        return None
+    squares = sum((len(row) - 1) * _mean_and_sd(_plain(row))[1] ** 2 for row in several)
+    return t_975(degrees) * math.sqrt(squares / degrees * 2 / n_seeds)
+
+
 @lru_cache
 def t_975(degrees: int) -> float:
     """0.975 quantile of Student's t with `degrees` >= 1 degrees of freedom. Raises ValueError for degrees below 1."""

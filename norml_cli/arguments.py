@@ -5,7 +5,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -62,6 +62,34 @@ def entries_of(registry: Path | None, words: Sequence[str] = ()) -> Registry:
     entries = load_registry(registry, [Path(word) for word in words if _is_file(word)], strict=False)
     name_left_out(entries.left_out)
     return entries
+
+
+_NEW = {  # what is said of each kind of new entry; the first is required
+    "dataset": ("--source", "--min-images"),
+    "benchmark": ("--like", "--dataset", "--shots"),
+    "method": ("--like", "--benchmark"),
+}
+
+
+def require_options_of(kind: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for a kind of new entry that is none, and for options that are not the kind's."""
+    if kind not in _NEW:
+        raise UserError(f"{plain(kind)}: is no kind of entry; write dataset, benchmark or method")
+    required, *_ = _NEW[kind]
+    if not given[required]:
+        raise UserError(f"{required}: is missing; a {kind} is made from it, as `norml new --help` shows")
+    for option in (option for option, value in given.items() if value and option not in _NEW[kind]):
+        raise UserError(f"{option}: says nothing of a {kind}; leave it out")
+
+
+def own_folder(registry: Path | None) -> Path:
+    """Where new entries go: --registry, NORML_REGISTRY, or the folder `mine`. Raises UserError."""
+    folder = registry or Path(os.environ.get("NORML_REGISTRY") or "mine")
+    if folder.suffix == ".yaml" or folder.is_file():
+        raise UserError(f"--registry {plain(folder)}: is a file; name the folder of your own entries")
+    if folder.resolve() == builtin_registry().resolve():
+        raise UserError(f"--registry {plain(folder)}: holds the built-in entries; name a folder of your own")
+    return folder
 
 
 def methods_of(registry: Registry, words: Sequence[str]) -> list[str]:

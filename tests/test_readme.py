@@ -11,10 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from norml_cli.registry.reading import builtin_registry, read_registry
-from norml_cli.results.store import Results, write_record
-from tests.helpers.made_records import made_record
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SPEED_PAGE = (ROOT / "docs" / "explanation" / "speed.md").read_text(encoding="utf-8")
@@ -162,37 +158,3 @@ def test_ci_calls_the_test_command_of_the_readme():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "nox uv" in ci
     assert '/bin/nox"' in ci
-
-
-@pytest.fixture
-def numbers(monkeypatch, tmp_path):
-    """docs/findings.py on made records of the real benchmark, four episodes of 20 queries each."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    registry = read_registry([builtin_registry()])
-    for method, correct in {
-        "maml-constant-lr": [18, 17, 18, 17],
-        "maml-global-lr": [17, 18, 18, 18],
-        "maml-layerwise-lr": [17, 17, 17, 17],
-        "norml": [20, 19, 20, 20],
-    }.items():
-        record = made_record(registry, method, correct, benchmark="omniglot-20way", test_episodes=4)
-        write_record(Results(tmp_path).run_path(record.spec, 0), record)
-    return importlib.import_module("findings").Numbers(registry, Results(tmp_path))
-
-
-def test_a_lead_in_words_is_one_in_the_records(numbers):
-    assert numbers.accuracy("norml", 1) == numbers.passing("norml", 1) == "98.75"
-    assert numbers.lead("norml", "maml-constant-lr", 1) == "11.25 ± 3.98"  # 3.182 * 0.5 / sqrt(4) of 20
-    assert numbers.level("maml-global-lr", "maml-constant-lr", 1) == "+1.25 ± 7.62"
-    assert numbers.paper_lead("norml", "maml-constant-lr", 1) == "4.0"
-    for untrue in (
-        lambda: numbers.lead("maml-constant-lr", "norml", 1),
-        lambda: numbers.lead("maml-global-lr", "maml-constant-lr", 1),
-        lambda: numbers.level("norml", "maml-constant-lr", 1),
-        lambda: numbers.paper_lead("maml-constant-lr", "norml", 1),
-        lambda: numbers.passing("maml-layerwise-lr", 1),
-    ):
-        with pytest.raises(ValueError, match="say something else"):
-            untrue()
-    with pytest.raises(ValueError, match="norml has not been run at 5 shots"):
-        numbers.accuracy("norml", 5)

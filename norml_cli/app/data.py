@@ -31,7 +31,10 @@ from norml_cli.terminal.usage import Command
 )
 def prepare_command(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Data set id, such as omniglot.", autocompletion=ids_of("datasets"))
+        str,
+        typer.Argument(
+            metavar="DATASET", help="A data set, as in `norml list`: omniglot.", autocompletion=ids_of("datasets")
+        ),
     ],
     source: Annotated[
         Path | None,
@@ -68,7 +71,10 @@ def prepare_command(
 )
 def pretrain_command(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Data set id: mini-imagenet.", autocompletion=ids_of("datasets"))
+        str,
+        typer.Argument(
+            metavar="DATASET", help="A data set, as in `norml list`: mini-imagenet.", autocompletion=ids_of("datasets")
+        ),
     ],
     recipe: Annotated[
         str,

@@ -16,12 +16,12 @@ RegistryOption = Annotated[
         "--registry",
         metavar="PATH",
         callback=nameable,
-        help="Folder of your own entries, or one entry's .yaml file. Default: NORML_REGISTRY, if it is set.",
+        help="Folder with your own entries, or one entry's .yaml file. Default: NORML_REGISTRY, if it is set.",
     ),
 ]
 ResultsOption = Annotated[
     Path,
-    typer.Option("--results", metavar="DIR", callback=nameable, help="Folder of the records. Default: results."),
+    typer.Option("--results", metavar="DIR", callback=nameable, help="Folder of records. Default: results."),
 ]
 BenchmarkOption = Annotated[
     str | None,
@@ -34,14 +34,16 @@ BenchmarkOption = Annotated[
 ]
 ShotsOption = Annotated[
     int | None,
-    typer.Option("--shots", metavar="K", help="Labelled examples a class. Default: the benchmark's first number."),
+    typer.Option(
+        "--shots", metavar="K", help="Labelled examples of each class. Default: the benchmark's first number."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a value of the run; may be repeated. Lists: hidden_sizes=[64,64]. Default: as declared.",
+        help="Change a setting of `norml show METHOD`; repeatable. Lists: hidden_sizes=[64,64]. Default: as declared.",
         autocompletion=keys_of,
     ),
 ]
@@ -60,14 +62,12 @@ SeedsOption = Annotated[
         "--seeds",
         "--seed",
         metavar="N",
-        help="Seed of initial weights and training episodes, or several: 0,1,2 or 0..2. Default: 0.",
+        help="Random seed for initial weights and training episodes. Several: 0,1,2 or 0..2. Default: 0.",
     ),
 ]
 OuterStepsOption = Annotated[
     int | None,
-    typer.Option(
-        "--outer-steps", metavar="N", min=0, help="Length of meta-training, in outer steps. Default: as declared."
-    ),
+    typer.Option("--outer-steps", metavar="N", min=0, help="Outer steps of meta-training. Default: as declared."),
 ]
 DeviceOption = Annotated[
     str,
@@ -84,13 +84,13 @@ ForceOption = Annotated[
 CompileOption = Annotated[
     bool | None,
     typer.Option(
-        "--compile/--no-compile", help="Compile the outer step, a minute or more. Default: if the run is long."
+        "--compile/--no-compile", help="Compile the outer step first (a minute or more). Default: for long runs."
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", min=1, max=1024, help="CPU threads. Default: all where sizes are large, else 1."
+        "--threads", metavar="N", min=1, max=1024, help="CPU threads. Default: 1, or all if the sizes make that faster."
     ),
 ]
 PrecisionOption = Annotated[
@@ -98,13 +98,13 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="auto, float32 or bfloat16; auto takes the faster one. Default: as declared.",
+        help="auto, float32 or bfloat16; auto tries both and takes the faster. Default: as declared.",
         autocompletion=one_of("auto", "float32", "bfloat16"),
     ),
 ]
 DeterministicOption = Annotated[
     bool,
-    typer.Option("--deterministic", help="Give the same bits on a GPU every time, more slowly. Default: off."),
+    typer.Option("--deterministic", help="On a GPU, give the same bits every time (slower). Default: off."),
 ]
 FormatOption = Annotated[
     str,
@@ -121,47 +121,52 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result). Default: off.")
 ]
 RecordsArgument = Annotated[
-    list[Path], typer.Argument(metavar="RECORD...", callback=nameable_all, help="Records: seed-N.json files.")
+    list[Path],
+    typer.Argument(
+        metavar="RECORD...", callback=nameable_all, help="Records that `norml run` left: seed-N.json files."
+    ),
 ]
 ResultJsonOption = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Print the result as JSON, and progress to stderr, a JSON object a line. Default: off."
-    ),
+    typer.Option("--json", help="Print the result as JSON, and progress on stderr as JSON lines. Default: off."),
 ]
 AtOnceOption = Annotated[
     str,
-    typer.Option("--at-once", metavar="N", help="Runs side by side. Default: auto, as cores and memory allow."),
+    typer.Option(
+        "--at-once", metavar="N", help="How many runs go side by side. Default: auto, as cores and memory allow."
+    ),
 ]
 MinutesOption = Annotated[
     float | None,
-    typer.Option("--minutes", metavar="M", min=0, help="Stop after so many minutes with exit code 75. Default: never."),
+    typer.Option(
+        "--minutes", metavar="M", min=0, help="Stop all runs after M minutes, with exit code 75. Default: never."
+    ),
 ]
 RetriesOption = Annotated[
     int,
-    typer.Option(
-        "--retries", metavar="N", min=0, max=100, help="How often a run that fails is begun again. Default: 1."
-    ),
+    typer.Option("--retries", metavar="N", min=0, max=100, help="How often to start a failed run again. Default: 1."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what is missing and its time. Default: off.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only print which runs are missing and how long they take. Default: off.")
+]
 SourceOption = Annotated[
     Path | None,
     typer.Option(
         "--source",
         metavar="PATH",
         callback=nameable,
-        help="Raw data, as for `norml prepare`. Default: a download, if there is one.",
+        help="Raw data, as for `norml prepare`. Default: download it, where that is allowed.",
     ),
 ]
 TensorboardOption = Annotated[
     Path | None,
-    typer.Option("--tensorboard", metavar="DIR", help="Also write TensorBoard's event files there. Default: none."),
+    typer.Option("--tensorboard", metavar="DIR", help="Also write event files for TensorBoard to DIR. Default: none."),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option(
         "--name",
         metavar="NAME",
-        help="Keep the run as METHOD+NAME beside others of its method: fomaml. Default: as METHOD.",
+        help="Store the run as METHOD+NAME, beside the method's own. Default: as METHOD.",
     ),
 ]

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from norml_cli.app.options import BenchmarkOption, JsonOption, RegistryOption, SetOption, ShotsOption
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, overrides_of
+from norml_cli.arguments import entries_of, ids_of, nameable, one_of, overrides_of, own_folder, require_options_of
 from norml_cli.registry.reading import KINDS, load_registry
 from norml_cli.registry.resolving import Resolved
-from norml_cli.terminal.usage import Command
+from norml_cli.terminal.usage import Command, SeveralCommand
 
 
 @app.command(
@@ -55,6 +55,104 @@ def show_command(
         return entries.resolve(id_, benchmark, shots, overrides)
 
     show(entries, id_, Console(), resolve=resolve, as_json=json)
+
+
+@app.command(
+    "new",
+    cls=SeveralCommand,
+    rich_help_panel="Registry",
+    epilog="norml new dataset my-birds --source birds\n"
+    "norml new benchmark omniglot-10way --like omniglot-5way --set n_way=10\n"
+    "norml new method norml-small --like norml --set cell_size=8",
+)
+def new_command(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="dataset, benchmark or method.",
+            autocompletion=one_of("dataset", "benchmark", "method"),
+        ),
+    ],
+    id_: Annotated[str, typer.Argument(metavar="NAME", help="Its id, such as my-birds.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source",
+            metavar="PATH",
+            callback=nameable,
+            help="Images to look at: a folder or an archive. Default: none; a dataset needs it.",
+        ),
+    ] = None,
+    min_images: Annotated[
+        int | None,
+        typer.Option(
+            "--min-images", metavar="N", min=1, help="Leave out classes with fewer images. Default: keep every class."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="ID",
+            help="What it copies but for the changes. Default: none; benchmarks and methods need it.",
+            autocompletion=ids_of("benchmarks", "methods"),
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="ID",
+            help="Data set of a benchmark. Default: as in --like.",
+            autocompletion=ids_of("datasets"),
+        ),
+    ] = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option("--shots", metavar="K", help="Shots of a benchmark; may be several. Default: as in --like."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="ID",
+            help="Default benchmark of a method. Default: as in --like.",
+            autocompletion=ids_of("benchmarks"),
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value, such as image_size_px=28 or n_way=10; may be repeated. Default: as seen or copied.",
+        ),
+    ] = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option(
+            "--registry",
+            metavar="DIR",
+            callback=nameable,
+            help="Folder of your own entries to write into. Default: NORML_REGISTRY if it is set, else mine.",
+        ),
+    ] = None,
+) -> None:
+    """Write a data set, benchmark or method of your own."""
+    options = {"--source": source, "--min-images": min_images, "--like": like, "--dataset": dataset}
+    require_options_of(kind, {**options, "--shots": shots, "--benchmark": benchmark})
+    from norml_cli.commands.registry.new import new_benchmark, new_dataset, new_method
+    from norml_cli.registry.drafts import Changes
+
+    folder, values, console = own_folder(registry), overrides_of(set_), Console()
+    if source is not None:
+        new_dataset(folder, id_, source, values, console, min_images=min_images)
+        return
+    assert like is not None  # noqa: S101 - required above
+    changes = Changes(like, values, dataset, shots or (), benchmark)
+    entries = entries_of(folder if folder.exists() else None)
+    (new_benchmark if kind == "benchmark" else new_method)(entries, folder, id_, changes, console)
 
 
 @app.command(

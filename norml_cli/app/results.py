@@ -64,7 +64,7 @@ def report_command(
         list[str] | None,
         typer.Argument(
             metavar="METHOD...",
-            help="With --protocols: these methods, the first as the reference.",
+            help="With --protocols: which methods; the first is the reference. Default: all.",
             autocompletion=METHOD_IDS,
         ),
     ] = None,
@@ -73,12 +73,12 @@ def report_command(
         typer.Option(
             "--table",
             metavar="[ID]",
-            help="Table of the paper: table-2. Without ID: every one with runs. Default: list the runs.",
+            help="A table, as in `norml list`: table-2. Without ID: every table with runs. Default: list the runs.",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
     protocols: Annotated[
-        bool, typer.Option("--protocols", help="Print what `norml evaluate` found, paired. Default: off.")
+        bool, typer.Option("--protocols", help="Show what `norml evaluate` found, method beside method. Default: off.")
     ] = False,
     curves: Annotated[
         bool, typer.Option("--curves", help="With --format csv or json: every run's learning curve. Default: off.")
@@ -100,7 +100,7 @@ def report_command(
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
-    """Print the runs, or a table of the paper beside them.
+    """Print your runs, or a table of the paper with yours beside it.
 
     Without --table it lists the runs at hand.
     """
@@ -139,14 +139,16 @@ def report_command(
 def compare_command(
     methods: Annotated[
         list[str] | None,
-        typer.Argument(metavar="METHOD...", help="Two or more methods, or METHOD+NAME.", autocompletion=METHOD_IDS),
+        typer.Argument(
+            metavar="METHOD...", help="Two or more methods of finished runs, or METHOD+NAME.", autocompletion=METHOD_IDS
+        ),
     ] = None,
     all_: Annotated[
         str | None,
         typer.Option(
             "--all",
             metavar="TABLE",
-            help="Every pair of the methods of this table. Default: METHOD...",
+            help="Compare every pair of this table's methods. Default: METHOD...",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
@@ -159,7 +161,7 @@ def compare_command(
 ) -> None:
     """Compare methods on the same test episodes.
 
-    Paired differences with intervals and verdicts, for every pair of methods. A run with a name is METHOD+NAME.
+    For every pair: the paired difference with its interval, and a verdict. A run with a name is METHOD+NAME.
     """
     from norml_cli.commands.results.compare import Compared, compare_methods
 
@@ -173,15 +175,20 @@ def compare_command(
     "inspect",
     cls=Command,
     rich_help_panel="Results",
-    epilog="norml inspect results/glyphs-5way/1-shot/norml/seed-0.json",
+    epilog="norml inspect results/glyphs-5way/1-shot/norml/seed-0.json\n"
+    "norml inspect results/glyphs-5way/1-shot/norml/seed-0.json --episodes 500",
 )
 def inspect_command(
     record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to. Default: one beside the record.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder to write to. Default: seed-N-inspection, beside the record."),
     ] = None,
     episodes: Annotated[
-        int, typer.Option("--episodes", metavar="N", min=2, help="Meta-validation episodes to use. Default: 100.")
+        int,
+        typer.Option(
+            "--episodes", metavar="N", min=2, help="How many meta-validation episodes to watch. Default: 100."
+        ),
     ] = 100,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -203,7 +210,8 @@ def inspect_command(
     "verify",
     cls=Command,
     rich_help_panel="Results",
-    epilog="norml verify results/glyphs-5way/1-shot/norml/seed-0.json",
+    epilog="norml verify results/glyphs-5way/1-shot/norml/seed-0.json\n"
+    "norml verify results/glyphs-5way/1-shot/norml/seed-0.json --device cpu",
 )
 def verify_command(
     records: RecordsArgument,
@@ -212,7 +220,7 @@ def verify_command(
 ) -> None:
     """Test stored weights again and compare with the record.
 
-    Each episode's correct answers must be those of the record.
+    The number of correct answers must be the record's in every episode.
     """
     from norml_cli.results.store import read_record  # before torch: fails fast
 
@@ -226,21 +234,24 @@ def verify_command(
     "evaluate",
     cls=Command,
     rich_help_panel="Results",
-    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --shots 5",
+    epilog="norml evaluate results/glyphs-5way/1-shot/norml/seed-0.json --shots 5\n"
+    "norml evaluate results/glyphs-5way/1-shot/*/seed-0.json --set rotations=none",
 )
 def evaluate_command(
     records: RecordsArgument,
     set_: SetOption = None,
     shots: Annotated[
         int | None,
-        typer.Option("--shots", min=1, max=1000, metavar="K", help="Support examples a class. Default: the run's."),
+        typer.Option(
+            "--shots", min=1, max=1000, metavar="K", help="Labelled examples of each class. Default: the run's."
+        ),
     ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="Take the episodes of this benchmark. Default: the run's.",
+            help="Take the episodes of this benchmark, as in `norml list`. Default: the run's.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
@@ -254,14 +265,16 @@ def evaluate_command(
         ),
     ] = "meta-test",
     device: DeviceOption = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Evaluate again what is finished. Default: off.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Evaluate again what has a result already. Default: off.")
+    ] = False,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
 ) -> None:
     """Evaluate trained weights under another protocol.
 
-    Each result is a record of its own beside the run's; one that is finished is printed.
+    Each result is a record of its own, beside the run's. A result that exists is printed again.
     """
     from norml_cli.registry.evaluating import evaluated
     from norml_cli.results.store import read_record
@@ -354,7 +367,7 @@ def export_command(
 ) -> None:
     """Write trained weights as safetensors, for others.
 
-    A JSON card beside each file says whose weights they are.
+    A JSON card beside each file says which run the weights are of, and how good they are.
     """
     from norml_cli.results.store import read_record
 

@@ -61,7 +61,11 @@ from norml_cli.terminal.usage import Command, SeveralCommand
 def run_command(
     methods: Annotated[
         list[str],
-        typer.Argument(metavar="METHOD...", help="Method ids, or .yaml files of your own.", autocompletion=METHOD_IDS),
+        typer.Argument(
+            metavar="METHOD...",
+            help="Methods, as in `norml list`, or .yaml files of your own.",
+            autocompletion=METHOD_IDS,
+        ),
     ],
     benchmark: BenchmarkOption = None,
     shots: ShotsOption = None,
@@ -103,12 +107,14 @@ def run_command(
     epilog="norml study rates norml --benchmark glyphs-5way --grid inner_lr=0.1,0.2\nnorml study rates",
 )
 def study_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study: a folder of results/studies.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name that you choose: the folder below results/studies.")
+    ],
     methods: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="METHOD...",
-            help="Method ids, or .yaml files. Default: print what the study holds.",
+            help="Methods, as in `norml list`, or .yaml files. Default: print what the study holds.",
             autocompletion=METHOD_IDS,
         ),
     ] = None,
@@ -117,7 +123,7 @@ def study_command(
         typer.Option(
             "--grid",
             metavar="KEY=V1,V2",
-            help="Values to try; repeated: all combinations. Default: none.",
+            help="Values to try for a setting; repeat it to try all combinations. Default: none.",
             autocompletion=keys_of,
         ),
     ] = None,
@@ -140,8 +146,8 @@ def study_command(
 ) -> None:
     """Try a grid of values on meta-validation alone.
 
-    Without METHOD it prints what the study holds. If you stop it, the same command goes on; a second one takes the next
-    free trial.
+    Without METHOD it prints what the study holds. If you stop it, the same command goes on. A second process takes the
+    next free trial.
     """
     require_id("study", name)
     chosen, words = seeds_of(seeds), methods or []
@@ -170,18 +176,25 @@ def study_command(
     "norml sweep norml --set inner_lr=0.2 --dry-run",
 )
 def sweep_command(
-    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Method ids.", autocompletion=METHOD_IDS)],
+    methods: Annotated[
+        list[str], typer.Argument(metavar="METHOD...", help="Methods, as in `norml list`.", autocompletion=METHOD_IDS)
+    ],
     benchmark: Annotated[
         list[str] | None,
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="Benchmarks, one or several. Default: the method's own.",
+            help="One or several benchmarks, as in `norml list`. Default: the method's own.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
     shots: Annotated[
-        list[int] | None, typer.Option("--shots", metavar="K", help="One or several K. Default: the benchmark's first.")
+        list[int] | None,
+        typer.Option(
+            "--shots",
+            metavar="K",
+            help="Labelled examples of each class, one or several K. Default: the benchmark's first.",
+        ),
     ] = None,
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     outer_steps: OuterStepsOption = None,
@@ -215,7 +228,9 @@ def sweep_command(
     epilog="norml reproduce table-glyphs --seeds 0..2\nnorml reproduce table-2 --at-once 2 --minutes 60",
 )
 def reproduce_command(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table's id.", autocompletion=TABLE_IDS)],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="A table, as in `norml list`.", autocompletion=TABLE_IDS)
+    ],
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     at_once: AtOnceOption = "auto",
     minutes: MinutesOption = None,

@@ -30,12 +30,14 @@ class Entry(Model):
     citation: Text = Field(description="where it was published, or 'this project'")
 
 
+_LIKE = "another {}'s id: every key that is left out here is as it has it, each value with its source"
 EVERYWHERE = "everywhere"  # in place of a benchmark's id
 
 
 class Method(Entry):
     """A meta-learning method: an algorithm and its switches."""
 
+    like: Id | None = Field(default=None, description=_LIKE.format("method"))
     default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
     protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
         default={},
@@ -88,6 +90,7 @@ class RecipeEntry(Entry):
 class BenchmarkEntry(Entry):
     """A few-shot problem: data, episodes, learner, schedule and evaluation."""
 
+    like: Id | None = Field(default=None, description=_LIKE.format("benchmark"))
     dataset: Id = Field(description="the data set's id")
     shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
     protocol: ProtocolEntry = Field(  # type: ignore[valid-type]
@@ -132,6 +135,9 @@ class SourceSplit(Model):
     source: Text = Field(description=_SOURCE)
 
 
+Splits = SeededSplit | FileSplit | SourceSplit
+
+
 def _number_or_range(value: Any) -> str:
     return "range" if isinstance(value, dict | Unequal) else "number"
 
@@ -154,6 +160,9 @@ class DatasetEntry(Entry):
     )
     home: Text = Field(description="public home, or 'embedded'")
     licence: Text = Field(description="of the images")
+    checked: Text | None = Field(
+        default=None, description="how its reading was checked, where the images were not at hand"
+    )
     classes: Count = Field(description="in all splits together")
     examples_per_class: Annotated[
         Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)
@@ -175,7 +184,7 @@ class DatasetEntry(Entry):
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
         description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
     )
-    splits: Annotated[SeededSplit | FileSplit | SourceSplit, Field(discriminator="kind")] = Field(
+    splits: Annotated[Splits, Field(discriminator="kind")] = Field(
         description="which class is in which split; see splits below"
     )
     source_sha256: Sha256 | None = Field(

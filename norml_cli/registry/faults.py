@@ -2,12 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from norml_cli.files.errors import counted
 from norml_cli.registry.protocol import ID_PATTERN, SHA256_PATTERN
 from norml_cli.registry.sourced import Model
 
@@ -53,6 +54,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """', did you mean ...?' with the nearest known words, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def in_short(faults: Sequence[str]) -> str:
+    """The first of several faults, and how many more there are."""
+    first, *more = faults
+    return f"{first}, and {counted(len(more), 'more fault')}" if more else first
 
 
 def fault_lines(error: ValidationError, data: Any) -> list[str]:

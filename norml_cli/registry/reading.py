@@ -1,7 +1,7 @@
 """YAML files -> validated entries. Torch-free; all errors of a registry are told at once."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 import norml_cli
-from norml_cli.files.errors import UserError, counted, reason
-from norml_cli.files.yaml_files import read_mapping
+from norml_cli.files.errors import UserError, plain, reason
+from norml_cli.files.yaml_files import parse_yaml, read_mapping
 from norml_cli.registry.checks import cross_faults
 from norml_cli.registry.entries import (
     AnyMethod,
@@ -20,7 +20,8 @@ from norml_cli.registry.entries import (
     RecipeEntry,
     TableEntry,
 )
-from norml_cli.registry.faults import fault_lines
+from norml_cli.registry.faults import did_you_mean, fault_lines, in_short
+from norml_cli.registry.likeness import NOUNS, Stated, faulty, in_full, line_of
 from norml_cli.registry.resolving import Registry
 
 KINDS: dict[str, TypeAdapter[Any]] = {
@@ -50,11 +51,23 @@ def builtin_registry() -> Path:
     return installed if installed.is_dir() else package.parent / "registry"
 
 
-def load_registry(extra: Path | None = None, files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
+@dataclass(frozen=True)
+class Draft:
+    """An entry whose file is not there yet."""
+
+    kind: str
+    path: Path
+    text: str
+
+
+def load_registry(
+    extra: Path | None = None, files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
+) -> Registry:
     """Read the built-in entries, those under `extra` (default: what NORML_REGISTRY names), and the entries `files`.
 
-    `extra` may be one entry's file, too. strict: raises RegistryError with every fault found. Otherwise faulty entries
-    are left out, and only who asks for one is told its faults.
+    `extra` may be one entry's file, too. drafts: entries to be read as if their files were there.
+    strict: raises RegistryError with every fault found. Otherwise faulty entries are left out, and only who asks for
+    one is told its faults.
     """
     origin = "--registry"
     if extra is None and os.environ.get("NORML_REGISTRY"):
@@ -64,21 +77,24 @@ def load_registry(extra: Path | None = None, files: Sequence[Path] = (), *, stri
             raise UserError(
                 f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}, or an entry's .yaml file"
             )
-        return read_registry([builtin_registry()], [extra, *files], strict=strict)
-    return read_registry([builtin_registry()] + ([extra] if extra is not None else []), files, strict=strict)
+        return read_registry([builtin_registry()], [extra, *files], drafts, strict=strict)
+    folders = [builtin_registry()] + ([extra] if extra is not None else [])
+    return read_registry(folders, files, drafts, strict=strict)
 
 
 @dataclass
 class _Reading:
     """What has been read so far, and every fault met: of misplaced files, and of entries by kind and id."""
 
+    stated: dict[str, dict[str, Stated]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     entries: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
+    taken: list[tuple[tuple[str, str], str]] = field(default_factory=list)  # ids declared twice: faults of the second
     faults: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add_folder(self, folder: Path) -> None:
-        """Read every entry of a registry folder."""
+        """Read every file of a registry folder."""
         self.strays += _strays(folder)
         for kind in KINDS:
             for path in sorted((folder / kind).glob("*.yaml")):
@@ -87,22 +103,59 @@ class _Reading:
 
     def add_file(self, path: Path) -> None:
         """Read one entry's file, wherever it lies, unless its folder has been read."""
-        kind = _kind_of(path)
         if path.resolve() not in {known.resolve() for known in self.files.values()}:
-            self.add(kind, path)
+            self.add(_kind_of(path, self.stated), path)
 
-    def add(self, kind: str, path: Path) -> None:
-        """Read one file into the entries, or its faults into the faults."""
-        faults: list[str] = []
-        entry = _read_entry(kind, path, faults)
-        if entry is not None and entry.id in self.entries[kind]:
-            other = self.files[kind, entry.id]
-            faults.append(f"{path}: id: '{entry.id}' is already declared in {other}; choose another id")
-        elif entry is not None:
-            self.entries[kind][entry.id] = entry
-        self.files.setdefault((kind, path.stem), path)
-        if faults:
-            self.faults[kind, path.stem] = faults
+    def add(self, kind: str, path: Path, text: str | None = None) -> None:
+        """Read what one file states (`text`, where it is not there yet), or its faults."""
+        key = kind, path.stem
+        if key in self.files:
+            other = self.files[key]
+            self.taken.append((key, f"{path}: id: '{path.stem}' is already declared in {other}; choose another id"))
+            return
+        self.files[key] = path
+        try:
+            self.stated[kind][path.stem] = read_mapping(path) if text is None else parse_yaml(text)
+        except OSError as error:
+            self._fault(key, f"{path}: cannot be read ({error.strerror})")
+        except ValueError as error:
+            self._fault(key, f"{path}: {error}")
+
+    def complete(self) -> None:
+        """Make the entries of what the files state: first those that others are like."""
+        lines: list[tuple[str, list[str]]] = []
+        for kind, id_ in [(kind, id_) for kind, stated in self.stated.items() for id_ in stated]:
+            try:
+                lines.append((kind, line_of(kind, id_, self.stated)))
+            except ValueError as error:
+                self._fault((kind, id_), f"{self.files[kind, id_]}: {error}")
+        for kind, line in sorted(lines, key=lambda each: len(each[1])):
+            self._complete(kind, line)
+        for key, fault in self.taken:
+            self._fault(key, fault)
+        for kind, stated in self.stated.items():  # as the files lie, whatever they are like
+            self.entries[kind] = {id_: self.entries[kind][id_] for id_ in stated if id_ in self.entries[kind]}
+
+    def _complete(self, kind: str, line: list[str]) -> None:
+        key = kind, line[0]
+        path = self.files[key]
+        if len(line) > 1 and (kind, line[1]) in self.faults:
+            self._fault(key, f"{path}: {faulty(line[1])}")
+            return
+        data = in_full(kind, line, self.stated[kind])
+        try:
+            entry = KINDS[kind].validate_python(data)
+        except ValidationError as error:
+            self._fault(key, *(f"{path}: {text}" for text in fault_lines(error, data)))
+            return
+        if entry.id != path.stem:
+            text = f"id: is '{entry.id}', but the file is named '{path.stem}'; make them agree"
+            self._fault(key, f"{path}: {text}")
+            return
+        self.entries[kind][entry.id] = entry
+
+    def _fault(self, key: tuple[str, str], *lines: str) -> None:
+        self.faults.setdefault(key, []).extend(lines)
 
     def registry(self) -> Registry:
         """Every entry that could be read."""
@@ -115,7 +168,7 @@ class _Reading:
             for kind, entries in self.entries.items()
         }
         faults = {key: tuple(lines) for key, lines in self.faults.items()}
-        left_out = [*self.strays, *(_in_short(lines) for lines in self.faults.values())]
+        left_out = [*self.strays, *(in_short(lines) for lines in self.faults.values())]
         return Registry(
             **_frozen(sound),
             files=MappingProxyType(self.files),
@@ -128,13 +181,10 @@ def _frozen(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {kind: MappingProxyType(found) for kind, found in entries.items()}
 
 
-def _in_short(faults: list[str]) -> str:
-    first, *more = faults
-    return f"{first}, and {counted(len(more), 'more fault')}" if more else first
-
-
-def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict: bool = True) -> Registry:
-    """Read and cross-check the entries of `folders` and of single `files`.
+def read_registry(
+    folders: Sequence[Path], files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
+) -> Registry:
+    """Read and cross-check the entries of `folders`, of single `files` and of `drafts`.
 
     strict: raises RegistryError with every fault found; otherwise the registry is without the faulty entries.
     """
@@ -143,6 +193,9 @@ def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict
         reading.add_folder(folder)
     for path in files:
         reading.add_file(path)
+    for draft in drafts:
+        reading.add(draft.kind, draft.path, draft.text)
+    reading.complete()
     registry = reading.registry()
     for key, fault in cross_faults(registry, frozenset(reading.faults)):
         reading.faults.setdefault(key, []).append(fault)
@@ -154,6 +207,7 @@ def read_registry(folders: Sequence[Path], files: Sequence[Path] = (), *, strict
 
 _TELLING = {  # a key that only entries of the kind have
     "algorithm": "methods",
+    "default_benchmark": "methods",
     "shots": "benchmarks",
     "splits": "datasets",
     "recipe": "recipes",
@@ -161,8 +215,11 @@ _TELLING = {  # a key that only entries of the kind have
 }
 
 
-def _kind_of(path: Path) -> str:
-    """What the entry in `path` declares: by its folder's name, or else by its keys. Raises UserError."""
+def _kind_of(path: Path, stated: Mapping[str, Mapping[str, Stated]]) -> str:
+    """What the entry in `path` declares: by its folder's name, by its keys, or as the one that it is like.
+
+    Raises UserError.
+    """
     if path.absolute().parent.name in KINDS:
         return path.absolute().parent.name
     try:
@@ -172,6 +229,11 @@ def _kind_of(path: Path) -> str:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     kinds = [kind for key, kind in _TELLING.items() if key in keys]
+    like = keys.get("like")
+    kinds += [kind for kind in NOUNS if isinstance(like, str) and like in stated[kind]]
+    if not kinds and like is not None:
+        known = [id_ for kind in NOUNS for id_ in stated[kind]]
+        raise UserError(f"{path}: like: unknown method or benchmark '{plain(like)}'{did_you_mean(str(like), known)}")
     if not kinds:
         told = ", ".join(f"{key} ({kind})" for key, kind in _TELLING.items())
         raise UserError(f"{path}: is no entry; it has none of the keys {told}")
@@ -190,23 +252,3 @@ def _strays(folder: Path) -> Iterator[str]:
         in_place = path.parent.parent == folder and path.parent.name in KINDS
         if not in_place or path.suffix != ".yaml":
             yield f"{path}: entries are read from {', '.join(KINDS)}/<id>.yaml; move or rename this file"
-
-
-def _read_entry(kind: str, path: Path, faults: list[str]) -> Any:
-    try:
-        data = read_mapping(path)
-    except OSError as error:
-        faults.append(f"{path}: cannot be read ({error.strerror})")
-        return None
-    except ValueError as error:
-        faults.append(f"{path}: {error}")
-        return None
-    try:
-        entry = KINDS[kind].validate_python(data)
-    except ValidationError as error:
-        faults += [f"{path}: {line}" for line in fault_lines(error, data)]
-        return None
-    if entry.id != path.stem:
-        faults.append(f"{path}: id: is '{entry.id}', but the file is named '{path.stem}'; make them agree")
-        return None
-    return entry

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from norml_cli.results.records import CurvePoint
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Panel
 
 # (light, dark): ink, then blue, orange, green, purple, yellow and grey: Okabe & Ito's colours, which colour-blind
 # readers tell apart, made darker or lighter where
@@ -58,7 +58,7 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
     near = [bar for bar in bars if bar.highest > best - _FAR]
     far = ", ".join(f"{bar.title} {bar.ours[0]:.1f}" for bar in bars if bar not in near and bar.ours)
 
-    def draw(panel: "Axes") -> None:
+    def draw(panel: "Panel") -> None:
         for offset, marker, colour, label in ((-0.16, "o", SERIES[0], "ours"), (0.16, "D", SERIES[1], "paper")):
             rows = [(row, pair) for row, bar in enumerate(near) if (pair := getattr(bar, label)) is not None]
             if rows:
@@ -78,30 +78,47 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
     return _svg(draw, title, height=1.15 + 0.27 * len(near))
 
 
+@dataclass(frozen=True)
+class Axes:
+    """What a picture's axes say, and which of them go by orders of magnitude."""
+
+    x: str
+    y: str
+    log: str = ""  # "x", "y" or "xy"
+
+
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+
+
 def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], title: str, *, order: Sequence[str]) -> str:
     """Meta-validation accuracy over outer steps, a line a method, which `order` gives its colour. Returns SVG."""
+    lines = {name: [(p.step, 100 * p.validation_accuracy) for p in points] for name, points in curves.items()}
+    return draw_lines(lines, title, Axes("outer steps", "meta-validation accuracy in percent"), order=order)
 
-    def draw(panel: "Axes") -> None:
-        for method, points in curves.items():
-            number = order.index(method)
-            panel.plot(
-                [point.step for point in points],
-                [100 * point.validation_accuracy for point in points],
-                color=SERIES[number % len(SERIES)],
-                linestyle=_DASHES[number // len(SERIES) % len(_DASHES)],
-                linewidth=1.2,
-                label=method,
-            )
+
+def draw_lines(lines: Lines, title: str, axes: Axes, *, order: Sequence[str], marker: str = "") -> str:
+    """A line a name, which `order` gives its colour. Returns SVG."""
+
+    def draw(panel: "Panel") -> None:
+        for name, points in lines.items():
+            number = order.index(name)
+            x, y = zip(*points, strict=True)
+            style = _DASHES[number // len(SERIES) % len(_DASHES)]
+            colour = SERIES[number % len(SERIES)]
+            panel.plot(x, y, color=colour, linestyle=style, linewidth=1.2, marker=marker, markersize=3, label=name)
         panel.grid(color=INK, alpha=0.15)
-        panel.set_xlabel("outer steps")
-        panel.set_ylabel("meta-validation accuracy in percent")
-        panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        panel.set_xlabel(axes.x)
+        panel.set_ylabel(axes.y)
+        for which in axes.log:
+            getattr(panel, f"set_{which}scale")("log")
+        if "x" not in axes.log:
+            panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         panel.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2, frameon=False, labelcolor=INK)
 
-    return _svg(draw, title, height=2.9 + 0.09 * len(curves))
+    return _svg(draw, title, height=2.9 + 0.09 * len(lines))
 
 
-def _svg(draw: Callable[["Axes"], None], title: str, *, height: float) -> str:
+def _svg(draw: Callable[["Panel"], None], title: str, *, height: float) -> str:
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
 

@@ -18,6 +18,7 @@ from norml_cli.reporting.formats import (
 )
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.results.evaluated import protocol_title
+from norml_cli.results.goals import Entrant, Goal
 from norml_cli.results.groups import Group
 from norml_cli.results.tables import Cell, Ours, Table
 
@@ -90,7 +91,7 @@ def table_sheet(table: Table, options: str = "") -> Sheet:
     return Sheet(
         replace(_grid(table, places, marks), groups=[("", 1), *spans], title=table.entry.title),
         [piece for number in numbers for piece in _pieces(table, number, marks)],
-        [*_legend(table), *note_lines(marks)],
+        [*_legend(table), *(line for each in table.goals for line in goal_lines(each)), *note_lines(marks)],
         _missing(table, options),
         "the highest of its column and all that a paired test does not tell from it (Holm's method)"
         if any(table.highest)
@@ -187,6 +188,26 @@ def _difference(difference: Interval | None, over_classes: Interval | None = Non
     levels = [each for each in (difference, over_classes) if each is not None]
     star = "*" * all(abs(each.mean) > each.half_width for each in levels)
     return f"{percent(difference.mean, difference.half_width, sign='+')}{star}"
+
+
+def goal_lines(goal: Goal) -> list[str]:
+    """By what the paper's number is reached, and how far frozen features get alone."""
+    says = f"{goal.column}, the paper's {goal.published.text.replace('+-', '±')} ({goal.title})"
+    if goal.highest is None:
+        lines = [f"{says}: no record of ours"]
+    elif goal.reached_by:
+        lines = [f"{says}: reached by {'; '.join(map(_entrant_text, goal.reached_by))}"]
+    else:
+        lines = [f"{says}: reached by none of ours; the highest is {_entrant_text(goal.highest)}"]
+    heads = [f"{name}: {_entrant_text(best) if best else 'no record'}" for name, best in goal.frozen]
+    return [*lines, f"{goal.column}, the best classifier on frozen features alone: {'; '.join(heads)}"][
+        : 1 + bool(heads)
+    ]
+
+
+def _entrant_text(entrant: Entrant) -> str:
+    interval = entrant.accuracy
+    return f"{entrant.title}, {percent(interval.mean, interval.half_width)}" if interval else entrant.title
 
 
 def _legend(table: Table) -> list[str]:

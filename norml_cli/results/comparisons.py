@@ -100,6 +100,13 @@ class Comparison:
         """What is said of the methods: over seeds; None for a single seed."""
         return next((each for each in self.differences if each.over == "seeds"), None)
 
+    def reversed(self) -> "Comparison":
+        """The same pair the other way round."""
+        differences = tuple(
+            replace(each, interval=replace(each.interval, mean=-each.interval.mean)) for each in self.differences
+        )
+        return replace(self, a=self.b, b=self.a, differences=differences)
+
     def beside(self, difference: Difference) -> Difference | None:
         """What stands beside another pair's `difference` in a table of pairs: over the same seeds, or over all."""
         if difference.over != "episodes":

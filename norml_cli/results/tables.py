@@ -12,6 +12,7 @@ from norml_cli.registry.entries import Column, Published, Row, SecondTest, Table
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.comparisons import LEVEL
 from norml_cli.results.evaluated import Counts, Evaluations, Reached, counts_by_protocol, reached
+from norml_cli.results.goals import Entrant, Goal, goal
 from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, over_new_classes, seeds_text
 from norml_cli.results.records import RunRecord
 
@@ -59,13 +60,15 @@ class TableRow:
 class Table:
     """A table's declaration with its rows, and the title of the method that differences are taken against.
 
-    highest: for each column the rows where ours is highest, or not told apart from the highest.
+    highest: for each column the rows where ours is highest, or not told apart from the highest. goals: the paper's
+    numbers for methods of ours, where rows have benchmarks of their own to reach them on.
     """
 
     entry: TableEntry
     rows: tuple[TableRow, ...]
     reference_title: str | None
     highest: tuple[frozenset[int], ...]
+    goals: tuple[Goal, ...] = ()
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         """Row by row."""
@@ -82,7 +85,25 @@ def build_table(
     maker = _Cells(registry, table, records, evaluations)
     rows = [TableRow(row, tuple(maker.cell(row, column) for column in table.columns)) for row in table.rows]
     columns = zip(*(row.cells for row in rows), strict=True)
-    return Table(table, tuple(rows), title, tuple(_highest([cell.ours for cell in column]) for column in columns))
+    highest = tuple(_highest([cell.ours for cell in column]) for column in columns)
+    return Table(table, tuple(rows), title, highest, tuple(_goals(registry, table, rows)))
+
+
+def _goals(registry: Registry, table: TableEntry, rows: Sequence[TableRow]) -> Iterator[Goal]:
+    if not any(row.benchmark for row in table.rows):
+        return
+    for number, column in enumerate(table.columns):
+        entrants = [each for row in rows if (each := _entrant(row.entry, row.cells[number])) is not None]
+        for row in rows:
+            published = row.cells[number].published
+            if published is not None and row.entry.method is not None:
+                yield goal(registry, column.title, row.entry.title, published, entrants)
+
+
+def _entrant(row: Row, cell: Cell) -> Entrant | None:
+    if row.method is None or cell.benchmark is None:
+        return None
+    return Entrant(row.title, row.method, cell.benchmark, cell.ours.accuracy.interval if cell.ours else None)
 
 
 def _highest(column: Sequence[Ours | None]) -> frozenset[int]:

@@ -2,18 +2,49 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
+from rich.console import Console
+from rich.highlighter import RegexHighlighter
+from rich.theme import Theme
 from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
+
+_STYLES = {"help.title": "bold", "help.name": "bold cyan", "help.code": "bold"}  # of the groups below
+
+
+class _Highlighter(RegexHighlighter):
+    base_style = "help."
+    highlights: ClassVar = [
+        r"(?m)^(?P<title>[A-Z]\w+:)",
+        r"(?m)^  (?P<name>[a-z][\w-]+)(?=  )",
+        r"(?<![\w-])(?P<name>--?[a-z][\w-]*)",
+        r"(?P<code>`[^`]+`)",
+        r"(?m)^  (?P<code>norml .*)$",
+    ]
+
+
+def coloured(text: str) -> str:
+    """`text` of a help with Rich's styles, where standard output is a terminal that has them; else as it is."""
+    console = Console(theme=Theme(_STYLES))
+    if not console.is_terminal:
+        return text
+    with console.capture() as captured:
+        console.print(_Highlighter()(text), soft_wrap=True, end="")
+    return captured.get()
+
 
 PANELS = ("Data", "Runs", "Results", "Registry", "Upkeep")  # in the order of the work
 
 
 class Panels(TyperGroup):
     """The commands, a panel after the other."""
+
+    @override
+    def get_help(self, ctx: Any) -> str:
+        return coloured(super().get_help(ctx))
 
     @override
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -37,6 +68,10 @@ class Command(TyperCommand):
             if times > 1:
                 raise UserError(f"{option}: given {'twice' if times == 2 else f'{times} times'}; give it once")  # noqa: PLR2004 - twice
         return super().parse_args(ctx, args)
+
+    @override
+    def get_help(self, ctx: Any) -> str:
+        return coloured(super().get_help(ctx))
 
     @override
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from norml_cli.files.yaml_files import read_mapping
 from norml_cli.registry import reading
 from tests.helpers.command_line import Shell
 
@@ -268,19 +269,18 @@ WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str
 @pytest.fixture(autouse=True)
 def built_in_entries_are_read_once(monkeypatch: pytest.MonkeyPatch):
     """They are no part of what is tested here, and reading them is most of a command's time."""
-    monkeypatch.setattr(reading, "_read_entry", _read_entry_once)
+    monkeypatch.setattr(reading, "read_mapping", _read_once)
 
 
-def _read_entry_once(kind: str, path: Path, faults: list[str]) -> object:
+def _read_once(path: Path) -> dict[object, object]:
     if reading.builtin_registry() not in path.parents:
-        return READ_ENTRY(kind, path, faults)
+        return read_mapping(path)
     if path not in READ:
-        READ[path] = READ_ENTRY(kind, path, faults)
+        READ[path] = read_mapping(path)
     return READ[path]
 
 
-READ_ENTRY = reading._read_entry
-READ: dict[Path, object] = {}
+READ: dict[Path, dict[object, object]] = {}
 
 
 def short(value: object) -> str:

@@ -67,9 +67,9 @@ def test_a_run_is_verified_inspected_reported_and_loaded(shell: Shell, method: s
 def test_colour_images_are_learned_from(shell: Shell, tmp_path):
     photos.write_registry(shell.registry)
     values = photos.benchmark_values()
-    for key in ("backbone", "backbone_seed", "feature_scaling"):
-        values["protocol"].pop(key, None)
-    for key, value in CONVOLUTIONS.items():
+    values["like"] = "mini-imagenet-5way-conv"
+    del values["protocol"]["backbone"]
+    for key, value in (CONVOLUTIONS | {"stride": 2, "pooling": "none"}).items():
         values["protocol"][key] = {"value": value, "source": "chosen: for tests"}
     values["id"] = "made-conv"
     tiny.write_entry(shell.registry, "benchmarks", values)

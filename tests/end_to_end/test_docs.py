@@ -90,10 +90,11 @@ def blocks(language: str) -> dict[str, str]:
 def test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("NORML_REGISTRY")
     entries = blocks("yaml")
-    assert set(entries) == {"benchmarks/glyphs-3way.yaml", "methods/meta-sgd-small-start.yaml"}
+    like = "benchmarks/omniglot-10way-3shot.yaml"
+    assert set(entries) == {like, "benchmarks/glyphs-3way.yaml", "methods/meta-sgd-small-start.yaml"}
     for name, text in entries.items():
         path = shell.folder / "mine" / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     for command in (
         ("validate", "mine"),

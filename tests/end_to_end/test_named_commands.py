@@ -20,6 +20,7 @@ FOUND = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results")
 PAGES = sorted(page for page in FOUND if page.name != "CHANGELOG.md" and page.parent.name != "reference")
 PROGRAMS = ("norml", "nox", "pytest", "python -m")
 
+OWN_IMAGES = "test_own_images.py::test_a_folder_of_images_goes_the_whole_way"
 TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_starts"
 
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
@@ -30,19 +31,25 @@ COVERED = {
     "norml classify": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml classify --format --query --support": "test_classify.py::test_every_format_says_the_same",
     "norml classify --html --query --support": "test_classify.py::test_a_page_with_thumbnails_that_needs_nothing_else",
+    "norml classify --query --registry --support": "test_own_images.py::test_a_folder_of_images_goes_the_whole_way",
     "norml classify --query --support": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml compare": "test_commands.py::test_every_table_and_the_page_after_a_run",
-    "norml compare --benchmark": "test_features_run.py::test_all_methods_run_on_features_and_share_their_episodes",
     "norml doctor": "test_verify_and_doctor.py::test_doctor_is_content_with_a_sound_place",
     "norml doctor --json": "test_verify_and_doctor.py::test_doctor_says_what_to_do_and_returns_1",
     "norml evaluate": "test_evaluate.py::test_a_record_of_its_own_beside_the_run_that_no_list_of_runs_shows",
     "norml evaluate --set": "test_evaluate.py::test_it_is_what_a_run_tested_by_those_values_finds",
+    "norml evaluate --registry --set": OWN_IMAGES,
     "norml export": "test_evaluate.py::test_exported_weights_are_the_same_numbers_and_stand_in_for_the_run_s",
     "norml export --program": "test_export_program.py::test_a_program_gives_the_models_logits_without_norml",
     "norml inspect": "test_inspect.py::test_numbers_and_pictures_are_written",
     "norml inspect --episodes": "test_inspect.py::test_numbers_and_pictures_are_written",
     "norml inspect --episodes --out": "test_inspect.py::test_numbers_and_pictures_are_written",
     "norml list": "test_commands.py::test_list_names_every_entry_of_every_kind",
+    "norml new": OWN_IMAGES,
+    "norml new --benchmark --like --set": "test_own_images.py::test_a_method_of_ones_own_is_two_words",
+    "norml new --dataset --like --set --shots": OWN_IMAGES,
+    "norml new --source": OWN_IMAGES,
+    "norml prepare --registry --source": OWN_IMAGES,
     "norml prepare": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml prepare --verify": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
@@ -53,6 +60,7 @@ COVERED = {
     "norml report --curves --format": "test_series.py::test_the_command_prints_the_same_rows",
     "norml report --episodes --format": "test_series.py::test_the_command_prints_the_same_rows",
     "norml report --html": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml report --registry": OWN_IMAGES,
     "norml report --results": "test_commands.py::test_hints_name_the_places_that_the_command_named",
     "norml report --protocols": "test_evaluate.py::test_methods_beside_each_other_under_every_protocol",
     "norml report --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
@@ -61,15 +69,16 @@ COVERED = {
     "norml reproduce --dry-run --seeds": TABLE_MADE,
     "norml reproduce --minutes --seeds --source": TABLE_MADE,
     "norml run": "test_run.py::test_all_methods_run_and_are_tabulated",
-    "norml run --benchmark": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
+    "norml run --benchmark --outer-steps --registry": "test_own_images.py::test_the_commands_of_the_page_run",
     "norml run --device": "test_convolutional_run.py::test_a_run_is_verified_inspected_reported_and_loaded",
     "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
     "norml run --results --set": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --set": "test_run.py::test_a_record_of_another_protocol_is_kept_unless_forced",
     "norml run --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml show": "test_commands.py::test_show_prints_every_kind_of_entry",
+    "norml show --registry": "test_own_images.py::test_a_method_of_ones_own_is_two_words",
     "norml show --shots": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
@@ -95,7 +104,7 @@ COVERED = {
 
 
 def named(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a page's indented blocks and inline code, from the program on."""
+    """The words of each command in indented blocks and inline code; `test_transcripts.py` runs the consoles."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     blocks = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
     for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
@@ -151,11 +160,11 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
         return  # of norml itself
     group = typer.main.get_command(app)
     name, command, rest = group.resolve_command(group.make_context("norml", words[1:]), words[1:])
-    if len(words) == 2 or "--help" in words:
-        return  # the command's name alone
+    if len(words) == 2 or "--help" in words or (words[1] == "new" and len(words) == 3):
+        return  # the command's name alone, or with the kind of what is new
     given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
     asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
-    placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start"}
+    placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start", "birds-5way"}
     assert [word for word in asked if word not in ids() | placeholders] == [], page
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from rich.text import Text
 
 from norml_cli import __version__
 from norml_cli.app.main import app
@@ -14,7 +15,7 @@ from norml_cli.files.checkout import commit_of_checkout
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.reading import builtin_registry
-from norml_cli.terminal.usage import PANELS
+from norml_cli.terminal.usage import PANELS, coloured
 from tests.helpers.command_line import Shell
 from tests.helpers.tiny import write_entry
 
@@ -48,11 +49,22 @@ def test_help_is_made_for_people(shell: Shell, command: str):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_commands_that_norml_takes(command: str):
     examples = GROUP.commands[command].epilog.splitlines()
-    assert examples
+    assert len(examples) >= 2
     for example in examples:
         program, name, *words = example.split()
         assert (program, name) == ("norml", command)
         GROUP.commands[name].make_context(name, words)
+
+
+def test_help_is_styled_in_a_terminal_and_plain_in_a_pipe(shell: Shell, monkeypatch):
+    plain = shell.norml("run", "--help")[1]
+    assert "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal says to rich
+    monkeypatch.setenv("TERM", "xterm-256color")
+    styled = coloured(plain)
+    assert "\x1b[1;36m--benchmark\x1b[0m" in styled
+    assert "\x1b[1mOptions:\x1b[0m" in styled
+    assert Text.from_ansi(styled).plain == plain
 
 
 def test_no_summary_is_cut(shell: Shell):

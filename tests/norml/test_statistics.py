@@ -12,6 +12,7 @@ from norml.statistics import (
     episode_means,
     holm,
     interval_95,
+    least_difference,
     over_classes,
     over_seeds,
     p_value,
@@ -259,3 +260,22 @@ def test_coverage_for_new_classes_of_both_intervals():
             covered[name] += abs(interval.mean - 0.6) <= interval.half_width
     assert covered["episodes"] < 0.5 * n_tries
     assert 0.93 * n_tries <= covered["classes"] <= 0.99 * n_tries
+
+
+def test_the_least_difference_of_two_rows_is_that_of_a_pooled_t_test():
+    """Squares about the rows' means: 2 with one degree of freedom and 6 with two; t(0.975, 3) = 3.1824."""
+    rows = [[1.0, 3.0], [2.0, 2.0, 5.0], [7.0]]
+    assert least_difference(rows, 1) == pytest.approx(3.182446 * math.sqrt(8 / 3 * 2), rel=1e-6)
+    assert least_difference(rows, 4) == pytest.approx(least_difference(rows, 1) / 2)
+    assert least_difference([[1.0], []], 1) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "points"),
+    [  # MAML's first two seeds on Omniglot 20-way, at 1 and at 5 shots
+        ([[0.90804, 0.908605], [0.91005, 0.909875], [0.910835, 0.90888]], 0.38),
+        ([[0.965253, 0.965306], [0.966525, 0.965393], [0.96484, 0.964768]], 0.21),
+    ],
+)
+def test_the_least_difference_of_table_2_s_first_seeds(rows, points):
+    assert round(100 * least_difference(rows, 1), 2) == points

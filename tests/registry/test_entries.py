@@ -102,9 +102,9 @@ def test_the_methods_of_the_ablation_are_declared(registry):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_entry(path: Path):
+def test_entry(registry, path: Path):
     data = parse_yaml(path.read_text(encoding="utf-8"))
-    entry = KINDS[path.parent.name].validate_python(data)
+    entry = getattr(registry, path.parent.name)[path.stem]
     assert entry.id == path.stem
     assert [source for source in sources(data) if not PLACE.search(source)] == []
     assert all(0 <= number.accuracy <= 1 for number in published_numbers(entry))
@@ -115,8 +115,9 @@ def test_entry(path: Path):
 def test_values_that_decide_numbers_have_sources(kind):
     """The walk that `test_entry` relies on finds something to check."""
     for path in FILES:
-        if path.parent.name == kind:
-            assert list(sources(parse_yaml(path.read_text(encoding="utf-8"))))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+        if path.parent.name == kind and "like" not in data:  # which may change its data set alone
+            assert list(sources(data))
 
 
 @pytest.mark.parametrize("source", ["", "chosen:", "paper", "paper sec. five", "Finn et al.", "main.py", "as usual"])

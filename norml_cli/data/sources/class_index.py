@@ -1,28 +1,17 @@
 """Which class, and which split, an image is of: as csv files say, or as folders do."""
 
-import csv
-import io
 import os.path
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from norml_cli.data.sources import web_pages
-from norml_cli.data.sources.found_files import File
-from norml_cli.data.splits import SPLITS, SplitName
-from norml_cli.files.errors import UserError, plain, reason
+from norml_cli.data.sources.csv_tables import ColumnNames, CsvRow, listed_classes, rows
+from norml_cli.data.sources.found_files import SPLIT_OF, File
+from norml_cli.data.splits import SplitName
+from norml_cli.files.errors import UserError, counted, plain
 
 NAMES: dict[SplitName, str] = {"meta_train": "train", "meta_val": "val", "meta_test": "test"}  # in the files' names
-SPLIT_OF: dict[str, SplitName] = {
-    **dict.fromkeys(("train", "training", "meta-train", "meta_train"), "meta_train"),
-    **dict.fromkeys(("val", "valid", "validation", "meta-val", "meta_val"), "meta_val"),
-    **dict.fromkeys(("test", "testing", "meta-test", "meta_test"), "meta_test"),
-}
-FILE_COLUMNS = ("filename", "file_name")
-LABEL_COLUMNS = ("label", "category")
-SPLIT_COLUMN = "split"
-
 _WORDNET_ID = re.compile(r"^n\d{8}")
 
 Classes = dict[str, list[File]]  # the files of each class by label, sorted by name
@@ -34,10 +23,22 @@ class Index:
 
     kind: str
     classes: dict[SplitName | None, Classes] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # a line each, on what was seen
 
     def add(self, split: SplitName | None, label: str, file: File) -> None:
         """Put a file into its class."""
         self.classes.setdefault(split, {}).setdefault(label, []).append(file)
+
+    def require_disjoint(self, source: Path) -> None:
+        """Raises UserError for a class in two splits, which would be tested on what it was trained on."""
+        first: dict[str, SplitName] = {}
+        for split in (split for split in NAMES if split in self.classes):
+            for label in self.classes[split]:
+                if first.setdefault(label, split) != split:
+                    raise UserError(
+                        f"--source {source}: class '{label}' is in {NAMES[first[label]]} and in {NAMES[split]}; few-"
+                        "shot learning splits classes, not images; move each class into one split, or name one folder"
+                    )
 
 
 def by_place(place: PurePosixPath) -> tuple[SplitName, str] | None:
@@ -67,10 +68,10 @@ def by_split_folders(images: list[File], empty: list[PurePosixPath]) -> Index:
 def by_class_folders(images: list[File], empty: list[PurePosixPath]) -> Index:
     """The index that folders <label> make, below whatever folders all of them lie in. Raises UserError."""
     index = Index("of class folders")
-    labelled = {file.place.parent for file in images}
+    labelled = {_folder(file) for file in images}
     top = os.path.commonpath([str(folder.parent) for folder in labelled]) if labelled else ""
     for file in _sorted(images):
-        label = str(file.place.parent.relative_to(top))
+        label = str(_folder(file).relative_to(top))
         if label == ".":
             raise UserError(f"{file.where}: lies in no class folder; move it into the folder of its class")
         _add_once(index, None, label, file)
@@ -78,6 +79,38 @@ def by_class_folders(images: list[File], empty: list[PurePosixPath]) -> Index:
         if folder.parent == PurePosixPath(top or "."):
             index.classes.setdefault(None, {}).setdefault(folder.name, [])
     return index
+
+
+def lists_classes(lists: Mapping[SplitName | None, File], images: list[File]) -> bool:
+    """Whether any of what the files list is a folder with images: another file of that name lists something else."""
+    folders = {part for file in images for part in file.place.parts[:-1]}
+    return any(label.rpartition("/")[2] in folders for file in lists.values() for label in listed_classes(file))
+
+
+def by_lists(lists: Mapping[SplitName | None, File], images: list[File], empty: list[PurePosixPath]) -> Index:
+    """The index that class folders make with files that list each split's classes. Raises UserError.
+
+    Folders of classes that no file lists are passed over: CIFAR-FS and tieredImageNet are parts of larger sets.
+    """
+    found = by_class_folders(images, empty).classes.get(None, {})
+    index = Index("of class folders with lists of classes")
+    for split, file in lists.items():
+        for label in listed_classes(file):
+            if label not in found:
+                raise UserError(
+                    f"{file.where}: lists class '{plain(label)}', which has no folder; get it, or mend the list"
+                )
+            index.classes.setdefault(split, {})[label] = found[label]
+    unlisted = found.keys() - {label for classes in index.classes.values() for label in classes}
+    if unlisted:
+        index.remarks.append(f"not listed, passed over: {counted(len(unlisted), 'folder')}, first '{min(unlisted)}'")
+    return index
+
+
+def _folder(file: File) -> PurePosixPath:
+    """The folder of an image's class: that which it lies in, or which has an images/ for it."""
+    inner = file.place.parent
+    return inner.parent if inner.name.lower() == "images" and len(inner.parts) > 1 else inner
 
 
 def _sorted(images: list[File]) -> list[File]:
@@ -92,14 +125,14 @@ def _add_once(index: Index, split: SplitName | None, label: str, file: File) -> 
     index.add(split, label, file)
 
 
-def by_tables(tables: Mapping[SplitName | None, File], images: list[File]) -> Index:
+def by_tables(tables: Mapping[SplitName | None, File], images: list[File], names: ColumnNames) -> Index:
     """The index that csv files make: one a split, or one whose rows may say their split. Raises UserError."""
     named: dict[str, list[File]] = {}
     for file in images:
         named.setdefault(file.place.name, []).append(file)
     index, used = Index("of images with csv files"), dict[str, str]()
     for split, table in tables.items():
-        for row in rows(table):
+        for row in rows(table, names):
             file = _file_of(row, named)
             if file.where in used:
                 raise UserError(f"{row.where}: names {row.name!r} a second time, after {used[file.where]}; remove it")
@@ -117,7 +150,7 @@ def by_tables(tables: Mapping[SplitName | None, File], images: list[File]) -> In
     return index
 
 
-def _file_of(row: "CsvRow", named: Mapping[str, list[File]]) -> File:
+def _file_of(row: CsvRow, named: Mapping[str, list[File]]) -> File:
     """The one image whose place ends as the row's file name."""
     inside = PurePosixPath(row.name.replace("\\", "/"))
     if inside.is_absolute() or ":" in row.name:
@@ -131,65 +164,6 @@ def _file_of(row: "CsvRow", named: Mapping[str, list[File]]) -> File:
     if len(candidates) > 1:
         raise UserError(f"{candidates[1].where}: is there twice, also as {candidates[0].where}; remove one")
     return candidates[0]
-
-
-@dataclass(frozen=True)
-class CsvRow:
-    """A row of a csv file."""
-
-    where: str
-    name: str
-    label: str
-    split: SplitName | None
-
-
-def columns(table: File) -> tuple[str, str] | None:
-    """The names of the csv file's columns of file names and of labels, as it spells them; None if it lacks one."""
-    head = table.read()
-    web_pages.refuse(table.where, head)
-    names = [name.strip() for name in head.decode("utf-8-sig", "replace").partition("\n")[0].split(",")]
-    by_word = {name.lower(): name for name in names}
-    file_column = next((by_word[word] for word in FILE_COLUMNS if word in by_word), None)
-    label_column = next((by_word[word] for word in LABEL_COLUMNS if word in by_word), None)
-    return None if file_column is None or label_column is None else (file_column, label_column)
-
-
-def rows(table: File) -> Iterator[CsvRow]:
-    """The rows of a csv file, without the blanks around names. Raises UserError."""
-    names = columns(table)
-    if names is None:
-        raise UserError(f"{table.where}:1: has no columns filename,label; get the original")
-    try:
-        reader = csv.DictReader(io.StringIO(table.read().decode("utf-8-sig")), strict=True, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        for row in reader:
-            yield _row(f"{table.where}:{reader.line_num}", row, *names)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{table.where}: not readable as csv ({reason(error)}); get the original") from None
-
-
-def _row(where: str, row: Mapping[str, str | None], file_column: str, label_column: str) -> CsvRow:
-    name, label = ((row[column] or "").strip() for column in (file_column, label_column))
-    if not name or not label:
-        raise UserError(f"{where}: lacks a file name or a label; get the original")
-    if not f"{name}{label}".isprintable():  # it would break the lines of messages
-        raise UserError(f"{where}: its file name or label cannot be printed; get the original")
-    said = next((value for column, value in row.items() if column and column.lower() == SPLIT_COLUMN), None)
-    if said is None:
-        return CsvRow(where, name, label, None)
-    if said.strip().lower() not in SPLIT_OF:
-        raise UserError(f"{where}: split '{plain(said)}' is none of train, val, test; mend it")
-    return CsvRow(where, name, label, SPLIT_OF[said.strip().lower()])
-
-
-def split_tables(tables: list[File]) -> dict[SplitName | None, File]:
-    """The files train.csv, val.csv and test.csv among `tables`. Raises UserError for two that differ."""
-    found: dict[SplitName | None, File] = {}
-    for table in tables:
-        split = SPLIT_OF.get(table.place.stem.lower())
-        if split is not None and found.setdefault(split, table).read() != table.read():
-            raise UserError(f"{table.where}: differs from {found[split].where}; remove the wrong one")
-    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _check_label(where: str, name: str, label: str) -> None:

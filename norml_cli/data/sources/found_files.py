@@ -1,6 +1,7 @@
 """What a folder or its archives hold of a data set: images, csv files and pickles, each with its place. Read later."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,14 +9,31 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from norml_cli.data.sources import archives
+from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
 PICKLE_SUFFIXES = {".pkl", ".pickle"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 MAX_CSV_BYTES = 20_000_000  # chosen: over ten times mini-ImageNet's train.csv
+MAX_LIST_BYTES = 1_000_000  # chosen: over a hundred times tieredImageNet's 351 names
+MAX_INFO_BYTES = 1_000_000  # chosen: over a hundred times one of Meta-Album's
+KINDS_NAMED = 4  # chosen: of passed over files, in one line
+MAX_FILES = 3_000_000  # chosen: over twice ImageNet's training images
 MAX_HELD_BYTES = 1 << 30  # chosen: 1 GiB of still encoded images from archives; mini-ImageNet has 0.15
+SPLIT_OF: dict[str, SplitName] = {  # as folders, files and csv files name splits
+    **dict.fromkeys(("train", "training", "meta-train", "meta_train"), "meta_train"),
+    **dict.fromkeys(("val", "valid", "validation", "meta-val", "meta_val"), "meta_val"),
+    **dict.fromkeys(("test", "testing", "meta-test", "meta_test"), "meta_test"),
+}
+HIDDEN = "hidden or system files"
+READ = {
+    "image": 0,
+    "table": MAX_CSV_BYTES,
+    "list": MAX_LIST_BYTES,
+    "info": MAX_INFO_BYTES,
+}  # by kind, and its most bytes; 0: as is declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +52,49 @@ class SourceFiles:
     text: str
     images: list[File] = field(default_factory=list)
     tables: list[File] = field(default_factory=list)
+    lists: list[File] = field(default_factory=list)  # text files named by a split, which may list its classes
+    info: File | None = None  # Meta-Album's info.json, which says how the csv file's columns are called
     pickles: list[Path] = field(default_factory=list)  # in a folder
     packed_pickles: list[tuple[Path, str]] = field(default_factory=list)  # archive and name
     empty_folders: list[PurePosixPath] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
+    def add(self, kind: str, file: File) -> None:
+        """Put a file to those of its kind."""
+        if kind == "info":
+            self.info = self.info or file
+        else:
+            {"image": self.images, "table": self.tables, "list": self.lists}[kind].append(file)
+
     def remark(self) -> list[str]:
         """One line on what was passed over, if anything was."""
-        counts = [f"{count:,} {what}" for what, count in sorted(self.ignored.items())]
+        kinds = self.ignored.most_common()
+        named = [*sorted(kinds[:KINDS_NAMED]), ("others", sum(count for _, count in kinds[KINDS_NAMED:]))]
+        counts = [f"{count:,} {what}" for what, count in named if count]
         return [f"ignored: {', '.join(counts)}"] if counts else []
 
 
+def place_of(name: str) -> PurePosixPath:
+    """A file's place, in letters as keyboards write them: macOS keeps an accent apart from its letter."""
+    return PurePosixPath(unicodedata.normalize("NFC", name))
+
+
 def kind_of(name: str) -> str:
-    """'image', 'table', 'pickle' or 'archive'; or, of what is passed over, the words that say so."""
+    """'image', 'table', 'list', 'info' or 'pickle'; or, of what is passed over, the words that say so."""
     inside = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
     if hidden or inside.name.lower() in SYSTEM_FILES or not name.isprintable():
-        return "hidden or system files"
+        return HIDDEN
     suffix = inside.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix == ".csv":
         return "table"
-    return "pickle" if suffix in PICKLE_SUFFIXES else "other files"
+    if inside.name.lower() == "info.json":
+        return "info"
+    if suffix == ".txt" and inside.stem.lower() in SPLIT_OF:
+        return "list"
+    return "pickle" if suffix in PICKLE_SUFFIXES else f"{suffix or 'nameless'} files"
 
 
 def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[SourceFiles, list[Path]]:
@@ -66,16 +104,15 @@ def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[S
     """
     found, packed = SourceFiles("a folder"), list[Path]()
     for path in _walk(source, found, links_out=links_out):
-        place = PurePosixPath(path.relative_to(source).as_posix())
+        place = place_of(path.relative_to(source).as_posix())
         kind = kind_of(str(place))
-        if archives.is_archive(path) and kind == "other files":
-            packed.append(path)
-        elif kind == "image":
-            found.images.append(File(place, str(path), partial(content, path, max_image_bytes)))
-        elif kind == "table":
-            found.tables.append(File(place, str(path), partial(content, path, MAX_CSV_BYTES)))
-        elif kind == "pickle":
+        if kind == "pickle":
             found.pickles.append(path)
+        elif kind in READ:
+            limit_bytes = READ[kind] or max_image_bytes
+            found.add(kind, File(place, str(path), partial(content, path, limit_bytes)))
+        elif archives.is_archive(path) and kind != HIDDEN:
+            packed.append(path)
         else:
             found.ignored[kind] += 1
     return found, packed
@@ -94,11 +131,11 @@ def _walk(source: Path, found: SourceFiles, *, links_out: bool) -> Iterator[Path
         for name in (*folders, *names) if not links_out else ():
             if (here / name).is_symlink() and not (here / name).resolve().is_relative_to(root):
                 raise UserError(f"{here / name}: is a link out of {source}; put what it names in its place")
-        found.ignored["hidden or system files"] += sum(kind_of(name).startswith("hidden") for name in folders)
-        folders[:] = [name for name in folders if not kind_of(name).startswith("hidden")]
+        found.ignored[HIDDEN] += sum(kind_of(name) == HIDDEN for name in folders)
+        folders[:] = [name for name in folders if kind_of(name) != HIDDEN]
         count += len(names)
-        if count > archives.MAX_MEMBERS:
-            raise UserError(f"--source {source}: holds more than {archives.MAX_MEMBERS:,} files; name the data set's")
+        if count > MAX_FILES:
+            raise UserError(f"--source {source}: holds more than {MAX_FILES:,} files; name the data set's folder")
         if not folders and not any(kind_of(name) == "image" for name in names):
             found.empty_folders.append(PurePosixPath(here.relative_to(source).as_posix()))
         yield from (here / name for name in sorted(names))
@@ -125,7 +162,7 @@ def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
     """The files of all archives, as if each were unpacked into a folder of its name. Raises UserError."""
     found = SourceFiles("an archive" if len(paths) == 1 else f"{len(paths)} archives")
     held_bytes = 0
-    limits = {"image": max_image_bytes, "table": MAX_CSV_BYTES}
+    limits = {kind: limit_bytes or max_image_bytes for kind, limit_bytes in READ.items()}
     for path in paths:
 
         def limit_bytes(name: str, path: Path = path) -> int | None:
@@ -142,8 +179,8 @@ def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
                 raise UserError(
                     f"{path}: its images take more than {MAX_HELD_BYTES:,} bytes; unpack it, name the folder"
                 )
-            file = File(archives.stem(path) / PurePosixPath(name), f"{path}: {name}", partial(bytes, data))
-            (found.images if kind_of(name) == "image" else found.tables).append(file)
+            file = File(place_of(f"{archives.stem(path)}/{name}"), f"{path}: {name}", partial(bytes, data))
+            found.add(kind_of(name), file)
     return found
 
 

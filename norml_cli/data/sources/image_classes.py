@@ -161,7 +161,7 @@ def _fault(entry: DatasetEntry, image: Image.Image) -> str | None:
     size = entry.image_size_px.value
     if entry.resize.value == "none" and image.size != (size, size):
         return f"{image.width} x {image.height} px, expected {size} x {size}; declare resize to have it resized"
-    return None if image.mode in MODES else f"of mode {image.mode}, expected RGB or grey of 8 bits"
+    return pictures.mode_fault(MODES, image)
 
 
 def fitted(entry: DatasetEntry, image: Image.Image) -> Pixels:

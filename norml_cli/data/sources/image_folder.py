@@ -1,6 +1,7 @@
 """Images in class folders or with csv files, in a folder or in tar and zip archives; mini-ImageNet's too.
 
-    class folders    {train,val,test}/<label>/*, or <label>/* where the entry assigns classes to splits
+    class folders    {train,val,test}/<label>/*; or <label>/* where the entry assigns classes to splits, or where
+                     train.txt, val.txt and test.txt list each split's classes, one a line
     csv files        train.csv, val.csv, test.csv with columns filename,label, or one of filename,label[,split]
     archives         tar or zip archives of either, the csv files inside or beside
 
@@ -9,16 +10,18 @@ the order of their file names, so that equal images make equal caches. Classes a
 written.
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
 from norml_cli.data.sources import archives, class_index
 from norml_cli.data.sources.class_index import NAMES, Classes, Index, by_place
+from norml_cli.data.sources.csv_tables import column_names, is_index, split_tables
 from norml_cli.data.sources.found_files import File, SourceFiles, in_archives, in_folder, tables_beside
 from norml_cli.data.sources.image_classes import ImageStream, Watch, max_image_bytes, stream_of_files
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName, assigned
 from norml_cli.files.errors import UserError
-from norml_cli.registry.entries import DatasetEntry, SourceSplit
+from norml_cli.registry.entries import DatasetEntry, FileSplit, SeededSplit, SourceSplit, Splits
 
 FORMS = (
     "a folder with images and csv files (filename,label); class folders, in train/, val/, test/ or not; tar or zip "
@@ -37,16 +40,19 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
             f"'{entry.id}' is not downloaded for you ({entry.licence}); get it from {entry.home} and name what you "
             f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
         )
-    return read_images(entry, entry_file, source, found_in(entry, source, FORMS), progress)
+    found = found_in(source, max_image_bytes(entry), FORMS, links_out=False)
+    return read_images(entry, entry_file, source, found, progress)
 
 
-def found_in(entry: DatasetEntry, source: Path, forms: str) -> SourceFiles:
-    """What `source` holds: images in a folder or in archives, or pickles. Raises UserError for two of these."""
-    limit = max_image_bytes(entry)
+def found_in(source: Path, limit: int, forms: str, *, links_out: bool) -> SourceFiles:
+    """What `source` holds: images of at most `limit` bytes in a folder or in archives, or pickles.
+
+    links_out: whether symbolic links may lead out of it. Raises UserError for two of these.
+    """
     if archives.is_archive(source):
         found = in_archives([source], limit)
     elif source.is_dir():
-        found, packed = in_folder(source, limit, links_out=entry.kind == "mini-imagenet")
+        found, packed = in_folder(source, limit, links_out=links_out)
         _require_one_form(source, found, packed)
         if packed:
             found = in_archives(packed, limit)
@@ -75,52 +81,64 @@ def read_images(
     """The data set whose images `found` holds. Raises UserError."""
     if not found.images:
         raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
-    index = _index(entry, source, found)
+    index = (
+        _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
+    )
     splits, left_out = _splits(entry, entry_file, source, index)
     watch = Watch(entry, sum(len(files) for classes in splits.values() for files in classes.values()), progress)
     streams: Mapping[SplitName, ImageStream] = {split: stream_of_files(watch, split, splits[split]) for split in SPLITS}
     notes = [f"left out, with fewer than {entry.class_sizes.min:,} images: {', '.join(left_out)}"] if left_out else []
-    remarks = lambda: [*found.remark(), *notes, *watch.remarks()]  # noqa: E731 - one of two fields of one object
+    remarks = lambda: [*found.remark(), *index.remarks, *notes, *watch.remarks()]  # noqa: E731 - one of two fields of one object
     return LoadedDataset(streams, f"{entry.kind}, {found.text} {index.kind}", watch.source_sha256, remarks)
 
 
 # ----------------------------------------------------------------------------------------- which class an image is of
 
 
-def _index(entry: DatasetEntry, source: Path, found: SourceFiles) -> Index:
-    """The files of each class, as the csv files say or, where there are none, the folders."""
-    by_split = class_index.split_tables(found.tables)
-    if entry.kind == "mini-imagenet":
-        return _mini_index(entry, source, found, by_split)
-    usable = [table for table in found.tables if class_index.columns(table) is not None]
-    if isinstance(entry.splits, SourceSplit) and by_split and set(by_split.values()) <= set(usable):
-        _require_all(entry, source, by_split)
-        return class_index.by_tables(by_split, found.images)
+def index_of(splits: Splits | None, source: Path, found: SourceFiles) -> Index:
+    """The files of each class, as the csv files say or, where there are none, the folders.
+
+    splits: as declared; None: not yet. Raises UserError.
+    """
+    names = column_names(found.info)
+    usable = [table for table in found.tables if is_index(table, names)]
+    by_split = split_tables(usable)
+    if by_split and not isinstance(splits, SeededSplit | FileSplit):
+        _require_all(source, by_split, "add it")
+        return class_index.by_tables(by_split, found.images, names)
     if len(usable) > 1:
-        names = " and ".join(table.where for table in usable[:2])
-        raise UserError(f"--source {source}: holds {names}, both with filename,label; leave one there")
+        where = " and ".join(table.where for table in usable[:2])
+        raise UserError(f"--source {source}: holds {where}, both with filename,label; leave one there")
     if usable:
-        return class_index.by_tables({None: usable[0]}, found.images)
-    if any(by_place(file.place) for file in found.images):
-        return class_index.by_split_folders(found.images, found.empty_folders)
+        return class_index.by_tables({None: usable[0]}, found.images, names)
     if found.tables and all(len(file.place.parts) == 1 or file.place.parent.name == "images" for file in found.images):
         raise UserError(f"{found.tables[0].where}:1: has no columns filename,label; name them so")
-    return class_index.by_class_folders(found.images, found.empty_folders)
+    if not isinstance(splits, SeededSplit | FileSplit) and not _split_by_folders(found):
+        lists = split_tables([*found.tables, *found.lists])
+        if len(lists) == len(SPLITS) and class_index.lists_classes(lists, found.images):
+            return class_index.by_lists(lists, found.images, found.empty_folders)
+    of_folders = class_index.by_split_folders if _split_by_folders(found) else class_index.by_class_folders
+    index = of_folders(found.images, found.empty_folders)
+    index.remarks += [f"not read, without columns filename,label: {table.where}" for table in found.tables]
+    return index
 
 
-def _mini_index(
-    entry: DatasetEntry, source: Path, found: SourceFiles, by_split: Mapping[SplitName | None, File]
-) -> Index:
-    if not by_split and any(by_place(file.place) for file in found.images):
+def _split_by_folders(found: SourceFiles) -> bool:
+    return any(by_place(file.place) for file in found.images)
+
+
+def _mini_index(entry: DatasetEntry, source: Path, found: SourceFiles) -> Index:
+    by_split = split_tables(found.tables)
+    if not by_split and _split_by_folders(found):
         return class_index.by_split_folders(found.images, found.empty_folders)
-    _require_all(entry, source, by_split)
-    return class_index.by_tables(by_split, found.images)
+    _require_all(source, by_split, f"get it from {entry.home}")
+    return class_index.by_tables(by_split, found.images, column_names(found.info))
 
 
-def _require_all(entry: DatasetEntry, source: Path, by_split: Mapping[SplitName | None, File]) -> None:
+def _require_all(source: Path, by_split: Mapping[SplitName | None, File], advice: str) -> None:
     missing = [f"{NAMES[split]}.csv" for split in SPLITS if split not in by_split]
     if missing:
-        raise UserError(f"--source {source}: holds images, but no {' and no '.join(missing)}; get it from {entry.home}")
+        raise UserError(f"--source {source}: holds images, but no {' and no '.join(missing)}; {advice}")
 
 
 # ------------------------------------------------------------------------------------------- which split a class is in
@@ -130,29 +148,53 @@ def _splits(
     entry: DatasetEntry, entry_file: Path, source: Path, index: Index
 ) -> tuple[dict[SplitName, Classes], list[str]]:
     """The classes of each split, and the names of those left out. Raises UserError."""
+    index.require_disjoint(source)
     kept = {
         split: {label: files for label, files in classes.items() if not _left_out(entry, len(files))}
         for split, classes in index.classes.items()
     }
     left_out = [label for split, classes in index.classes.items() for label in sorted(classes.keys() - kept[split])]
-    if isinstance(entry.splits, SourceSplit):
-        if None in kept:
-            raise UserError(
-                f"--source {source}: nothing says which split a class is in; add train/, val/, test/ or a column "
-                "'split', or declare splits of kind seeded or files"
-            )
-        splits = {split: kept.get(split, {}) for split in SPLITS}
-        for split in SPLITS:
-            check_classes(entry, str(source), split, {label: len(files) for label, files in splits[split].items()})
-        return splits, left_out
-    if set(kept) != {None}:
+    return (_split_there if isinstance(entry.splits, SourceSplit) else _split_here)(
+        entry, entry_file, source, kept
+    ), left_out
+
+
+def _split_there(
+    entry: DatasetEntry, _: Path, source: Path, kept: Mapping[SplitName | None, Classes]
+) -> dict[SplitName, Classes]:
+    """The splits that the source itself makes."""
+    if None in kept:
+        raise UserError(
+            f"--source {source}: nothing says which split a class is in; add train/, val/, test/ or a column "
+            "'split', or declare splits of kind seeded or files"
+        )
+    splits = {split: kept.get(split, {}) for split in SPLITS}
+    for split in SPLITS:
+        check_classes(entry, str(source), split, {label: len(files) for label, files in splits[split].items()})
+    return splits
+
+
+def _split_here(
+    entry: DatasetEntry, entry_file: Path, source: Path, kept: Mapping[SplitName | None, Classes]
+) -> dict[SplitName, Classes]:
+    """The splits that the entry makes, by a seed or by files; the source's own must not contradict files."""
+    if set(kept) != {None} and not isinstance(entry.splits, FileSplit):
         raise UserError(f"--source {source}: says itself which split a class is in; declare splits: kind: from-source")
-    classes = kept[None]
+    classes = {label: files for part in kept.values() for label, files in part.items()}
+    if isinstance(entry.splits, FileSplit) and len(classes) > entry.classes:  # a part of a larger set
+        listed = {name for part in assigned(entry, entry_file, sorted(classes)).values() for name in part}
+        classes = {label: files for label, files in classes.items() if label in listed}
     check_sizes(entry, str(source), "", {label: len(files) for label, files in classes.items()})
     if len(classes) != entry.classes:
         raise UserError(f"--source {source}: {len(classes):,} classes, but '{entry.id}' has {entry.classes:,}")
     members = assigned(entry, entry_file, sorted(classes))
-    return {split: {name: classes[name] for name in members[split]} for split in SPLITS}, left_out
+    for said, split in itertools.product(kept, SPLITS):
+        for label in sorted(kept[said].keys() & members[split]) if said not in {None, split} else ():
+            raise UserError(
+                f"--source {source}: has class '{label}' in {NAMES[said]}, but '{entry.id}' has it in {NAMES[split]}; "  # type: ignore[index]
+                "get the same split"
+            )
+    return {split: {name: classes[name] for name in members[split]} for split in SPLITS}
 
 
 def _left_out(entry: DatasetEntry, size: int) -> bool:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from norml_cli.data.sources import archives, restricted_pickle, web_pages
 from norml_cli.data.sources.found_files import MAX_CSV_BYTES, SourceFiles
-from norml_cli.data.sources.image_classes import ImageStream, Pixels, Watch
+from norml_cli.data.sources.image_classes import ImageStream, Pixels, Watch, max_image_bytes
 from norml_cli.data.sources.image_folder import check_classes, found_in, read_images
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName
 from norml_cli.files.errors import UserError, reason
@@ -54,7 +54,7 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
             f"'{entry.id}' is not downloaded for you ({entry.licence}); ask for it at {entry.home} and name what you "
             f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
         )
-    found = found_in(entry, source, FORMS)
+    found = found_in(source, max_image_bytes(entry), FORMS, links_out=True)
     pickles = _pickles(source, found)
     if not pickles and not found.images:
         raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")

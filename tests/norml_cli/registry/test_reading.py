@@ -592,7 +592,7 @@ def test_what_a_method_asks_everywhere_must_be_possible_everywhere(tmp_path):
     )
     with pytest.raises(RegistryError) as raised:
         read_registry([builtin_registry(), tmp_path])
-    assert f"{path}: protocol.everywhere.rotations: meta-train, but 'mini-imagenet'" in raised.value.faults[0]
+    assert f"{path}: protocol.everywhere.rotations: meta-train, but 'cifar-fs'" in raised.value.faults[0]
 
 
 def test_a_method_without_an_outer_loop_takes_no_outer_steps(registry):

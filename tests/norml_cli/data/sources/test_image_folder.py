@@ -1,18 +1,14 @@
 """Images of any kind: found, assigned to classes and splits, made equal in size; what cannot be is one line."""
 
 import io
-import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from norml_cli.app.main import main
 from norml_cli.commands.data.prepare import prepare
 from norml_cli.data.cache import Cache
 from norml_cli.data.splits import SPLITS
@@ -20,12 +16,9 @@ from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
 from norml_cli.terminal.output import Output
+from tests.helpers.own_images import SIZES, own_images
 from tests.helpers.photos import photo, write_files, write_tar
 from tests.helpers.tiny import with_changes, write_entry
-
-SIZES = {f"class-{number:02d}": 8 + 17 * number // 29 for number in range(30)}  # 8 to 25 images
-KINDS = [("JPEG", "jpg"), ("PNG", "png"), ("BMP", "bmp"), ("WEBP", "webp")]
-MODES = ["RGB", "L"]
 
 
 def sourced(value: object) -> dict[str, object]:
@@ -41,17 +34,6 @@ def entry_values(**changes: object) -> dict[str, object]:
         "splits": {"kind": "seeded", "seed": 0, "meta_train": 18, "meta_val": 6, "meta_test": 6, "source": "chosen: x"},
     }  # fmt: skip
     return with_changes(values, changes)
-
-
-def files() -> dict[str, bytes]:
-    """30 classes of 8 to 25 images of mixed formats, sizes and modes."""
-    return {
-        f"{name}/{number}.{KINDS[number % 4][1]}": photo(
-            f"{name}/{number}", 10 + number, mode=MODES[number // 4 % 2], kind=KINDS[number % 4][0]
-        )
-        for name, size in SIZES.items()
-        for number in range(size)
-    }
 
 
 def registry_of(folder: Path, **changes: object) -> Registry:
@@ -73,12 +55,12 @@ def prepared(registry: Registry, source: Path) -> tuple[str, Cache]:
 
 def test_folders_archives_and_csv_files_are_the_same_data_set(tmp_path: Path):
     registry = registry_of(tmp_path / "registry")
-    _, first = prepared(registry, write_files(tmp_path / "plain", files()))
-    rows = "\n".join(f"{name},{name.split('/')[0]}" for name in files())
+    _, first = prepared(registry, write_files(tmp_path / "plain", own_images()))
+    rows = "\n".join(f"{name},{name.split('/')[0]}" for name in own_images())
     table = {"labels.csv": f"FILE_NAME, CATEGORY\n{rows}\n".encode()}
     junk = {"deep/__MACOSX/x.jpg": b"x", "deep/.DS_Store": b"x", "deep/class-00/Thumbs.db": b"x"}
-    deep = {f"deep/{name}": data for name, data in files().items()}
-    for number, made in enumerate(({**files(), **table}, {**deep, **junk})):
+    deep = {f"deep/{name}": data for name, data in own_images().items()}
+    for number, made in enumerate(({**own_images(), **table}, {**deep, **junk})):
         out, found = prepared(registry, write_tar(tmp_path / str(number) / "any.tar.gz", made))
         assert found.source_sha256 == first.source_sha256
         assert found.content_hash == first.content_hash
@@ -95,8 +77,8 @@ def test_an_image_is_turned_cropped_resized_and_laid_on_its_background(tmp_path:
     wide.save(target, "PNG", exif=exif)
     expected = np.full((10, 10), 255)  # the centred square of white ground
     registry = registry_of(tmp_path / "registry", image_size_px__value=10, resize__value="nearest")
-    name = next(iter(files()))
-    out, cache = prepared(registry, write_files(tmp_path / "source", {**files(), name: target.getvalue()}))
+    name = next(iter(own_images()))
+    out, cache = prepared(registry, write_files(tmp_path / "source", {**own_images(), name: target.getvalue()}))
     split = next(split for split in SPLITS if "class-00" in cache.class_names(split))
     place = sum(cache.sizes(split)[: cache.class_names(split).index("class-00")])
     assert (cache.images(split)[place] == expected).all()
@@ -104,7 +86,7 @@ def test_an_image_is_turned_cropped_resized_and_laid_on_its_background(tmp_path:
 
 
 def test_small_classes_are_left_out_or_refused_by_name(tmp_path: Path):
-    source = write_files(tmp_path / "source", {**files(), "tiny/1.png": photo("x", kind="PNG")})
+    source = write_files(tmp_path / "source", {**own_images(), "tiny/1.png": photo("x", kind="PNG")})
     with pytest.raises(UserError, match="class 'tiny' has 1 images, but 'mine' has 8 to 25"):
         prepared(registry_of(tmp_path / "a"), source)
     sizes = {"min": 8, "max": 25, "smaller": "leave-out"}
@@ -132,42 +114,8 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("spoil", "message"), BAD)
 def test_a_bad_source_is_one_line(tmp_path: Path, spoil: Callable[[Path], object], message: str):
-    source = write_files(tmp_path / "source", files())
+    source = write_files(tmp_path / "source", own_images())
     spoil(source)
     with pytest.raises(UserError, match=message) as error:
         prepared(registry_of(tmp_path / "registry"), source)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("channels", ["grey", "rgb"])
-def test_own_images_go_the_whole_way(
-    tmp_path: Path, channels: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    write_entry(tmp_path / "registry", "datasets", entry_values(channels__value=channels))
-    benchmark = yaml.safe_load((builtin_registry() / "benchmarks/glyphs-5way.yaml").read_text())
-    benchmark.update(id="mine-3way", dataset="mine", shots=[1])
-    del benchmark["protocol_by_shots"][5]
-    small = {"n_way": 3, "queries_per_class": 5, "rotations": "none", "hidden_sizes": [8], "outer_steps": 4}
-    small |= {"validation_episodes": 20, "test_episodes": 30, "validate_every": 2}
-    for key, value in small.items():
-        benchmark["protocol"][key] = sourced(value)
-    write_entry(tmp_path / "registry", "benchmarks", benchmark)
-    write_files(tmp_path / "images", files())
-    monkeypatch.chdir(tmp_path)
-
-    def norml(*arguments: str) -> str:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["norml", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        assert left.value.code in {0, None}, err
-        return out
-
-    options = ("--registry", "registry")
-    norml("validate", *options)
-    assert "cache_sha256" in norml("prepare", "mine", "--source", "images", *options)
-    norml("run", "maml-constant-lr", "--benchmark", "mine-3way", "--no-compile", *options)
-    record = json.loads((tmp_path / "results/mine-3way/1-shot/maml-constant-lr/seed-0.json").read_text())
-    assert len(record["correct"]) == 30
-    assert "mine-3way" in norml("report", *options)

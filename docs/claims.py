@@ -1,0 +1,325 @@
+"""Each claim of the paper with a verdict of its own, made from records and the registry by code.
+
+A verdict is no stronger than what it rests on. Where both rows have three seeds, it is over seeds. Where they have
+fewer, a difference counts only if it is larger than what the scatter of other rows' seeds makes of two such rows.
+Where there is no record, the claim is not tested.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from findings import BENCHMARK, Numbers
+from many_steps import kept_gradient
+
+from norml_cli.registry.resolving import Registry, n_features
+from norml_cli.reporting.formats import percent
+from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
+from norml_cli.results.comparisons import Comparison
+
+HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "inside seed scatter", "not told apart", "not tested"
+OTHER = "another backbone than the paper's"
+CONSTANT, GLOBAL, LAYERWISE = "maml-constant-lr", "maml-global-lr", "maml-layerwise-lr"
+ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN = "norml-zero-hidden-zero-cell", "norml-zero-cell", "norml-zero-hidden"
+SHOTS = (1, 5)
+PAPERS_BACKBONE = "mtl-2019"
+WIDTHS = (1, 64)  # by which the learner's hidden layers are multiplied
+LINEAR = 1.05  # chosen: a power that is linear, with room for what is not yet negligible at that width
+MANY_STEPS = (20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison that a claim rests on. seeds: of both rows; '' where none are involved."""
+
+    what: str
+    paper: str
+    ours: str
+    seeds: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, where, and what the records say of it."""
+
+    title: str
+    says: str
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Over all evidence: 'holds', 'holds in 2 of 4; 3 not tested', 'inside seed scatter', ..."""
+        found = [each.verdict for each in self.evidence if each.verdict not in {UNTESTED, OTHER}]
+        untested = sum(each.verdict == UNTESTED for each in self.evidence)
+        if not found:
+            return UNTESTED
+        counts = {verdict: found.count(verdict) for verdict in (HOLDS, FAILS, INSIDE, LEVEL) if verdict in found}
+        if len(counts) == 1:
+            parts = list(counts)
+        else:
+            parts = [f"{verdict} in {count} of {len(found)}" for verdict, count in counts.items()]
+        return "; ".join([*parts, *([f"{untested} not tested"] if untested else [])])
+
+
+def claims(registry: Registry, numbers: Numbers) -> list[Claim]:
+    """In the order in which the paper makes them."""
+    return [
+        Claim(
+            "Gates beat learned rates",
+            'sec. 5.2: "a significant improvement when compared to using constant, learnable, and per-layer learnable '
+            'learning rates"',
+            (*_gates(numbers), *_gates_at_equal_work(numbers), *_gates_under_the_second_test(numbers)),
+        ),
+        Claim(
+            "Memory of earlier update steps",
+            'sec. 5.2: "The importance of being able to dynamically adapt the learning rate using prior update '
+            'information, is confirmed"',
+            tuple(_memory_of_steps(numbers)),
+        ),
+        Claim(
+            "Without memory NORML is MAML with a constant rate",
+            'sec. 5.2: without it NORML "ends up performing the same as MAML with a constant learning rate"',
+            tuple(_same(numbers, ZERO_BOTH, CONSTANT, BENCHMARK, shots) for shots in SHOTS),
+        ),
+        Claim(
+            "Memory of other examples",
+            'abstract: "effective weight updates using information from previous data-points"',
+            tuple(_memory_of_examples(numbers)),
+        ),
+        Claim(
+            "Many update steps",
+            'sec. 2.3: the LSTM allows "gradients to effectively flow through a large number of update steps"',
+            tuple(_many_steps(numbers)),
+        ),
+        Claim(
+            "Under five times the parameters",
+            'sec. 4: the meta-learner requires "less than 5 times the number of parameters used by the learner"',
+            tuple(_parameters(registry)),
+        ),
+        Claim(
+            "Linear growth",
+            'abstract: the meta-learner\'s parameters increase "linearly relative to the number of learner parameters"',
+            tuple(_growth(registry)),
+        ),
+        Claim(
+            "Table 2's accuracies",
+            "sec. 5.2, Table 2: NORML reaches 90.3% at 1 shot and 97.2% at 5",
+            tuple(_accuracies(numbers)),
+        ),
+        Claim(
+            "Table 1's accuracies",
+            "sec. 5.1, Table 1: NORML reaches 60.2% at 1 shot and 74.1% at 5 on mini-ImageNet",
+            tuple(_table_1(numbers)),
+        ),
+    ]
+
+
+def claims_markdown(registry: Registry, numbers: Numbers) -> str:
+    """The claims with their verdicts, and what each rests on."""
+    found = claims(registry, numbers)
+    rows = [[claim.title, claim.says, claim.verdict] for claim in found]
+    parts = [to_markdown(Sheet(Grid(["claim", "the paper", "verdict"], rows, words=[1, 2])))]
+    for claim in found:
+        rows = [[each.what, each.paper, each.ours, each.seeds, each.verdict] for each in claim.evidence]
+        grid = Grid(["", "paper", "ours", "seeds", "verdict"], rows, words=[4])
+        parts.append(f"### {claim.title}: {claim.verdict}\n\n{claim.says}\n\n{to_markdown(Sheet(grid))}")
+    return "\n".join(parts).rstrip("\n")
+
+
+# ----------------------------------------------------------------------------------------------------------- evidence
+
+
+def _gates(numbers: Numbers) -> Iterator[Evidence]:
+    for shots in SHOTS:
+        yield from (_ahead(numbers, "norml", other, BENCHMARK, shots) for other in (CONSTANT, GLOBAL, LAYERWISE))
+
+
+def _gates_at_equal_work(numbers: Numbers) -> Iterator[Evidence]:
+    for shots in SHOTS:
+        for other in (CONSTANT, GLOBAL, LAYERWISE):
+            yield _ahead(numbers, "norml", f"{other}-equal-work", BENCHMARK, shots)
+
+
+def _gates_under_the_second_test(numbers: Numbers) -> Iterator[Evidence]:
+    """The paired difference of the same weights; what seeds scatter is taken from rows that were evaluated so."""
+    for shots in SHOTS:
+        second, title = numbers.second("norml", shots), numbers.second_title
+        what = f"NORML - {numbers.title(CONSTANT)}, {shots}-shot, {title}"
+        difference = second.minus_reference if second else None
+        if second is None or difference is None:
+            yield Evidence(what, "-", "no record", "0", UNTESTED)
+            continue
+        n_seeds, need = len(second.seeds), numbers.least_second_difference(shots, len(second.seeds))
+        told = abs(difference.mean) > difference.half_width
+        verdict = _by_scatter(difference.mean, need, told=told)
+        ours = percent(difference.mean, difference.half_width, sign="+")
+        yield Evidence(what, "-", ours, str(n_seeds), verdict)
+
+
+def _memory_of_steps(numbers: Numbers) -> Iterator[Evidence]:
+    for shots in SHOTS:
+        yield from (_ahead(numbers, "norml", other, BENCHMARK, shots) for other in (ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN))
+    yield _ahead(numbers, "norml", "static-gates", BENCHMARK, 1)
+
+
+def _memory_of_examples(numbers: Numbers) -> Iterator[Evidence]:
+    for cell in ("norml-batch-shared", "norml-flattened"):
+        yield _ahead(numbers, cell, f"{cell}-zero-hidden-zero-cell", BENCHMARK, 1)
+    for backbone in ("", "-42px", "-narrow"):
+        for shots in SHOTS:
+            yield _ahead(numbers, "norml", ZERO_BOTH, f"mini-imagenet-5way{backbone}-one-by-one", shots)
+
+
+def _many_steps(numbers: Numbers) -> Iterator[Evidence]:
+    for steps in MANY_STEPS:
+        for other in (CONSTANT, ZERO_CELL):
+            yield _ahead(numbers, "norml", other, f"omniglot-5way-{steps}-steps", 1)
+    for steps in MANY_STEPS:
+        yield _survival(numbers, steps)
+
+
+def _survival(numbers: Numbers, steps: int) -> Evidence:
+    """Whether more nearly all of the meta-gradient at the last step's weights is left at the first's, by NORML."""
+    what = (
+        f"of the meta-gradient's norm after {steps} steps, how much is left before the first: NORML, MAML (constant lr)"
+    )
+    left = [kept_gradient(numbers, method, steps) for method in ("norml", CONSTANT)]
+    if left[0] is None or left[1] is None:
+        return Evidence(what, "nearer 1", "no record", "0", UNTESTED)
+    verdict = HOLDS if abs(math.log(left[0])) < abs(math.log(left[1])) else FAILS
+    return Evidence(what, "nearer 1", f"{left[0]:.2g}, {left[1]:.2g}", "1", verdict)
+
+
+def _accuracies(numbers: Numbers) -> Iterator[Evidence]:
+    for shots in SHOTS:
+        second = numbers.second("norml", shots)
+        tests = {
+            "as trained": (numbers.interval("norml", BENCHMARK, shots), numbers.n_seeds("norml", shots)),
+            numbers.second_title: (second and second.accuracy, len(second.seeds) if second else 0),
+        }
+        paper = numbers.paper("norml", shots)
+        for title, (interval, n_seeds) in tests.items():
+            what = f"NORML, {shots}-shot, {title}"
+            if interval is None:
+                yield Evidence(what, paper, "no record", "0", UNTESTED)
+                continue
+            ours, verdict = percent(interval.mean, interval.half_width), _reached(100 * interval.mean, float(paper))
+            yield Evidence(what, paper, ours, str(n_seeds), verdict)
+
+
+def _table_1(numbers: Numbers) -> Iterator[Evidence]:
+    """On every backbone, with full-support steps; the verdict is that of the paper's own."""
+    for goal, entrants in numbers.goals("table-1", "norml"):
+        paper = goal.published.text.replace("+-", "±")
+        for entrant in entrants:
+            backbone, shots = numbers.backbone(entrant.benchmark), int(goal.column.partition("-")[0])
+            what = f"NORML, {backbone} features, {goal.column}"
+            if entrant.accuracy is None:
+                yield Evidence(what, paper, "no record", "0", UNTESTED)
+                continue
+            ours = percent(entrant.accuracy.mean, entrant.accuracy.half_width)
+            verdict = _reached(entrant.accuracy.mean, goal.published.accuracy)
+            n_seeds = numbers.n_seeds("norml", shots, entrant.benchmark)
+            yield Evidence(what, paper, ours, str(n_seeds), verdict if backbone == PAPERS_BACKBONE else OTHER)
+
+
+def _reached(ours: float, paper: float) -> str:
+    return HOLDS if ours >= paper else FAILS
+
+
+def _parameters(registry: Registry) -> Iterator[Evidence]:
+    """Of NORML as it is declared, from shapes alone."""
+    for benchmark, shots in (
+        (BENCHMARK, 1),
+        (BENCHMARK, 5),
+        ("mini-imagenet-5way", 1),
+        ("mini-imagenet-5way-narrow", 1),
+    ):
+        for method in ("norml", ZERO_HIDDEN):
+            counts = _counts(registry, method, benchmark, shots)
+            ratio = counts["meta_learner"] / counts["learner"]
+            cell = registry.resolve(method, benchmark, shots).spec.values_of(["cell_size"])["cell_size"]
+            title = registry.method(method).title
+            what = f"{title}, {benchmark}, {shots}-shot, cell of {cell}"
+            yield Evidence(what, "< 5", f"{ratio:.2f} times", "", HOLDS if ratio < 5 else FAILS)  # noqa: PLR2004 - the claim
+
+
+def _growth(registry: Registry) -> Iterator[Evidence]:
+    """By which power of the learner's parameters the meta-learner's grow as all hidden layers become twice as wide."""
+    for cell in ("layer-width", 64):
+        powers = [_power(registry, times, cell) for times in WIDTHS]
+        what = f"power of the learner's size, cell of {cell}, hidden layers {WIDTHS[0]} and {WIDTHS[1]} times as wide"
+        said = " and ".join(f"{power:.2f}" for power in powers)
+        yield Evidence(what, "1", said, "", HOLDS if powers[-1] <= LINEAR else FAILS)
+
+
+def _power(registry: Registry, times: int, cell: object) -> float:
+    counts = [_counts(registry, "norml", BENCHMARK, 1, times=each, cell_size=cell) for each in (times, 2 * times)]
+    grown = {part: math.log(counts[1][part] / counts[0][part]) for part in ("learner", "meta_learner")}
+    return grown["meta_learner"] / grown["learner"]
+
+
+def _counts(
+    registry: Registry, method: str, benchmark: str, shots: int, *, times: int = 1, **values: object
+) -> dict[str, int]:
+    """Of learner and meta-learner, with hidden layers `times` as wide."""
+    spec = registry.resolve(method, benchmark, shots).spec
+    if times > 1 or values:
+        sizes = [times * size for size in spec.protocol.hidden_sizes]
+        spec = registry.resolve(method, benchmark, shots, {"hidden_sizes": sizes, **values}).spec
+    counts = spec.parameter_counts(n_features(registry, spec))
+    if counts is None:
+        raise ValueError(f"{method} on {benchmark} does not count its parameters")
+    return counts
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+
+
+def _ahead(numbers: Numbers, a: str, b: str, benchmark: str, shots: int) -> Evidence:
+    """Whether `a` is ahead of `b`."""
+    pair = numbers.pair(a, b, benchmark, shots)
+    return _compared(numbers, (a, b), (benchmark, shots), pair, verdict_of(numbers, pair) if pair else UNTESTED)
+
+
+def _same(numbers: Numbers, a: str, b: str, benchmark: str, shots: int) -> Evidence:
+    """Whether the two differ, which would refute that they are the same; nothing here could prove it."""
+    pair = numbers.pair(a, b, benchmark, shots)
+    found = verdict_of(numbers, pair) if pair else UNTESTED
+    verdict = FAILS if found == HOLDS else found
+    return _compared(numbers, (a, b), (benchmark, shots), pair, verdict)
+
+
+def _compared(
+    numbers: Numbers, methods: tuple[str, str], place: tuple[str, int], pair: Comparison | None, verdict: str
+) -> Evidence:
+    (a, b), (benchmark, shots) = methods, place
+    where = f"{shots}-shot" if benchmark == BENCHMARK else f"{benchmark}, {shots}-shot"
+    what = f"{numbers.title(a)} - {numbers.title(b)}, {where}"
+    paper = numbers.paper_difference(a, b, shots) if benchmark == BENCHMARK else "-"
+    if pair is None:
+        return Evidence(what, paper, "no record", "0", UNTESTED)
+    interval = pair.over_episodes.interval
+    n_seeds = len(pair.over_episodes.seeds)
+    return Evidence(what, paper, percent(interval.mean, interval.half_width, sign="+"), str(n_seeds), verdict)
+
+
+def verdict_of(numbers: Numbers, pair: Comparison) -> str:
+    """Whether `pair.a` is ahead: over seeds where both have three, else by what other rows' seeds scatter."""
+    over_seeds, over_episodes = pair.over_seeds, pair.over_episodes
+    if over_seeds is not None and over_seeds.enough:
+        return _sign(over_seeds.interval.mean) if over_seeds.settled else INSIDE
+    need = numbers.least_difference(pair.benchmark, pair.shots, len(over_episodes.seeds))
+    return _by_scatter(over_episodes.interval.mean, need, told=pair.for_new_classes.settled)
+
+
+def _by_scatter(mean: float, need: float | None, *, told: bool) -> str:
+    """need: None where no row has several seeds; then the test over episodes is all there is."""
+    if need is not None and abs(mean) < need:
+        return INSIDE
+    return _sign(mean) if told else LEVEL
+
+
+def _sign(mean: float) -> str:
+    return HOLDS if mean > 0 else FAILS

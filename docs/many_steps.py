@@ -1,0 +1,78 @@
+"""Many inner steps: accuracy by their number, and how the meta-gradient survives the way back through them."""
+
+import math
+from collections.abc import Iterator
+
+from findings import Numbers
+
+from norml_cli.reporting.drawings import Axes, draw_lines
+from norml_cli.reporting.html import Picture
+from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
+
+STUDY = "many-steps"  # trials at other products of inner rate and steps
+METHODS = ("maml-constant-lr", "maml-layerwise-lr", "norml-zero-cell", "norml")
+STEPS = (5, 10, 20, 50, 100)
+
+
+def benchmark_of(steps: int) -> str:
+    """The benchmark with so many inner steps."""
+    return f"omniglot-5way-{steps}-steps"
+
+
+def kept_gradient(numbers: Numbers, method: str, steps: int) -> float | None:
+    """The meta-gradient's norm before the first inner step over that after the last; None: not inspected."""
+    norms = numbers.meta_gradients(method, benchmark_of(steps), 1)
+    return norms[0] / norms[-1] if norms else None
+
+
+def many_steps_markdown(numbers: Numbers) -> str:
+    """Meta-validation accuracy of every method by inner steps, at an equal inner_lr x inner_steps and at the best."""
+    rows = []
+    for steps in STEPS:
+        equal = [numbers.validated(method, benchmark_of(steps)) for method in METHODS]
+        tuned = [numbers.tuned(STUDY, method, benchmark_of(steps)) for method in METHODS]
+        rows.append([str(steps), *(_text(a, b) for a, b in zip(equal, tuned, strict=True))])
+    grid = Grid(["inner steps", *(numbers.title(method) for method in METHODS)], rows, n_left=0)
+    says = (
+        "meta-validation accuracy in percent of the best weights, at inner_lr x inner_steps = 1 / at the best product"
+    )
+    return to_markdown(Sheet(grid, footer=[f"{says} tried (study {STUDY})"])).rstrip()
+
+
+def _text(equal: float | None, tuned: float | None) -> str:
+    texts = ["no record" if value is None else f"{100 * value:.1f}" for value in (equal, tuned)]
+    return texts[0] if texts[0] == texts[1] == "no record" else " / ".join(texts)
+
+
+def many_steps_pictures(numbers: Numbers) -> Iterator[Picture]:
+    """Accuracy by inner steps, and the meta-gradient by step of the longest adaptation that was inspected."""
+    order = [numbers.title(method) for method in METHODS]
+    accuracies = {
+        numbers.title(method): [
+            (float(steps), 100 * found)
+            for steps in STEPS
+            if (found := numbers.validated(method, benchmark_of(steps))) is not None
+        ]
+        for method in METHODS
+    }
+    drawn = {title: points for title, points in accuracies.items() if points}
+    if drawn:
+        axes = Axes("inner steps, at inner_lr x inner_steps = 1", "meta-validation accuracy in percent", log="x")
+        title = "Omniglot 5-way, 1-shot: many inner steps"
+        yield Picture("many-steps-accuracy", draw_lines(drawn, title, axes, order=order, marker="o"), title)
+    yield from _gradient_picture(numbers, order)
+
+
+def _gradient_picture(numbers: Numbers, order: list[str]) -> Iterator[Picture]:
+    for steps in reversed(STEPS):
+        norms = {m: numbers.meta_gradients(m, benchmark_of(steps), 1) for m in METHODS}
+        lines = {
+            numbers.title(method): [(float(t), value) for t, value in enumerate(found) if math.isfinite(value)]
+            for method, found in norms.items()
+            if found
+        }
+        if lines:
+            axes = Axes("inner steps after which the weights are taken", "norm of the meta-gradient", log="y")
+            title = f"Omniglot 5-way, 1-shot: the meta-gradient through {steps} inner steps"
+            yield Picture("many-steps-gradient", draw_lines(lines, title, axes, order=order), title)
+            return

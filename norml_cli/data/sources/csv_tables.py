@@ -1,0 +1,123 @@
+"""csv files that name images with their labels and, it may be, their splits."""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from norml_cli.data.sources import web_pages
+from norml_cli.data.sources.found_files import SPLIT_OF, File
+from norml_cli.data.splits import SplitName
+from norml_cli.files.errors import UserError, plain, reason
+
+SPLIT_COLUMN = "split"
+DELIMITERS = (",", ";", "\t")  # ; is what spreadsheets write where the comma is the decimal sign
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """How the columns of file names and of labels may be called, in lower case."""
+
+    files: tuple[str, ...] = ("filename", "file_name")
+    labels: tuple[str, ...] = ("label", "category")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """How a csv file is written, and its two columns as it spells them."""
+
+    delimiter: str
+    file_column: str
+    label_column: str
+
+
+@dataclass(frozen=True)
+class CsvRow:
+    """A row of a csv file."""
+
+    where: str
+    name: str
+    label: str
+    split: SplitName | None
+
+
+def column_names(info: File | None) -> ColumnNames:
+    """The usual names, and those that Meta-Album's info.json says; another json file says none."""
+    usual = ColumnNames()
+    try:
+        said = {} if info is None else json.loads(info.read())
+    except (ValueError, RecursionError):
+        return usual
+    named = [said.get(f"{key}_column_name") if isinstance(said, dict) else None for key in ("image", "category")]
+    files, labels = ((name.lower(),) if isinstance(name, str) and name else () for name in named)
+    return ColumnNames(files + usual.files, labels + usual.labels)
+
+
+def is_index(table: File, names: ColumnNames) -> bool:
+    """Whether the csv file has a column of file names and one of labels."""
+    return _header(table, names) is not None
+
+
+def _header(table: File, names: ColumnNames) -> _Header | None:
+    head = table.read()
+    web_pages.refuse(table.where, head)
+    first = head.decode("utf-8-sig", "replace").partition("\n")[0]
+    for delimiter in DELIMITERS:
+        words = [word.strip().strip('"').strip() for word in first.split(delimiter)]
+        by_word = {word.lower(): word for word in words}
+        file_column, label_column = (
+            next((by_word[name] for name in known if name in by_word), None) for known in (names.files, names.labels)
+        )
+        if file_column is not None and label_column is not None:
+            return _Header(delimiter, file_column, label_column)
+    return None
+
+
+def rows(table: File, names: ColumnNames) -> Iterator[CsvRow]:
+    """The rows of a csv file, without the blanks around words. Raises UserError."""
+    header = _header(table, names)
+    if header is None:
+        raise UserError(f"{table.where}:1: has no columns {names.files[0]},{names.labels[0]}; name them so")
+    try:
+        text = io.StringIO(unicodedata.normalize("NFC", table.read().decode("utf-8-sig")))
+        reader = csv.DictReader(text, strict=True, skipinitialspace=True, delimiter=header.delimiter)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        for row in reader:
+            yield _row(f"{table.where}:{reader.line_num}", row, header)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{table.where}: not readable as csv ({reason(error)}); save it as UTF-8") from None
+
+
+def _row(where: str, row: Mapping[str, str | None], header: _Header) -> CsvRow:
+    name, label = ((row[column] or "").strip() for column in (header.file_column, header.label_column))
+    if not name or not label:
+        raise UserError(f"{where}: lacks a file name or a label; get the original")
+    if not f"{name}{label}".isprintable():  # it would break the lines of messages
+        raise UserError(f"{where}: its file name or label cannot be printed; get the original")
+    said = next((value for column, value in row.items() if column and column.lower() == SPLIT_COLUMN), None)
+    if said is None:
+        return CsvRow(where, name, label, None)
+    if said.strip().lower() not in SPLIT_OF:
+        raise UserError(f"{where}: split '{plain(said)}' is none of train, val, test; mend it")
+    return CsvRow(where, name, label, SPLIT_OF[said.strip().lower()])
+
+
+def listed_classes(file: File) -> list[str]:
+    """The classes that a file lists, one a line; what follows a comma is no part of the name. Raises UserError."""
+    try:
+        text = unicodedata.normalize("NFC", file.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.where}: not readable ({reason(error)}); save it as UTF-8") from None
+    return [name for name in (line.partition(",")[0].strip() for line in text.splitlines()) if name]
+
+
+def split_tables(tables: list[File]) -> dict[SplitName | None, File]:
+    """The files train.*, val.* and test.* among `tables`. Raises UserError for two that differ."""
+    found: dict[SplitName | None, File] = {}
+    for table in tables:
+        split = SPLIT_OF.get(table.place.stem.lower())
+        if split is not None and found.setdefault(split, table).read() != table.read():
+            raise UserError(f"{table.where}: differs from {found[split].where}; remove the wrong one")
+    return {split: found[split] for split in ("meta_train", "meta_val", "meta_test") if split in found}

@@ -1,0 +1,156 @@
+"""New entries: their text, checked among the others before a file is made, and never over an old one. Torch-free."""
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from norml_cli.files.errors import UserError, plain
+from norml_cli.registry.entries import RULES, BenchmarkEntry
+from norml_cli.registry.faults import did_you_mean, in_short
+from norml_cli.registry.protocol import ID_PATTERN, Protocol
+from norml_cli.registry.reading import Draft, load_registry
+from norml_cli.registry.resolving import Registry
+
+SET = "chosen: with --set of norml new"
+_SAYS = "# State what differs, each value with its source; `norml show {}` lists the keys. Such as:\n# {}\n"
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors, which entries may not have, and quoted as people quote."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - of none
+        return True
+
+
+def _text(dumper: _Plain, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if set(text) & set(":'#,") else None)
+
+
+_Plain.add_representer(str, _text)
+
+
+def sourced(value: Any, source: str) -> dict[str, Any]:
+    """A value as entries write it."""
+    return {"value": value, "source": source}
+
+
+def title_of(id_: str) -> str:
+    """'my-birds' as tables print it: 'My birds'."""
+    return id_.replace("-", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a new entry is like, and what it changes: a benchmark's data set and shots, a method's default benchmark."""
+
+    like: str
+    values: Mapping[str, Any]
+    dataset: str | None = None
+    shots: Sequence[int] = ()
+    benchmark: str | None = None
+
+
+def benchmark_draft(registry: Registry, id_: str, changes: Changes) -> str:
+    """The text of a benchmark. Its episodes turn no classes where the data set declares that they are never turned.
+
+    Raises UserError.
+    """
+    base = registry.benchmark(changes.like)
+    _require_keys(changes.values, Protocol.model_fields)
+    images = registry.dataset(changes.dataset or base.dataset)
+    protocol = {key: sourced(value, SET) for key, value in changes.values.items()}
+    turned = _turned(base)
+    if turned and images.rotations.value != "per-episode" and "rotations" not in protocol:
+        protocol["rotations"] = sourced("none", f"chosen: '{images.id}' declares rotations: {images.rotations.value}")
+    entry = {
+        "dataset": changes.dataset,
+        "shots": list(dict.fromkeys(changes.shots)),
+        "protocol": protocol,
+    }
+    return _draft(id_, changes.like, entry, 'protocol: {n_way: {value: 3, source: "chosen: why"}}')
+
+
+def _require_keys(values: Mapping[str, Any], known: Collection[str]) -> None:
+    for key in (key for key in values if key not in known):
+        raise UserError(f"--set {plain(key)}: unknown key{did_you_mean(key, known)}")
+
+
+def _turned(bench: BenchmarkEntry) -> bool:
+    rotations = getattr(bench.protocol, "rotations", None)
+    return rotations is not None and rotations.value != "none"
+
+
+def method_draft(registry: Registry, id_: str, changes: Changes) -> str:
+    """The text of a method; values of the protocol hold on every benchmark. Raises UserError."""
+    base = registry.method(changes.like)
+    _require_keys(changes.values, [*Protocol.model_fields, *RULES[base.algorithm].model_fields])
+    values = {key: sourced(value, SET) for key, value in changes.values.items()}
+    protocol = {key: value for key, value in values.items() if key in Protocol.model_fields}
+    entry = {
+        "default_benchmark": None if changes.benchmark is None else registry.benchmark(changes.benchmark).id,
+        "rule": {key: value for key, value in values.items() if key not in protocol},
+        "protocol": {"everywhere": protocol} if protocol else {},
+    }
+    return _draft(id_, changes.like, entry, 'protocol: {everywhere: {inner_lr: {value: 0.1, source: "chosen: why"}}}')
+
+
+def _draft(id_: str, like: str, changed: Mapping[str, Any], example: str) -> str:
+    stated = {key: value for key, value in changed.items() if value}
+    text = text_of({"id": id_, "title": title_of(id_), "like": like, **stated})
+    return text if stated else text + _SAYS.format(like, example)
+
+
+def text_of(entry: Mapping[str, Any]) -> str:
+    """The entry as a person writes it: a key a line, a value with its source on one."""
+    return "".join(_lines(entry, ""))
+
+
+def _lines(mapping: Mapping[Any, Any], indent: str) -> list[str]:
+    lines = []
+    for key, value in mapping.items():
+        nested = isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())
+        lines += (
+            [f"{indent}{key}:\n", *_lines(value, f"{indent}  ")] if nested else [f"{indent}{key}: {_flow(value)}\n"]
+        )
+    return lines
+
+
+def _flow(value: Any) -> str:
+    text = yaml.dump(
+        [value], Dumper=_Plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 20
+    )
+    return text.strip()[1:-1]
+
+
+def place_of_new(folder: Path, kind: str, id_: str) -> Path:
+    """Where an entry of that id goes. Raises UserError for what is no id, and for a file that is there already."""
+    if not re.fullmatch(ID_PATTERN, id_):
+        raise UserError(f"{plain(id_)!r}: must be made of a-z, 0-9 and single hyphens, such as my-birds")
+    path = folder / kind / f"{id_}.yaml"
+    if os.path.lexists(path):
+        raise UserError(f"{path}: is there already; choose another name, or remove it")
+    return path
+
+
+def write_new(folder: Path, kind: str, id_: str, text: str) -> Path:
+    """Check an entry among those of `folder` and the built-in ones, and make its file. Raises UserError."""
+    path = place_of_new(folder, kind, id_)
+    registry = load_registry(folder if folder.exists() else None, drafts=[Draft(kind, path, text)], strict=False)
+    faults = registry.faults.get((kind, id_), ())
+    if faults:
+        told = in_short([fault.removeprefix(f"{path}: ") for fault in faults])
+        raise UserError(f"{id_}: not written: {told}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path}: is there already; choose another name, or remove it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --registry") from None
+    return path

@@ -1,0 +1,114 @@
+"""Entries that name another of their kind (`like`) and state only what they change. Torch-free.
+
+An entry's own word goes before what it takes from the other, wherever the other says it: a value that it states for
+every number of shots also replaces what the other has for one of them.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from norml_cli.registry.entries import EVERYWHERE
+from norml_cli.registry.faults import did_you_mean
+
+NOUNS = {"benchmarks": "benchmark", "methods": "method"}  # the kinds whose entries may be like another
+
+Stated = dict[str, Any]  # an entry's mapping, as its file has it
+
+_OF_ITSELF = {"id", "title", "citation", "like"}  # what no entry takes from another
+_DEPTHS = {  # how many keys lead to the values: a benchmark's id, a number of shots
+    "benchmarks": {"protocol": 0, "protocol_by_shots": 1},
+    "methods": {"protocol": 1, "protocol_by_shots": 2, "rule": 0, "rule_by_benchmark": 1, "rule_by_shots": 2},
+}
+
+
+def line_of(kind: str, id_: str, stated: Mapping[str, Mapping[str, Stated]]) -> list[str]:
+    """The entry, the one that it is like, the one that this is like, and so on.
+
+    stated: the entries' mappings by kind and id. Raises ValueError with one line, `like: ...`.
+    """
+    if kind not in NOUNS:
+        if "like" in stated[kind][id_]:
+            raise ValueError(f"like: only {' and '.join(NOUNS)} may be like another; state every key")
+        return [id_]
+    line = [id_]
+    while (like := stated[kind][line[-1]].get("like")) is not None:
+        if like == id_:
+            raise ValueError(f"like: goes round ({' -> '.join([*line, like])}); let one of them state every value")
+        known = isinstance(like, str) and like in stated[kind]
+        if len(line) > 1 and (not known or like in line):
+            raise ValueError(faulty(line[1]))
+        if not known:
+            raise ValueError(f"like: {_unknown(kind, like, stated)}")
+        line.append(like)
+    return line
+
+
+def faulty(like: str) -> str:
+    """What is told of an entry that is like one with faults."""
+    return f"like: '{like}' has faults of its own; mend those first"
+
+
+def _unknown(kind: str, like: Any, stated: Mapping[str, Mapping[str, Stated]]) -> str:
+    noun = NOUNS[kind]
+    if not isinstance(like, str):
+        return f"must be a {noun}'s id"
+    other = next((other for other in stated if like in stated[other]), None)
+    if other is not None:
+        return f"'{like}' is one of the {other}; name a {noun}"
+    return f"unknown {noun} '{like}'{did_you_mean(like, stated[kind])}"
+
+
+def in_full(kind: str, line: Collection[str], stated: Mapping[str, Stated]) -> Stated:
+    """What the first entry of `line` states, and what it takes from those that stand behind it."""
+    *others, last = line
+    full = stated[last]
+    for id_ in reversed(others):
+        full = _merged(kind, full, stated[id_])
+    return full
+
+
+def _merged(kind: str, base: Stated, own: Stated) -> Stated:
+    """What `own` states, and of the rest what `base` states."""
+    taken = {key: deepcopy(value) for key, value in base.items() if key not in _OF_ITSELF}
+    if own.get("algorithm", base.get("algorithm")) != base.get("algorithm"):
+        taken = {key: value for key, value in taken.items() if not key.startswith("rule")}  # another's settings
+    _drop_undeclared_shots(taken, own)
+    for place, values in _layers(kind, taken):
+        for wider, said in _layers(kind, own):
+            if wider == place[: len(wider)]:
+                for key in said:
+                    values.pop(key, None)
+    merged: Stated = _overlaid({"citation": f"this project, like '{base.get('id')}'", **taken}, own)
+    return merged
+
+
+def _drop_undeclared_shots(taken: Stated, own: Stated) -> None:
+    """Leave out a benchmark's values for numbers of shots that are no longer declared."""
+    by_shots, shots = taken.get("protocol_by_shots"), own.get("shots")
+    if isinstance(by_shots, dict) and isinstance(shots, list):
+        taken["protocol_by_shots"] = {key: values for key, values in by_shots.items() if key in shots}
+
+
+def _layers(kind: str, stated: Stated) -> Iterator[tuple[tuple[Any, ...], Stated]]:
+    """Each mapping of values, by what it is of and where it counts: ('protocol', 'omniglot-5way', 1)."""
+    for key, depth in _DEPTHS[kind].items():
+        for place, values in _walked(stated.get(key), depth):
+            yield (key.partition("_")[0], *(part for part in place if part != EVERYWHERE)), values
+
+
+def _walked(value: Any, depth: int) -> Iterator[tuple[tuple[Any, ...], Stated]]:
+    if not isinstance(value, dict):
+        return
+    if depth == 0:
+        yield (), value
+        return
+    for key, inner in value.items():
+        yield from (((key, *place), values) for place, values in _walked(inner, depth - 1))
+
+
+def _overlaid(base: Any, own: Any) -> Any:
+    """Mappings key by key; a value goes with its source."""
+    if not isinstance(base, dict) or not isinstance(own, dict) or "value" in own:
+        return own
+    return base | {key: _overlaid(base.get(key), value) for key, value in own.items()}
