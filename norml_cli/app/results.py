@@ -293,26 +293,30 @@ def evaluate_command(
     "classify",
     cls=Command,
     rich_help_panel="Results",
-    epilog=(
-        "norml classify results/omniglot-5way/1-shot/norml/seed-0.json --support labelled --query new\n"
-        "norml classify RECORD --support labelled --query new --format csv --html answers.html"
-    ),
+    epilog="norml classify RECORD --support labelled --query new\n"
+    "norml classify RECORD --support labelled --query new --html answers.html",
 )
 def classify_command(
     record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
     support: Annotated[
         Path,
         typer.Option(
-            "--support", metavar="DIR", callback=nameable, help="A folder of labelled images for each class, as many."
+            "--support",
+            metavar="DIR",
+            callback=nameable,
+            help="A folder for each class, with labelled images. Required.",
         ),
     ],
     query: Annotated[
-        Path, typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one of them.")
+        Path,
+        typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one. Required."),
     ],
     set_: AdaptationSetOption = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails."),
+        typer.Option(
+            "--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails. Default: none."
+        ),
     ] = None,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,

@@ -271,10 +271,9 @@ def test_photos_of_any_size_for_a_folder_of_images(shell: Shell):
     said = {"source": "chosen: for tests"}
     entry = photos.entry_values(id="made-photos", kind="image-folder", resize__value="bilinear")
     entry |= {"channels": {"value": "rgb", **said}, "crop": {"value": "centre", **said}}
-    bench = photos.benchmark_values() | {"id": "made-photos", "dataset": "made-photos"}
-    for key in ("backbone", "backbone_seed", "feature_scaling"):
-        bench["protocol"].pop(key, None)
-    bench["protocol"]["hidden_sizes"]["value"] = [6]
+    bench = photos.benchmark_values(hidden_sizes=[6], rotations="none")
+    bench |= {"id": "made-photos", "like": "glyphs-5way", "dataset": "made-photos"}
+    bench["protocol"].pop("backbone")
     tiny.write_entry(shell.registry, "datasets", entry)
     tiny.write_entry(shell.registry, "benchmarks", bench)
     source = photos.write_files(shell.folder / "source", photos.class_folders())
