@@ -13,10 +13,11 @@ from statistics import fmean
 from typing import Any
 
 from norml.statistics import Interval, least_difference, over_seeds
+from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import Row, SecondTest
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
-from norml_cli.results.comparisons import Comparison, compare, compare_table
+from norml_cli.results.comparisons import Comparison, compare, places_of
 from norml_cli.results.evaluated import Evaluations, Reached, protocol_title
 from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.goals import Entrant, Goal
@@ -44,7 +45,8 @@ class Numbers:
         self.evaluations = Evaluations(runs, results.scan_evaluations().sound())
         self.trials = [trial for _, trial in results.scan_trials().sound()]
         table = registry.table(TABLE)
-        self.comparisons = compare_table(registry, table, self.records)
+        self._families: dict[tuple[str, tuple[str, int]], list[Comparison]] = {}
+        self.comparisons = [pair for place in places_of(table) for pair in self._compared(TABLE, place)]
         self._table = build_table(registry, table, self.records, self.evaluations)
         shots = {column.title: column.shots for column in table.columns}
         self._published = {
@@ -147,14 +149,29 @@ class Numbers:
         return over_seeds([run.correct for run in runs]).interval.divided_by(runs[0].episodes.queries_per_episode)
 
     def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
-        """`a` minus `b`, among all pairs of Table 2 where it has both; None where one has no record."""
-        found = [c for c in self.comparisons if (c.a, c.b, c.benchmark, c.shots) == (b, a, benchmark, shots)]
-        if found:
-            return found[0].reversed()
-        found = [c for c in self.comparisons if (c.a, c.b, c.benchmark, c.shots) == (a, b, benchmark, shots)]
-        if found or not all(self._found(method, shots, benchmark) for method in (a, b)):
-            return found[0] if found else None
+        """`a` minus `b`, among all pairs of the first table that shows both there; None where one has no record."""
+        if not all(self._found(method, shots, benchmark) for method in (a, b)):
+            return None
+        place = (benchmark, shots)
+        shown = [t for t in self._registry.tables.values() if {a, b} <= set(places_of(t).get(place, ()))]
+        usual = self._registry.table(TABLE)
+        for pair in self._compared((usual if usual in shown else shown[0]).id, place) if shown else []:
+            if (pair.a, pair.b) == (a, b):
+                return pair
+            if (pair.a, pair.b) == (b, a):
+                return pair.reversed()
         return compare(self._registry, [a, b], benchmark, shots, self.records)[0]
+
+    def _compared(self, table: str, place: tuple[str, int]) -> list[Comparison]:
+        """All pairs of a table's methods there; [] where some cannot be paired."""
+        if (table, place) not in self._families:
+            methods = places_of(self._registry.table(table))[place]
+            ran = [method for method in dict.fromkeys(methods) if self._found(method, place[1], place[0])]
+            try:
+                self._families[table, place] = compare(self._registry, ran, *place, self.records)
+            except UserError:
+                self._families[table, place] = []
+        return self._families[table, place]
 
     def least_difference(self, benchmark: str, shots: int, n_seeds: int) -> float | None:
         """What two rows of so many seeds must differ by, from the scatter of all rows there that have several."""

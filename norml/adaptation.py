@@ -6,7 +6,7 @@ are left to autograd (`update_rules.calls`).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Self, get_args
@@ -325,10 +325,13 @@ class Adaptation:
 
     # ----------------------------------------------------------------------------------------------------- backwards
 
-    def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def reverse(
+        self, logits_bar: Tensor, *, before_step: Callable[[], None] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
 
-        Parameters without influence are left out. Raises RuntimeError if called again: what it needs is used up.
+        Parameters without influence are left out. `before_step` is called for each t = T..1, when `weights` hold the
+        derivatives by W_t and b_t. Raises RuntimeError if called again: what it needs is used up.
         """
         if self._reversed:
             raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
@@ -341,6 +344,8 @@ class Adaptation:
         carried_bars: list[Carried] = [{} for _ in self.weights]
         self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
         for t in reversed(range(self.n_steps)):
+            if before_step is not None:
+                before_step()
             step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
             carried_bars = self._step_reverse(t, step, carried_bars)
         if self._input_call is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from norml.adaptation import Adaptation, _Step
+from norml.adaptation import Adaptation
 from norml.episodes import EpisodeBatch
 from norml.fast_weights import Materialised
 from norml.layers import LayerShape
@@ -175,27 +175,17 @@ def meta_gradient_norms(meta_learner: MetaLearner, batch: EpisodeBatch, inner_st
 def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps: int) -> Tensor:
     loop = replace(meta_learner.inner_loop, weight_form="materialised")
     parts = (meta_learner.learner, meta_learner.rule, loop, episode.x, episode.support_y)
-    adaptation = _Traced(*parts, inner_steps=inner_steps, reversible=True).run()
-    adaptation.reverse(cross_entropy(adaptation.logits(), episode.query_y)[1])
+    adaptation = Adaptation(*parts, inner_steps=inner_steps, reversible=True).run()
+    by_step: list[Tensor] = []  # of W_T, .., W_1
+
+    def before_step() -> None:
+        materialised = [weights for weights in adaptation.weights if isinstance(weights, Materialised)]  # all are
+        by_step.append(_norms(weights.gradients() for weights in materialised))
+
+    logits_bar = cross_entropy(adaptation.logits(), episode.query_y)[1]
+    adaptation.reverse(logits_bar, before_step=before_step)
     start = _norms(weights.initial_gradients() for weights in adaptation.weights)
-    return torch.stack([start, *reversed(adaptation.norms)])
-
-
-class _Traced(Adaptation):
-    """An adaptation of one episode that writes down, going back, the norms [L] of the derivatives by W_T, .., W_1."""
-
-    norms: list[Tensor]
-
-    @override
-    def reverse(self, logits_bar: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self.norms = []
-        return super().reverse(logits_bar)
-
-    @override
-    def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
-        materialised = [weights for weights in self.weights if isinstance(weights, Materialised)]  # all, as asked for
-        self.norms.append(_norms(weights.gradients() for weights in materialised))
-        return super()._step_reverse(t, step, carried_bars)
+    return torch.stack([start, *reversed(by_step)])
 
 
 def _norms(by_layer: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -4,7 +4,6 @@ import itertools
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from norml_cli.registry.reading import builtin_registry, load_registry
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.registry.sourced import Model
 from norml_cli.results.evaluations import Split
-from norml_cli.results.store import DEFAULT_FOLDER
 from norml_cli.terminal.output import name_left_out
 
 _INSTEAD = {  # what is set by an option of its own
@@ -32,6 +30,8 @@ _INSTEAD = {  # what is set by an option of its own
     "method": "the METHOD argument",
     "device": "--device",
     "threads": "--threads",
+    "compile": "--compile or --no-compile",
+    **{word: f"--{word}" for word in ("results", "registry", "name", "force", "deterministic", "tensorboard")},
 }
 MAX_SEEDS = 1000  # chosen: as MAX_TRIALS
 MAX_TRIALS = 10_000  # chosen: years of training; a longer grid is a slip of the keyboard
@@ -94,6 +94,9 @@ def own_folder(registry: Path | None) -> Path:
 
 def methods_of(registry: Registry, words: Sequence[str]) -> list[str]:
     """The methods that `words` name, by id or by the entry's file, each once. Raises UserError for another entry."""
+    for word in words:
+        if word.isdecimal() and word not in registry.methods:
+            raise UserError(f"{word}: is no method; several seeds are written --seeds 0,1,2")
     return list(dict.fromkeys(_method_in(registry, word) if _is_file(word) else word for word in words))
 
 
@@ -221,12 +224,6 @@ def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[st
     """`--set` and `--outer-steps` again, for a `norml run` of its own."""
     steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
     return (*(word for item in items or [] for word in ("--set", item)), *steps)
-
-
-def places_text(results: Path, registry: Path | None) -> str:
-    """' --results out --registry mine': what a suggested command needs to find the same places; '' for the default."""
-    named = {"--results": results if results != DEFAULT_FOLDER else None, "--registry": registry}
-    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named.items() if path is not None)
 
 
 def ids_of(*kinds: str) -> Callable[[Context, str], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.results.comparisons import compare
 from norml_cli.results.store import Results
 from tests.helpers.made_records import write_evaluation, written_run
 
@@ -181,3 +182,16 @@ def test_many_steps_tell_equal_and_tuned_rates_and_what_is_left_of_the_gradient(
     assert many.kept_gradient(numbers(), "norml", 50) is None
     names = [picture.name for picture in many.many_steps_pictures(numbers())]
     assert names == ["many-steps-accuracy", "many-steps-gradient"]
+
+
+def test_pairs_are_adjusted_for_all_pairs_of_the_table_that_shows_them(write, numbers, registry):
+    for number, kind in enumerate(("constant", "global", "layerwise")):
+        write(f"maml-{kind}-lr-equal-work", [10 + number, 10, 11, 10], outer_steps=20_000)
+    write("norml", [12, 12, 12, 13])
+    found = numbers().pair("norml", "maml-constant-lr-equal-work", "omniglot-20way", 1)
+    alone = compare(registry, ["norml", "maml-constant-lr-equal-work"], "omniglot-20way", 1, numbers().records)[0]
+    assert found.over_episodes.interval == alone.over_episodes.interval
+    assert found.over_episodes.adjusted_p > alone.over_episodes.adjusted_p
+    back = numbers().pair("maml-constant-lr-equal-work", "norml", "omniglot-20way", 1)
+    assert back.over_episodes.interval.mean == -found.over_episodes.interval.mean
+    assert numbers().pair("norml", "static-gates", "omniglot-20way", 1) is None

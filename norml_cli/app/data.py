@@ -56,10 +56,12 @@ def prepare_command(
     registry: RegistryOption = None,
 ) -> None:
     """Turn a data set into its cache of images and episodes."""
-    from norml_cli.commands.data.prepare import prepare
+    from norml_cli.commands.data.prepare import prepare, suggest_benchmark
 
-    output = Output(quiet=quiet, as_json=json)
-    prepare(entries_of(registry), dataset, source=source, force=force, verify=verify, console=output)
+    output, entries = Output(quiet=quiet, as_json=json), entries_of(registry)
+    prepare(entries, dataset, source=source, force=force, verify=verify, console=output)
+    if not verify:
+        suggest_benchmark(entries, dataset, output)
 
 
 @app.command(
@@ -118,10 +120,11 @@ def pretrain_command(
 
     of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
     resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
+    output = Output(quiet=quiet, as_json=json)
+    output.print(f"{recipe}, seed {', '.join(map(str, chosen))}: loading torch and the data", highlight=False)
     from norml_cli.commands.data.pretrain import pretrain, verify_features
     from norml_cli.training.launch import Launch
 
-    output = Output(quiet=quiet, as_json=json)
     if verify:
         for seed in chosen:
             verify_features(entries, resolved, seed, output)

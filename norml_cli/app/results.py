@@ -32,7 +32,6 @@ from norml_cli.arguments import (
     nameable,
     one_of,
     overrides_of,
-    places_text,
     split_of,
 )
 from norml_cli.files.errors import UserError, plain
@@ -118,16 +117,16 @@ def report_command(
             )
         report_series("curves" if curves else "episodes", format_=format_, results=results, console=Console())
         return
-    entries, console, options = entries_of(registry, methods or []), Console(), places_text(results, registry)
+    entries, console = entries_of(registry, methods or []), Console()
     if protocols:
         report_protocols(entries, methods or [], format_=format_, results=results, console=console)
         return
     if html is None:
-        report(entries, table_id=table, format_=format_, results=results, console=console, options=options)
+        report(entries, table_id=table, format_=format_, results=results, console=console)
         return
     if format_ != "rich":
         raise UserError("--html: is a format of its own; leave out --format")
-    report_html(entries, table_id=table, out=html, results=results, console=console, options=options)
+    report_html(entries, table_id=table, out=html, results=results, console=console)
 
 
 @app.command(
@@ -167,8 +166,8 @@ def compare_command(
 
     entries = entries_of(registry, methods or [])
     asked = Compared(methods_of(entries, methods or []), all_, benchmark, shots)
-    options, format_name = places_text(results, registry), format_of(format_, as_json=json)
-    compare_methods(entries, asked, format_=format_name, results=results, console=Console(), options=options)
+    format_name = format_of(format_, as_json=json)
+    compare_methods(entries, asked, format_=format_name, results=results, console=Console())
 
 
 @app.command(

@@ -33,6 +33,7 @@ from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, drawn
 from norml_cli.data.splits import SPLITS, LoadedDataset, SplitName, identity
 from norml_cli.files.atomic import home, write_atomically
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.specs import content_hash
 
@@ -87,7 +88,8 @@ class Cache(ArrayFile):
         """The cache of `entry`. Raises UserError if it is missing, damaged, of another schema or declaration."""
         path = cache_path(entry.id)
         if not path.exists():
-            raise UserError(f"data set '{entry.id}' is not prepared; run `norml prepare {entry.id}`{_hint(entry)}")
+            prepare = suggested(f"norml prepare {entry.id}")
+            raise UserError(f"data set '{entry.id}' is not prepared; run `{prepare}`{_hint(entry)}")
         remake = _remake(entry.id)
         with reading(path, remake) as file:
             schema = file.attrs.get("schema_version")
@@ -139,7 +141,7 @@ def status(entry: DatasetEntry, entry_file: Path) -> Status:
 
 
 def _remake(dataset: str) -> str:
-    return f"norml prepare {dataset} --force"
+    return suggested(f"norml prepare {dataset} --force")
 
 
 def _hint(entry: DatasetEntry) -> str:

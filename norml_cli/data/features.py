@@ -21,6 +21,7 @@ from norml_cli.data.splits import SPLITS, ClassStream, SplitName
 from norml_cli.files.atomic import file_sha256, write_atomically
 from norml_cli.files.companions import FEATURES, WEIGHTS
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.recipes import backbone_path
 from norml_cli.registry.specs import PretrainSpec, content_hash
 
@@ -41,7 +42,7 @@ class FeatureCache(ArrayFile):
         Raises UserError if they are missing or damaged, and if the images or the weights have changed since.
         """
         path = backbone_path(spec, seed, FEATURES)
-        pretrain = f"norml pretrain {spec.dataset} --recipe {spec.recipe}{options} --seed {seed}"
+        pretrain = suggested(f"norml pretrain {spec.dataset} --recipe {spec.recipe}{options} --seed {seed}")
         if not path.exists():
             lacking = f"'{spec.dataset}' has no features by '{spec.recipe}'{options}, seed {seed}; run `{pretrain}`"
             others = "name those of another --epochs or --width with --set backbone_epochs=N or backbone_width=W"

@@ -1,5 +1,7 @@
 """The one error a user sees: a clear line and exit code 2."""
 
+import re
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -9,6 +11,7 @@ class UserError(Exception):
     """
 
 
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")  # what Pillow and others call the bytes they are given
 LONGEST_WORD = 120  # characters of a user's word that a message repeats
 LONGEST_LINE = 1000  # chosen: a message is read by a person; a path may have a few hundred characters
 
@@ -29,4 +32,4 @@ def counted(n: int, noun: str) -> str:
 def reason(error: BaseException) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(text).split()) or type(error).__name__
+    return _OBJECT.sub("its bytes", " ".join(str(text).split())) or type(error).__name__

@@ -14,18 +14,21 @@ _KINDS = {
 }
 
 
+class NotRegular(OSError):  # noqa: N818 - what it is
+    """A path where something stands that is no regular file."""
+
+
 def other_kind(mode: int) -> str | None:
     """What a file of this mode is, where it is no regular one."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def require_regular(path: Path) -> int:
-    """The size in bytes of the regular file at `path`. Raises OSError for anything else, without opening it."""
+    """The size in bytes of the regular file at `path`. Raises OSError, NotRegular for anything else; opens nothing."""
     found = path.stat()
     kind = other_kind(found.st_mode)
     if kind is not None:
-        folder = stat.S_ISDIR(found.st_mode)  # OSError becomes IsADirectoryError for it
-        raise OSError(errno.EISDIR if folder else errno.EINVAL, f"it is {kind}, not a file")
+        raise NotRegular(errno.EINVAL, f"it is {kind}, not a file")
     return found.st_size
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from norml_cli.files.errors import UserError, plain
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import Protocol
@@ -99,7 +100,7 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
         raise UserError(
             f"--set {named}: is fixed once the weights are trained; evaluate takes {', '.join(keys)}; "
-            f"`norml run {spec.method} --set {named}=...` trains others"
+            f"`{suggested(f'norml run {spec.method} --set {named}=...')}` trains others"
         )
     raise UserError(f"--set {named}: unknown key{did_you_mean(key, keys)}; evaluate takes {', '.join(keys)}")
 

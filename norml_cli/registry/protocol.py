@@ -1,5 +1,6 @@
 """The values of an experiment and of a pretraining, described once: their types, ranges and meaning. Torch-free."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -210,6 +211,16 @@ class Recipe(Model):
         description="of the network's arithmetic: 'auto' takes bfloat16 on a GPU, and on a CPU where a short trial of "
         "the recipe's own step finds it faster; the record tells which",
     )
+
+    @property
+    def backbone_parameters(self) -> int:
+        """Learned values of its ResNet-12, counted from shapes: three 3x3 convolutions a block beside a 1x1 one."""
+        of_norm = 1 + self.batch_norm_scale
+        for_each_channel = 3 * (self.convolution_biases + of_norm) + self.skip_batch_norm * of_norm
+        return sum(
+            9 * (n_in * n_out + 2 * n_out**2) + n_in * n_out + for_each_channel * n_out
+            for n_in, n_out in pairwise([3, *self.widths])
+        )
 
 
 def held_out_of(examples_per_class: int) -> int:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import norml_cli
 from norml_cli.files.errors import UserError, plain, reason
+from norml_cli.files.suggestions import suggested
 from norml_cli.files.yaml_files import parse_yaml, read_mapping
 from norml_cli.registry.checks import cross_faults
 from norml_cli.registry.entries import (
@@ -173,7 +174,7 @@ class _Reading:
             **_frozen(sound),
             files=MappingProxyType(self.files),
             faults=MappingProxyType(faults),
-            left_out=tuple(f"{line}; `norml validate` tells all" for line in left_out),
+            left_out=tuple(f"{line}; `{suggested('norml validate')}` tells all" for line in left_out),
         )
 
 

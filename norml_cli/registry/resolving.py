@@ -11,6 +11,7 @@ from pydantic import ValidationError, create_model
 
 from norml.map_sizes import map_sides
 from norml_cli.files.errors import UserError, plain
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import (
     RULES,
     BenchmarkEntry,
@@ -20,6 +21,7 @@ from norml_cli.registry.entries import (
     Method,
     RecipeEntry,
     TableEntry,
+    Unequal,
 )
 from norml_cli.registry.faults import did_you_mean, value_fault
 from norml_cli.registry.protocol import OF_CONVOLUTIONS, Protocol, held_out_of
@@ -141,7 +143,7 @@ def n_features(registry: Registry, spec: RunSpec) -> int:
 def _find(entries: Mapping[str, E], kind: str, id_: str) -> E:
     if id_ in entries:
         return entries[id_]
-    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `norml list` shows all")
+    raise UserError(f"unknown {kind} '{plain(id_)}'{did_you_mean(id_, entries)}; `{suggested('norml list')}` shows all")
 
 
 # -------------------------------------------------------------------------------------------------------- resolving
@@ -207,7 +209,7 @@ def _unknown_key(key: str, method: Method) -> str:
     else:
         near = did_you_mean(key, [*Protocol.model_fields, *RULES[method.algorithm].model_fields])
         why = f"unknown key of '{method.id}'{near}"
-    return f"{why}; `norml show {method.id}` lists its keys"
+    return f"{why}; `{suggested(f'norml show {method.id}')}` lists its keys"
 
 
 def checked_value(model: type[Model], key: str, value: Any) -> Any:
@@ -249,7 +251,10 @@ def contradictions(
     per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
-        yield "queries_per_class", f"{fault} of '{dataset.id}' has"
+        fault = f"{fault} of '{dataset.id}' has"
+        smaller = isinstance(dataset.examples_per_class, Unequal)
+        advice = f"; declare examples_per_class: {{min: {per_class}, smaller: leave-out}} to do without smaller ones"
+        yield "queries_per_class", f"{fault}{advice if smaller else ''}"
     if not isinstance(dataset.splits, FileSplit):
         sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
         smallest = min(sizes, key=sizes.__getitem__)

@@ -80,16 +80,11 @@ def render_html(
     tables: Sequence[Table],
     runs: Runs,
     protocols: Sequence[ProtocolTable] = (),
-    *,
-    options: str = "",
 ) -> str:
-    """The page of those `tables`, of `protocols` and of all `runs`, in the order given. Records are taken as checked.
-
-    options: of the command lines that are suggested, such as ' --results out'.
-    """
+    """The page of those `tables`, of `protocols` and of all `runs`, in their order. Records are taken as checked."""
     return rendered(
         "page.html.jinja",
-        sections=[_section(registry, table, runs, options) for table in tables],
+        sections=[_section(registry, table, runs) for table in tables],
         protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
         n_runs=len(runs),
@@ -108,14 +103,14 @@ def rendered(template: str, **values: Any) -> str:
     return environment.from_string(text).render(**values)
 
 
-def _section(registry: Registry, table: Table, runs: Runs, options: str) -> Section:
+def _section(registry: Registry, table: Table, runs: Runs) -> Section:
     groups = list(groups_of(table))
     comparisons = compare_table(registry, table.entry, [record for _, record in runs])
     paths = {id(record): path for path, record in runs}
     return Section(
         id=table.entry.id,
         title=table.entry.title,
-        sheet=table_sheet(table, options),
+        sheet=table_sheet(table),
         pictures=list(pictures_of(table)),
         matrices=matrix_sheets(comparisons),
         pairs=comparison_sheet(comparisons) if comparisons else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from norml.inspection import QUANTILES, GateSummary, LayerSummary, quantile_places
 from norml.statistics import Interval
-from norml_cli.files.atomic import write_atomically
+from norml_cli.files.atomic import write_together
 from norml_cli.reporting.drawings import BLUE, GREY, ORANGE
 from norml_cli.reporting.formats import to_csv
 
@@ -54,7 +54,7 @@ class Inspection:
 
 
 def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
-    """Write everything; returns the files. Raises UserError if the folder cannot be written."""
+    """Write everything, or nothing; returns the files. Raises UserError if the folder cannot be written."""
     tables = {
         "layers.csv": _layer_rows(inspection),
         "neurons.csv": _neuron_rows(inspection),
@@ -64,14 +64,15 @@ def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
     }
     if inspection.has_gates:
         tables["gates.csv"] = _gate_rows(inspection)
-    paths = [_write(folder / name, to_csv(list(rows[0]), rows).encode()) for name, rows in tables.items()]
     everything = {"about": dict(inspection.about)} | {
         name.removesuffix(".csv").replace("-", "_"): rows for name, rows in tables.items() if name != "neurons.csv"
     }
-    paths.append(_write(folder / "inspection.json", f"{json.dumps(everything, indent=2)}\n".encode()))
-    return paths + [
-        path for name, draw in _pictures(inspection).items() for path in _drawn(folder / name, draw, inspection)
-    ]
+    contents = {folder / name: to_csv(list(rows[0]), rows).encode() for name, rows in tables.items()}
+    contents[folder / "inspection.json"] = f"{json.dumps(everything, indent=2)}\n".encode()
+    for name, draw in _pictures(inspection).items():
+        contents |= _drawn(folder / name, draw, inspection)
+    write_together(contents)
+    return list(contents)
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -133,11 +134,6 @@ def _gates(summary: LayerSummary) -> dict[str, GateSummary]:
     return {signal: gate for signal, gate in gates.items() if gate is not None}
 
 
-def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, lambda file: file.write(content))
-    return path
-
-
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
@@ -151,12 +147,12 @@ def _pictures(inspection: Inspection) -> dict[str, Callable[["Figure", Inspectio
     return {"gates": _draw_gates, "gates-and-loss": _draw_reactions, **pictures} if inspection.has_gates else pictures
 
 
-def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection: Inspection) -> list[Path]:
+def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection: Inspection) -> dict[Path, bytes]:
     """As PNG and SVG, the same bytes for the same numbers."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
 
-    paths = []
+    made = {}
     with mpl.rc_context({"svg.hashsalt": path.name, "font.size": 8}):
         figure = Figure(layout="constrained")
         draw(figure, inspection)
@@ -164,8 +160,8 @@ def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection:
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata)
-            paths.append(_write(path.with_suffix(suffix), content.getvalue()))
-    return paths
+            made[path.with_suffix(suffix)] = content.getvalue()
+    return made
 
 
 def _draw_gates(figure: "Figure", inspection: Inspection) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from norml.statistics import Interval, paired_difference
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.formats import marked, marks_of, note_lines, percent, render_sheets, require_format
@@ -52,16 +53,11 @@ TRIAL_KEYS = {
 }
 
 
-def render_runs(
-    registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int, options: str = ""
-) -> str:
-    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format.
-
-    options: of the command line that is suggested where there are none, such as ' --results out'.
-    """
+def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
+    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
     require_format(format_)
     if not runs and format_ == "rich":
-        return f"no finished runs; `norml run METHOD{options}` makes one\n"
+        return f"no finished runs; `{suggested('norml run METHOD')}` makes one\n"
     values = [_run_values(registry, *run) for run in runs]
     return render_sheets([_runs_sheet(values)], RUN_KEYS, values, "runs", format_, width=width)
 
@@ -196,8 +192,8 @@ def _add_means(values: list[dict[str, Any]]) -> None:
 def _add_pairs(trials: Sequence[TrialRecord], values: list[dict[str, Any]]) -> None:
     """To each trial: its difference from the best of its method on the same meta-validation episodes."""
     best: dict[tuple[Any, ...], TrialRecord] = {}
-    for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy):
-        best[_paired_with(trial)] = trial
+    for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy, reverse=True):
+        best.setdefault(_paired_with(trial), trial)
     for trial, each in zip(trials, values, strict=True):
         difference = _minus(trial, best[_paired_with(trial)])
         each["minus_best"] = difference and difference.mean

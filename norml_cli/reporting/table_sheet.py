@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from norml.statistics import FORMULA, Interval, OverSeeds
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import Column, Row
 from norml_cli.reporting.formats import (
     marked,
@@ -56,11 +57,8 @@ CELL_KEYS = {
 _VS = "vs reference"
 
 
-def render_table(table: Table, format_: str, *, width: int, options: str = "") -> str:
-    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format.
-
-    options: of the command lines that are suggested, such as ' --results out'.
-    """
+def render_table(table: Table, format_: str, *, width: int) -> str:
+    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format."""
     require_format(format_)
     if format_ == "csv":
         return to_csv(CELL_KEYS, (_cell_values(*cell) for cell in table.cells()))
@@ -76,14 +74,14 @@ def render_table(table: Table, format_: str, *, width: int, options: str = "") -
                 "cells": [_cell_values(*cell) for cell in table.cells()],
             }
         )
-    return sheet_text(table_sheet(table, options), format_, width)
+    return sheet_text(table_sheet(table), format_, width)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def table_sheet(table: Table, options: str = "") -> Sheet:
-    """The columns side by side and, for less room, one below the other. options: as in `render_table`."""
+def table_sheet(table: Table) -> Sheet:
+    """The columns side by side and, for less room, one below the other."""
     marks = marks_of(note for _, _, cell in table.cells() for note in cell.notes)
     numbers = range(len(table.entry.columns))
     places = [(number, header) for number in numbers for header in _headers(table, number)]
@@ -92,7 +90,7 @@ def table_sheet(table: Table, options: str = "") -> Sheet:
         replace(_grid(table, places, marks), groups=[("", 1), *spans], title=table.entry.title),
         [piece for number in numbers for piece in _pieces(table, number, marks)],
         [*_legend(table), *(line for each in table.goals for line in goal_lines(each)), *note_lines(marks)],
-        _missing(table, options),
+        _missing(table),
         "the highest of its column and all that a paired test does not tell from it (Holm's method)"
         if any(table.highest)
         else "",
@@ -265,14 +263,14 @@ def _range(numbers: Sequence[int], noun: str) -> str:
     return f"{low:,} to {high:,} {plural}" if low != high else f"{low:,} {plural if low > 1 else noun}"
 
 
-def _missing(table: Table, options: str) -> list[str]:
+def _missing(table: Table) -> list[str]:
     """The commands that fill the missing cells, one line a benchmark and number of shots."""
     methods: dict[tuple[str, int], dict[str, None]] = {}
     for row, column, cell in table.cells():
         if cell.missing and row.method and cell.benchmark:
             methods.setdefault((cell.benchmark, column.shots), {})[row.method] = None
     return [
-        f"missing: norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}{options}"
+        "missing: " + suggested(f"norml run {' '.join(names)} --benchmark {benchmark} --shots {shots}")
         for (benchmark, shots), names in methods.items()
     ]
 

@@ -12,6 +12,7 @@ from typing import Literal
 from norml.statistics import Interval, effect_size, episode_means, holm, interval_95, p_value, paired_difference
 from norml.statistics import values_to_settle as values_to_settle_at
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import TableEntry
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.groups import Group, choose_runs, difference_over_new_classes, protocol_differences
@@ -121,16 +122,13 @@ def compare(
     benchmark: str,
     shots: int,
     records: Sequence[RunRecord],
-    *,
-    options: str = "",
 ) -> list[Comparison]:
     """Every pair of `methods`, in their order.
 
-    p-values are adjusted for the number of pairs (Holm), also where some pairs have other seeds than others. options:
-    of the command lines that are suggested, such as ' --results out'.
+    p-values are adjusted for the number of pairs (Holm), also where some pairs have other seeds than others.
     Raises UserError for a method without runs there, and for pairs that were tested on different episodes.
     """
-    chosen = {method: _runs(registry, method, benchmark, shots, records, options=options) for method in methods}
+    chosen = {method: _runs(registry, method, benchmark, shots, records) for method in methods}
     pairs = [_compared(a, b, chosen[a], chosen[b]) for a, b in itertools.combinations(methods, 2)]
     return [
         replace(pair, differences=tuple(_adjusted(each, pair, pairs) for each in pair.differences)) for pair in pairs
@@ -171,15 +169,13 @@ class _Runs:
     declared: bool
 
 
-def _runs(
-    registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord], *, options: str
-) -> _Runs:
+def _runs(registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]) -> _Runs:
     id_, _, name = method.partition("+")
     registry.method(id_)
     group, notes = choose_runs(registry, method, benchmark, shots, records)
     if group is None:
         named = f" --name {name}" if name else ""
-        command = f"norml run {id_} --benchmark {benchmark} --shots {shots}{named}{options}"
+        command = suggested(f"norml run {id_} --benchmark {benchmark} --shots {shots}{named}")
         raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; `{command}` makes one")
     declared = group.spec == registry.resolve(id_, benchmark, shots).spec
     return _Runs(group, [f"{method}: {note}" for note in notes], declared)

@@ -14,6 +14,7 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import CARD, EVALUATIONS, Companions
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.json_files import read_json
+from norml_cli.files.regular import NotRegular
 from norml_cli.registry.faults import fault_lines
 from norml_cli.registry.protocol import RESERVED_IDS
 from norml_cli.registry.resolving import Resolved
@@ -293,8 +294,9 @@ def _read_json(path: Path) -> Any:
         raise UserError(
             f"{path}: no such file; a run's record lies at results/BENCHMARK/K-shot/METHOD/seed-N.json"
         ) from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: cannot be read, for it is a folder; name a record in it (seed-N.json)") from None
+    except NotRegular as error:
+        where = "a record in it" if path.is_dir() else "a run's record"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name {where} (seed-N.json)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
     except ValueError as error:

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import STATUS
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, reason
 from norml_cli.files.json_files import read_json
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.terminal.command_line import command_line
@@ -126,11 +126,17 @@ class StatusFile(Follower):
             write_atomically(self._path, lambda file: file.write(content))
 
 
-def find_unfinished(folder: Path) -> list[Unfinished]:
-    """Every training under `folder` that has not finished, in order of path. Raises UserError for a damaged file."""
-    if not folder.is_dir():
-        return []
-    return [found for path in sorted(folder.rglob(f"*{STATUS}")) if (found := read_status(path)) is not None]
+def find_unfinished(*folders: Path) -> tuple[list[Unfinished], list[str]]:
+    """Every training under `folders` that has not finished, in order of path, and a line for each damaged file."""
+    unfinished, faults = list[Unfinished](), list[str]()
+    for path in (path for folder in folders for path in sorted(folder.rglob(f"*{STATUS}"))):
+        try:
+            found = read_status(path)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            unfinished += [] if found is None else [found]
+    return unfinished, faults
 
 
 def read_status(path: Path) -> Unfinished | None:
@@ -140,7 +146,7 @@ def read_status(path: Path) -> Unfinished | None:
     except FileNotFoundError:  # it has finished just now
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); delete it") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); delete it") from None
     try:
         status = TrainingStatus.model_validate(content)
     except ValidationError:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -11,7 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import remember_places
 
+PLACES = {"PATH", "DIR", "FILE", "RECORD", "RECORD..."}  # metavars of what stands for files and folders
 _STYLES = {"help.title": "bold", "help.name": "bold cyan", "help.code": "bold"}  # of the groups below
 
 
@@ -61,13 +64,28 @@ class Command(TyperCommand):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UserError for an option given twice that counts once: the last one would win, silently."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        """Raises UserError for words that would do something else than they say, silently: see `_refuse_empty`.
+
+        And for an option given twice that counts once, since the last one would win.
+        """
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for each in given:
+            _refuse_empty(each, values.get(each.name))
         once = Counter(each.opts[0] for each in given if _is_option(each) and not each.multiple)
         for option, times in once.items():
             if times > 1:
                 raise UserError(f"{option}: given {'twice' if times == 2 else f'{times} times'}; give it once")  # noqa: PLR2004 - twice
         return super().parse_args(ctx, args)
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        """Raises UserError where the working folder was deleted: torch ends the process there."""
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise UserError("the working folder is gone; change to one that is there") from None
+        remember_places(ctx.params)
+        return super().invoke(ctx)
 
     @override
     def get_help(self, ctx: Any) -> str:
@@ -95,6 +113,16 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _refuse_empty(parameter: Any, value: Any) -> None:
+    """Raises UserError for an empty word, as a path the working folder, and for the path '-', which is a file."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    name = max(parameter.opts, key=len) if _is_option(parameter) else parameter.metavar
+    if "" in texts:
+        raise UserError(f"{name}: is empty; give it a value, or leave it out")
+    if "-" in texts and parameter.metavar in PLACES:
+        raise UserError(f"{name} -: stands for no file here; name one")
 
 
 def _is_option(parameter: Any) -> bool:

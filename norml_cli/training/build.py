@@ -11,7 +11,7 @@ from norml.frozen_classifiers import FrozenClassifier
 from norml.layers import Convolutions
 from norml.learner import Learner
 from norml.meta_training import MetaLearner
-from norml.resnet12 import Blocks, Classifier, ResNet12, parameter_count
+from norml.resnet12 import Blocks, Classifier, ResNet12
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Protocol, Recipe
 from norml_cli.registry.resolving import Registry, n_features
@@ -88,6 +88,18 @@ def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
     )
 
 
+OF_SHAPES = {  # keys of a protocol
+    *("learner", "hidden_sizes", "n_way", "batch_norm_scale", "adapted_layers"),
+    *("kernel_size", "stride", "padding", "pooling", "map_end"),
+}
+
+
+def shape_of(registry: Registry, spec: RunSpec) -> tuple[int, str, str]:
+    """Runs that are equal in it can be built, or not, alike: more support examples or steps only lengthen tensors."""
+    protocol = spec.protocol.model_dump_json(include=OF_SHAPES)
+    return n_features(registry, spec), f"{spec.algorithm} {spec.rule.model_dump_json()}", protocol
+
+
 def multiplications(registry: Registry, spec: RunSpec) -> int | None:
     """Of an inner step on one episode's support set, without batch norm; None if nothing is adapted.
 
@@ -131,12 +143,12 @@ def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.G
     return Classifier(backbone, n_classes, generator)
 
 
-def backbone_parameters(recipe: Recipe) -> int:
-    """Learned values of a recipe's backbone, from a build that holds no numbers.
+def try_backbone(recipe: Recipe) -> ResNet12:
+    """A recipe's backbone that holds no numbers, after a look at two images.
 
     Raises ValueError if the recipe's images are too small for what it drops.
     """
     with torch.device("meta"):
         classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)
         classifier(torch.empty(2, 3, recipe.input_size_px, recipe.input_size_px))
-    return parameter_count(classifier.backbone)
+    return classifier.backbone

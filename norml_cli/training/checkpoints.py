@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import Companions
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import read_regular
 from norml_cli.registry.specs import PretrainSpec, RunSpec
 from norml_cli.results.evaluations import Card
@@ -59,7 +59,8 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         payload = _checked_payload(path)
         content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     except _BROKEN as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_OVER}") from error
+        why = f" ({reason(error)})" if isinstance(error, OSError) else ""  # torch's words help nobody
+        raise UserError(f"{path}: not a readable checkpoint{why}; {START_OVER}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of a run; {START_OVER}")
     for key, expected in identity.items():

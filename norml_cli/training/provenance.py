@@ -3,7 +3,6 @@
 import platform
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,16 +29,26 @@ def device_name(device: torch.device, examples: int = 0) -> str:
 
 
 @cache
-def cpu_model() -> str:
-    """As its maker calls it, where the system says so; else its architecture."""
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """As its maker calls it, where the system says so; else its architecture.
+
+    On Linux with the numbers of its family and model, since virtual machines hide the last part of its name.
+    """
     if sys.platform == "darwin":
         return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return " ".join(value.split())
-    return platform.processor() or platform.machine()
+    told = _first_processor(cpuinfo)
+    numbers = [f"{key.split()[-1]} {told[key]}" for key in ("cpu family", "model") if key in told]
+    return ", ".join([told.get("model name") or platform.processor() or platform.machine(), *numbers])
+
+
+def _first_processor(cpuinfo: Path) -> dict[str, str]:
+    """What Linux says of the first of its processors; nothing elsewhere."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n", maxsplit=1)[0].splitlines()
+    except OSError:
+        return {}
+    parts = (line.partition(":") for line in lines)
+    return {key.strip(): " ".join(value.split()) for key, _, value in parts}
 
 
 def origin_of(

@@ -18,6 +18,7 @@ from norml_cli.data.preparing import ensure_ready
 from norml_cli.data.splits import SplitName
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, reason
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.specs import RunSpec
@@ -124,7 +125,7 @@ def _without_head(state: dict[str, torch.Tensor], head: int) -> None:
 def _does_not_fit(spec: RunSpec, was: RunSpec) -> str:
     """Why weights that were trained by `was` cannot adapt by `spec`."""
     if spec.protocol.head_init != was.protocol.head_init:
-        advice = f"train with it: norml run {spec.method} --set head_init=zero"
+        advice = f"train with it: {suggested(f'norml run {spec.method} --set head_init=zero')}"
         return f"--set head_init=zero: the update rule of {spec.method} has learned something of each class; {advice}"
     option = "--shots" if spec.shots != was.shots else "--set n_way"
     support = [f"{each.protocol.n_way}-way {each.shots}-shot" for each in (was, spec)]
@@ -172,7 +173,7 @@ def again(record: RunRecord) -> str:
     values = _values(spec)
     for key in _unlike_the_registry(record):
         words += ["--set", f"{key}={json.dumps(values[key])}"]
-    return shlex.join([*words, "--results", "again"])
+    return suggested(shlex.join([*words, "--results", "again"]))
 
 
 def _unlike_the_registry(record: RunRecord) -> list[str]:

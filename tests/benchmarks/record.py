@@ -17,7 +17,7 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.results.records import GitState
 from norml_cli.terminal.command_line import command_line
-from norml_cli.training.provenance import git_state
+from norml_cli.training.provenance import cpu_model, git_state
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "speed"  # below the results folder; `norml report` leaves it alone
@@ -132,18 +132,6 @@ def machine(device: torch.device, others_busy_cores: float | None) -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         others_busy_cores=others_busy_cores,
     )
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name, with family and model where Linux tells them: virtual machines hide the former's last part."""
-    try:
-        first = cpuinfo.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0]
-    except OSError:
-        first = ""
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    name = told.get("model name") or platform.processor() or "unknown"
-    numbers = [f"{key.split()[-1]} {told[key]}" for key in ("cpu family", "model") if key in told]
-    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def _installed(*packages: str) -> dict[str, str]:

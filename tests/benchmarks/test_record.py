@@ -14,7 +14,6 @@ from tests.benchmarks.record import (
     Measurement,
     Section,
     SpeedRecord,
-    cpu_model,
     measured,
     not_measured,
     speed_record,
@@ -43,14 +42,6 @@ def test_a_record_is_complete_and_names_no_folder(tmp_path: Path):
     assert record.command == "python -m tests.benchmarks.speed --quick --results results --results=else"
     assert "somebody" not in text
     assert str(Path.cwd()) not in text
-
-
-def test_the_cpu_is_named_with_the_numbers_that_tell_its_kind(tmp_path: Path):
-    cpuinfo = tmp_path / "cpuinfo"
-    core = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
-    cpuinfo.write_text(f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}\n")
-    assert cpu_model(cpuinfo) == "AMD EPYC (family 25, model 17)"
-    assert cpu_model(tmp_path / "none")
 
 
 def test_the_records_at_hand_are_readable():

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -150,19 +149,6 @@ def test_malformed_yaml_is_told_with_file_and_line(shell: Shell):
 def test_the_module_and_the_version_work():
     done = subprocess.run([sys.executable, "-m", "norml_cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("norml ")
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["report"], ["report", "--table", "table-2"]])
-def test_commands_that_need_no_tensors_load_no_torch(arguments: list[str], tmp_path: Path):
-    program = (
-        "import sys; sys.argv = ['norml', *sys.argv[1:]]\n"
-        "from norml_cli.app.main import main\n"
-        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch was loaded'\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_benchmark_may_not_be_named_like_another_folder_of_results(shell: Shell):

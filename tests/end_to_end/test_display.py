@@ -2,18 +2,17 @@
 
 import io
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from norml_cli.commands.results.status import status
 from norml_cli.registry.reading import builtin_registry
-from norml_cli.terminal import progress as display
-from norml_cli.terminal import status_files as status
+from norml_cli.terminal import progress, status_files
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import Progress, RunDisplay
 from norml_cli.terminal.status_files import Process, StatusFile, find_unfinished
@@ -25,8 +24,8 @@ LONG = (*RUN, "--set", "validation_episodes=32", "--set", "test_episodes=64", "-
 
 @pytest.fixture
 def says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "JSON_EVERY_S", 0.0)
-    monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "JSON_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     monkeypatch.setattr("norml_cli.training.loop.SHOW_EVERY_S", 0.0)
 
 
@@ -52,9 +51,9 @@ def test_json_leaves_standard_output_to_the_result_and_tells_progress_on_standar
     assert run["method"] == "norml"
     events = [json.loads(line) for line in err.splitlines()]
     assert {event["event"] for event in events} == {"line", "progress"}
-    progress = [event for event in events if event["event"] == "progress"]
-    assert {event["phase"] for event in progress} >= {"meta-training", "meta-validation", "meta-test"}
-    last = [event for event in progress if event["phase"] == "meta-training"][-1]
+    progressed = [event for event in events if event["event"] == "progress"]
+    assert {event["phase"] for event in progressed} >= {"meta-training", "meta-validation", "meta-test"}
+    last = [event for event in progressed if event["phase"] == "meta-training"][-1]
     assert (last["title"], last["done"], last["total"]) == ("norml, 1-shot, seed 0", 9, 9)
     assert last["seconds_left"] == 0
     assert last["loss"] > 0
@@ -92,7 +91,7 @@ def test_signs_become_ascii_where_the_output_holds_no_more():
 
 
 def test_reading_a_data_set_shows_how_fast_and_how_long(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     console = Output(file=io.StringIO(), width=200)
     with RunDisplay(console, "made") as shown:
         shown.reading(0, 1000)
@@ -123,24 +122,24 @@ LONG_TITLE = "norml-zero-hidden-zero-cell, 1-shot, seed 0: meta-training"
 
 
 @pytest.mark.parametrize("title", ["norml, 1-shot, seed 0: meta-training", LONG_TITLE])
-@pytest.mark.parametrize("width", range(30, 161))
-def test_count_and_time_left_stay_at_any_width(title: str, width: int):
-    shown, bar, rest = display.fitted(title, PROGRESS, width)
-    assert len(shown) + 1 + bar + bool(bar) + len(rest) <= width
-    assert rest.startswith("1,234/200,000 ")
-    assert rest.endswith(" 1:13:37")
-    assert shown == title or (shown.endswith("...") and not bar and rest == "1,234/200,000 1:13:37")
-    assert not bar or "steps/s" in rest  # the bar goes first
+def test_count_and_time_left_stay_at_any_width(title: str):
+    for width in range(30, 161):
+        shown, bar, rest = progress.fitted(title, PROGRESS, width)
+        assert len(shown) + 1 + bar + bool(bar) + len(rest) <= width
+        assert rest.startswith("1,234/200,000 ")
+        assert rest.endswith(" 1:13:37")
+        assert shown == title or (shown.endswith("...") and not bar and rest == "1,234/200,000 1:13:37")
+        assert not bar or "steps/s" in rest  # the bar goes first
 
 
 def test_what_stays_at_80_columns():
     loss = "loss 0.646, meta-val 81.5%"
-    assert display.fitted("norml, 1-shot, seed 0: meta-training", PROGRESS, 120)[1:] == (
+    assert progress.fitted("norml, 1-shot, seed 0: meta-training", PROGRESS, 120)[1:] == (
         20,
         f"1,234/200,000 45.0 steps/s, {loss} 1:13:37",
     )
-    assert display.fitted("norml: meta-training", PROGRESS, 80)[1:] == (0, f"1,234/200,000 {loss} 1:13:37")
-    assert display.fitted(LONG_TITLE, PROGRESS, 80) == (LONG_TITLE, 0, "1,234/200,000 1:13:37")
+    assert progress.fitted("norml: meta-training", PROGRESS, 80)[1:] == (0, f"1,234/200,000 {loss} 1:13:37")
+    assert progress.fitted(LONG_TITLE, PROGRESS, 80) == (LONG_TITLE, 0, "1,234/200,000 1:13:37")
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
@@ -214,7 +213,7 @@ def test_a_stopped_run_is_paused_at_its_last_step(tmp_path: Path):
     for step in (5, 7):
         file.progressed(Progress("meta-training", step, 10, 2.0, "2 steps/s", {"loss": 0.5, "validation": 0.75}))
     file.close()
-    (found,) = find_unfinished(tmp_path)
+    (found,), _ = find_unfinished(tmp_path)
     assert found.state == "running"  # the process that wrote it is this one
     assert (found.status.done, found.status.seconds_left, found.status.loss) == (7, 1.5, 0.5)
 
@@ -232,17 +231,30 @@ def test_a_damaged_status_is_told(shell: Shell):
     shell.results.mkdir()
     for content in (b"{", b"{}", b"[]"):
         (shell.results / "seed-0.status").write_bytes(content)
-        code, _, err = shell.norml("status")
-        assert code == 2
-        assert "seed-0.status: " in err
+        StatusFile(shell.results / "seed-1.status", "another run").begin("meta-training", 3, 10)
+        code, out, err = shell.norml("status")
+        assert (code, "another run" in out) == (0, True)
+        assert err.startswith("left out: results/seed-0.status: ")
         assert err.endswith("delete it\n")
+
+
+def test_finished_lines_wrap_between_words_in_a_terminal_and_stay_whole_in_a_pipe(shell: Shell):
+    assert shell.norml(*RUN)[0] == 0
+    texts = []
+    for is_terminal in (True, False):
+        console = Output(file=io.StringIO(), force_terminal=is_terminal, width=40)
+        status(results=shell.results, console=console, as_json=False)
+        texts.append(console.file.getvalue())
+    assert max(map(len, texts[0].splitlines())) <= 40
+    assert texts[0].split() == texts[1].split()
+    assert len(texts[1].splitlines()) == 1
 
 
 def test_the_status_is_not_written_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = StatusFile(tmp_path / "seed-0.status", "a run")
     file.begin("meta-training", 0, 100)
     written = []
-    monkeypatch.setattr(status, "write_atomically", lambda path, _write: written.append(path))
+    monkeypatch.setattr(status_files, "write_atomically", lambda path, _write: written.append(path))
     for step in range(100):
         file.progressed(Progress("meta-training", step, 100, 2.0, ""))
     assert written == []
@@ -304,18 +316,14 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(shell: Shell, monke
 # --------------------------------------------------------------------------------------------------------- completion
 
 
-def completed(words: str, **environment: str) -> list[str]:
+def completed(shell: Shell, words: str) -> list[str]:
     """What bash is offered for the last of `words`."""
-    variables = {"_NORML_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    program = "import sys; sys.argv = ['norml']; from norml_cli.__main__ import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | variables | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.split()
+    with shell.monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # by which the program's name is found
+        patch.setenv("_NORML_COMPLETE", "complete_bash")
+        patch.setenv("COMP_WORDS", words)
+        patch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        return shell.norml()[1].split()
 
 
 def ids(kind: str) -> list[str]:
@@ -328,14 +336,17 @@ def ids(kind: str) -> list[str]:
         ("norml ru", ["run"]),
         ("norml run norml norml-zero-h", ["norml-zero-hidden", "norml-zero-hidden-zero-cell"]),
         ("norml report --table table-", ids("tables")),
+        ("norml run norml --benchmark tiny", ["tiny-5way"]),  # of the user's own entries
+        ("norml run norml --set inner_l", ["inner_lr="]),
+        ("norml study rates norml --grid cell_", ["cell_size="]),
+        ("norml report --format l", ["latex"]),
+        ("norml run norml --device c", ["cpu", "cuda"]),
+        ("norml evaluate seed-0.json --split meta-", ["meta-val", "meta-test"]),
+        ("norml pretrain mini-imagenet --precision b", ["bfloat16"]),
     ],
 )
-def test_the_shell_completes_commands_and_ids(words: str, expected: list[str]):
-    assert completed(words) == expected
-
-
-def test_completion_knows_entries_of_ones_own(shell: Shell):
-    assert completed("norml run norml --benchmark tiny", NORML_REGISTRY=str(shell.registry)) == ["tiny-5way"]
+def test_the_shell_completes_commands_ids_keys_and_values(shell: Shell, words: str, expected: list[str]):
+    assert completed(shell, words) == expected
 
 
 def test_completion_can_be_shown_and_installed(shell: Shell):

@@ -18,7 +18,6 @@ from norml_cli.data.examples import Examples
 from norml_cli.registry.protocol import Protocol, held_out_of
 from norml_cli.registry.reading import load_registry
 from norml_cli.results.store import read_record
-from norml_cli.training import run as training
 from norml_cli.training.embedding import features_of_images
 from norml_cli.training.trained import load_trained
 from tests.helpers import photos, tiny
@@ -122,6 +121,25 @@ def test_nearest_centroids_of_a_run_are_those_of_its_stored_features_and_episode
     assert record_of(shell, "nearest-centroid")["correct"] == expected
 
 
+def test_the_penalty_of_logistic_regression_is_chosen_on_meta_validation(shell: Shell):
+    study = (
+        "study",
+        "penalty",
+        "logistic-regression",
+        *PLACE,
+        "--grid",
+        "inverse_penalty=0.001,1.0",
+        "--format",
+        "json",
+    )
+    code, out, err = shell.norml(*study)
+    assert code == 0, err
+    trials = json.loads(out[out.index("{") :])["trials"]
+    assert {trial["values"]["inverse_penalty"] for trial in trials} == {0.001, 1.0}
+    assert {trial["outer_steps"] for trial in trials} == {0}
+    assert [trial["minus_best"] is None for trial in trials] == [True, False]
+
+
 def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
     assert shell.norml("run", "norml", *PLACE)[0] == 0
     whole = record_of(shell, "norml")
@@ -133,7 +151,7 @@ def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
         return outer_step(*arguments, **options)
 
     with shell.monkeypatch.context() as patch:
-        patch.setattr(training, "outer_step", signalled)
+        patch.setattr("norml_cli.training.run.outer_step", signalled)
         assert shell.norml("run", "norml", *PLACE, "--results", "stopped")[0] == 130
     code, out, _ = shell.norml("run", "norml", *PLACE, "--results", "stopped")
     assert code == 0
@@ -282,7 +300,7 @@ def test_training_episodes_of_what_was_held_out_from_pretraining_alone(
         pools.append(options["n_examples"])
         return sample_indices(**options)
 
-    monkeypatch.setattr(training, "sample_indices", watched)
+    monkeypatch.setattr("norml_cli.training.run.sample_indices", watched)
     run = ("run", "maml-constant-lr", *PLACE, "--set", "queries_per_class=1")
     held_out = ("--set", "training_examples=held-out-from-pretraining")
     for name, more, expected in (("all", (), 21), ("held-out", held_out, 3)):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from norml_cli.files.errors import UserError
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from tests.helpers.command_line import Shell
 
@@ -83,6 +84,17 @@ def test_pictures_and_numbers_are_the_same_bytes_again(shell: Shell):
     first = {path.name: path.read_bytes() for path in (shell.folder / "looked").iterdir()}
     assert shell.norml("inspect", record, "--out", "looked", "--episodes", "20")[0] == 0
     assert {path.name: path.read_bytes() for path in (shell.folder / "looked").iterdir()} == first
+
+
+def test_an_inspection_that_is_broken_off_leaves_none_of_its_files(shell: Shell):
+    def broken_off(*_arguments: object) -> None:
+        raise UserError("broken off")
+
+    assert shell.norml(*RUN, "norml", "--quiet")[0] == 0
+    record = "results/tiny-5way/1-shot/norml/seed-0.json"
+    shell.monkeypatch.setattr("norml_cli.reporting.inspection_files._draw_freezing", broken_off)
+    assert shell.norml("inspect", record, "--out", "looked", "--episodes", "2")[0] == 2
+    assert not (shell.folder / "looked").exists()
 
 
 def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):

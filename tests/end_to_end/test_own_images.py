@@ -45,8 +45,12 @@ def next_of(out: str) -> str:
 def test_a_folder_of_images_goes_the_whole_way(user: Shell, channels: str):
     out = typed(user, f"new dataset my-birds --source birds --set channels={channels}")
     assert "a folder of class folders: 30 classes of 8 to 25 images, 10 x 10 to 34 x 34 px, some in colour" in out
-    assert "cache_sha256" in typed(user, next_of(out))
+    out = typed(user, next_of(out))
+    assert "cache_sha256" in out
+    like = "omniglot-5way" if channels == "grey" else "mini-imagenet-5way-conv"
+    assert next_of(out) == f"new benchmark NAME --like {like} --dataset my-birds --registry mine"
     out = typed(user, BENCHMARK)
+    assert not typed(user, "prepare my-birds --registry mine").startswith("next:")
     typed(user, "run maml-constant-lr --benchmark birds-5way --registry mine --no-compile --quiet")
     assert next_of(out) == "run maml-constant-lr norml --benchmark birds-5way --registry mine"
     record = json.loads((user.folder / RECORD).read_text())

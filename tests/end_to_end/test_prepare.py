@@ -39,7 +39,8 @@ def test_a_user_prepares_verifies_and_mends(norml: Callable[..., "subprocess.Com
     verified = norml("prepare", "made-mini", "--verify").stdout
     hashes = f"made-mini: source_sha256 {source}\nmade-mini: cache_sha256 {content}\n"
     assert verified == f"made-mini: verified, 6 arrays as they were written\n{hashes}"
-    assert norml("prepare", "made-mini").stdout == "made-mini: up to date (made-mini.h5)\n"
+    again = "next: norml new benchmark NAME --like mini-imagenet-5way-conv --dataset made-mini"
+    assert norml("prepare", "made-mini").stdout == f"made-mini: up to date (made-mini.h5)\n{again}\n"
 
     cache = tmp_path / "home" / "made-mini.h5"
     before = cache.read_bytes()

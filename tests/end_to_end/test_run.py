@@ -15,8 +15,7 @@ import torch
 
 from norml_cli.app.main import main
 from norml_cli.results.records import Parameters
-from norml_cli.training import launch, loop, resources
-from norml_cli.training import run as training
+from norml_cli.training import launch, loop, resources, run
 from norml_cli.training.checkpoints import read_checkpoint
 from norml_cli.training.trained import load_trained
 from tests.helpers.command_line import Shell
@@ -107,16 +106,16 @@ class Killed(BaseException):
 
 def dying(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
     """The method `name` of a run dies before its call number `calls` + 1."""
-    original = getattr(training.Run, name)
+    original = getattr(run.Run, name)
     left = [calls]
 
-    def dies(self: training.Run, *arguments: object) -> object:
+    def dies(self: run.Run, *arguments: object) -> object:
         if left[0] == 0:
             raise Killed
         left[0] -= 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(training.Run, name, dies)
+    monkeypatch.setattr(run.Run, name, dies)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,7 @@ def test_a_signalled_process_goes_on_where_it_was(shell: Shell, name: str):
 
 def signalled_in_step(monkeypatch: pytest.MonkeyPatch, step: int, *signals: signal.Signals) -> None:
     """The signals arrive within that outer step, after its episodes were drawn and before the optimiser's step."""
-    original = training.outer_step
+    original = run.outer_step
     taken = []
 
     def signalled(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,7 +183,7 @@ def signalled_in_step(monkeypatch: pytest.MonkeyPatch, step: int, *signals: sign
                 signal.raise_signal(number)
         return original(*arguments, **settings)
 
-    monkeypatch.setattr(training, "outer_step", signalled)
+    monkeypatch.setattr(run, "outer_step", signalled)
 
 
 def test_ctrl_c_within_a_step_says_what_it_does_and_a_second_one_stops_at_once(
@@ -209,13 +208,13 @@ def test_ctrl_c_within_a_step_says_what_it_does_and_a_second_one_stops_at_once(
 
 
 def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    keep = training.Run.keep_weights
+    keep = run.Run.keep_weights
 
-    def signalled(run: training.Run) -> None:
+    def signalled(run: run.Run) -> None:
         signal.raise_signal(signal.SIGTERM)
         keep(run)
 
-    monkeypatch.setattr(training.Run, "keep_weights", signalled)
+    monkeypatch.setattr(run.Run, "keep_weights", signalled)
     assert shell.norml("run", "norml", "maml-constant-lr", "--benchmark", "tiny-5way")[0] == 130
     assert [path.parent.name for path in shell.results.rglob("*.json")] == ["norml"]
     assert not list(shell.results.rglob("*.checkpoint"))
@@ -223,7 +222,7 @@ def test_a_stop_while_one_method_finishes_begins_no_other(shell: Shell, monkeypa
 
 def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     share, seen = 0.75, []
-    step = training.outer_step
+    step = run.outer_step
 
     def watched(model: torch.nn.Module, *rest: object, **options: object) -> object:
         done = step(model, *rest, **options)
@@ -232,7 +231,7 @@ def test_a_moving_average_of_what_is_learned_is_kept_and_survives_a_stop(shell: 
 
     averaged = (*NORML, "--set", f"weight_average={share}", "--set", "validate_every=9")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "outer_step", watched)
+        patch.setattr(run, "outer_step", watched)
         assert shell.norml(*averaged, "--results", "whole")[0] == 0
     assert len(seen) == 9
     average = seen[0]
@@ -304,7 +303,7 @@ def test_out_of_memory_is_one_line_with_remedies(
     def exhausted(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(training, "outer_step", exhausted)
+    monkeypatch.setattr(run, "outer_step", exhausted)
     code, _, err = shell.norml(*NORML, *settings)
     assert code == 2
     assert err.startswith("error: norml, 1-shot, seed 0: out of memory; ")
@@ -349,14 +348,14 @@ def test_a_run_under_other_values_does_not_take_up_a_checkpoint(shell: Shell, mo
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     steps_taken = []
-    original = training.outer_step
+    original = run.outer_step
 
     def diverges(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
         loss, accuracy = original(*arguments, **settings)
         steps_taken.append(loss)
         return (loss * float("nan") if len(steps_taken) == 3 else loss), accuracy
 
-    monkeypatch.setattr(training, "outer_step", diverges)
+    monkeypatch.setattr(run, "outer_step", diverges)
     code, _, err = shell.norml(*NORML)
     assert code == 2
     assert "the loss is nan by outer step 3" in err
@@ -370,12 +369,12 @@ def test_steps_that_are_not_looked_at_one_by_one_give_the_same_record(shell: She
     expected = read(shell)
     taken = []
 
-    def three_or_what_is_left(run: training.Run) -> int:
+    def three_or_what_is_left(run: run.Run) -> int:
         until_validation = 4 - run.state.step % 4
         taken.append(min(3, until_validation, 9 - run.state.step))
         return taken[-1]
 
-    monkeypatch.setattr(training.Run, "_steps_until_a_look", three_or_what_is_left)
+    monkeypatch.setattr(run.Run, "_steps_until_a_look", three_or_what_is_left)
     assert shell.norml(*NORML, "--force")[0] == 0
     assert taken == [3, 1, 3, 1, 1]
     found = read(shell)
@@ -404,13 +403,13 @@ def test_how_the_inner_loop_is_computed_changes_no_answer(shell: Shell, key: str
 
 def test_matmul_precision_holds_during_the_run_only(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     seen = set()
-    original = training.outer_step
+    original = run.outer_step
 
     def watched(*arguments: object, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
         seen.add(torch.backends.mkldnn.matmul.fp32_precision)
         return original(*arguments, **settings)
 
-    monkeypatch.setattr(training, "outer_step", watched)
+    monkeypatch.setattr(run, "outer_step", watched)
     assert shell.norml(*NORML, "--set", "matmul_precision=tf32")[0] == 0
     assert (seen, torch.backends.mkldnn.matmul.fp32_precision) == ({"tf32"}, "none")
 
@@ -418,7 +417,7 @@ def test_matmul_precision_holds_during_the_run_only(shell: Shell, monkeypatch: p
 def test_a_compiled_run_says_so_in_its_record(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     """Compiling itself is proved on the engine; here its place is taken by what it would give."""
     assert shell.norml(*NORML, "--results", "plain")[0] == 0
-    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: training.meta_gradient)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: run.meta_gradient)
     code, out, err = shell.norml(*NORML, "--compile", "--results", "compiled")
     assert code == 0, err
     assert "compiling the outer step" in out
@@ -432,7 +431,7 @@ def test_what_cannot_be_compiled_is_told_in_one_line(shell: Shell, monkeypatch: 
     def fails(*_: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nwith details")
 
-    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: fails)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: fails)
     code, _, err = shell.norml(*NORML, "--compile")
     assert code == 2
     assert err == (
@@ -449,7 +448,7 @@ def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pyt
 
     assert shell.norml(*NORML, "--results", "plain")[0] == 0
     monkeypatch.setattr(launch, "_compile_pays", lambda *_: True)
-    monkeypatch.setattr(training, "compiled_meta_gradient", lambda _device: fails)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: fails)
     code, out, err = shell.norml(*NORML, "--results", "tried")
     assert code == 0, err
     assert "cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); going on without" in out
@@ -475,7 +474,7 @@ def test_a_run_that_is_stopped_while_compiling_stops_at_once(
         pytest.fail("went on")
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "compiled_meta_gradient", lambda _device: stopped)
+        patched.setattr(run, "compiled_meta_gradient", lambda _device: stopped)
         code, out, _ = shell.norml(*NORML, "--compile", "--results", "stopped")
     assert (code, "cannot be compiled" in out) == (130, False)
     assert "stopped after outer step 0; the same command goes on from there" in out

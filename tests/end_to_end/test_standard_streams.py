@@ -73,7 +73,27 @@ def test_an_interrupt_of_the_imports_is_silent():
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_page_is_not_written_to_a_dash(shell: Shell):
-    code, _, err = shell.norml("report", "--html", "-")
-    assert (code, err) == (2, "error: --html -: a page is written to a file; name one, such as --html report.html\n")
-    assert not list(shell.folder.glob("-"))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "--html"),
+        ("export", "seed-0.json", "--out"),
+        ("inspect", "seed-0.json", "--out"),
+        ("run", "norml", "--tensorboard"),
+        ("run", "norml", "--results"),
+        ("prepare", "omniglot", "--source"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("-", " -: stands for no file here; name one"), ("", ": is empty; give it a value, or leave it out")],
+)
+def test_no_file_is_named_by_a_dash_or_nothing(shell: Shell, words: tuple[str, ...], word: str, said: str):
+    code, out, err = shell.norml(*words, word)
+    assert (code, out, err) == (2, "", f"error: {words[-1]}{said}\n")
+    assert [path.name for path in shell.folder.iterdir()] == ["registry"]
+
+
+def test_empty_words_are_told_by_what_they_stand_for(shell: Shell):
+    for words, name in ((("run", ""), "METHOD..."), (("validate", ""), "PATH"), (("report", "--table", ""), "--table")):
+        assert shell.norml(*words)[2] == f"error: {name}: is empty; give it a value, or leave it out\n"

@@ -9,7 +9,7 @@ import pytest
 
 from norml.statistics import paired_difference
 from norml_cli.data.examples import Examples
-from norml_cli.training import run as training
+from norml_cli.training.run import Run
 from tests.helpers.command_line import Shell
 
 STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
@@ -50,10 +50,8 @@ def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
 
 def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     evaluated, read = [], []
-    evaluate, classes = training.Run._evaluate, Examples._classes
-    monkeypatch.setattr(
-        training.Run, "_evaluate", lambda run, split, on: evaluated.append(split) or evaluate(run, split, on)
-    )
+    evaluate, classes = Run._evaluate, Examples._classes
+    monkeypatch.setattr(Run, "_evaluate", lambda run, split, on: evaluated.append(split) or evaluate(run, split, on))
     monkeypatch.setattr(
         Examples, "_classes", lambda examples, split, **how: read.append(split) or classes(examples, split, **how)
     )
@@ -92,15 +90,15 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
     whole = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
     for path in trials(shell):
         path.unlink()
-    taken = training.Run._take_steps
+    taken = Run._take_steps
 
-    def stopping(run: training.Run, count: int) -> float:
+    def stopping(run: Run, count: int) -> float:
         run._stop.made = run.state.step == 5
         return taken(run, count)
 
-    monkeypatch.setattr(training.Run, "_take_steps", stopping)
+    monkeypatch.setattr(Run, "_take_steps", stopping)
     assert shell.norml(*STUDY)[0] == 130
-    monkeypatch.setattr(training.Run, "_take_steps", taken)
+    monkeypatch.setattr(Run, "_take_steps", taken)
     code, out, _ = shell.norml(*STUDY)
     assert code == 0
     assert "goes on from 6 of" in out
@@ -127,6 +125,22 @@ def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple
     assert expected in err
     assert err.count("\n") == 1
     assert trials(shell) == []
+
+
+def test_a_study_whose_trials_are_all_paused_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    taken = Run._take_steps
+
+    def stopping(run: Run, count: int) -> float:
+        run._stop.made = run.state.step == 5
+        return taken(run, count)
+
+    monkeypatch.setattr(Run, "_take_steps", stopping)
+    assert shell.norml(*STUDY)[0] == 130
+    assert trials(shell) == []
+    code, out, err = shell.norml("study", "rates")
+    assert (code, out, err) == (0, "rates: 1 unfinished trial; `norml status` tells how far\n", "")
+    assert json.loads(shell.norml("study", "rates", "--json")[1])["trials"] == []
+    assert "inner_lr 0.1" in shell.norml("status")[1]
 
 
 def test_a_damaged_trial_is_named(shell: Shell):

@@ -141,6 +141,9 @@ def test_an_option_that_counts_once_may_not_be_given_twice(shell: Shell, words: 
         ((*RUN, "--set", "hidden_sizes=64"), "written hidden_sizes=[64,64]"),
         ((*RUN, "--set", "first_order=True"), "in lower case: first_order=true"),
         ((*RUN, "--name", "a/b"), "--name 'a/b': must be made of"),
+        ((*RUN, "--set", "results=out"), "--set results: is no value of a method; use --results"),
+        ((*RUN, "--set", "compile=true"), "use --compile or --no-compile"),
+        ((*RUN, "--seed", "0", "1", "2"), "error: 1: is no method; several seeds are written --seeds 0,1,2"),
         (("report", "--json", "--format", "csv"), "--json: contradicts --format csv"),
     ],
 )

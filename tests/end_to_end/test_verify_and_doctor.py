@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from norml_cli.commands.upkeep import doctor, verify
+from norml_cli.commands.results import verify
+from norml_cli.commands.upkeep import doctor
 from norml_cli.data.examples import Examples
 from norml_cli.results.store import digest_of, read_record
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
@@ -193,14 +194,14 @@ def test_doctor_only_notes_a_cache_that_can_be_read(shell: Shell):
     assert f"note  caches: {home} can be read, not written; " in out
 
 
-def test_doctor_in_a_deleted_folder_is_one_clear_line(shell: Shell):
+@pytest.mark.parametrize("command", ["doctor", "report", "list", "show norml", "run norml", "study s", "validate x"])
+def test_a_deleted_working_folder_is_one_clear_line(shell: Shell, command: str):
     gone = shell.folder / "gone"
     gone.mkdir()
     shell.monkeypatch.chdir(gone)
     gone.rmdir()
-    code, out, _ = shell.norml("doctor")
-    assert code == 1
-    assert "must  results: the working folder is gone; change to one that is there" in out
+    told = "error: the working folder is gone; change to one that is there\n"
+    assert shell.norml(*command.split()) == (2, "", told)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command line called in this process: as a user types it, without the seconds of another torch import."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from norml_cli.app.main import main
+
+PYTHONS_INSIDES = re.compile(r"Traceback|<\w[\w.]* [^>]*(?: at 0x|=)|<class '|\bNoneType\b|\bobject has no attribute\b")
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Shell:
         with pytest.raises(SystemExit) as left:
             main()
         out, err = self.capsys.readouterr()
+        assert not PYTHONS_INSIDES.search(err), err  # of any command in any test
         code = left.value.code
         return (0 if code is None else int(code)), out, err
 

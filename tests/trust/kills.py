@@ -22,8 +22,9 @@ from pathlib import Path
 
 import torch
 
-from norml_cli.commands.data import prepare, pretrain, run  # noqa: F401 - loaded once, before forking
-from norml_cli.files import atomic as files
+from norml_cli.commands.data import prepare, pretrain  # noqa: F401 - loaded once, before forking
+from norml_cli.commands.runs import run  # noqa: F401 - as above
+from norml_cli.files import atomic
 from norml_cli.training import loop
 from tests.trust.places import (
     PREPARE,
@@ -84,7 +85,7 @@ def started(arguments: tuple[str, ...], folder: Path, moment: int | None, write:
 
 
 def _die_in_write(moment: int, write: int) -> None:
-    original, left = files.write_atomically, [write]
+    original, left = atomic.write_atomically, [write]
 
     def dying(path: Path, fill: object) -> None:
         left[0] -= 1

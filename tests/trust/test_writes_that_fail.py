@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from norml_cli.data.examples import Examples
-from norml_cli.files import atomic as files
+from norml_cli.files import atomic
 from norml_cli.files.companions import STATUS
 from norml_cli.results import records
 from norml_cli.training import loop
-from norml_cli.training import run as training
+from norml_cli.training.run import Run
 from tests.helpers import synthetic
 from tests.helpers.command_line import Shell
 from tests.trust.places import PREPARE, PREPARE_PHOTOS, PRETRAIN, RUN, contents
@@ -173,14 +173,14 @@ def test_a_cache_exchanged_once_it_is_read_changes_nothing(shell: Shell):
     assert shell.norml(*PREPARE)[0] == 0
     assert shell.norml(*MADE)[0] == 0
     expected = {name: content for name, content in contents(shell.folder).items() if name.startswith("results")}
-    train = training.Run.train
+    train = Run.train
 
-    def exchanging(self: training.Run) -> None:
+    def exchanging(self: Run) -> None:
         exchange_cache(shell)
         train(self)
 
     with shell.monkeypatch.context() as patch:
-        patch.setattr(training.Run, "train", exchanging)
+        patch.setattr(Run, "train", exchanging)
         assert shell.norml(*MADE, "--force")[0] == 0
     assert {name: content for name, content in contents(shell.folder).items() if name.startswith("results")} == expected
 
@@ -204,7 +204,7 @@ def test_a_clock_set_back_changes_nothing(shell: Shell):
 
     with shell.monkeypatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
-        patch.setattr(training.Run, "test", dies)
+        patch.setattr(Run, "test", dies)
         patch.setattr("sys.argv", ["norml", *RUN])
         with pytest.raises(Killed):
             launch_main()
@@ -230,7 +230,7 @@ def launch_main() -> None:
 
 def test_a_write_that_fails_at_any_call_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "file"
-    files.write_atomically(path, lambda file: file.write(b"old"))
+    atomic.write_atomically(path, lambda file: file.write(b"old"))
     for module, name in ((os, "fsync"), (Path, "chmod"), (Path, "replace")):
         with monkeypatch.context() as patch:
 
@@ -238,7 +238,7 @@ def test_a_write_that_fails_at_any_call_leaves_the_old_file(tmp_path: Path, monk
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
             patch.setattr(module, name, fails)
-            with pytest.raises(files.UserError, match="cannot be written"):
-                files.write_atomically(path, lambda file: file.write(b"new"))
+            with pytest.raises(atomic.UserError, match="cannot be written"):
+                atomic.write_atomically(path, lambda file: file.write(b"new"))
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]

@@ -6,6 +6,7 @@ from norml_cli.data.cache import Cache, cache_path, status
 from norml_cli.data.preparing import declared_requests, hashes, make
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.terminal.output import Output
 
@@ -38,6 +39,17 @@ def prepare(
         Cache.open(entry, entry_file)  # says what is wrong with it
     cache = make(registry, entry, declared_requests(registry, dataset_id), source=source, force=force, console=console)
     console.result(_result("made", cache))
+
+
+LIKE = {False: "omniglot-5way", True: "mini-imagenet-5way-conv"}  # by whether images are in colour
+
+
+def suggest_benchmark(registry: Registry, dataset_id: str, console: Output) -> None:
+    """Say how to make a benchmark of a data set that has none."""
+    if dataset_id not in {bench.dataset for bench in registry.benchmarks.values()}:
+        like = LIKE[registry.dataset(dataset_id).in_colour]
+        command = suggested(f"norml new benchmark NAME --like {like} --dataset {dataset_id}")
+        console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _result(state: str, cache: Cache) -> dict[str, str | None]:

@@ -32,7 +32,8 @@ def show(
     else:
         rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows those
     if isinstance(entry, RecipeEntry):
-        rows += _backbone_rows(entry)
+        counted = "counted: without the layer to classes"
+        rows.append(("backbone parameters", f"{entry.values.backbone_parameters:,}", counted))
     if as_json:
         values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
         console.print_json(data={"id": entry.id, "title": entry.title, "values": values})
@@ -103,12 +104,6 @@ def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
     return [
         ("memory", f"at least {least / 1e9:,.0f} GB", f"warning: this machine has {here / 1e9:,.0f} GB; {remedies}")
     ]
-
-
-def _backbone_rows(entry: RecipeEntry) -> Rows:
-    from norml_cli.training.build import backbone_parameters  # noqa: PLC0415 - torch, which only counting needs
-
-    return [("backbone parameters", f"{backbone_parameters(entry.values):,}", "counted: without the layer to classes")]
 
 
 def _entry_rows(entry: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -14,7 +14,7 @@ from norml_cli.registry.resolving import Registry
 def validate(registry: Registry, console: Console) -> None:
     """Dry-build each method on each benchmark and shots, and each recipe. Raises RegistryError with every fault found.
 
-    Reading and cross-checking the files happened when `registry` was loaded.
+    Models of one shape are built once. Reading and cross-checking the files happened when `registry` was loaded.
     """
     faults, n_built = [], 0
     for where, build in _builds(registry):
@@ -31,16 +31,20 @@ def validate(registry: Registry, console: Console) -> None:
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
     """Where each model is declared, and what builds it."""
-    from norml_cli.training.build import backbone_parameters, parameter_counts  # noqa: PLC0415 - torch; reading does without
+    from norml_cli.training.build import parameter_counts, shape_of, try_backbone  # noqa: PLC0415 - brings torch
 
+    shapes = set[object]()
     for method in registry.methods.values():
         for bench in registry.benchmarks.values():
             for shots in bench.shots:
                 spec = registry.resolve(method.id, bench.id, shots).spec
                 where = f"{registry.files['methods', method.id]}: on {bench.id}, {shots} shots"
-                yield where, partial(parameter_counts, registry, spec)
+                shape = shape_of(registry, spec)
+                if shape not in shapes:
+                    shapes.add(shape)
+                    yield where, partial(parameter_counts, registry, spec)
     for recipe in registry.recipes.values():
-        yield f"{registry.files['recipes', recipe.id]}", partial(backbone_parameters, recipe.values)
+        yield f"{registry.files['recipes', recipe.id]}", partial(try_backbone, recipe.values)
 
 
 def folder_to_validate(path: Path | None) -> Path | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import COMPARISON_KEYS, comparison_sheet, comparison_values, matrix_sheets
 from norml_cli.reporting.formats import render_sheets, require_format
@@ -26,12 +27,10 @@ class Compared:
     shots: int | None = None
 
 
-def compare_methods(
-    registry: Registry, asked: Compared, *, format_: str, results: Path, console: Console, options: str = ""
-) -> None:
+def compare_methods(registry: Registry, asked: Compared, *, format_: str, results: Path, console: Console) -> None:
     """Print the comparison of every pair of methods, or of the methods of a table that have runs.
 
-    options: as in `report`. Raises UserError for fewer than two methods, a missing folder, and as `compare`.
+    Raises UserError for fewer than two methods, a missing folder, and as `compare`.
     """
     require_format(format_)
     methods, table, benchmark, shots = asked.methods, asked.table, asked.benchmark, asked.shots
@@ -40,12 +39,13 @@ def compare_methods(
             raise UserError("--all: takes the methods and columns of its table; leave out METHOD, --benchmark, --shots")
         comparisons = compare_table(registry, registry.table(table), _records(results))
         if not comparisons:
-            raise UserError(f"--all {table}: no column has finished runs of two methods; `norml report` lists the runs")
+            lists = f"`{suggested('norml report')}` lists the runs"
+            raise UserError(f"--all {table}: no column has finished runs of two methods; {lists}")
     else:
         if len(set(methods)) != len(methods) or len(methods) < 2:  # noqa: PLR2004 - a pair
             raise UserError("compare: name two or more different methods, or a table with --all")
         spec = registry.resolve(method_of(methods[0]), benchmark, shots).spec
-        comparisons = compare(registry, methods, spec.benchmark, spec.shots, _records(results), options=options)
+        comparisons = compare(registry, methods, spec.benchmark, spec.shots, _records(results))
     values = [comparison_values(comparison, each) for comparison in comparisons for each in comparison.differences]
     sheets = [*(matrix_sheets(comparisons) if table is not None else []), comparison_sheet(comparisons)]
     print_text(render_sheets(sheets, COMPARISON_KEYS, values, "comparisons", format_, width=console.width), console)

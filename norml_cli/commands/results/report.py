@@ -8,6 +8,7 @@ from rich.console import Console
 
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import render_sheets, require_format, to_csv, to_json
 from norml_cli.reporting.lists import render_runs
@@ -25,28 +26,25 @@ from norml_cli.terminal.output import name_left_out, print_text
 EVERY = "every"  # in place of a table's id
 
 
-def report(
-    registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console, options: str = ""
-) -> None:
+def report(registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console) -> None:
     """Print the table `table_id` (EVERY: all that have runs), or the list of runs without one, in `format_`.
 
-    options: of the command lines that are suggested, such as ' --results out'. The list names damaged records on
-    standard error and goes on; a table is not printed without them. Raises UserError for an unknown table or format, a
-    missing folder, every damaged record that a table would read (the list: if there is no other), and if no table has
-    runs.
+    The list names damaged records on standard error and goes on; a table is not printed without them. Raises UserError
+    for an unknown table or format, a missing folder, every damaged record that a table would read (the list: if there
+    is no other), and if no table has runs.
     """
     require_format(format_)
     if table_id is None:
         Results(results).require_folder()
         scan = Results(results).scan_runs(intervals=False)  # as they were written; tables compute them again
         runs = scan.records or scan.sound()  # where all are damaged there is no list
-        print_text(render_runs(registry, runs, format_, width=console.width, options=options), console)
+        print_text(render_runs(registry, runs, format_, width=console.width), console)
         name_left_out(scan.faults)
         return
     if table_id == EVERY and format_ in {"csv", "json"}:
         raise UserError(f"--table: name one table for --format {format_}: {', '.join(registry.tables)}")
-    tables, *_ = _tables(registry, table_id, results, options)
-    texts = [render_table(table, format_, width=console.width, options=options) for table in tables]
+    tables, *_ = _tables(registry, table_id, results)
+    texts = [render_table(table, format_, width=console.width) for table in tables]
     print_text("\n".join(texts), console)
 
 
@@ -65,7 +63,8 @@ def report_protocols(
     tables = protocol_tables(registry, Results(results).runs(), scan.records, methods)
     name_left_out(scan.faults)
     if not tables:
-        raise UserError(f"{results}: holds no evaluations of these; `norml evaluate RECORD --set KEY=VALUE` makes one")
+        makes = f"`{suggested('norml evaluate RECORD --set KEY=VALUE')}`"
+        raise UserError(f"{results}: holds no evaluations of these; {makes} makes one")
     sheets = [protocol_sheet(table) for table in tables]
     values = protocol_values(tables)
     print_text(render_sheets(sheets, PROTOCOL_KEYS, values, "protocols", format_, width=console.width), console)
@@ -84,20 +83,16 @@ def report_series(what: Literal["curves", "episodes"], *, format_: str, results:
     print_text(to_csv(keys, found) if format_ == "csv" else to_json({what: found}), console)
 
 
-def report_html(
-    registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console, options: str = ""
-) -> None:
+def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console) -> None:
     """Write one page of the table `table_id`, or of every table that has runs, to `out`.
 
     Raises UserError as `report`, and if `out` cannot be written.
     """
     from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
 
-    if str(out) == "-":
-        raise UserError("--html -: a page is written to a file; name one, such as --html report.html")
-    tables, runs, evaluations = _tables(registry, table_id or EVERY, results, options)
+    tables, runs, evaluations = _tables(registry, table_id or EVERY, results)
     protocols = protocol_tables(registry, runs, evaluations)
-    page = render_html(registry, tables, runs, protocols, options=options).encode()
+    page = render_html(registry, tables, runs, protocols).encode()
     write_atomically(out, lambda file: file.write(page))
     console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
 
@@ -107,7 +102,7 @@ def _size(n_bytes: int) -> str:
 
 
 def _tables(
-    registry: Registry, table_id: str, results: Path, options: str
+    registry: Registry, table_id: str, results: Path
 ) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]], Sequence[tuple[Path, EvaluationRecord]]]:
     """The table of that id, or every one with runs; and the runs and evaluations that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
@@ -120,5 +115,5 @@ def _tables(
     tables = [build_table(registry, entry, records, evaluations) for entry in entries]
     chosen = tables if named else [table for table in tables if any(cell.ours for _, _, cell in table.cells())]
     if not chosen:
-        raise UserError(f"{results}: no table has a finished run; `norml run METHOD{options}` makes one")
+        raise UserError(f"{results}: no table has a finished run; `{suggested('norml run METHOD')}` makes one")
     return chosen, runs, scan.records

@@ -5,9 +5,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from norml_cli.files.atomic import home
 from norml_cli.files.errors import counted
+from norml_cli.files.suggestions import suggested
 from norml_cli.results.records import Record
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import name_left_out
@@ -18,25 +20,26 @@ NEWEST = 10  # finished trainings that a person is shown; `norml report` lists e
 
 
 def status(*, results: Path, console: Console, as_json: bool) -> None:
-    """Print every training under `results`, and the pretrainings beside the caches. A damaged record is named.
+    """Print every training under `results`, and the pretrainings beside the caches; what is damaged is named.
 
-    Raises UserError for a missing folder and a damaged status file.
+    Raises UserError for a missing folder.
     """
     Results(results).require_folder()
-    unfinished = [*find_unfinished(results), *find_unfinished(home() / "backbones")]
+    unfinished, damaged = find_unfinished(results, home() / "backbones")
     items, faults = _finished(Results(results))
-    name_left_out(faults)
+    name_left_out([*damaged, *faults])
     finished = sorted(items, key=lambda item: item["created"], reverse=True)
     if as_json:
         console.print_json(data={"unfinished": [_values(found) for found in unfinished], "finished": finished})
         return
     if not unfinished and not finished and not faults:
-        _say(console, "nothing is running, paused or finished; `norml run METHOD` makes a run")
+        _say(console, f"nothing is running, paused or finished; `{suggested('norml run METHOD')}` makes a run")
     if unfinished:
         _print_unfinished(unfinished, console)
     for item in finished[:NEWEST]:
         made = f"{counted(item['steps'], 'step')}, {item['created']}"
-        _say(console, f"finished  {item['title']}: {item['reached']} ({made})")
+        line = Text(f"finished  {item['title']}: {item['reached']} ({made})")
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if len(finished) > NEWEST:
         _say(console, f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)")
 

@@ -25,7 +25,7 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
     require_format(format_)
     finished = [trial for _, trial in Results(results).scan_trials(name).sound()]
     folder = results / "studies" / name
-    unfinished = len(find_unfinished(folder))
+    unfinished = len(find_unfinished(folder)[0])
     if not finished and not unfinished:
         raise UserError(f"{folder}: holds no trials; name methods, and values with --grid")
     if unfinished and format_ == "rich":

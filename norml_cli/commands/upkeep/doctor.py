@@ -16,6 +16,7 @@ from norml_cli.data import cache
 from norml_cli.files.atomic import home
 from norml_cli.files.companions import DIVERGED, LOCK
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.store import Results
@@ -107,11 +108,7 @@ def _cuda() -> Finding:
 
 def _folder(what: str, folder: Path) -> Iterator[Finding]:
     """Write rights and free space where `folder` is or would be made."""
-    try:
-        place = folder.absolute()
-    except FileNotFoundError:  # the working folder was deleted
-        yield Finding(what, "must", "the working folder is gone", "change to one that is there")
-        return
+    place = folder.absolute()
     while not place.exists():
         place = place.parent
     if folder == home() and place.is_dir() and not os.access(place, os.W_OK) and any(folder.glob("*.h5")):
@@ -129,20 +126,24 @@ def _folder(what: str, folder: Path) -> Iterator[Finding]:
 
 def _caches(registry: Registry) -> Iterator[Finding]:
     for id_, entry in registry.datasets.items():
+        prepare = suggested(f"norml prepare {id_}")
         try:
             state = cache.status(entry, registry.files["datasets", id_])
             if state == "missing":
-                yield Finding(f"cache of {id_}", "note", "not prepared", f"norml prepare {id_}, before it is used")
+                yield Finding(f"cache of {id_}", "note", "not prepared", f"{prepare}, before it is used")
                 continue
             opened = cache.Cache.open(entry, registry.files["datasets", id_])
             for split in ("meta_train", "meta_val", "meta_test"):
                 opened.class_names(split)  # a quick check; every image: norml prepare --verify
-            yield Finding(f"cache of {id_}", "fine", f"opens; norml prepare {id_} --verify checks every image")
+            yield Finding(f"cache of {id_}", "fine", f"opens; {prepare} --verify checks every image")
         except UserError as error:
             yield Finding(f"cache of {id_}", "must", str(error))
 
 
 def _records(results: Path) -> Iterator[Finding]:
+    if not results.is_dir():
+        yield Finding("records", "note", f"there is no folder {results}", "`norml run` makes it, or name another")
+        return
     scan = Results(results).scan_all()
     for fault in scan.faults:
         yield Finding("record", "must", fault.splitlines()[0])
@@ -159,12 +160,12 @@ def _leftovers(folder: Path) -> Iterator[Finding]:
             yield Finding("diverged run", "note", str(path), "start it with other values, or again with --force")
         elif path.suffix == LOCK and not _free(path):
             yield Finding("lock", "note", f"{path} is held", "another norml is at work; wait for it")
-    try:
-        for found in find_unfinished(folder):
-            remedy = "its command goes on from there" if found.state == "paused" else ""
-            yield Finding(f"{found.state} training", "note", str(found.path), remedy)
-    except UserError as error:
-        yield Finding("status", "must", str(error))
+    unfinished, damaged = find_unfinished(folder)
+    for found in unfinished:
+        remedy = "its command goes on from there" if found.state == "paused" else ""
+        yield Finding(f"{found.state} training", "note", str(found.path), remedy)
+    for line in damaged:
+        yield Finding("status", "must", line)
 
 
 def _free(lock: Path) -> bool:

@@ -30,6 +30,7 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {  # by a compressed file's first
     b"\xfd7zXZ\0": lzma.open,
     b"BZh": bz2.open,
 }
+ENCRYPTED = 1  # of a member's flags
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 _DAMAGED = (
@@ -92,6 +93,8 @@ def _in_zip(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
                 or not _wanted(path, name, info.file_size, limit_bytes)
             ):
                 continue
+            if info.flag_bits & ENCRYPTED:
+                raise UserError(f"{path}: {name}: is encrypted; name an archive without a password")
             try:
                 content = archive.read(info)
             except _DAMAGED as error:

@@ -1,5 +1,6 @@
 """csv files that name images with their labels and, it may be, their splits."""
 
+import codecs
 import csv
 import io
 import json
@@ -63,7 +64,7 @@ def is_index(table: File, names: ColumnNames) -> bool:
 def _header(table: File, names: ColumnNames) -> _Header | None:
     head = table.read()
     web_pages.refuse(table.where, head)
-    first = head.decode("utf-8-sig", "replace").partition("\n")[0]
+    first = head.decode(_encoding(head), "replace").partition("\n")[0]
     for delimiter in DELIMITERS:
         words = [word.strip().strip('"').strip() for word in first.split(delimiter)]
         by_word = {word.lower(): word for word in words}
@@ -75,13 +76,19 @@ def _header(table: File, names: ColumnNames) -> _Header | None:
     return None
 
 
+def _encoding(data: bytes) -> str:
+    """UTF-8, or UTF-16 where the file says so, as spreadsheets save it."""
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
 def rows(table: File, names: ColumnNames) -> Iterator[CsvRow]:
     """The rows of a csv file, without the blanks around words. Raises UserError."""
     header = _header(table, names)
     if header is None:
         raise UserError(f"{table.where}:1: has no columns {names.files[0]},{names.labels[0]}; name them so")
     try:
-        text = io.StringIO(unicodedata.normalize("NFC", table.read().decode("utf-8-sig")))
+        data = table.read()
+        text = io.StringIO(unicodedata.normalize("NFC", data.decode(_encoding(data))))
         reader = csv.DictReader(text, strict=True, skipinitialspace=True, delimiter=header.delimiter)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:

@@ -23,9 +23,9 @@ KINDS_NAMED = 4  # chosen: of passed over files, in one line
 MAX_FILES = 3_000_000  # chosen: over twice ImageNet's training images
 MAX_HELD_BYTES = 1 << 30  # chosen: 1 GiB of still encoded images from archives; mini-ImageNet has 0.15
 SPLIT_OF: dict[str, SplitName] = {  # as folders, files and csv files name splits
-    **dict.fromkeys(("train", "training", "meta-train", "meta_train"), "meta_train"),
+    **dict.fromkeys(("train", "training", "meta-train", "meta_train", "base"), "meta_train"),
     **dict.fromkeys(("val", "valid", "validation", "meta-val", "meta_val"), "meta_val"),
-    **dict.fromkeys(("test", "testing", "meta-test", "meta_test"), "meta_test"),
+    **dict.fromkeys(("test", "testing", "meta-test", "meta_test", "novel"), "meta_test"),
 }
 HIDDEN = "hidden or system files"
 READ = {
@@ -72,6 +72,10 @@ class SourceFiles:
         named = [*sorted(kinds[:KINDS_NAMED]), ("others", sum(count for _, count in kinds[KINDS_NAMED:]))]
         counts = [f"{count:,} {what}" for what, count in named if count]
         return [f"ignored: {', '.join(counts)}"] if counts else []
+
+    def seen(self) -> str:
+        """' (ignored: 3 .rar files)', for messages, or nothing."""
+        return "".join(f" ({line})" for line in self.remark())
 
 
 def place_of(name: str) -> PurePosixPath:

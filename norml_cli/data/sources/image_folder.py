@@ -21,6 +21,7 @@ from norml_cli.data.sources.found_files import File, SourceFiles, in_archives, i
 from norml_cli.data.sources.image_classes import ImageStream, Watch, max_image_bytes, stream_of_files
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName, assigned
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry, FileSplit, SeededSplit, SourceSplit, Splits
 
 FORMS = (
@@ -38,7 +39,7 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
     if source is None:
         raise UserError(
             f"'{entry.id}' is not downloaded for you ({entry.licence}); get it from {entry.home} and name what you "
-            f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
+            f"have: {suggested(f'norml prepare {entry.id} --source PATH')}, with {FORMS}"
         )
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=False)
     return read_images(entry, entry_file, source, found, progress)
@@ -80,7 +81,9 @@ def read_images(
 ) -> LoadedDataset:
     """The data set whose images `found` holds. Raises UserError."""
     if not found.images:
-        raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
+        raise UserError(
+            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+        )
     index = (
         _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
     )

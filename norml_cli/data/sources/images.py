@@ -1,7 +1,6 @@
 """One image file, opened and decoded by Pillow, with one clear line for whatever is wrong with it."""
 
 import io
-import re
 import struct
 import warnings
 import zlib
@@ -26,7 +25,6 @@ _DAMAGED = (
 )
 
 SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-_SAID = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")  # what Pillow calls the bytes that it is given
 
 
 def decoded(
@@ -75,5 +73,5 @@ def _opened(
     except _DAMAGED as error:
         *others, last = formats
         kinds = f"{', '.join(others)} or {last}" if others else last
-        found = f"not a complete {kinds} image ({_SAID.sub('its bytes', reason(error))})"
+        found = f"not a complete {kinds} image ({reason(error)})"
     raise UserError(f"{where}: {found}; get the original")

@@ -26,15 +26,18 @@ from norml_cli.data.sources.image_folder import check_classes, found_in, read_im
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress, SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular, require_regular
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry, Unequal
 
 _NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, as the caches' names have it, as the others' have it
-    ("meta_train", "train", "train_phase_train"),
-    ("meta_val", "val(idation)?", "val"),
+    ("meta_train", "train", "train(_phase_train)?"),
+    ("meta_val", "val(id(ation)?)?", "val"),
     ("meta_test", "test", "test"),
 )
 PICKLES = {
-    split: re.compile(rf"^mini-?imagenet(-cache-{cache}|_category_split_{category})\.(pkl|pickle)$", re.IGNORECASE)
+    split: re.compile(
+        rf"^mini[-_]?imagenet([-_]cache[-_]{cache}|_category_split_{category})\.(pkl|pickle)$", re.IGNORECASE
+    )
     for split, cache, category in _NAMES
 }
 FORMS = (
@@ -52,12 +55,14 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
     if source is None:
         raise UserError(
             f"'{entry.id}' is not downloaded for you ({entry.licence}); ask for it at {entry.home} and name what you "
-            f"have: norml prepare {entry.id} --source PATH, with {FORMS}"
+            f"have: {suggested(f'norml prepare {entry.id} --source PATH')}, with {FORMS}"
         )
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=True)
     pickles = _pickles(source, found)
     if not pickles and not found.images:
-        raise UserError(f"--source {source}: holds nothing of '{entry.id}'; name {FORMS}; see {entry.home}")
+        raise UserError(
+            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+        )
     if not pickles or found.images:
         return read_images(entry, entry_file, source, found, progress)
     watch = Watch(entry, entry.classes * entry.class_sizes.max, progress)

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,18 @@ from norml_cli.data.sources import images as pictures
 from norml_cli.data.splits import ImageClasses, OnProgress
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
+from norml_cli.files.suggestions import suggested
 from norml_cli.registry.checks import OMNIGLOT_PX
 from norml_cli.registry.entries import DatasetEntry
 
 PARTS = ("images_background", "images_evaluation")
-ALL = "all"  # in a part's place: both in one folder, as prototypical-networks has them
 ALPHABETS = {1623: 50}  # characters -> alphabets of the whole data set; a declared subset has no known number
 MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file; more is not a drawing
 TIMEOUT_S = 60  # chosen: a server silent for that long is taken for gone
 
-_INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
-_INSIDE_ARCHIVE = re.compile(r"^(?!__MACOSX/)(?:[^/]+/)*?([^/]+/character\d\d)/\d{4}_(\d\d)\.png$")
+_DRAWINGS = "*/character*/*.[pP][nN][gG]"  # in a part's folder
+_INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$", re.IGNORECASE)
+_INSIDE_ARCHIVE = re.compile(r"^(?!__MACOSX/)(?:[^/]+/)*?([^/]+/character\d\d)/\d{4}_(\d\d)\.png$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,11 @@ def _read_folder(entry: DatasetEntry, source: Path, progress: OnProgress) -> tup
 
 def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[int, _Drawing]], str]:
     """Drawings by character and drawer, and the kind of source."""
-    if not source.is_dir():
-        what = "is a file" if source.exists() else "does not exist"
-        raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
-    places = _places(source)
-    missing = [part for part in PARTS if part not in places]
-    if missing and ALL not in places:
-        wanted = " and ".join(f"{part}.zip (or the folder {part})" for part in missing)
-        raise UserError(f"--source {source}: holds no {wanted}; get it from {entry.home}")
+    places = _places(entry, source)
     drawings: dict[str, dict[int, _Drawing]] = {}
-    for part, path in places.items():
+    for path in places:
         count = 0
-        for drawing in _in_folder(path) if path.is_dir() else _in_zip(path):
+        for drawing in _in_folder(path) if path.is_dir() else _in_archive(path):
             drawers = drawings.setdefault(drawing.character, {})
             if drawing.drawer in drawers:
                 raise UserError(f"{drawing.where}: a second drawing by drawer {drawing.drawer:02d}; remove one")
@@ -93,35 +87,56 @@ def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[in
             count += 1
         if not count:
             raise UserError(
-                f"{path}: not Omniglot: holds no drawing {part}/<Alphabet>/characterNN/NNNN_MM.png; see {entry.home}"
+                f"{path}: not Omniglot: holds no drawing <Alphabet>/characterNN/NNNN_MM.png; unpack archives that lie "
+                f"in it, or see {entry.home}"
             )
-    kinds = ["folder" if path.is_dir() else "zip" for path in places.values()]
-    if len(kinds) == 1:
-        return drawings, f"{entry.kind}, a {kinds[0]}"
-    text = f"two {kinds[0]}s" if kinds[0] == kinds[1] else "a zip and a folder"
-    return drawings, f"{entry.kind}, {text}"
+    return drawings, f"{entry.kind}, {_kinds(places)}"
+
+
+def _kinds(places: Sequence[Path]) -> str:
+    """'two zips', 'a zip and a folder'."""
+    kinds = ["folder" if path.is_dir() else "zip" if path.suffix.lower() == ".zip" else "tar" for path in places]
+    if len(kinds) > 1 and len(set(kinds)) == 1:
+        return f"{'two' if len(kinds) == len(PARTS) else len(kinds)} {kinds[0]}s"
+    return " and ".join(f"a {kind}" for kind in sorted(set(kinds), reverse=True))
 
 
 def _wanted() -> list[str]:
     return [f"{part}.zip" for part in PARTS]
 
 
-def _places(source: Path) -> dict[str, Path]:
-    """Each part's archive or folder, in `source` or up to two folders down; or the folder of all alphabets."""
-    below = [path for pattern in ("*", "*/*") for path in sorted(source.glob(pattern))]
+def _places(entry: DatasetEntry, source: Path) -> list[Path]:
+    """Where the drawings lie: both parts' archives or folders, up to three folders down; else folders of alphabets, or
+    the one archive that is there. Raises UserError.
+    """
+    if archives.is_archive(source) and archives.stem(source) not in PARTS:
+        return [source]
+    if not source.is_dir():
+        what = "is a file" if source.exists() else "does not exist"
+        raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
+    below = [path for pattern in ("*", "*/*", "*/*/*") for path in sorted(source.glob(pattern))]
     folders = [path for path in (source, *below) if path.is_dir()]
-    places: dict[str, Path] = {}
-    for part in PARTS:
-        for path in (folder / name for folder in folders for name in (f"{part}.zip", part)):
-            if path.is_file() if path.suffix else path.is_dir():
-                places[part] = path
-                break
-    whole = next((folder for folder in folders if any(folder.glob("*/character*/*.png"))), None)
-    return {ALL: whole} if not places and whole is not None else places
+    parts = {part: place for part in PARTS if (place := _place_of(part, folders)) is not None}
+    if len(parts) == len(PARTS):
+        return list(parts.values())
+    whole = [folder for folder in folders if any(folder.glob(_DRAWINGS))]
+    packed = [path for path in below if archives.is_archive(path)]
+    if not parts and (whole or len(packed) == 1):
+        return whole or packed
+    wanted = " and ".join(f"{part}.zip (or the folder {part})" for part in PARTS if part not in parts)
+    raise UserError(f"--source {source}: holds no {wanted}; get it from {entry.home}")
+
+
+def _place_of(part: str, folders: Sequence[Path]) -> Path | None:
+    for folder in folders:
+        packed = next((path for suffix in archives.SUFFIXES if (path := folder / f"{part}{suffix}").is_file()), None)
+        if packed is not None or (folder / part).is_dir():
+            return packed or folder / part
+    return None
 
 
 def _in_folder(folder: Path) -> Iterator[_Drawing]:
-    for path in sorted(folder.glob("*/character*/*.png")):
+    for path in sorted(folder.glob(_DRAWINGS)):
         match = _INSIDE_PART.match(path.relative_to(folder).as_posix())
         if match:
             yield _Drawing(match[1], int(match[2]), str(path), lambda path=path: _limited(path))  # type: ignore[misc]
@@ -132,8 +147,8 @@ def _limited(path: Path) -> bytes:
         return file.read(MAX_IMAGE_BYTES)
 
 
-def _in_zip(path: Path) -> Iterator[_Drawing]:
-    """The drawings of an archive, whether or not it has them in a folder of the part's name."""
+def _in_archive(path: Path) -> Iterator[_Drawing]:
+    """The drawings of an archive, in whatever folders it has them."""
     for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if _INSIDE_ARCHIVE.match(name) else None):
         match = _INSIDE_ARCHIVE.match(name)
         assert match is not None  # noqa: S101 - no other files are read
@@ -231,7 +246,7 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
             error.close()  # the answer that it carries holds the connection open
         raise UserError(
             f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
-            f"their folder: norml prepare {entry.id} --source FOLDER"
+            f"their folder: {suggested(f'norml prepare {entry.id} --source FOLDER')}"
         ) from None
     finally:
         socket.setdefaulttimeout(patience)

@@ -34,6 +34,7 @@ _DAMAGED = (  # what the unpickler and the stand-ins make of bytes that are no p
 )
 _INTEGERS = re.compile(r"^[iu][1248]$")
 _SCALARS = re.compile(r"^([iu][1248]|f[248]|b1|U\d{1,3}|S\d{1,3})$")
+_LONGEST_RANGE = 10_000_000  # chosen: over a hundred times mini-ImageNet's images
 _LONGEST_NAME = 60  # characters of a refused name that a message repeats
 
 
@@ -66,8 +67,10 @@ def load(file: BinaryIO) -> Any:
         raise ValueError(str(error)) from None
     except EOFError:
         raise ValueError("it ends too early") from None
+    except KeyError:
+        raise ValueError("it is no pickle, or a damaged one") from None
     except _DAMAGED as error:
-        raise ValueError(f"it is damaged ({type(error).__name__}: {reason(error)})") from None
+        raise ValueError(f"it is damaged ({reason(error)})") from None
 
 
 class _Dtype:
@@ -109,6 +112,13 @@ def _plain_list(items: Any = ()) -> list[Any]:
     if not isinstance(items, list | tuple):
         raise _Refused("it makes a container of what is none")
     return list(items)
+
+
+def _range(*bounds: Any) -> list[int]:
+    """A range as the list of its numbers, no longer than an array of images has rows."""
+    if not all(type(bound) is int for bound in bounds) or len(range(*bounds)) > _LONGEST_RANGE:
+        raise _Refused("it makes a range that names no images")
+    return list(range(*bounds))
 
 
 def _mapping(pairs: Any = ()) -> "_Mapping":
@@ -159,6 +169,12 @@ _STAND_INS = {
         f"{builtins}.{name}": _StandIn(_plain_list)
         for builtins in ("builtins", "__builtin__")
         for name in ("list", "tuple", "set", "frozenset")
+    },
+    "collections.deque": _StandIn(lambda items=(), *_: _plain_list(items)),
+    **{
+        f"{builtins}.{name}": _StandIn(_range)
+        for builtins in ("builtins", "__builtin__")
+        for name in ("range", "xrange")
     },
     **{f"{builtins}.dict": _StandIn(_mapping) for builtins in ("builtins", "__builtin__")},
     **{

@@ -10,7 +10,7 @@ import pytest
 
 from norml_cli.data.array_files import reading
 from norml_cli.data.splits import _lines
-from norml_cli.files.atomic import file_sha256, write_atomically
+from norml_cli.files.atomic import file_sha256, write_atomically, write_together
 from norml_cli.files.errors import UserError
 from norml_cli.files.json_files import read_json
 from norml_cli.files.yaml_files import read_mapping
@@ -41,7 +41,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_write_replaces_no_other_kind_of_file(other: tuple[Path, str]):
     path, kind = other
     before = path.stat()
-    with pytest.raises(UserError, match=rf"other: cannot be written \(it is a {kind}, not a file\)"):
+    with pytest.raises(UserError, match=rf"other: cannot be written \(it is a {kind}, not a file\); name another file"):
         write(path)
     assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)
     assert os.listdir() == ["other"]  # noqa: PTH208 - names alone
@@ -81,6 +81,30 @@ def test_a_mode_is_kept(tmp_path: Path, mode: int):
     path.chmod(mode)
     write(path)
     assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (mode, b"new")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_an_owner_is_kept(tmp_path: Path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    os.chown(path, 1234, 2345)
+    path.chmod(0o4755)
+    write(path)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o4755)
+
+
+def test_of_several_files_none_is_written_where_one_cannot_be(tmp_path: Path):
+    first, second, third = (tmp_path / name for name in ("1", "2", "3"))
+    first.write_bytes(b"old")
+    third.mkdir()
+    with pytest.raises(UserError, match="it is a folder, not a file"):
+        write_together({first: b"new", second: b"new", third: b"new"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+    assert first.read_bytes() == b"old"
+    third.rmdir()
+    write_together({first: b"new", second: b"new", third: b"new"})
+    assert [path.read_bytes() for path in (first, second, third)] == [b"new"] * 3
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
-from norml_cli.arguments import places_text
 from norml_cli.commands.results.report import print_text, report
 from norml_cli.files.errors import UserError
+from norml_cli.files.suggestions import remember_places
 from norml_cli.registry.reading import RegistryError, builtin_registry, read_registry
 from norml_cli.reporting.formats import FORMATS
 from norml_cli.reporting.latex import to_latex
@@ -258,16 +258,17 @@ def test_bold_marks_all_that_are_not_told_from_the_highest(registry):
 
 def test_hints_keep_the_places_that_were_named(registry):
     table = build_table(registry, registry.table("tiny-table"), [])
-    options = places_text(Path("my results"), Path("mine"))
-    text = render_table(table, "rich", width=80, options=options)
+    remember_places({"results": Path("my results"), "registry": Path("mine")})
+    try:
+        text = render_table(table, "rich", width=80)
+        nothing = render_runs(registry, [], "rich", width=80)
+    finally:
+        remember_places({})
     assert text.splitlines()[-1] == (
         "missing: norml run maml-constant-lr norml norml-zero-cell --benchmark tiny --shots 1 "
         "--results 'my results' --registry mine"
     )
-    assert render_runs(registry, [], "rich", width=80, options=options) == (
-        "no finished runs; `norml run METHOD --results 'my results' --registry mine` makes one\n"
-    )
-    assert places_text(Path("results"), None) == ""
+    assert nothing == "no finished runs; `norml run METHOD --results 'my results' --registry mine` makes one\n"
 
 
 @pytest.mark.parametrize("width", [0, 20, 33, 50, 64])

@@ -235,7 +235,7 @@ def test_record_of_another_version(content, tmp_path):
 def test_unreadable_record(tmp_path):
     path = tmp_path / "seed-0.json"
     path.mkdir()
-    assert fault_of(path) == f"{path}: cannot be read, for it is a folder; name a record in it (seed-N.json)"
+    assert fault_of(path) == f"{path}: cannot be read (it is a folder, not a file); name a record in it (seed-N.json)"
     assert fault_of(tmp_path / "nothere.json").startswith(f"{tmp_path / 'nothere.json'}: no such file; ")
     (tmp_path / "seed-0.weights").write_bytes(b"\x00\x01")
     assert fault_of(tmp_path / "seed-0.weights").endswith(

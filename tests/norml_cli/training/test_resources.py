@@ -1,6 +1,7 @@
 """How many threads are worth their while, and what the machine is called."""
 
 import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,14 +45,20 @@ def test_a_device_is_named_by_its_threads_and_model(monkeypatch: pytest.MonkeyPa
     assert provenance.device_name(cpu) == "cpu (2 threads, Some(R) Processor)"
 
 
-def test_a_cpu_without_a_model_is_named_by_its_architecture(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(provenance.Path, "read_text", lambda *_, **__: "vendor_id: none\nmodel name :\n")
+def test_a_cpu_is_named_with_the_numbers_that_tell_its_kind(tmp_path: Path):
+    core = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD  EPYC\n"
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}\n")
+    assert provenance.cpu_model(tmp_path / "cpuinfo") == "AMD EPYC, family 25, model 17"
+
+
+@pytest.mark.parametrize("content", [None, "vendor_id: none\nmodel name :\n"], ids=["no file", "no name"])
+def test_a_cpu_without_a_model_is_named_by_its_architecture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+):
     monkeypatch.setattr(platform, "processor", lambda: "")
-    provenance.cpu_model.cache_clear()
-    try:
-        assert provenance.cpu_model() == platform.machine()
-    finally:
-        provenance.cpu_model.cache_clear()
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    assert provenance.cpu_model(tmp_path / "cpuinfo") == platform.machine()
 
 
 def test_other_errors_are_no_want_of_memory():

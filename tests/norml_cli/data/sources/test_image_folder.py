@@ -94,6 +94,26 @@ def test_small_classes_are_left_out_or_refused_by_name(tmp_path: Path):
     assert "left out, with fewer than 8 images: tiny" in out
 
 
+def test_an_image_of_one_colour_is_told(tmp_path: Path):
+    plain = io.BytesIO()
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(plain, "PNG")
+    source = write_files(tmp_path / "source", {**own_images(), "class-03/1.png": plain.getvalue()})
+    out, _ = prepared(registry_of(tmp_path / "registry"), source)
+    assert f"images of one colour: 1, first {source / 'class-03/1.png'}\n" in out
+
+
+def test_split_files_choose_classes_of_a_larger_source(tmp_path: Path):
+    parts = {"meta_train": ["class-00", "class-05"], "meta_val": ["class-07"], "meta_test": ["class-29"]}
+    splits = {"kind": "files", "source": "chosen: x", **{split: f"{split}.txt" for split in parts}}
+    write_files(tmp_path / "r/datasets", {f"{split}.txt": "\n".join(names).encode() for split, names in parts.items()})
+    source = write_files(tmp_path / "source", own_images())
+    _, cache = prepared(registry_of(tmp_path / "r", splits=splits, classes=4), source)
+    assert {split: cache.class_names(split) for split in SPLITS} == parts
+    (source / "class-29").rename(source / "class-30")
+    with pytest.raises(UserError, match=r"meta_test\.txt:1: 'mine' has no class 'class-29', did you mean 'class-2"):
+        prepared(registry_of(tmp_path / "r", splits=splits, classes=4), source)
+
+
 def outside(folder: Path) -> None:
     (folder.parent / "secret.png").write_bytes(photo("x", kind="PNG"))
     (folder / "class-00" / "link.png").symlink_to(folder.parent / "secret.png")

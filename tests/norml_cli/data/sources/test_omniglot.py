@@ -19,6 +19,7 @@ from norml_cli.data.splits import ImageClasses
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import load_registry
 from tests.helpers import synthetic
+from tests.helpers.photos import write_tar
 from tests.helpers.synthetic import CLASSES, DRAWERS, drawing, members, png, write_folders, write_zip, write_zips
 
 REAL_SOURCE = os.environ.get("NORML_OMNIGLOT_SOURCE")
@@ -74,7 +75,57 @@ def all_alphabets_together(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("write", [below_another_folder, without_top_folders, all_alphabets_together])
+def everything() -> dict[str, bytes]:
+    return {name: data for part in omniglot.PARTS for name, data in members(part).items()}
+
+
+def three_folders_down(folder: Path) -> Path:
+    write_folders(folder / "a" / "b" / "c")
+    return folder
+
+
+def as_train_and_test(folder: Path) -> Path:
+    write_folders(folder)
+    for part, name in zip(omniglot.PARTS, ("train", "test"), strict=True):
+        (folder / part).rename(folder / name)
+    return folder
+
+
+def one_zip_of_both(folder: Path) -> Path:
+    write_zip(folder / "omniglot.zip", everything())
+    return folder
+
+
+def the_zip_itself(folder: Path) -> Path:
+    return one_zip_of_both(folder) / "omniglot.zip"
+
+
+def two_tars(folder: Path) -> Path:
+    for part in omniglot.PARTS:
+        write_tar(folder / f"{part}.tar.gz", members(part))
+    return folder
+
+
+def beside_a_part_of_it(folder: Path) -> Path:
+    """As in the authors' repository, whose small sets are parts of the large one."""
+    write_zip(folder / "python" / "images_background_small1.zip", members("images_background"))
+    return write_zips(folder / "python").parent
+
+
+OTHER_PLACES = [
+    below_another_folder,
+    without_top_folders,
+    all_alphabets_together,
+    three_folders_down,
+    as_train_and_test,
+    one_zip_of_both,
+    the_zip_itself,
+    two_tars,
+    beside_a_part_of_it,
+]
+
+
+@pytest.mark.parametrize("write", OTHER_PLACES)
 def test_other_places_give_the_same_source(tmp_path: Path, write: Callable[[Path], Path]):
     expected = read_quietly(write_zips(tmp_path / "plain"))
     found = read_quietly(write(tmp_path / "other"))
