@@ -89,6 +89,13 @@ def trust(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """As root: run sweeps on a Ray cluster and a Slurm of this machine, and kill their parts (docs/how-to/sweep.md)."""
+    session.install("-e", ".[dev,ray]")
+    session.run("pytest", "tests/scale", "-m", "slow or not slow", "-n0", *session.posargs)
+
+
+@nox.session
 def audit(session: nox.Session) -> None:
     """Hold the dependencies against the database of known vulnerabilities; needs the network."""
     session.install("-e", ".", "pip-audit")

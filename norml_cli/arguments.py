@@ -187,43 +187,49 @@ def split_of(text: str) -> Split:
     return splits[text]
 
 
-def trials_of(
+def items_of(
     registry: Registry,
-    methods: list[str],
-    benchmark: str | None,
-    shots: int | None,
+    methods: Sequence[str],
+    benchmarks: Sequence[str],
+    shots: Sequence[int],
     grid: dict[str, list[Any]],
     overrides: dict[str, Any],
 ) -> list[Resolved]:
-    """Every method with every combination of the grid's values. Raises UserError, before anything runs."""
+    """Every method on every benchmark (none: its own), with each number of shots (none: the first) and each combination
+    of the grid's values, each once. Raises UserError, before anything runs.
+    """
     for key, values in grid.items():
         if key in overrides:
             raise UserError(f"--grid {key}: is also given by --set or --outer-steps; give it once")
         if not values:
             raise UserError(f"--grid {key}: names no values; expected KEY=V1,V2")
-    n_trials = math.prod(len(values) for values in grid.values()) * len(methods)
-    if n_trials > MAX_TRIALS:
-        raise UserError(f"--grid: {n_trials:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time")
+    n_combinations = math.prod(len(values) for values in grid.values()) * len(methods)
+    if n_combinations > MAX_TRIALS:
+        raise UserError(
+            f"--grid: {n_combinations:,} combinations are more than {MAX_TRIALS:,}; try fewer values at a time"
+        )
     combinations = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    return [
-        replace(registry.resolve(method, benchmark, shots, overrides | combination), varied=tuple(grid))
+    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
+    items = [
+        replace(registry.resolve(method, on, k, overrides | combination), varied=tuple(grid))
+        for on, k in places
         for method in methods
         for combination in combinations
     ]
+    return list({item.spec.hash(): item for item in items}.values())
 
 
-def sweep_of(
-    registry: Registry, methods: list[str], benchmarks: list[str], shots: list[int], overrides: dict[str, Any]
-) -> list[Resolved]:
-    """Every method on every benchmark (none: its own) with each number of shots (none: the first). Raises UserError."""
-    places = itertools.product(dict.fromkeys(benchmarks) or [None], dict.fromkeys(shots) or [None])
-    return [registry.resolve(method, on, k, overrides) for on, k in places for method in dict.fromkeys(methods)]
+def words_of(registry: Registry, words: Sequence[str]) -> dict[str, str]:
+    """The files among `words`, by the id of the method that each declares."""
+    return {_method_in(registry, word): word for word in words if _is_file(word)}
 
 
-def run_options_of(items: list[str] | None, outer_steps: int | None) -> tuple[str, ...]:
-    """`--set` and `--outer-steps` again, for a `norml run` of its own."""
-    steps = () if outer_steps is None else ("--outer-steps", str(outer_steps))
-    return (*(word for item in items or [] for word in ("--set", item)), *steps)
+def training_options_of(compiled: bool | None, tensorboard: Path | None, *, deterministic: bool) -> tuple[str, ...]:  # noqa: FBT001 - as typer gives it
+    """Options of a training again, for a process of its own."""
+    options = ["--deterministic"] if deterministic else []
+    if compiled is not None:
+        options.append("--compile" if compiled else "--no-compile")
+    return (*options, "--tensorboard", str(tensorboard.absolute())) if tensorboard is not None else (*options,)
 
 
 def ids_of(*kinds: str) -> Callable[[Context, str], list[str]]:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from norml_cli.app import data, registry, results, runs, upkeep  # noqa: F401 - each adds its commands
+from norml_cli.app import data, registry, results, runs, sweeps, upkeep  # noqa: F401 - each adds its commands
 from norml_cli.app.typer_app import app
 from norml_cli.files.errors import LONGEST_LINE, UserError, plain
 from norml_cli.terminal.standard_streams import guarded

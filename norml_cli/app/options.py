@@ -130,10 +130,60 @@ ResultJsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print the result as JSON, and progress on stderr as JSON lines. Default: off."),
 ]
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="KEY=V1,V2",
+        help="Values to try for a setting; repeat it to try all combinations. Default: none.",
+        autocompletion=keys_of,
+    ),
+]
+OnOption = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="WHERE",
+        help="here, ray (needs norml[ray]) or slurm. Default: here, on this machine.",
+        autocompletion=one_of("here", "ray", "slurm"),
+    ),
+]
 AtOnceOption = Annotated[
     str,
     typer.Option(
-        "--at-once", metavar="N", help="How many runs go side by side. Default: auto, as cores and memory allow."
+        "--at-once",
+        metavar="N",
+        help="How many runs go side by side. Default: auto, as the machine or the cluster allows.",
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        metavar="F",
+        min=0,
+        help="With --on ray or slurm: GPUs of a run. Default: 0.25 on a Ray that has GPUs.",
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="With --on ray: the cluster's head. Default: RAY_ADDRESS, or a Ray of this machine.",
+    ),
+]
+FetchOption = Annotated[
+    bool,
+    typer.Option(
+        "--fetch",
+        help="With --on ray: bring checkpoints and results here through Ray. Default: all see the results folder.",
+    ),
+]
+SbatchOption = Annotated[
+    str,
+    typer.Option(
+        "--sbatch", metavar="OPTIONS", help="With --on slurm: of sbatch, 'partition=gpu time=4:00:00'. Default: none."
     ),
 ]
 MinutesOption = Annotated[

@@ -30,6 +30,7 @@ from norml_cli.arguments import (
     ids_of,
     methods_of,
     nameable,
+    nameable_all,
     one_of,
     overrides_of,
     split_of,
@@ -56,7 +57,8 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
     "report",
     cls=ReportCommand,
     rich_help_panel="Results",
-    epilog="norml report\nnorml report --table table-2\nnorml report --format csv --curves",
+    epilog="norml report\nnorml report --table table-2\nnorml report --html report.html\n"
+    "norml report --results here there\nnorml report --format csv --curves",
 )
 def report_command(
     methods: Annotated[
@@ -96,7 +98,15 @@ def report_command(
             help="Write one self-contained page: tables, pictures, cost, provenance. Default: print.",
         ),
     ] = None,
-    results: ResultsOption = Path("results"),
+    results: Annotated[
+        list[Path],
+        typer.Option(
+            "--results",
+            metavar="DIR",
+            callback=nameable_all,
+            help="Folder of the records, or several, gathered. Default: results.",
+        ),
+    ] = [Path("results")],  # noqa: B006 - typer copies it
     registry: RegistryOption = None,
 ) -> None:
     """Print your runs, or a table of the paper with yours beside it.
@@ -104,6 +114,7 @@ def report_command(
     Without --table it lists the runs at hand.
     """
     from norml_cli.commands.results.report import report, report_html, report_protocols, report_series
+    from norml_cli.results.gathered import Gathered
 
     if methods and not protocols:
         raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
@@ -118,15 +129,16 @@ def report_command(
         report_series("curves" if curves else "episodes", format_=format_, results=results, console=Console())
         return
     entries, console = entries_of(registry, methods or []), Console()
+    folders = Gathered(results)
     if protocols:
-        report_protocols(entries, methods or [], format_=format_, results=results, console=console)
+        report_protocols(entries, methods or [], format_=format_, results=folders, console=console)
         return
     if html is None:
-        report(entries, table_id=table, format_=format_, results=results, console=console)
+        report(entries, table_id=table, format_=format_, results=folders, console=console)
         return
     if format_ != "rich":
         raise UserError("--html: is a format of its own; leave out --format")
-    report_html(entries, table_id=table, out=html, results=results, console=console)
+    report_html(entries, table_id=table, out=html, results=folders, console=console)
 
 
 @app.command(

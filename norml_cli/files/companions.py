@@ -3,6 +3,7 @@
 A run's or a trial's lie beside its record, a pretraining's beside its weights, which it keeps with the caches.
 """
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,10 @@ class Companions:
     def inspection(self) -> Path:
         """The folder of `norml inspect`."""
         return self.path.with_name(f"{self.path.stem}-inspection")
+
+    def existing(self) -> list[Path]:
+        """All of them that are there, hidden ones apart."""
+        return sorted(path for path in self.path.parent.glob(f"{glob.escape(self.path.stem)}.*") if path.is_file())
 
     def tidy(self) -> None:
         """The result is there: remove what only an unfinished training needs, such as a killed process leaves."""

@@ -18,11 +18,16 @@ _named: dict[str, str] = {}  # of this process
 
 
 def remember_places(parameters: Mapping[str, Any]) -> None:
-    """From now on suggest commands with the places among a command's `parameters` that are not the defaults."""
+    """From now on suggest commands with the places among a command's `parameters` that are not the defaults.
+
+    Of several folders the last one, for who makes something new.
+    """
     _named.clear()
     for name, default in _DEFAULTS.items():
-        if parameters.get(name) not in (None, default):
-            _named[name] = shlex.quote(str(parameters[name]))
+        value = parameters.get(name)
+        place = value[-1] if isinstance(value, list) and value else value
+        if place not in (None, default):
+            _named[name] = shlex.quote(str(place))
 
 
 def suggested(command: str) -> str:

@@ -1,10 +1,12 @@
 """Every run's learning curve and every test episode's count, as rows: one line into a pandas DataFrame. Torch-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import DEFAULT_FOLDER, Results
+from norml_cli.results.store import DEFAULT_FOLDER
 
 OF_RUN = ("benchmark", "shots", "method", "seed")
 CURVE_KEYS = (
@@ -19,15 +21,15 @@ CURVE_KEYS = (
 EPISODE_KEYS = (*OF_RUN, "episode", "correct", "queries")
 
 
-def learning_curves(results: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
-    """A row for each meta-validation of each run under the folder `results`; `CURVE_KEYS` are its columns.
+def learning_curves(*results: str | Path) -> list[dict[str, Any]]:
+    """A row for each meta-validation of each run under the folders `results`; `CURVE_KEYS` are its columns.
 
-    Raises UserError for a missing folder, and with every damaged record.
+    Without a folder: the default, `results`. Raises UserError for a missing folder, and with every damaged record.
     """
     return [_of_run(record) | point.model_dump() for record in _runs(results) for point in record.curve]
 
 
-def episode_counts(results: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
+def episode_counts(*results: str | Path) -> list[dict[str, Any]]:
     """A row for each meta-test episode of each run: its number, correct answers and queries (`EPISODE_KEYS`).
 
     Runs of one benchmark, shots and protocol saw the same episodes, so that counts of one number may be paired.
@@ -40,8 +42,8 @@ def episode_counts(results: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]
     ]
 
 
-def _runs(results: str | Path) -> list[RunRecord]:
-    place = Results(Path(results))
+def _runs(results: Sequence[str | Path]) -> list[RunRecord]:
+    place = Gathered([Path(folder) for folder in results or (DEFAULT_FOLDER,)])
     place.require_folder()
     return [record for _, record in place.runs()]
 

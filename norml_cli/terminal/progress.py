@@ -18,6 +18,7 @@ from norml_cli.terminal.output import Output
 
 REFRESHES_PER_S = 2  # of the bar: each takes 1.5 ms of the CPU, so Rich's own 10 would cost over 1% of a run's time
 BAR_WIDTH, MIN_BAR_WIDTH = 20, 4  # characters; a shorter bar shows nothing
+MOST_FRACTIONS = 8  # on one line; of more cells it has the mean
 PLAIN_EVERY_S = 15.0  # chosen: a log that a person can follow and a file can hold
 JSON_EVERY_S = 1.0  # chosen: as often as a program may want to draw it
 
@@ -192,15 +193,17 @@ class RunDisplay:
         rate = self._rate(phase, done)
         self._show(Progress(phase, done, total, rate, f"{rate:,.0f} {unit}/s" if rate else ""))
 
-    def cells(self, finished: int, cells: int, running: Sequence[float], seconds_left: float | None) -> None:
-        """Show how many of several trainings have finished, and how far, as fractions, those are that run.
+    def cells(
+        self, finished: int, cells: int, running: Sequence[float], queued: int, seconds_left: float | None
+    ) -> None:
+        """Show how many of several trainings have finished, how far, as fractions, those are that run, and how many
+        have been started and wait for their turn.
 
         A log has its lines when one starts and ends.
         """
         if self._live or self._as_json:
             rate = (cells - finished) / seconds_left if seconds_left else 0.0
-            far = ", ".join(f"{100 * fraction:.0f}%" for fraction in running)
-            self._show(Progress("cells", finished, cells, rate, f"running: {far}" if far else ""))
+            self._show(Progress("cells", finished, cells, rate, _running(running, queued)))
 
     def _rate(self, phase: str, done: int) -> float:
         """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's
@@ -250,6 +253,14 @@ class RunDisplay:
         note = "".join(f", {part}" for part in progress.notes)
         left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         self.say(f"{progress.phase} {progress.done:,}/{progress.total:,}{note}{left}")
+
+
+def _running(fractions: Sequence[float], queued: int) -> str:
+    far = ", ".join(f"{100 * fraction:.0f}%" for fraction in fractions)
+    if len(fractions) > MOST_FRACTIONS:
+        far = f"{len(fractions)} cells, {100 * sum(fractions) / len(fractions):.0f}% on average"
+    parts = [f"running: {far}"] if far else []
+    return ", ".join([*parts, *([f"queued: {queued}"] if queued else [])])
 
 
 def duration(seconds: float) -> str:

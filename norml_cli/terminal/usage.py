@@ -139,10 +139,14 @@ def _names(option: Any) -> str:
 
 
 class ReportCommand(Command):
-    """`--table` alone means every table; that an option's value may be left out is more than typer can say."""
+    """`--table` alone means every table; that an option's value may be left out is more than typer can say.
+
+    `--results A B` is `--results A --results B`.
+    """
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = spread(args, {"--results"})
         pairs = zip(args, [*args, "--"][1:], strict=True)
         return super().parse_args(ctx, ["--table=every" if a == "--table" and b[:1] == "-" else a for a, b in pairs])
 
@@ -152,7 +156,7 @@ class SeveralCommand(Command):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {"--seeds", "--shots", "--benchmark"}
+        several = {"--seeds", "--shots", "--benchmark", "--grid"}
         return super().parse_args(ctx, spread(args, several))
 
 

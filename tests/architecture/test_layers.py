@@ -24,6 +24,7 @@ RANKS: list[set[str]] = [
     {"results", "terminal"},
     {"data", "reporting"},
     {"training"},
+    {"sweeps"},
     {"commands"},
     {"app"},  # the modules beside the folders
 ]
@@ -41,13 +42,16 @@ TORCH_FREE = [
     "norml_cli.commands.data.prepare",
     "norml_cli.commands.results.report",
     "norml_cli.commands.runs.reproduce",
+    "norml_cli.commands.runs.sweep",
     "norml_cli.commands.registry.show",
     "norml_cli.commands.results.status",
     "norml_cli.commands.registry.validate",
     "norml_cli.data.features",
     "norml_cli.data.sources.mini_imagenet",
     "norml_cli.data.sources.omniglot",
-    "norml_cli.training.cells",
+    "norml_cli.sweeps.on_ray",
+    "norml_cli.sweeps.on_slurm",
+    "norml_cli.sweeps.sweep",
 ]
 NUMPY_FREE = [  # numpy alone takes 0.3 s
     "norml_cli.app.main",

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from norml_cli.commands.results.report import report_html
 from norml_cli.registry.reading import builtin_registry, read_registry
+from norml_cli.results.gathered import Gathered
 
 RESULTS = Path(__file__).parents[2] / "results"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -54,7 +55,7 @@ def page(tmp_path_factory):
     """The page of the records in this checkout."""
     out = tmp_path_factory.mktemp("page") / "page.html"
     registry = read_registry([builtin_registry()])
-    report_html(registry, table_id=None, out=out, results=RESULTS, console=Console(quiet=True))
+    report_html(registry, table_id=None, out=out, results=Gathered([RESULTS]), console=Console(quiet=True))
     return out
 
 

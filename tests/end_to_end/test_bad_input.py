@@ -15,6 +15,7 @@ from norml_cli.registry import reading
 from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
+SWEEP = ("sweep", "norml", "--benchmark", "tiny-5way")
 STUDY = ("study", "trial", "norml", "--benchmark", "tiny-5way")
 PRETRAIN = ("pretrain", "mini-imagenet", "--recipe", "rfs-2020")
 
@@ -54,6 +55,13 @@ WRONG_WORDS: list[Use] = [
     (("sweep", "norml", "nrml", "--seeds", "0", "1"), ["unknown method 'nrml'"]),
     (("sweep", "norml", "--benchmark", "tiny-5way", "tiny-6way"), ["unknown benchmark 'tiny-6way'"]),
     (("sweep", "norml", "--benchmark", "tiny-5way", "--shots", "1", "2"), ["--shots 2", "declares 1, 5"]),
+    ((*SWEEP, "--grid", "inner_lr"), ["--grid inner_lr: expected KEY=V1,V2"]),
+    ((*SWEEP, "--on", "cloud"), ["--on cloud", "here, ray, slurm"]),
+    ((*SWEEP, "--address", "127.0.0.1:1"), ["--address", "for --on ray"]),
+    ((*SWEEP, "--sbatch", "partition=gpu"), ["--sbatch", "for --on slurm"]),
+    ((*SWEEP, "--gpus", "0.5"), ["--gpus", "for --on ray"]),
+    ((*SWEEP, "--device", "cuda:7", "--at-once", "1"), ["--device cuda:7", "CUDA devices"]),
+    (("report", "--results", "results", "nowhere"), ["--results"]),
     (("show", "nothing"), ["unknown entry 'nothing'"]),
     (("show", ""), ["ID: is empty"]),
     (("show", "a/b"), ["unknown entry 'a/b'"]),

@@ -67,7 +67,8 @@ def test_json_of_other_commands(shell: Shell):
     )
     assert [result["state"] for result in (made, again, verified)] == ["made", "up to date", "verified"]
     assert made["cache_sha256"] == again["cache_sha256"] == verified["cache_sha256"]
-    code, out, err = shell.norml("study", "trial", *RUN[1:], "--grid", "inner_lr=0.1,0.2", "--json", "--quiet")
+    grid = ("--grid", "inner_lr=0.1,0.2", "--at-once", "1")
+    code, out, err = shell.norml("study", "trial", *RUN[1:], *grid, "--json", "--quiet")
     assert (code, err) == (0, "")
     assert {trial["values"]["inner_lr"] for trial in json.loads(out)["trials"]} == {0.1, 0.2}
 

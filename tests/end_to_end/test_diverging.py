@@ -114,7 +114,8 @@ def test_a_study_goes_on_past_a_trial_that_diverges(shell: Shell, monkeypatch: p
 
     monkeypatch.setattr(resolving, "_run_spec", made)
     code, out, err = shell.norml(
-        "study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=1000,0.4"
+        *("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way"),
+        *("--grid", "inner_lr=1000,0.4", "--at-once", "1"),
     )
     assert code == 0, err
     assert "no trial of maml-constant-lr, tiny-5way, 1-shot, seed 0, inner_lr " in out

@@ -84,6 +84,12 @@ COVERED = {
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
     "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
     "norml sweep": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
+    "norml sweep --address --fetch --on": "tests/scale/sweeps/test_on_ray.py::test_workers_that_see_nothing",
+    "norml sweep --address --gpus --on": "tests/scale/sweeps/test_on_ray.py::test_more_devices_than_there_are",
+    "norml sweep --at-once --seeds": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
+    "norml sweep --benchmark --grid": "test_sweep.py::test_a_grid_is_a_run_for_each_value",
+    "norml sweep --gpus --on --sbatch": "tests/scale/sweeps/test_on_slurm.py::test_one_array_job_stopped",
+    "norml sweep --on": "test_sweep_on_ray.py::test_a_local_ray_makes_the_records_of_runs",
     "norml sweep --seeds --shots": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml validate": "test_commands.py::test_validate_builds_every_model_and_finds_every_fault",
     "norml verify": "test_verify_and_doctor.py::test_a_run_that_was_left_alone_is_equal",
@@ -95,6 +101,7 @@ COVERED = {
     "nox -s page": "tests/browser/test_page_in_a_browser.py::",  # skipped without Chromium
     "nox -s pictures": "tests/test_readme.py::test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told",
     "nox -s reproduction": "tests/test_readme.py::test_the_report_of_the_reproduction_is_what_the_records_give",
+    "nox -s scale": "tests/scale/sweeps/test_on_ray.py::test_a_killed_worker_and_a_cell_that_fails_twice",
     "nox -s site": "tests/docs/test_pages.py::test_the_site_is_built_without_a_warning",
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
@@ -163,7 +170,8 @@ def test_a_command_is_one_that_norml_takes(page: str, words: list[str]):
     if len(words) == 2 or "--help" in words or (words[1] == "new" and len(words) == 3):
         return  # the command's name alone, or with the kind of what is new
     given = command.make_context(name, ["1" if word == "K" else word for word in rest]).params
-    asked = [*(given.get("methods") or []), *filter(None, (given.get("benchmark"), given.get("table")))]
+    values = [given.get(key) for key in ("methods", "benchmark", "table")]
+    asked = [word for value in values if value for word in ([value] if isinstance(value, str) else value)]
     placeholders = {"every", "TABLE", "A", "B", "METHOD", "METHOD...", "ID", "meta-sgd-small-start", "birds-5way"}
     assert [word for word in asked if word not in ids() | placeholders] == [], page
 

@@ -12,7 +12,8 @@ from norml_cli.data.examples import Examples
 from norml_cli.training.run import Run
 from tests.helpers.command_line import Shell
 
-STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
+TRIALS = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4")
+STUDY = (*TRIALS, "--at-once", "1")
 
 
 def trials(shell: Shell) -> list[Path]:
@@ -46,6 +47,20 @@ def test_a_trial_trains_as_the_run_of_the_same_values_does(shell: Shell):
     assert same["validation_hash"] == run["episodes"]["validation_hash"]
     assert len(same["correct"]) == 330
     assert sum(same["correct"]) / 330 / 5 == pytest.approx(max(point["validation_accuracy"] for point in same["curve"]))
+
+
+def test_trials_side_by_side_are_those_of_one_after_the_other(shell: Shell):
+    assert shell.norml(*STUDY)[0] == 0
+    alone = {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)}
+    side_by_side = ("--at-once", "2", "--results", "apart", "--device", "cpu")
+    code, out, err = shell.norml(*TRIALS, *side_by_side, "--format", "csv")
+    assert (code, err) == (0, "")
+    assert out.count("finished in") == 2
+    assert len(list(csv.DictReader(io.StringIO(out[out.index("method,benchmark") :])))) == 2
+    found = {path.name: json.loads(path.read_text())["curve"] for path in (shell.folder / "apart").rglob("*.json")}
+    assert found == alone
+    code, out, err = shell.norml(*TRIALS, *side_by_side, "--seeds", "0..1", "--dry-run", "--json")
+    assert [each["title"].split(", ")[3] for each in json.loads(out)["missing"]] == ["seed 1"] * 2
 
 
 def test_meta_test_is_left_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch):
@@ -117,6 +132,8 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
         ((*STUDY, "--grid", "outer_lr=fast"), "outer_lr=fast"),
         ((*STUDY, "--grid", "outer"), "--grid outer: expected KEY=V1,V2"),
         ((*STUDY, "--format", "html"), "--format html: unknown format"),
+        ((*TRIALS, "--at-once", "2", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
+        ((*TRIALS, "--on", "ray", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple[str, ...], expected: str):

@@ -4,6 +4,8 @@ import json
 import re
 import signal
 import time
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from tests.helpers.command_line import Shell
@@ -47,11 +49,17 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other
 
 
 def test_two_sweeps_of_one_folder_do_no_cell_twice(shell: Shell):
+    """Whatever trains has a status file with its process's number."""
     both = [shell.start(*SWEEP, "--at-once", "1") for _ in range(2)]
-    said = [process.communicate(timeout=240)[0] for process in both]
+    trained = defaultdict[str, set[int]](set)
+    while any(process.poll() is None for process in both):
+        for path in shell.results.rglob("*.status"):
+            with suppress(FileNotFoundError, ValueError):  # it has just ended
+                trained[str(path.relative_to(shell.results))].add(json.loads(path.read_text())["process"]["pid"])
+        time.sleep(0.01)
+    said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    made = re.findall(r"sweep: (\S+, tiny-5way, 1-shot, seed \d): finished in", "".join(said))
-    assert sorted(made) == sorted(set(made))
+    assert [len(processes) for processes in trained.values()] == [1, 1, 1, 1]
     assert set(numbers(shell.results)) == {
         f"tiny-5way/1-shot/{method}/seed-{seed}.json" for method in ("norml", "maml-constant-lr") for seed in (0, 1)
     }
@@ -65,6 +73,28 @@ def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(s
     code, out, err = shell.norml(*one, "--set", "test_episodes=20")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "holds a finished run under other values" in err
+
+
+def test_a_grid_is_a_run_for_each_value(shell: Shell):
+    grid = ("sweep", "maml-constant-lr", "--benchmark", "tiny-5way", "--grid", "inner_lr=0.1,0.4", "--device", "cpu")
+    code, out, err = shell.norml(*grid, "--seeds", "0", "1", "--shots", "1", "5", "--dry-run", "--json")
+    assert (code, err.count("about")) == (0, 0)
+    assert sum(each["title"].startswith("maml-constant-lr, ") for each in json.loads(out)["missing"]) == 8
+    assert not shell.results.exists()
+    code, out, err = shell.norml(*grid, "--at-once", "2")
+    assert (code, err) == (0, "")
+    folder = shell.results / "tiny-5way" / "1-shot"
+    names = ["inner-lr-0-1", "inner-lr-0-4"]
+    records = [json.loads((folder / f"maml-constant-lr+{name}" / "seed-0.json").read_text()) for name in names]
+    assert [record["spec"]["protocol"]["inner_lr"] for record in records] == [0.1, 0.4]
+    assert [record["name"] for record in records] == names
+    run = ("run", "maml-constant-lr", "--benchmark", "tiny-5way", "--set", "inner_lr=0.1", "--results", "apart")
+    assert shell.norml(*run, "--device", "cpu")[0] == 0
+    (alone,) = numbers(shell.folder / "apart").values()
+    assert numbers(shell.results)["tiny-5way/1-shot/maml-constant-lr+inner-lr-0-1/seed-0.json"] == alone
+    gathered = json.loads(shell.norml("report", "--results", "results", "apart", "--json")[1])["runs"]
+    assert [run["method"] for run in gathered] == [*(f"maml-constant-lr+{name}" for name in names), "maml-constant-lr"]
+    assert shell.norml(*grid)[1].splitlines()[0] == "sweep: 0 to do, 2 finished already"
 
 
 def test_a_run_that_fails_is_reported_with_the_end_of_its_log_and_others_go_on(shell: Shell):

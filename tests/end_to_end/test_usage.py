@@ -22,7 +22,7 @@ from tests.helpers.tiny import write_entry
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
 RUN = ("run", "maml-constant-lr", "--benchmark", "tiny-5way")
-STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way")
+STUDY = ("study", "rates", "maml-constant-lr", "--benchmark", "tiny-5way", "--at-once", "1")
 
 
 def own_method(**changes: object) -> dict[str, object]:

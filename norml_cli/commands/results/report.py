@@ -16,17 +16,17 @@ from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, p
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.evaluated import Evaluations
 from norml_cli.results.evaluations import EvaluationRecord
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
 from norml_cli.results.series import CURVE_KEYS, EPISODE_KEYS, episode_counts, learning_curves
-from norml_cli.results.store import Results
 from norml_cli.results.tables import Table, benchmarks_of, build_table
 from norml_cli.terminal.output import name_left_out, print_text
 
 EVERY = "every"  # in place of a table's id
 
 
-def report(registry: Registry, *, table_id: str | None, format_: str, results: Path, console: Console) -> None:
+def report(registry: Registry, *, table_id: str | None, format_: str, results: Gathered, console: Console) -> None:
     """Print the table `table_id` (EVERY: all that have runs), or the list of runs without one, in `format_`.
 
     The list names damaged records on standard error and goes on; a table is not printed without them. Raises UserError
@@ -35,8 +35,8 @@ def report(registry: Registry, *, table_id: str | None, format_: str, results: P
     """
     require_format(format_)
     if table_id is None:
-        Results(results).require_folder()
-        scan = Results(results).scan_runs(intervals=False)  # as they were written; tables compute them again
+        results.require_folder()
+        scan = results.scan_runs(intervals=False)  # as they were written; tables compute them again
         runs = scan.records or scan.sound()  # where all are damaged there is no list
         print_text(render_runs(registry, runs, format_, width=console.width), console)
         name_left_out(scan.faults)
@@ -49,7 +49,7 @@ def report(registry: Registry, *, table_id: str | None, format_: str, results: P
 
 
 def report_protocols(
-    registry: Registry, methods: Sequence[str], *, format_: str, results: Path, console: Console
+    registry: Registry, methods: Sequence[str], *, format_: str, results: Gathered, console: Console
 ) -> None:
     """Print what the weights of `methods` (none: of all) reached as trained and under every evaluated protocol.
 
@@ -58,9 +58,9 @@ def report_protocols(
     require_format(format_)
     for method in methods:
         registry.method(method)
-    Results(results).require_folder()
-    scan = Results(results).scan_evaluations()
-    tables = protocol_tables(registry, Results(results).runs(), scan.records, methods)
+    results.require_folder()
+    scan = results.scan_evaluations()
+    tables = protocol_tables(registry, results.runs(), scan.records, methods)
     name_left_out(scan.faults)
     if not tables:
         makes = f"`{suggested('norml evaluate RECORD --set KEY=VALUE')}`"
@@ -70,7 +70,9 @@ def report_protocols(
     print_text(render_sheets(sheets, PROTOCOL_KEYS, values, "protocols", format_, width=console.width), console)
 
 
-def report_series(what: Literal["curves", "episodes"], *, format_: str, results: Path, console: Console) -> None:
+def report_series(
+    what: Literal["curves", "episodes"], *, format_: str, results: Sequence[Path], console: Console
+) -> None:
     """Print every run's learning curve, or the counts of its test episodes, as CSV or JSON.
 
     Raises UserError for another format, a missing folder, and damaged runs.
@@ -79,11 +81,11 @@ def report_series(what: Literal["curves", "episodes"], *, format_: str, results:
     if format_ not in {"csv", "json"}:
         raise UserError(f"--{what}: is rows for other programs; add --format csv or --format json")
     rows, keys = (learning_curves, CURVE_KEYS) if what == "curves" else (episode_counts, EPISODE_KEYS)
-    found = rows(results)
+    found = rows(*results)
     print_text(to_csv(keys, found) if format_ == "csv" else to_json({what: found}), console)
 
 
-def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Path, console: Console) -> None:
+def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Gathered, console: Console) -> None:
     """Write one page of the table `table_id`, or of every table that has runs, to `out`.
 
     Raises UserError as `report`, and if `out` cannot be written.
@@ -102,13 +104,13 @@ def _size(n_bytes: int) -> str:
 
 
 def _tables(
-    registry: Registry, table_id: str, results: Path
+    registry: Registry, table_id: str, results: Gathered
 ) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]], Sequence[tuple[Path, EvaluationRecord]]]:
     """The table of that id, or every one with runs; and the runs and evaluations that were read for it."""
     named = registry.table(table_id) if table_id != EVERY else None
-    Results(results).require_folder()
+    results.require_folder()
     benchmarks = benchmarks_of(named) if named else None
-    runs, scan = Results(results).runs(benchmarks), Results(results).scan_evaluations(benchmarks)
+    runs, scan = results.runs(benchmarks), results.scan_evaluations(benchmarks)
     name_left_out(scan.faults)
     records, evaluations = [record for _, record in runs], Evaluations(runs, scan.records)
     entries = [named] if named else sorted(registry.tables.values(), key=lambda entry: entry.id)

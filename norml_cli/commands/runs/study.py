@@ -11,8 +11,12 @@ from norml_cli.files.locks import Busy, held
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.formats import require_format
 from norml_cli.reporting.lists import render_trials
+from norml_cli.results.missing import missing_trials
 from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import Results, write_record
+from norml_cli.sweeps.cells import Asked
+from norml_cli.sweeps.here import as_many_as_pay
+from norml_cli.sweeps.sweep import carry_out
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.terminal.status_files import find_unfinished
 
@@ -35,6 +39,35 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
         print_text(render_trials(finished, format_, width=console.width), console)
 
 
+def is_one_by_one(asked: Asked, n_trials: int, *, force: bool) -> bool:
+    """Whether trials are done by this process, one after the other. Raises UserError where `force` forbids another."""
+    chosen = asked.where.at_once
+    if force and not (asked.is_here and chosen in {None, 1}):
+        raise UserError("--force: does trials one after the other, here; leave out --at-once and --on")
+    if not asked.is_here or asked.dry_run or asked.minutes is not None:
+        return False
+    return force or n_trials == 1 or (as_many_as_pay(asked) if chosen is None else chosen) == 1
+
+
+def sweep_trials(
+    name: str, registry: Registry, trials: list[Resolved], asked: Asked, *, format_: str, console: Output
+) -> int:
+    """Run each trial that has no record in the study yet, each as a process of its own, then print the study.
+
+    An exit code, as of `Swept`; a trial whose loss diverges is a finding, not a failure. Raises UserError before
+    anything starts.
+    """
+    require_format(format_)
+    missing = missing_trials(Results(asked.results), name, trials, asked.seeds)
+    n_finished = len(trials) * len(asked.seeds) - len(missing)
+    outcome = carry_out(registry, name, missing, asked, n_finished=n_finished, console=console)
+    if asked.dry_run:
+        console.result(outcome.result)
+    elif outcome.code == 0:
+        print_study(name, asked.results, format_=format_, console=console)
+    return outcome.code
+
+
 def study(
     name: str,
     registry: Registry,
@@ -44,7 +77,7 @@ def study(
     format_: str,
     console: Output,
 ) -> None:
-    """Run each trial that has no record in the study yet, seed by seed, then print all of the study's trials.
+    """Run each trial that has no record in the study yet, one after the other, then print all of the study's trials.
 
     A trial that another process is at work on is left to it. Meta-test is left alone: neither its images nor its
     episodes are read. Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from norml_cli.commands.results.report import report_html
 from norml_cli.files.errors import UserError
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
 from tests.helpers.made_records import made_content, made_record, made_registry
@@ -59,7 +60,7 @@ def results(registry, tmp_path):
 
 def made(registry, results, tmp_path, table_id=None):
     out = tmp_path / "deep" / "page.html"
-    report_html(registry, table_id=table_id, out=out, results=results, console=Console(quiet=True))
+    report_html(registry, table_id=table_id, out=out, results=Gathered([results]), console=Console(quiet=True))
     return out.read_text(encoding="utf-8")
 
 

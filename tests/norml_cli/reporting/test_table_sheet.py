@@ -21,6 +21,7 @@ from norml_cli.reporting.lists import RUN_KEYS, render_runs
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 from norml_cli.reporting.table_sheet import CELL_KEYS, render_table
 from norml_cli.results.evaluated import Evaluations
+from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
@@ -521,7 +522,7 @@ def test_no_runs_at_all(registry, format_):
 def printed(registry, results, *, encoding="utf-8", **settings):
     raw = io.BytesIO()
     console = Console(file=io.TextIOWrapper(raw, encoding=encoding, newline=""), width=80)
-    report(registry, results=results, console=console, **settings)
+    report(registry, results=Gathered([results]), console=console, **settings)
     console.file.flush()
     return raw.getvalue().decode(encoding)
 
@@ -578,7 +579,7 @@ def test_a_table_reads_the_records_of_its_own_benchmarks_alone(registry, tmp_pat
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_text("broken")
     console = Console(file=io.StringIO(), width=200)
-    settings = {"format_": "markdown", "results": tmp_path / "results", "console": console}
+    settings = {"format_": "markdown", "results": Gathered([tmp_path / "results"]), "console": console}
     report(registry, table_id="tiny-table", **settings)
     assert "62.50" in console.file.getvalue()
 
@@ -657,7 +658,7 @@ def test_a_narrow_terminal_has_the_second_test_in_a_piece_of_its_own(tested_twic
 def test_scripts_and_the_command_have_the_second_test_too(tested_twice, capsys):
     registry, results = tested_twice
     console = Console(width=200)
-    report(registry, table_id="tiny-table", format_="json", results=results.folder, console=console)
+    report(registry, table_id="tiny-table", format_="json", results=Gathered([results.folder]), console=console)
     said = json.loads(capsys.readouterr().out)
     assert said["second_test"] == {"queries_per_class": 1}
     norml = next(cell for cell in said["cells"] if cell["method"] == "norml" and cell["benchmark"])

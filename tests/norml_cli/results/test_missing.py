@@ -1,13 +1,16 @@
 """Which runs are missing, in which order, and how long they may take."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from norml_cli.files.errors import UserError
+from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.missing import missing_runs, runs_of
+from norml_cli.results.missing import grid_name, missing_runs, missing_trials, runs_of
 from norml_cli.results.store import Results, write_record
 from tests.helpers.made_records import made_record, made_registry
 
@@ -74,3 +77,43 @@ def test_records_of_other_values_and_damaged_ones_are_all_told(registry: Registr
     first, second = str(raised.value).splitlines()
     assert first.startswith(f"{other}: holds a finished run under other values")
     assert second.startswith(f"{damaged}: not JSON")
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"inner_lr": 0.2}, "inner-lr-0-2"),
+        ({"inner_steps": 3, "initial_weight_std": "he"}, "inner-steps-3-initial-weight-std-he"),
+        ({"first_order": True}, "first-order-true"),
+        ({"inner_lr": 1e-05}, r"inner-lr-1e-05-[0-9a-f]{8}"),  # 1e-05 and 1e05 differ
+        ({"hidden_sizes": [64, 32]}, r"hidden-sizes-64-32-[0-9a-f]{8}"),
+        (
+            dict.fromkeys(("inner_steps", "inner_steps_test", "validate_every", "outer_steps"), 2),
+            r"[a-z0-9-]+-[0-9a-f]{8}",
+        ),
+    ],
+)
+def test_a_run_of_a_grid_is_named_by_its_values(registry: Registry, values: dict, name: str):
+    item = replace(registry.resolve("norml", "tiny", 1, values), varied=tuple(values))
+    found = grid_name(item)
+    assert re.fullmatch(name, found)
+    assert re.fullmatch(ID_PATTERN, found)
+    assert len(found) <= 64
+    assert grid_name(replace(item, varied=())) is None
+
+
+def test_runs_of_a_grid_lie_beside_each_other(registry: Registry, results: Results):
+    items = [replace(registry.resolve("norml", "tiny", 1, {"inner_lr": rate}), varied=("inner_lr",)) for rate in (1, 2)]
+    missing = missing_runs(results, items, [0])
+    assert [each.path.parent.name for each in missing] == ["norml+inner-lr-1-0", "norml+inner-lr-2-0"]
+    assert [each.name for each in missing] == ["inner-lr-1-0", "inner-lr-2-0"]
+
+
+def test_trials_of_a_study_lie_in_its_folder(registry: Registry, results: Results):
+    item = registry.resolve("norml", "tiny", 1, {"inner_lr": 0.2})
+    first, second = missing_trials(results, "rates", [item], [0, 1])
+    assert first.path == results.folder / "studies/rates/1-shot/norml/inner_lr=0.2-seed-0.json"
+    assert (first.study, first.name, first.expected_s, second.seed) == ("rates", None, None, 1)
+    first.path.parent.mkdir(parents=True)
+    first.path.write_text("{}")  # told of by `norml study`, which reads it
+    assert [each.seed for each in missing_trials(results, "rates", [item], [0, 1])] == [1]

@@ -1,108 +1,41 @@
-"""Cells side by side: which there are, and what becomes of those that fail, are stopped or are someone else's."""
+"""What becomes of cells: of those that fail, are stopped, are lost or are someone else's."""
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
-from norml_cli.registry.reading import builtin_registry, read_registry
-from norml_cli.results.missing import missing_runs, runs_of
-from norml_cli.results.store import Results
+from norml_cli.sweeps import here, process, sweep
+from norml_cli.sweeps.cells import SweepCell
+from norml_cli.sweeps.here import Here
+from norml_cli.sweeps.sweep import TRY_AGAIN, Sweep
 from norml_cli.terminal.output import Output
-from norml_cli.training import cells
-from norml_cli.training.cells import Asked, Sweep, Task, at_once_of
 
 LEAVES = "open({path!r}, 'w').close()"
 OBEYS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); {then}; time.sleep(60)"
-
-# ------------------------------------------------------------------------------------------------------ what to do
-
-
-def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None = None) -> list[Task]:
-    monkeypatch.setenv("NORML_HOME", str(home))
-    registry = read_registry([builtin_registry()])
-    asked = Asked(home / "out", (0, 1), source=source, device="cpu")
-    missing = missing_runs(Results(asked.results), runs_of(registry, registry.table(table)), asked.seeds)
-    return cells._Plan(registry, asked, threads=()).cells(missing)
-
-
-def test_table_1_needs_images_three_backbones_and_their_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    options = f"--device cpu --results {tmp_path / 'out'}"
-    plan = planned("table-1", monkeypatch, tmp_path, Path("raw"))
-    texts = [" ".join(cell.arguments) for cell in plan]
-    (prepare, *others) = plan
-    assert texts[0] == "prepare mini-imagenet --source raw"
-    recipes = {cell.arguments[3]: cell for cell in others if cell.arguments[0] == "pretrain"}
-    assert list(recipes) == ["mtl-2019", "rfs-2020", "resnet12-narrow"]
-    assert all(cell.needs == (prepare,) for cell in recipes.values())
-    assert texts[1] == f"pretrain mini-imagenet --recipe mtl-2019 --seed 0 {options}"
-    runs = [cell for cell in others if cell.arguments[0] == "run"]
-    assert texts[4:6] == [
-        f"run norml --benchmark mini-imagenet-5way --shots 1 --seed 0 {options}",
-        f"run maml-constant-lr --benchmark mini-imagenet-5way --shots 1 --seed 0 {options}",
-    ]
-    assert runs[0].needs == (prepare, recipes["mtl-2019"])
-    table = read_registry([builtin_registry()]).table("table-1")
-    shown = {
-        (row.method, row.benchmark or column.benchmark, column.shots)
-        for row in table.rows
-        for column in table.columns
-        if row.method is not None
-    }
-    assert len(runs) == len(set(runs)) == 2 * len(shown)  # seeds
-
-
-def test_table_2_needs_its_data_set_and_all_seven_methods_first_with_one_seed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    prepare, *runs = planned("table-2", monkeypatch, tmp_path)
-    assert prepare.arguments == ("prepare", "omniglot")
-    assert len(runs) == len(set(runs)) == 2 * 2 * 7
-    assert ["seed 0" in run.title for run in runs] == [True] * 14 + [False] * 14
-
-
-def test_images_that_nobody_may_download_are_asked_for_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    with pytest.raises(UserError, match=r"'mini-imagenet' is not prepared; .*--source PATH"):
-        planned("table-1", monkeypatch, tmp_path)
-
-
-@pytest.mark.parametrize(("text", "number"), [("auto", None), ("1", 1), ("14", 14)])
-def test_at_once_is_a_number_or_auto(text: str, number: int | None):
-    assert at_once_of(text) == number
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "²", "99999"])
-def test_other_numbers_at_once_are_refused(text: str):
-    with pytest.raises(UserError, match="--at-once"):
-        at_once_of(text)
-
-
-# -------------------------------------------------------------------------------------------------------- doing it
 
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch):
     """Commands are Python code in place of what `norml` is given."""
-    monkeypatch.setattr(cells, "PROGRAM", (cells.sys.executable, "-c"))
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, "-c"))
 
 
-def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> Task:
+def cell(folder: Path, name: str, code: str = LEAVES, **options: object) -> SweepCell:
     """`code`: {path!r} is what the cell has to leave, {folder!r} where it is."""
     path = folder / f"{name}.json"
-    return Task(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
+    return SweepCell(name, (code.format(path=str(path), folder=str(folder)),), path, path, **options)
 
 
-def swept(*plan: Task, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
+def swept(*plan: SweepCell, seconds: float = 60, at_once: int = 1, retries: int = 0) -> tuple[int, dict[str, str]]:
     """The exit code, and what became of each cell."""
-    sweep = Sweep("made", plan, Output(as_json=True), at_once=at_once, retries=retries)
-    code = sweep.run(time.monotonic() + seconds)
-    return code, {each["title"]: each["state"] for each in sweep.states()}
+    made = Sweep("made", plan, Here(at_once), retries=retries, console=Output(as_json=True))
+    code = made.run(time.monotonic() + seconds)
+    return code, {each["title"]: each["state"] for each in made.states()}
 
 
 @pytest.mark.usefixtures("scripts")
@@ -167,9 +100,9 @@ def test_what_is_needed_comes_first(tmp_path: Path):
 @pytest.mark.usefixtures("scripts")
 def test_when_time_is_up_cells_are_stopped_and_left_for_the_next_start(tmp_path: Path):
     obeys = cell(tmp_path, "obeys", OBEYS.format(code=130, then="open({path!r} + '.begun', 'w').close()"))
-    assert swept(obeys, seconds=3) == (cells.TRY_AGAIN, {"obeys": "left"})
+    assert swept(obeys, seconds=3) == (TRY_AGAIN, {"obeys": "left"})
     assert (tmp_path / "obeys.json.begun").exists()
-    assert swept(cell(tmp_path, "none"), seconds=-1) == (cells.TRY_AGAIN, {"none": "left"})  # not even begun
+    assert swept(cell(tmp_path, "none"), seconds=-1) == (TRY_AGAIN, {"none": "left"})  # not even begun
     fails = cell(tmp_path, "fails", OBEYS.format(code=2, then="pass"))
     assert swept(obeys, fails, seconds=3, at_once=2) == (1, {"obeys": "left", "fails": "failed"})
 
@@ -182,12 +115,12 @@ def test_ctrl_c_of_a_terminal_reaches_no_cell_by_itself(tmp_path: Path):
 
 @pytest.mark.usefixtures("scripts")
 def test_a_cell_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cells, "TIME_TO_STOP_S", 1)
-    monkeypatch.setattr(cells, "TIME_TO_STOP_AT_ONCE_S", 1)
+    monkeypatch.setattr(sweep, "TIME_TO_STOP_S", 1)
+    monkeypatch.setattr(sweep, "TIME_TO_STOP_AT_ONCE_S", 1)
     ignores = "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]"
     deaf = cell(tmp_path, "deaf", f"import signal, time; {ignores}; time.sleep(60)")
     before = time.monotonic()
-    assert swept(deaf, seconds=3) == (cells.TRY_AGAIN, {"deaf": "left"})
+    assert swept(deaf, seconds=3) == (TRY_AGAIN, {"deaf": "left"})
     assert time.monotonic() - before < 30
 
 
@@ -212,3 +145,49 @@ def test_a_cell_of_another_process_is_left_to_it(tmp_path: Path):
     thread.join()
     assert (code, set(states.values())) == (0, {"finished"})
     assert theirs.leaves.read_text() == "theirs"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_cell_that_something_else_stops_goes_on_and_counts_as_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As a time limit of a cluster does; exit code 130 says that the checkpoint is there."""
+    third_time = "from pathlib import Path\nbegun = Path({path!r} + '.begun')\ntimes = len(begun.read_text()) "
+    third_time += "if begun.exists() else 0\nbegun.write_text('x' * (times + 1))\n"
+    third_time += "if times < 2: raise SystemExit(130)\n" + LEAVES
+    assert swept(cell(tmp_path, "long", third_time), retries=0) == (0, {"long": "finished"})
+    assert capsys.readouterr().err.count("was stopped, by a time limit or a person; it goes on later") == 2
+
+
+@pytest.mark.usefixtures("scripts")
+def test_numbers_that_diverge_are_no_second_try_and_a_finding_of_a_study(tmp_path: Path):
+    """A note is there when the process ends; what it says would be said again."""
+    notes = "from pathlib import Path\nbegun = Path({path!r} + '.begun')\nassert not begun.exists()\n"
+    notes += "begun.touch()\nPath({path!r}).with_suffix('.diverged').touch()\nraise SystemExit(2)"
+    assert swept(cell(tmp_path, "run", notes), retries=3) == (1, {"run": "failed"})
+    assert swept(cell(tmp_path, "trial", notes, is_trial=True), retries=3) == (0, {"trial": "failed"})
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_log_keeps_every_attempt_of_this_sweep_and_none_of_an_earlier_one(tmp_path: Path):
+    never = cell(tmp_path, "never", "raise SystemExit('no luck')")
+    for _ in range(2):
+        assert swept(never, retries=1) == (1, {"never": "failed"})
+        assert (tmp_path / "never.log").read_text() == "no luck\nno luck\n"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_each_cell_sees_the_gpu_with_the_fewest_cells(tmp_path: Path):
+    says = "import os, time\nopen({path!r} + '.gpu', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    plan = [cell(tmp_path, name, says + "time.sleep(0.5)\n" + LEAVES) for name in "abcd"]
+    made = Sweep("made", plan, Here(4, ["2", "5"]), retries=0, console=Output(as_json=True))
+    assert made.run(time.monotonic() + 60) == 0
+    assert sorted(path.read_text() for path in tmp_path.glob("*.gpu")) == ["2", "2", "5", "5"]
+
+
+def test_gpus_are_shared_where_none_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert here.gpus_for("auto") == here.gpus_for("cuda") == ["3", "1"]
+    assert here.gpus_for("cuda:1") == here.gpus_for("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert here.gpus_for("auto") == []

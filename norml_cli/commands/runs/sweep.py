@@ -1,0 +1,28 @@
+"""`norml sweep`: the runs of methods at several places and of several values that are missing."""
+
+from collections.abc import Sequence
+
+from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.reporting.lists import render_runs
+from norml_cli.results.missing import grid_name, missing_runs
+from norml_cli.results.store import Results, read_record
+from norml_cli.sweeps.cells import Asked
+from norml_cli.sweeps.sweep import carry_out
+from norml_cli.terminal.output import Output, print_text
+
+
+def sweep(registry: Registry, items: Sequence[Resolved], asked: Asked, console: Output) -> int:
+    """Run each of `items` with each of its seeds that has no record, and list them; an exit code, as of `Swept`.
+
+    Raises UserError before anything starts.
+    """
+    results = Results(asked.results)
+    missing = missing_runs(results, items, asked.seeds)
+    n_finished = len(items) * len(asked.seeds) - len(missing)
+    outcome = carry_out(registry, "sweep", missing, asked, n_finished=n_finished, console=console)
+    console.result(outcome.result)
+    if outcome.code == 0 and not asked.dry_run and not console.as_json:
+        places = [results.run_path(item.spec, seed, grid_name(item)) for item in items for seed in asked.seeds]
+        runs = [(path, read_record(path)) for path in places]
+        print_text(render_runs(registry, runs, "rich", width=console.width), console)
+    return outcome.code

@@ -1,0 +1,324 @@
+"""Many trainings, each an ordinary `norml` process: begun, followed, begun again where they fail. Torch-free.
+
+Nothing is kept about a sweep: what is done is what has a record, and what is begun has its checkpoint. So the same
+command goes on, and two of them on one folder share the work.
+"""
+
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from norml_cli.files.companions import Companions
+from norml_cli.files.errors import UserError, reason
+from norml_cli.files.locks import is_held
+from norml_cli.registry.resolving import Registry
+from norml_cli.results.missing import Missing
+from norml_cli.results.store import Results
+from norml_cli.sweeps.cells import Asked, SweepCell, cells_of, told
+from norml_cli.sweeps.engine import TO_STOP, TO_STOP_AT_ONCE, Ended, Engine
+from norml_cli.sweeps.here import Here, as_many_as_pay, gpus_for
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import RunDisplay, duration
+from norml_cli.terminal.status_files import read_status
+from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: time is up, the same command goes on
+FAILED = 1
+LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: at what other processes hold
+TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing is saved
+TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step or evaluation before it a few
+SHOW_EVERY_S = 0.5  # the live line is drawn as often
+LAST_LINES = 5  # of a failed cell's log
+
+
+@dataclass(frozen=True)
+class Swept:
+    """An exit code, and what became of each cell, as JSON.
+
+    0: all records are there. 1: some cells failed, the others are there. 75: time was up. 130: the user stopped it.
+    """
+
+    code: int
+    result: dict[str, Any]
+
+
+def carry_out(
+    registry: Registry, title: str, missing: Sequence[Missing], asked: Asked, *, n_finished: int, console: Output
+) -> Swept:
+    """Run what is missing, and what that needs first. Raises UserError before anything starts."""
+    deadline = time.monotonic() + (float("inf") if asked.minutes is None else 60 * asked.minutes)
+    if asked.source is not None and not asked.source.exists():
+        raise UserError(f"--source {asked.source}: no such file or folder; name where the raw data lies")
+    at_once = as_many_as_pay(asked) if missing and asked.is_here else 1
+    if asked.threads is None and (at_once > 1 or not asked.is_here):
+        asked = replace(asked, threads=1)
+    cells = cells_of(registry, missing, asked)
+    _print_plan(title, cells, n_finished, at_once, console)
+    if asked.dry_run:
+        return Swept(0, {"finished_already": n_finished, "missing": [told(cell) for cell in cells]})
+    Results(asked.results).require_writable()
+    with _engine(asked, at_once) if cells else nullcontext() as engine:
+        sweep = Sweep(title, cells, engine or Here(1), retries=asked.retries, console=console)
+        code = sweep.run(deadline)
+    return Swept(code, {"finished_already": n_finished, "cells": sweep.states()})
+
+
+def _engine(asked: Asked, at_once: int) -> Engine:
+    if asked.where.on == "ray":
+        from norml_cli.sweeps.on_ray import OnRay  # noqa: PLC0415 - only who asks for it loads it
+
+        return OnRay(asked)
+    if asked.where.on == "slurm":
+        from norml_cli.sweeps.on_slurm import OnSlurm  # noqa: PLC0415 - as above
+
+        return OnSlurm(asked)
+    return Here(at_once, gpus_for(asked.device))
+
+
+def _print_plan(title: str, cells: Sequence[SweepCell], n_finished: int, at_once: int, console: Output) -> None:
+    known = [cell.expected_s for cell in cells if cell.expected_s is not None]
+    about = f", about {duration(sum(known))} one after the other" if known else ""
+    if known and at_once > 1:
+        about += f", {duration(max(sum(known) / at_once, *known))} with {at_once} at once"
+    if len(known) < len(cells) and known:
+        about += f" (not counting {len(cells) - len(known)} without a finished run to go by)"
+    lines = [f"{title}: {len(cells)} to do, {n_finished} finished already{about}"]
+    for cell in cells:
+        takes = "" if cell.expected_s is None else f": about {duration(cell.expected_s)}"
+        lines.append(f"  {cell.title}{takes}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class Sweep:
+    """Cells in their order, as the engine has room; each that fails or is lost is begun again `retries` times.
+
+    A cell that a process of someone else holds is left to that; it is done when what it leaves is there.
+    """
+
+    def __init__(
+        self, title: str, cells: Sequence[SweepCell], engine: Engine, *, retries: int, console: Output
+    ) -> None:
+        self._title, self._console, self._engine, self._retries = title, console, engine, retries
+        self._cells, self._waiting = list(cells), list(cells)
+        self._running: dict[SweepCell, float] = {}  # and when each began
+        self._done: set[SweepCell] = set()
+        self._failed: dict[SweepCell, str] = {}  # and why
+        self._failures: Counter[SweepCell] = Counter()
+        self._elsewhere: dict[SweepCell, float] = {}  # and when it was looked for
+        self._took: list[float] = []  # seconds
+        self._stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
+        self._shown_at, self._is_ending = 0.0, False
+
+    def run(self, deadline: float) -> int:
+        """Until all is done, `deadline` (of time.monotonic) or a stop request; an exit code, as of `Swept`."""
+        with RunDisplay(self._console, self._title) as self._display:
+            with self._stop.listening():
+                try:
+                    self._work(deadline)
+                finally:
+                    self._end()
+            left = len(self._cells) - len(self._done) - len(self._failed)
+            if left or self._stop.made:
+                why = "stopped" if self._stop.made else "time is up"
+                far = f"{len(self._done)} of {len(self._cells)} finished, {left} left"
+                self._display.say(f"{why}: {far}; the same command goes on from here")
+        self._tell_failed()
+        if self._stop.made:
+            return STOPPED_EXIT_CODE
+        failed = [cell for cell in self._failed if not (cell.is_trial and _has_diverged(cell))]
+        return FAILED if failed else TRY_AGAIN if left else 0
+
+    def states(self) -> list[dict[str, Any]]:
+        """Every cell with what became of it."""
+        return [
+            {
+                **told(cell),
+                "state": "finished" if cell in self._done else "failed" if cell in self._failed else "left",
+                "fault": self._failed.get(cell),
+            }
+            for cell in self._cells
+        ]
+
+    def _work(self, deadline: float) -> None:
+        while (self._waiting or self._running) and not self._stop.made and time.monotonic() < deadline:
+            self._begin(self._next())
+            self._show()
+            time.sleep(self._engine.look_every_s)
+            self._collect()
+
+    # ------------------------------------------------------------------------------------------------- cells begin
+
+    def _next(self) -> list[SweepCell]:
+        """The cells that may begin now, as many as there is room for."""
+        room, chosen = self._engine.room(), list[SweepCell]()
+        for cell in list(self._waiting):
+            if len(chosen) < room and self._may_begin(cell):
+                chosen.append(cell)
+        return chosen
+
+    def _may_begin(self, cell: SweepCell) -> bool:
+        """Whether it is to be done now, and not done already, held by another process or out of reach."""
+        lost = [need.title for need in cell.needs if need in self._failed]
+        if lost:
+            self._waiting.remove(cell)
+            self._failed[cell] = f"needs what failed: {lost[0]}"
+        elif self._done.issuperset(cell.needs) and not self._is_elsewhere(cell):
+            self._waiting.remove(cell)
+            if not cell.leaves.exists():
+                return True
+            self._finished(cell, "finished by another process")
+        return False
+
+    def _is_elsewhere(self, cell: SweepCell) -> bool:
+        """Whether another process is at work on it, as of a second ago."""
+        now = time.monotonic()
+        if now - self._elsewhere.get(cell, 0.0) < LOOK_ELSEWHERE_EVERY_S:
+            return True
+        if not is_held(cell.path):
+            return False
+        if cell not in self._elsewhere:
+            self._display.say(f"{cell.title}: another process is at work on it; it is left to that")
+        self._elsewhere[cell] = now
+        return True
+
+    def _begin(self, cells: Sequence[SweepCell]) -> None:
+        for cell in cells:
+            if not self._failures[cell]:
+                _drop_log(cell)  # of an earlier sweep
+        if cells:
+            self._engine.start(cells)
+        for cell in cells:
+            self._running[cell] = time.monotonic()
+            self._display.say(f"{cell.title}: started")
+
+    # --------------------------------------------------------------------------------------------------- cells end
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        for each in self._engine.ended():
+            self._ended(each, now - self._running.pop(each.cell, now))
+
+    def _ended(self, each: Ended, took: float) -> None:
+        cell = each.cell
+        if cell.leaves.exists():
+            self._took.append(took)
+            self._finished(cell, f"finished in {duration(took)}")
+        elif self._asks_to_stop and (each.code is None or each.code < 0 or each.code == STOPPED_EXIT_CODE):
+            self._waiting.append(cell)  # as it was asked to
+            _drop_log(cell)
+        elif each.code == STOPPED_EXIT_CODE:
+            self._waiting.append(cell)
+            self._display.say(f"{cell.title}: was stopped, by a time limit or a person; it goes on later")
+        elif is_held(cell.path):
+            self._waiting.append(cell)  # another process was the first to begin it
+        elif _has_diverged(cell):
+            self._fails(cell, "its numbers diverged")  # and would again
+        else:
+            self._failed_once(cell, each.fault)
+
+    @property
+    def _asks_to_stop(self) -> bool:
+        return self._is_ending or self._stop.made
+
+    def _finished(self, cell: SweepCell, how: str) -> None:
+        self._done.add(cell)
+        _drop_log(cell)
+        self._display.say(f"{cell.title}: {how} ({len(self._done)}/{len(self._cells)})")
+
+    def _failed_once(self, cell: SweepCell, how: str) -> None:
+        if self._failures[cell] < self._retries and not self._asks_to_stop:
+            self._failures[cell] += 1
+            self._waiting.append(cell)  # after the others, which it may have stood in the way of
+            self._display.say(f"{cell.title}: failed ({how}); it is begun again later")
+        else:
+            self._fails(cell, how)
+
+    def _fails(self, cell: SweepCell, how: str) -> None:
+        self._failures[cell] += 1
+        self._failed[cell] = how
+        self._display.say(f"{cell.title}: failed ({how})")
+
+    def _tell_failed(self) -> None:
+        """On standard error, whatever is left out elsewhere."""
+        for cell, how in self._failed.items():
+            lines, log = [f"error: {cell.title}: {how}"], Companions(cell.path).log
+            if self._failures[cell]:
+                lines = [
+                    f"{lines[0]}; {log} ends with:",
+                    *(f"    {line}" for line in _text(log).splitlines()[-LAST_LINES:]),
+                ]
+            sys.stderr.write("\n".join([*lines, ""]))
+
+    def _end(self) -> None:
+        """Ask those that run to stop, wait until they have saved their step; at a second Ctrl-C wait no longer."""
+        self._is_ending = True
+        with suppress(Stopped):
+            self._signal(TO_STOP, TIME_TO_STOP_S)
+        self._signal(TO_STOP_AT_ONCE, TIME_TO_STOP_AT_ONCE_S)
+        self._engine.kill()
+        self._collect()
+
+    def _signal(self, number: signal.Signals, wait_s: float) -> None:
+        """Once, for a second one would stop them at once; and wait until they have ended, at most so long."""
+        if self._running:
+            self._engine.signal(number)
+        too_late = time.monotonic() + wait_s
+        while self._running and time.monotonic() < too_late:
+            time.sleep(self._engine.look_every_s)
+            self._collect()
+
+    # ------------------------------------------------------------------------------------------------------ how far
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < SHOW_EVERY_S:
+            return
+        self._shown_at = now
+        queued = self._engine.queued()
+        self._running.update(dict.fromkeys(queued, now))
+        far = [_fraction(cell) for cell in self._running if cell not in queued]
+        self._display.cells(len(self._done), len(self._cells), far, len(queued), self._seconds_left(now, len(far)))
+
+    def _seconds_left(self, now: float, n_running: int) -> float | None:
+        """By what finished runs took; None where there is none to go by."""
+        mean_s = sum(self._took) / len(self._took) if self._took else None
+        spent = dict.fromkeys(self._waiting, 0.0) | {cell: now - begun for cell, begun in self._running.items()}
+        left = 0.0
+        for cell, spent_s in spent.items():
+            expected_s = mean_s if cell.expected_s is None else cell.expected_s
+            if expected_s is None:
+                return None
+            left += max(0.0, expected_s - spent_s)
+        return left / max(1, n_running)
+
+
+def _fraction(cell: SweepCell) -> float:
+    """How much of its phase a cell has done, by its status file."""
+    with suppress(UserError):  # damaged: the cell's own to say
+        found = read_status(Companions(cell.path).status)
+        if found is not None and found.status.total:
+            return found.status.done / found.status.total
+    return 0.0
+
+
+def _has_diverged(cell: SweepCell) -> bool:
+    return Companions(cell.path).diverged.exists()
+
+
+def _drop_log(cell: SweepCell) -> None:
+    with suppress(OSError):  # Windows, where another process still writes it
+        Companions(cell.path).log.unlink(missing_ok=True)
+
+
+def _text(log: Path) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"(cannot be read: {reason(error)})"
