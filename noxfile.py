@@ -69,8 +69,8 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session
 def page(session: nox.Session) -> None:
-    """Look at the page in Chromium and hold it against axe's rules of accessibility; needs both and npm."""
-    session.install("-e", ".[dev]")
+    """Look at the HTML page and the site in Chromium, with axe's rules of accessibility; needs Chromium and npm."""
+    session.install("-e", ".[dev,docs]")
     with session.chdir(session.create_tmp()):
         session.run("npm", "pack", "--silent", "axe-core@4", external=True)
         [archive] = Path().glob("axe-core-4*.tgz")

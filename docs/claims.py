@@ -122,7 +122,7 @@ def claims_markdown(registry: Registry, numbers: Numbers) -> str:
     parts = [to_markdown(Sheet(Grid(["claim", "the paper", "verdict"], rows, words=[1, 2])))]
     for claim in found:
         rows = [[each.what, each.paper, each.ours, each.seeds, each.verdict] for each in claim.evidence]
-        grid = Grid(["", "paper", "ours", "seeds", "verdict"], rows, words=[4])
+        grid = Grid(["what", "paper", "ours", "seeds", "verdict"], rows, words=[4])
         parts.append(f"### {claim.title}: {claim.verdict}\n\n{claim.says}\n\n{to_markdown(Sheet(grid))}")
     return "\n".join(parts).rstrip("\n")
 

@@ -21,6 +21,8 @@ myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # examples with ... in place of what is left out
 html_theme = "furo"
 html_title = f"norml {release}"
+html_show_sourcelink = False
+html_theme_options = {"top_of_page_buttons": []}
 html_extra_path = ["start"]  # index.html, which leads to the root document
 
 
@@ -33,6 +35,26 @@ def _with_contents(_app: Any, name: str, source: list[str]) -> None:
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```\n"
 
 
+# What axe misses in the pages of Sphinx and furo: levels of headings, names of landmarks, what scrolls by keyboard.
+MENDED = {
+    'class="caption" role="heading"': 'class="caption" role="heading" aria-level="2"',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    '<div class="content-icon-container">': '<div class="content-icon-container" role="region" aria-label="Tools">',
+    "<pre>": '<pre tabindex="0">',
+    '<div class="table-wrapper': '<div tabindex="0" role="group" aria-label="Table" class="table-wrapper',
+}
+
+
+def _mend(app: Any, failed: Exception | None) -> None:
+    for page in () if failed or app.builder.name != "html" else Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for found, mended in MENDED.items():
+            text = text.replace(found, mended)
+        page.write_text(text, encoding="utf-8")
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _with_contents)
+    app.connect("build-finished", _mend)

@@ -81,7 +81,7 @@ def work_markdown(numbers: Numbers) -> str:
             of_shown = [found.get(numbers.title(method)) for method in shown]
             work = min((course.points[-1][0] for course in of_shown if course is not None), default=0.0)
             rows.append([f"{shots}-shot", f"{work:,.0f} {label}", *(_after(course, work) for course in of_shown)])
-    return to_markdown(Sheet(Grid(["", "after", *map(numbers.title, shown)], rows, n_left=2))).rstrip()
+    return to_markdown(Sheet(Grid(["shots", "after", *map(numbers.title, shown)], rows, n_left=2))).rstrip()
 
 
 def _after(course: Course | None, work: float) -> str:

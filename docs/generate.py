@@ -102,7 +102,12 @@ def commands_page() -> str:
         parameters = list(_parameters(command.callback))
         usage = " ".join([f"norml {command.name}", *(p.name for p in parameters if p.is_argument), "[OPTIONS]"])
         lines += [f"## norml {command.name}", "", inspect.getdoc(command.callback) or "", "", f"    {usage}", ""]
-        lines += ["| | |", "| --- | --- |", *(f"| {p.usage} | {_cell(p.meaning)} |" for p in parameters), ""]
+        lines += [
+            "| word | meaning |",
+            "| --- | --- |",
+            *(f"| {p.usage} | {_cell(p.meaning)} |" for p in parameters),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -266,7 +271,7 @@ SCRIPTS = {
 def commands_table() -> str:
     """The commands, a line each, in the panels of `norml --help`."""
     group: Any = typer.main.get_command(app)
-    lines = ["| | command | what it does |", "| --- | --- | --- |"]
+    lines = ["| panel | command | what it does |", "| --- | --- | --- |"]
     for panel in PANELS:
         of_panel = [each for each in group.commands.values() if each.rich_help_panel == panel]
         for number, each in enumerate(of_panel):

@@ -115,7 +115,7 @@ def _pairs(numbers: Numbers, table: Table) -> Sheet:
         difference, seeds = percent(ours.mean, ours.half_width, sign="+"), str(len(pair.over_episodes.seeds))
         words = [f"{weights}{preliminary}", methods]
         rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", difference, seeds, *words])
-    headers = ["", "pair", "paper", "ours", "seeds", "weights", "methods"]
+    headers = ["shots", "pair", "paper", "ours", "seeds", "weights", "methods"]
     return Sheet(Grid(headers, rows, n_left=2, words=[5, 6]))
 
 

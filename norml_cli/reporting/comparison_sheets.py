@@ -136,7 +136,7 @@ def _matrix_sheet(place: tuple[str, int], pairs: Sequence[Comparison]) -> Sheet:
 
     def grid(columns: Sequence[str], title: str) -> Grid:
         rows = [[f"{letters[row]} {row}", *(leads.get((row, column), "") for column in columns)] for row in methods]
-        return Grid(["", *(letters[column] for column in columns)], rows, title=title)
+        return Grid(["method", *(letters[column] for column in columns)], rows, title=title)
 
     level = "episodes and over classes" if any(pair.over_classes for pair in pairs) else "episodes"
     footer = [

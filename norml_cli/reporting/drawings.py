@@ -7,6 +7,7 @@ Text stays text.
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from norml_cli.results.records import CurvePoint
@@ -33,6 +34,9 @@ _FAR = 20  # points below the best; chosen: no method that learns is as far from
 _DASHES = ["-", "--", ":", "-."]
 _WIDTH = 4.6  # inches; chosen: its text is still legible on a phone
 _STYLE = "<style>svg{{{light}}}@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+
+
+Curve = Sequence[CurvePoint]
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,16 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
                 places = [row + offset for row, _ in rows]
                 means = [mean for _, (mean, _) in rows]
                 panel.errorbar(
-                    means, places, xerr=errors, fmt=marker, color=colour, markersize=4, capsize=2.5, label=label
+                    means, places, xerr=errors, fmt=marker, color=colour, markersize=5, capsize=3, label=label
                 )
         panel.set_yticks(range(len(near)), [bar.title for bar in near])
         panel.set_ylim(len(near) - 0.5, -0.5)
         panel.grid(axis="x", color=INK, alpha=0.15)
         aside = f"\n(off the scale: {far})" if far else ""
-        panel.figure.supxlabel(f"accuracy in percent, with 95% intervals{aside}", fontsize=8)
+        panel.figure.supxlabel(f"accuracy in percent, with 95% intervals{aside}", fontsize=10)
         panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderpad=0, labelcolor=INK)
 
-    return _svg(draw, title, height=1.15 + 0.27 * len(near))
+    return _svg(draw, title, height=1.35 + 0.32 * len(near))
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,35 @@ class Axes:
 
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]
+Bands = Mapping[str, Sequence[tuple[float, float, float]]]  # x, lowest, highest
 
 
-def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], title: str, *, order: Sequence[str]) -> str:
-    """Meta-validation accuracy over outer steps, a line a method, which `order` gives its colour. Returns SVG."""
-    lines = {name: [(p.step, 100 * p.validation_accuracy) for p in points] for name, points in curves.items()}
-    return draw_lines(lines, title, Axes("outer steps", "meta-validation accuracy in percent"), order=order)
+def draw_curves(curves: Mapping[str, Sequence[Curve]], title: str, *, order: Sequence[str]) -> str:
+    """Meta-validation accuracy over outer steps, a line a method, which `order` gives its colour. Returns SVG.
+
+    Several seeds of a method are their mean, in a band from the lowest to the highest of them.
+    """
+    lines: dict[str, list[tuple[float, float]]] = {}
+    bands: dict[str, list[tuple[float, float, float]]] = {}
+    for name, of_seeds in curves.items():
+        points = _at_common_steps(of_seeds)
+        lines[name] = [(step, fmean(accuracies)) for step, accuracies in points]
+        if len(of_seeds) > 1:
+            bands[name] = [(step, min(accuracies), max(accuracies)) for step, accuracies in points]
+    axes = Axes("outer steps", "meta-validation accuracy, percent")
+    return draw_lines(lines, title, axes, order=order, bands=bands)
 
 
-def draw_lines(lines: Lines, title: str, axes: Axes, *, order: Sequence[str], marker: str = "") -> str:
-    """A line a name, which `order` gives its colour. Returns SVG."""
+def _at_common_steps(of_seeds: Sequence[Curve]) -> list[tuple[int, list[float]]]:
+    """Steps at which every seed was validated, each with the seeds' accuracies in percent."""
+    seeds = [{point.step: 100 * point.validation_accuracy for point in curve} for curve in of_seeds]
+    return [(step, [seed[step] for seed in seeds]) for step in sorted(set.intersection(*map(set, seeds)))]
+
+
+def draw_lines(
+    lines: Lines, title: str, axes: Axes, *, order: Sequence[str], marker: str = "", bands: Bands | None = None
+) -> str:
+    """A line a name, which `order` gives its colour, and its band if it has one. Returns SVG."""
 
     def draw(panel: "Panel") -> None:
         for name, points in lines.items():
@@ -105,17 +128,25 @@ def draw_lines(lines: Lines, title: str, axes: Axes, *, order: Sequence[str], ma
             x, y = zip(*points, strict=True)
             style = _DASHES[number // len(SERIES) % len(_DASHES)]
             colour = SERIES[number % len(SERIES)]
-            panel.plot(x, y, color=colour, linestyle=style, linewidth=1.2, marker=marker, markersize=3, label=name)
-        panel.grid(color=INK, alpha=0.15)
-        panel.set_xlabel(axes.x)
-        panel.set_ylabel(axes.y)
-        for which in axes.log:
-            getattr(panel, f"set_{which}scale")("log")
-        if "x" not in axes.log:
-            panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        panel.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2, frameon=False, labelcolor=INK)
+            panel.plot(x, y, color=colour, linestyle=style, linewidth=1.5, marker=marker, markersize=4, label=name)
+            if bands and name in bands:
+                x, low, high = zip(*bands[name], strict=True)
+                panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        _name_axes(panel, axes)
+        panel.figure.legend(loc="outside lower left", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
 
-    return _svg(draw, title, height=2.9 + 0.09 * len(lines))
+    return _svg(draw, title, height=3 + 0.12 * len(lines))
+
+
+def _name_axes(panel: "Panel", axes: Axes) -> None:
+    panel.grid(color=INK, alpha=0.15)
+    panel.set_xlabel(axes.x)
+    panel.set_ylabel(axes.y)
+    for which in axes.log:
+        getattr(panel, f"set_{which}scale")("log")
+    if "x" not in axes.log:
+        panel.locator_params(axis="x", nbins=5)  # more of them would run into each other on a phone
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 
 def _svg(draw: Callable[["Panel"], None], title: str, *, height: float) -> str:
@@ -123,14 +154,14 @@ def _svg(draw: Callable[["Panel"], None], title: str, *, height: float) -> str:
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
 
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "norml", "font.size": 8, **dict.fromkeys(ink, INK)}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "norml", "font.size": 10, **dict.fromkeys(ink, INK)}
     with mpl.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
         panel = figure.subplots()
         panel.patch.set_alpha(0)
         draw(panel)
-        panel.set_title(title, fontsize=9, loc="left")
+        panel.figure.suptitle(title, fontsize=11, x=0.01, ha="left")
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None})
     return _with_variables(content.getvalue())

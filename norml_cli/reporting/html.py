@@ -2,26 +2,28 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from norml_cli import __version__
 from norml_cli.files.companions import Companions
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import comparison_sheet, matrix_sheets
-from norml_cli.reporting.drawings import Bar, draw_accuracies, draw_curves
+from norml_cli.reporting.drawings import Bar, Curve, draw_accuracies, draw_curves
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.lists import runs_sheet
 from norml_cli.reporting.protocol_sheets import protocol_sheet
-from norml_cli.reporting.sheets import CellText, Grid, Sheet
+from norml_cli.reporting.sheets import CellText, Grid, Sheet, plain_text
 from norml_cli.reporting.table_sheet import anchor, table_sheet
 from norml_cli.results.comparisons import compare_table
 from norml_cli.results.groups import Group
 from norml_cli.results.protocols import ProtocolTable
-from norml_cli.results.records import CurvePoint, RunRecord
+from norml_cli.results.records import RunRecord
 from norml_cli.results.tables import Table
 from norml_cli.terminal.progress import duration
 
@@ -87,6 +89,7 @@ def render_html(
         sections=[_section(registry, table, runs) for table in tables],
         protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
+        places=places_by_column,
         n_runs=len(runs),
         newest=max((record.created for _, record in runs), default="")[:10],
         version=__version__,
@@ -101,6 +104,25 @@ def rendered(template: str, **values: Any) -> str:
     environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
     text = files("norml_cli.reporting").joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(**values)
+
+
+def places_by_column(grid: Grid) -> list[list[int]]:
+    """For each row, its place when the rows are sorted by each column: texts from A, numbers from the largest."""
+    columns = [[plain_text(row[number]) for row in grid.rows] for number in range(len(grid.headers))]
+    return [list(of_row) for of_row in zip(*map(_places, columns), strict=True)]
+
+
+def _places(column: Sequence[str]) -> list[int]:
+    numbers = [_number(text) for text in column]
+    values = [-n for n in numbers if n is not None] if None not in numbers else column
+    order = sorted(range(len(column)), key=lambda row: values[row])
+    return [order.index(row) for row in range(len(column))]
+
+
+def _number(text: str) -> float | None:
+    """What a cell begins with: 90.5 of '90.50 ± 0.12', 1000 of '1,000 of 20,000'."""
+    found = re.match(r"[\d,]+(?:\.\d+)?(?![\w-])", text)
+    return float(found[0].replace(",", "")) if found else None
 
 
 def _section(registry: Registry, table: Table, runs: Runs) -> Section:
@@ -155,18 +177,23 @@ def _accuracies(table: Table) -> Iterator[Picture]:
 
 
 def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
-    """A picture for each benchmark and number of shots: the first seed of every method that was meta-trained."""
-    places: dict[tuple[str, int], dict[str, Sequence[CurvePoint]]] = {}
+    """A picture for each benchmark and number of shots: every seed of every method that was meta-trained."""
+    places: dict[tuple[str, int], dict[str, list[Curve]]] = {}
     for title, group in groups:
-        curve = group.records[0].curve
-        if len(curve) > 1:
-            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = curve
+        of_seeds: list[Curve] = [record.curve for record in group.records if len(record.curve) > 1]
+        if of_seeds:
+            places.setdefault((group.spec.benchmark, group.spec.shots), {})[title] = of_seeds
     order = list(dict.fromkeys(title for title, _ in groups))
     for (benchmark, shots), curves in places.items():
         title = f"{benchmark}, {shots}-shot: learning curves"
-        ends = ", ".join(f"{method} {100 * curve[-1].validation_accuracy:.1f}%" for method, curve in curves.items())
+        ends = ", ".join(f"{method} {100 * _end(each):.1f}%" for method, each in curves.items())
         says = f"{title}; meta-validation accuracy at the end: {ends}"
         yield Picture(f"{benchmark}-{shots}-shot-curves", draw_curves(curves, title, order=order), says)
+
+
+def _end(of_seeds: Sequence[Curve]) -> float:
+    """Where the curves of a method's seeds end, on average."""
+    return fmean(curve[-1].validation_accuracy for curve in of_seeds)
 
 
 def cost_grid(groups: Sequence[tuple[str, Group]]) -> Grid:

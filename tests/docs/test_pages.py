@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
+
+from norml_cli import __version__
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -60,3 +63,13 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     pages = {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.html")}
     assert {page.relative_to(ROOT).with_suffix(".html") for page in PAGES} <= pages
+
+
+def test_changelog_and_citation_name_the_version_and_one_day():
+    [(version, day)] = re.findall(
+        r"^## (\S+) - (\d{4}-\d{2}-\d{2})$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )[:1]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (version, version) == (__version__, citation["version"])
+    assert day == citation["date-released"].isoformat()
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires

@@ -104,6 +104,7 @@ COVERED = {
     "nox -s scale": "tests/scale/sweeps/test_on_ray.py::test_a_killed_worker_and_a_cell_that_fails_twice",
     "nox -s site": "tests/docs/test_pages.py::test_the_site_is_built_without_a_warning",
     "nox -s trust": "tests/trust/test_killed.py::test_a_killed_command_started_again_ends_like_one_left_alone",
+    "python -m hatchling": "test_wheel.py::unpacked_wheel",
     "python -m tests.trust.flips": "tests/trust/test_damage.py::test_every_flip_is_refused",
     "python -m tests.trust.kills": "tests/trust/test_killed.py::test_a_killed_command_started_again",
     "python -m tests.trust.long_run": "tests/trust/test_figures.py::test_a_short_run_is_watched_as_the_long_one_is",

@@ -18,7 +18,7 @@ PAGES = [page for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) i
 # What two runs of one command may print in different ways.
 VARIES = [
     (r"[0-9a-f]{40,}", "HASH"),
-    (r"on cpu \([^)]*\)", "on DEVICE"),
+    (r"(?m)on cpu \(.*\)$", "on DEVICE"),
     (r"\d{4}-\d{2}-\d{2}", "DATE"),
     (r"(?:[<±+-] ?)?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", "#"),
     (r"(?:# to )+#", "#"),

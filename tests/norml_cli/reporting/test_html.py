@@ -11,6 +11,8 @@ from rich.console import Console
 
 from norml_cli.commands.results.report import report_html
 from norml_cli.files.errors import UserError
+from norml_cli.reporting.html import places_by_column
+from norml_cli.reporting.sheets import Grid
 from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
@@ -181,3 +183,42 @@ def test_nothing_to_show_is_refused_and_nothing_written(registry, tmp_path):
     with pytest.raises(UserError, match=r"no table has a finished run; `norml run METHOD` makes one"):
         made(registry, tmp_path / "results", tmp_path)
     assert not (tmp_path / "deep").exists()
+
+
+def test_seeds_are_drawn_as_their_mean_in_a_band(registry, tmp_path):
+    for seed, accuracy in ((0, 0.25), (1, 0.35)):
+        content = made_content(registry, "norml", [7, 7, 5, 6])
+        content["seed"] = seed
+        content["curve"].insert(0, content["curve"][0] | {"step": 500, "validation_accuracy": accuracy})
+        record = RunRecord.model_validate(content)
+        write_record(Results(tmp_path / "results").run_path(record.spec, record.seed), record)
+    svg = pictures(read(made(registry, tmp_path / "results", tmp_path)))[1]
+    assert "FillBetween" in svg
+
+
+def test_the_list_of_runs_is_sorted_by_whichever_column_is_chosen(registry, results, tmp_path):
+    page = made(registry, results, tmp_path)
+    reader = read(page)
+    headers = len([field for field in reader.all("input") if field["name"] == "sort-runs"])
+    assert headers == 8
+    styles = [row["style"] for row in reader.all("tr") if "style" in row]
+    places = [[int(place) for place in re.findall(r": (\d+);", style)] for style in styles]
+    assert [len(row) for row in places] == [headers, headers]
+    assert sorted(row[5] for row in places) == [0, 1]
+    for number in range(headers):
+        assert f".sort-{number}:checked) tbody tr {{ order: var(--place-{number})" in page
+
+
+@pytest.mark.parametrize(
+    ("column", "places"),
+    [
+        (["b", "a", "c"], [1, 0, 2]),
+        (["9.50 ± 0.10", "10.00 ± 0.20", "1,000"], [2, 1, 0]),
+        (["2026-01-02", "2026-01-01"], [1, 0]),
+        (["a", "a"], [0, 1]),
+        (["600", "-"], [1, 0]),
+    ],
+)
+def test_texts_are_sorted_from_a_and_numbers_from_the_largest(column, places):
+    grid = Grid(["it"], [[text] for text in column])
+    assert [row[0] for row in places_by_column(grid)] == places
