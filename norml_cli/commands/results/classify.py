@@ -47,7 +47,7 @@ class ToClassify:
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageFiles:
     """The labelled images of each class, K of each, and those to be classified."""
 
     support: Mapping[str, Sequence[File]]
@@ -66,7 +66,7 @@ def classify(registry: Registry, asked: ToClassify, console: Console) -> None:
     """
     require_format(asked.format_)
     run, device = read_record(asked.record), device_of(asked.device)
-    files = Files(support_files(asked.support), query_files(asked.query))
+    files = ImageFiles(support_files(asked.support), query_files(asked.query))
     spec = _spec(run.spec, asked, files)
     trained = _trained(asked.record, run, spec, device)
     answers = _answers(registry, trained, spec, files, asked)
@@ -82,7 +82,7 @@ def _say(line: str) -> None:
     Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _spec(run: RunSpec, asked: ToClassify, files: Files) -> RunSpec:
+def _spec(run: RunSpec, asked: ToClassify, files: ImageFiles) -> RunSpec:
     """How the run's weights adapt to this support set. By default no image changes another's answer."""
     default = {"query_statistics": "support"} if run.rule.meta_trained else {}
     spec = adapted_as(run, default | dict(asked.overrides))
@@ -104,7 +104,7 @@ def _trained(path: Path, run: RunRecord, spec: RunSpec, device: torch.device) ->
     return rebuilt(stored_weights(path, run, device), spec)
 
 
-def _answers(registry: Registry, trained: Trained, spec: RunSpec, files: Files, asked: ToClassify) -> Answers:
+def _answers(registry: Registry, trained: Trained, spec: RunSpec, files: ImageFiles, asked: ToClassify) -> Answers:
     entry, record, device = registry.dataset(spec.dataset), trained.record, device_of(asked.device)
     if fingerprint(entry, registry.files["datasets", entry.id]) != record.dataset.fingerprint:
         _say(f"'{entry.id}' is declared otherwise now than when the run was made; images are prepared as it is now")
