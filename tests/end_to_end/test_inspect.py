@@ -6,10 +6,17 @@ import json
 import pytest
 
 from norml_cli.files.errors import UserError
+from norml_cli.reporting import inspection_files
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from tests.helpers.command_line import Shell
 
 RUN = ("run", "--benchmark", "tiny-5way")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch):
+    """They take most of an inspection's time, and no part in its numbers."""
+    monkeypatch.setattr(inspection_files, "_pictures", lambda _inspection: {})
 
 
 def rows(shell: Shell, name: str) -> list[dict[str, str]]:
@@ -46,6 +53,7 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
     assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
     _, out = inspected(shell, "anil")
     for row in rows(shell, "layers.csv"):
@@ -55,6 +63,7 @@ def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
     assert "NaN" not in (shell.folder / "looked" / "inspection.json").read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
     inspected(shell, "norml", "--outer-steps", "0", "--set", "inner_lr=1e-30")
     for row in rows(shell, "gates.csv"):
@@ -63,6 +72,7 @@ def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(sh
     assert len({row["accuracy"] for row in rows(shell, "freezing.csv")}) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_accuracies_of_the_whole_are_those_of_the_step_and_of_the_curve(shell: Shell):
     """On all meta-validation episodes, what is found after T steps is what the run found then."""
     assert shell.norml(*RUN, "norml", "--quiet")[0] == 0
@@ -92,7 +102,7 @@ def test_an_inspection_that_is_broken_off_leaves_none_of_its_files(shell: Shell)
 
     assert shell.norml(*RUN, "norml", "--quiet")[0] == 0
     record = "results/tiny-5way/1-shot/norml/seed-0.json"
-    shell.monkeypatch.setattr("norml_cli.reporting.inspection_files._draw_freezing", broken_off)
+    shell.monkeypatch.setattr("norml_cli.reporting.inspection_files._draw_gates", broken_off)
     assert shell.norml("inspect", record, "--out", "looked", "--episodes", "2")[0] == 2
     assert not (shell.folder / "looked").exists()
 

@@ -22,6 +22,7 @@ TRACED = {
     "T-net": ("t-net", {}),
     "NORML with rates": ("norml-layerwise-lr", {}),
 }
+ONE_STEP_TELLS_ALL = {"meta-sgd", "static-gates", "meta-curvature", "t-net"}  # nothing is carried to a second one
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +55,14 @@ def test_the_whole_meta_gradient_is_traced_as_one_graph_with_the_same_numbers(
     rule, settings, make_meta_learner, make_episodes
 ):
     """`fullgraph` raises where anything breaks the graph; `aot_eager` runs it without a C++ compiler."""
-    batch = make_episodes(n_episodes=2)
+    batch, inner_steps = make_episodes(n_episodes=2), 1 if rule in ONE_STEP_TELLS_ALL else 2
     meta_learner = make_meta_learner(rule, sizes=(5, 4, 3), **settings)
     traced = torch.compile(meta_gradient, fullgraph=True, dynamic=False, backend="aot_eager")
-    assert_same(traced(meta_learner, batch, 2), meta_gradient(meta_learner, batch, 2), 1e-12)
+    assert_same(traced(meta_learner, batch, inner_steps), meta_gradient(meta_learner, batch, inner_steps), 1e-12)
     with torch.no_grad():  # parameters are not burnt into the graph
         for parameter in meta_learner.parameters():
             parameter.mul_(1.1)
-    assert_same(traced(meta_learner, batch, 2), meta_gradient(meta_learner, batch, 2), 1e-12)
+    assert_same(traced(meta_learner, batch, inner_steps), meta_gradient(meta_learner, batch, inner_steps), 1e-12)
 
 
 @pytest.mark.skipif(

@@ -193,10 +193,15 @@ def difference_quotient(meta_learner, batch, parameter, direction, *, inner_step
 SMOOTH = [rule for rule in RULES if rule != "maml-constant-lr" and "log-sign" not in rule]
 
 
-@pytest.mark.parametrize("query_statistics", ["query", "support"])
-@pytest.mark.parametrize("rule", SMOOTH)
+@pytest.mark.parametrize(
+    ("rule", "query_statistics"),
+    [
+        *((rule, "query") for rule in SMOOTH),
+        *((rule, "support") for rule in ("maml-layerwise-lr", "meta-sgd", "norml")),
+    ],
+)
 def test_central_differences_of_every_meta_parameter(rule, query_statistics, make_meta_learner, make_episodes):
-    """Two random unit directions in each tensor, to 1e-7 relative or 1e-9 absolute.
+    """A random unit direction in each tensor, to 1e-7 relative or 1e-9 absolute.
 
     A loss known to 1e-16 gives a quotient known to about 1e-11 at a step of 1e-5. The formula of second order would
     err by 1e-10 times the third derivative.
@@ -206,12 +211,11 @@ def test_central_differences_of_every_meta_parameter(rule, query_statistics, mak
     loss_of(meta_learner, batch, 3).backward()
     generator = torch.Generator().manual_seed(4)
     for name, parameter in meta_learner.named_parameters():
-        for _ in range(2):
-            direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            direction /= direction.norm()
-            numeric = difference_quotient(meta_learner, batch, parameter, direction, inner_steps=3)
-            analytic = (parameter.grad * direction).sum().item()
-            assert abs(numeric - analytic) <= max(1e-7 * abs(analytic), 1e-9), name
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        numeric = difference_quotient(meta_learner, batch, parameter, direction, inner_steps=3)
+        analytic = (parameter.grad * direction).sum().item()
+        assert abs(numeric - analytic) <= max(1e-7 * abs(analytic), 1e-9), name
 
 
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "meta-sgd", "norml"])
