@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from norml.adaptation import Adaptation, InnerLoop
+    from norml.adapted import Adapted
+    from norml.adapted.metric_learner import MetricLearner, SupportComparison
     from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool, sample_indices
     from norml.evaluation import correct_counts
     from norml.frozen_classifiers import LogisticRegression, NearestCentroid
@@ -28,12 +30,16 @@ if TYPE_CHECKING:
     from norml.meta_training import (
         CapturedMetaGradient,
         MetaLearner,
+        MetaTrained,
         compiled_meta_gradient,
         meta_gradient,
         outer_step,
     )
+    from norml.objectives.multi_step import multi_step_gradient
+    from norml.objectives.reptile import reptile_gradient
     from norml.statistics import interval_95
-    from norml.update_rules import Carried, Rates, UpdateRule
+    from norml.update_rules import Carried, Pace, Rates, UpdateRule
+    from norml.update_rules.alfa import Alfa
     from norml.update_rules.gradient_descent import GradientDescent
     from norml.update_rules.meta_curvature import MetaCurvature
     from norml.update_rules.meta_sgd import MetaSgd
@@ -50,12 +56,18 @@ _HOMES = {
     "norml.meta_training": (
         "CapturedMetaGradient",
         "MetaLearner",
+        "MetaTrained",
         "compiled_meta_gradient",
         "meta_gradient",
         "outer_step",
     ),
+    "norml.adapted": ("Adapted",),
+    "norml.adapted.metric_learner": ("SupportComparison", "MetricLearner"),
+    "norml.objectives.multi_step": ("multi_step_gradient",),
+    "norml.objectives.reptile": ("reptile_gradient",),
     "norml.statistics": ("interval_95",),
-    "norml.update_rules": ("Rates", "Carried", "UpdateRule"),
+    "norml.update_rules": ("Rates", "Carried", "Pace", "UpdateRule"),
+    "norml.update_rules.alfa": ("Alfa",),
     "norml.update_rules.gradient_descent": ("GradientDescent",),
     "norml.update_rules.meta_curvature": ("MetaCurvature",),
     "norml.update_rules.meta_sgd": ("MetaSgd",),
@@ -66,6 +78,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptation",
+    "Adapted",
+    "Alfa",
     "CapturedMetaGradient",
     "Carried",
     "Convolutions",
@@ -80,17 +94,23 @@ __all__ = [
     "MetaCurvature",
     "MetaLearner",
     "MetaSgd",
+    "MetaTrained",
+    "MetricLearner",
     "NearestCentroid",
     "NodalLstm",
+    "Pace",
     "Rates",
     "StaticGates",
+    "SupportComparison",
     "UpdateRule",
     "compiled_meta_gradient",
     "correct_counts",
     "fully_connected",
     "interval_95",
     "meta_gradient",
+    "multi_step_gradient",
     "outer_step",
+    "reptile_gradient",
     "sample_indices",
 ]
 

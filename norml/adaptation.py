@@ -5,25 +5,26 @@ that second order takes a few passes over memory instead of a tape of thousands 
 are left to autograd (`update_rules.calls`).
 """
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
-from norml.arguments import check_count, check_device, check_examples, check_labels, check_range, check_tensor
-from norml.fast_weights import Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
+from norml.adapted import Adapted, Statistics
+from norml.arguments import check_count
+from norml.fast_weights import Decayed, Form, Inputs, InputSource, LayerWeights, Rated, initial_layers, layer_forms
 from norml.hidden_layer import Gradients
 from norml.layers import LayerShape
+from norml.layers.gradient_means import gradient_mean, gradient_mean_adjoint
 from norml.learner import BackwardTrace, ForwardTrace, Learner, cross_entropy, cross_entropy_adjoint
-from norml.update_rules import Carried, Rates, UpdateRule
+from norml.update_rules import Carried, Pace, Rates, UpdateRule
 from norml.update_rules.calls import Call, Named, Values, call_rule
 
-Statistics = Literal["query", "support"]
 SupportOrder = Literal["full", "one-by-one"]
 
 
@@ -49,8 +50,8 @@ class InnerLoop:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What one inner step leaves for its reverse."""
+class Step:
+    """What one inner step leaves for its reverse. Of the pass before it: logits [E, S, N], and delta_out alike."""
 
     logits: Tensor
     delta_out: Tensor
@@ -58,15 +59,16 @@ class _Step:
     backward: BackwardTrace
     calls: list[Call]  # of the rule, one a layer
     products: list[tuple[Tensor, Tensor]]  # delta_hat, and the patches of h_hat: whose outer products are the step
+    pace: Call | None  # of the rule, for all layers
 
 
-class Adaptation:
+class Adaptation(Adapted):
     """E episodes whose learners are adapted to their support sets, step by step; then queried; then gone back through.
 
     The support loss is a mean over S and a sum over E, so no episode sees another. One by one (paper Algorithm 1), the
     loss of a step is that of its example alone. With batch norm that has no meaning: one example is its own mean.
 
-    n_steps: T, inner steps that change the weights: `inner_steps` of them, or `inner_steps` * S one by one.
+    n_steps: inner steps that change the weights: T = `inner_steps` of them, or T * S one by one.
     """
 
     def __init__(
@@ -79,29 +81,27 @@ class Adaptation:
         *,
         inner_steps: int,
         reversible: bool = False,
+        queried_each_step: bool = False,
+        part: int | None = None,
     ) -> None:
         """Of x [E, S + M, D] the support sets come first, then the queries, if known; support_y [E, S] int64 in 0..N-1.
 
         `inner_steps`: inner steps, or one by one, passes over the support set.
-        `reversible`: it can be gone back through, which needs the queries. Raises TypeError or ValueError for what does
-        not go with the learner; labels are looked at on the CPU only.
+        `reversible`: it can be gone back through, which needs the queries. `queried_each_step`: the known queries are
+        asked for after each step. `part`: an inner step sees so many examples, of each class alike, in turn; what makes
+        no whole part is left out. Raises TypeError or ValueError for what does not go with the learner; labels are
+        looked at on the CPU only.
         """
-        check_examples("x", x, "[E, S + M, D]", learner.sizes[0], learner.weights[0])
-        check_tensor("support_y", support_y, "[E, S]")
-        n_support = support_y.shape[1]
-        if not 0 < n_support <= x.shape[1]:
-            raise ValueError(f"support_y must be [E, S] with S in 1..{x.shape[1]}, got {list(support_y.shape)}")
-        check_labels("support_y", support_y, "[E, S]", (x.shape[0], n_support))
-        check_device("support_y", support_y, x.device, "x")
-        check_range("support_y", support_y, learner.sizes[-1], "the learner's N classes")
+        super().__init__(learner, x, support_y, n_way=learner.sizes[-1], query_statistics=loop.query_statistics)
         check_count("inner_steps", inner_steps)
         _check_order(loop, learner)
-        self.learner, self.rule, self.loop = learner, rule, loop
-        self.support_x, self.support_y, self.inner_steps = x[:, :n_support], support_y, inner_steps
-        self._pass = self._examples_of_a_pass()
-        self.n_steps = inner_steps * len(self._pass)
-        self._reversible, self._reversed = reversible, False
-        self._steps: list[_Step] = []
+        self.rule, self.loop, self.inner_steps = rule, loop, inner_steps
+        self._pass = self._examples_of_a_pass(part)
+        self._steps_of_one = len(self._pass) if self._one_by_one else 1  # weights change so often in an `inner_steps`
+        self.n_steps = inner_steps * self._steps_of_one
+        self._reversible, self._reversed, self._queried_each_step = reversible, False, queried_each_step
+        self._queries: dict[int, _QueryPass] = {}  # by the steps taken before it
+        self._steps: list[Step] = []
         self._carried: list[list[Carried]] = []  # into each step, by layer
         self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
         self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
@@ -109,58 +109,71 @@ class Adaptation:
         # Once: a rule's answer goes through its modules, which would take as long as a small step's arithmetic.
         self._parameters = [rule.parameters_of(layer) if reversible else None for layer in range(learner.n_layers)]
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
-        n_query = x.shape[1] - n_support
+        if rule.sets_pace and any(self._rates):
+            raise ValueError(f"{type(rule).__name__} gives rates and a pace; an update rule gives one of them")
+        same_inputs = not self._one_by_one and part is None
+        n_support = support_y.shape[1]
         # With support statistics, a query pass needs the support rows, too.
         self._query_from = 0 if loop.query_statistics == "support" else n_support
-        self._x, self._query_x = x, x[:, n_support:] if n_query else None
         forms = layer_forms(
             learner.layers,
-            n_support=n_support,
-            n_query=n_query,
+            n_support=self._pass[0][1].shape[1] if part is not None else n_support,
+            n_query=x.shape[1] - n_support,
             inner_steps=inner_steps,
             scales_inputs=rule.scales_inputs,
             device=x.device,
             form=loop.weight_form,
             one_by_one=self._one_by_one,
+            same_inputs=same_inputs,
         )
         self.weights: list[LayerWeights] = initial_layers(
             forms,
             learner.initial_weights(),
             eta=loop.inner_lr,
-            inputs=None if self._one_by_one else self._inputs,
+            inputs=self._inputs if same_inputs else None,
             reversible=reversible,
             rates=[None if call is None else _rates(call.outputs.signals) for call in self._rates],
+            decays=rule.sets_pace,
         )
 
     def _inputs(self) -> Inputs:
         """What meets the first layer's weights."""
         first = self.learner.layers[0]
-        patches = first.patches(self.learner.rows(self._x))
-        return Inputs(patches, self.support_y.shape[1] * first.positions, self._query_from * first.positions)
+        return Inputs(
+            first.patches(self.learner.rows(self._x)),
+            n_support=self.support_y.shape[1] * first.positions,
+            query_from=self._query_from * first.positions,
+            queried_once=not self._queried_each_step,
+        )
 
     # ------------------------------------------------------------------------------------------------------ forwards
     # torch 2.11 does not compile methods that `no_grad` decorates, so it is entered inside them.
 
     def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
-        with torch.no_grad():
-            for t in range(self.n_steps):
-                self._take(t)
+        for t in range(self.n_steps):
+            self.take(t)
         return self
 
-    @torch.no_grad()
     def logits_of_each_step(self) -> Iterator[Tensor]:
         """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each.
 
         One by one: before the first pass over the support set and after each.
         """
-        each = len(self._pass)
-        for taken in range(self.inner_steps + 1):
-            yield self.logits(after=taken)
-            if taken < self.inner_steps:
-                for t in range(taken * each, (taken + 1) * each):
-                    self._take(t)
+        yield self.logits(after=0)
+        for taken in range(self.inner_steps):
+            yield self._stepped_and_queried(taken)
 
+    def logits_after_each_step(self) -> list[Tensor]:
+        """In place of `run`: logits [E, M, N] of the known queries after each inner step (one by one: pass)."""
+        return [self._stepped_and_queried(taken) for taken in range(self.inner_steps)]
+
+    def _stepped_and_queried(self, taken: int) -> Tensor:
+        for t in range(taken * self._steps_of_one, (taken + 1) * self._steps_of_one):
+            self.take(t)
+        return self.logits(after=taken + 1)
+
+    @override
     def logits(
         self,
         query_x: Tensor | None = None,
@@ -168,67 +181,45 @@ class Adaptation:
         after: int | None = None,
         query_statistics: Statistics | None = None,
     ) -> Tensor:
-        """Logits [E, M, N] of the adapted learners for query_x [E, M, D]; default: the queries that were known.
-
-        `after`: so many inner steps (one by one: passes), those taken so far; default: all. `query_statistics`: whose
-        statistics batch norm uses; default: the inner loop's. By the queries' own, all M of them decide together, and
-        fewer than N of them are classified hardly better than by chance: then it warns. Raises TypeError or ValueError
-        for queries that do not go with the learner, and if there are none.
-        """
-        queries = self._query_x if query_x is None else self._checked(query_x)
-        if queries is None:
-            raise ValueError("no queries are known; give query_x")
-        statistics = self.loop.query_statistics if query_statistics is None else query_statistics
-        if statistics not in get_args(Statistics):
-            raise ValueError(f"query_statistics must be 'query' or 'support', got {statistics!r}")
+        queries, statistics = self._asked(query_x, query_statistics)
         source: InputSource = "query"
         if query_x is None and statistics == self.loop.query_statistics:
             x = self._x[:, self._query_from :]
         else:
             source = "other"
             x = queries if statistics == "query" else torch.cat([self.support_x, queries], dim=1)
-        if statistics == "query":
-            self._warn_of_few(queries.shape[1])
         n_reference = self.support_x.shape[1] if statistics == "support" else None
-        steps = self.n_steps if after is None else after * len(self._pass)
+        steps = self.n_steps if after is None else after * self._steps_of_one
         with torch.no_grad():
-            logits, self._query_trace = self.learner(self.weights, steps, x, source=source, n_reference=n_reference)
-        self._n_reference = n_reference
+            logits, trace = self.learner(self.weights, steps, x, source=source, n_reference=n_reference)
+        if self._reversible:
+            self._queries[steps] = _QueryPass(trace, n_reference)
         of_queries: Tensor = logits if n_reference is None else logits[:, n_reference:]
         return of_queries
 
-    def _checked(self, query_x: Tensor) -> Tensor:
-        check_examples("query_x", query_x, "[E, M, D]", self.learner.sizes[0], self.learner.weights[0])
-        if query_x.shape[0] != self.support_x.shape[0]:
-            expected = f"E = {self.support_x.shape[0]}, as the support sets have"
-            raise ValueError(f"query_x must be [E, M, D] with {expected}, got {list(query_x.shape)}")
-        return query_x
+    def take(self, t: int) -> Step:
+        """Take inner step t, from 0, after those before it; `run` takes all."""
+        with torch.no_grad():
+            return self._taken(t)
 
-    def _warn_of_few(self, n_query: int) -> None:
-        n_way = self.learner.sizes[-1]
-        if torch.compiler.is_compiling() or n_query >= n_way or self.learner.n_layers == 1:
-            return
-        warnings.warn(
-            f"batch norm takes its statistics from {n_query} queries for N = {n_way} classes, too few to tell them "
-            "apart; ask for more queries at once, or take query_statistics='support'",
-            stacklevel=3,
-        )
-
-    def _take(self, t: int) -> None:
-        """Inner step t, after those before it."""
+    def _taken(self, t: int) -> Step:
         step = self._step(t, reversible=self._reversible and not self.loop.recompute)
+        if step.pace is not None:
+            for layer, decayed in enumerate(self._decayed()):
+                decayed.set_pace(*(per_layer[:, layer] for per_layer in _pace(step.pace.outputs.signals)))
         for layer_weights, call, (delta_hat, patches_hat) in zip(self.weights, step.calls, step.products, strict=True):
             layer_weights.step(delta_hat, patches_hat, h_is_scaled=not call.hands_through("h_hat", "h"))
         carried = [call.outputs.carried for call in step.calls]
         carried[0] = {name: tensor for name, tensor in carried[0].items() if name not in self._of_inputs[0]}
         if not self._reversible:
             self._carried = [carried]
-            return
+            return step
         self._carried.append(carried)
         if not self.loop.recompute:
             self._steps.append(step)
+        return step
 
-    def _step(self, t: int, *, reversible: bool) -> _Step:
+    def _step(self, t: int, *, reversible: bool) -> Step:
         """The signals of step t, from the weights before it and what is carried into it."""
         x, y = self.examples_of(t)
         logits, forward = self.learner(self.weights, t, x, source="support")
@@ -243,6 +234,7 @@ class Adaptation:
             self._initial_calls = [self._initial_call(layer, delta, h) for layer, (delta, h) in enumerate(signals)]
             self._carried.append([call.outputs.carried for call in self._initial_calls])
             self._look_at_inputs()
+        pace = self._pace_of(t, forward, backward, reversible=reversible) if self.rule.sets_pace else None
         carried = [*self._carried[t if self._reversible else -1]]
         carried[0] = carried[0] | self._of_inputs[t % len(self._pass)]
         calls = [
@@ -252,7 +244,25 @@ class Adaptation:
         products = [
             _products(layer, call, patches) for layer, call, patches in zip(layers, calls, forward.patches, strict=True)
         ]
-        return _Step(logits, delta_out, forward, backward, calls, products)
+        return Step(logits, delta_out, forward, backward, calls, products, pace)
+
+    def _pace_of(self, t: int, forward: ForwardTrace, backward: BackwardTrace, *, reversible: bool) -> Call:
+        """The rule's rate and decay of each layer in step t, from the means of weights and gradients of all."""
+        of_gradients = torch.stack(
+            [gradient_mean(*signals) for signals in zip(backward.deltas, forward.patches, strict=True)], dim=1
+        )
+        of_weights = torch.stack([decayed.mean(t).expand(len(of_gradients)) for decayed in self._decayed()], dim=1)
+        return call_rule(
+            self.rule,
+            partial(_paced, self.rule, t),
+            Values({"weight_means": of_weights, "gradient_means": of_gradients}, {}),
+            dict(self.rule.named_parameters()) if reversible else None,
+            constants=frozenset({"gradient_means"}) if self.loop.first_order else frozenset(),
+        )
+
+    def _decayed(self) -> list[Decayed]:
+        """The weights of every layer, where the rule sets the pace."""
+        return [weights for weights in self.weights if isinstance(weights, Decayed)]
 
     def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
         return call_rule(
@@ -311,27 +321,34 @@ class Adaptation:
     def _one_by_one(self) -> bool:
         return self.loop.support_order == "one-by-one"
 
-    def _examples_of_a_pass(self) -> list[tuple[Tensor, Tensor]]:
+    def _examples_of_a_pass(self, part: int | None) -> list[tuple[Tensor, Tensor]]:
         """What the inner steps of one pass over the support set see, in order."""
         x, y = self.support_x, self.support_y
-        if not self._one_by_one:
+        if not self._one_by_one and part is None:
             return [(x, y)]
         one_hot = functional.one_hot(y, self.learner.sizes[-1])
         rounds = (one_hot.cumsum(dim=1) * one_hot).sum(dim=-1)  # 1 for the first of its class
         order = (rounds * one_hot.shape[-1] + y).argsort(dim=1)
-        y = y.gather(1, order)
-        x = x.gather(1, order.unsqueeze(-1).expand_as(x)).transpose(0, 1).contiguous()  # each example side by side
+        y, x = y.gather(1, order), x.gather(1, order.unsqueeze(-1).expand_as(x))
+        if part is not None:
+            whole = y.shape[1] // part * part
+            return list(zip(*(torch.split(of[:, :whole], part, dim=1) for of in (x, y)), strict=True))
+        x = x.transpose(0, 1).contiguous()  # each example side by side
         return list(zip(x.unsqueeze(2).unbind(), y.unsqueeze(2).unbind(1), strict=True))
 
     # ----------------------------------------------------------------------------------------------------- backwards
 
+    @override
     def reverse(
-        self, logits_bar: Tensor, *, before_step: Callable[[], None] | None = None
+        self,
+        logits_bar: Tensor,
+        earlier: Mapping[int, Tensor] | None = None,
+        *,
+        before_step: Callable[[], None] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
+        """As `Adapted.reverse`.
 
-        Parameters without influence are left out. `before_step` is called for each t = T..1, when `weights` hold the
-        derivatives by W_t and b_t. Raises RuntimeError if called again: what it needs is used up.
+        `before_step` is called for each t = T..1, when `weights` hold the derivatives by W_t and b_t.
         """
         if self._reversed:
             raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
@@ -340,7 +357,8 @@ class Adaptation:
             layer_weights.begin_reverse()
         self._gradients = [Gradients() for _ in self.learner.shifts]
         self._rule_bars: dict[str, Tensor] = {}
-        self._query_reverse(logits_bar)
+        logits_bars = {after * self._steps_of_one: bar for after, bar in (earlier or {}).items()}
+        self._query_reverse(self.n_steps, logits_bar)
         carried_bars: list[Carried] = [{} for _ in self.weights]
         self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
         for t in reversed(range(self.n_steps)):
@@ -348,6 +366,8 @@ class Adaptation:
                 before_step()
             step = self._step(t, reversible=True) if self.loop.recompute else self._steps.pop()
             carried_bars = self._step_reverse(t, step, carried_bars)
+            if t in logits_bars:
+                self._query_reverse(t, logits_bars[t])
         if self._input_call is not None:
             names = self._input_bars[0]
             bars = {name: torch.cat([of_place[name] for of_place in self._input_bars]) for name in names}
@@ -356,18 +376,16 @@ class Adaptation:
             if call is not None and isinstance(layer_weights, Rated) and self.inner_steps:
                 weight_bar, bias_bar = layer_weights.rate_gradients()
                 self._pulled_back(call, Values({"weight": weight_bar, "bias": bias_bar}, {}))
-        return self._learner_gradients(), self._rule_bars
+        return self.learner.named_gradients(self.weights, self._gradients), self._rule_bars
 
-    def _query_reverse(self, logits_bar: Tensor) -> None:
-        n_reference = self._n_reference
+    def _query_reverse(self, t: int, logits_bar: Tensor) -> None:
+        trace, n_reference = self._queries.pop(t)
         if n_reference is not None:
             unused = logits_bar.new_zeros(logits_bar.shape[0], n_reference, logits_bar.shape[2])
             logits_bar = torch.cat([unused, logits_bar], dim=1)
-        self.learner.forward_adjoint(
-            self.weights, self.n_steps, self._query_trace, logits_bar, self._gradients, n_reference=n_reference
-        )
+        self.learner.forward_adjoint(self.weights, t, trace, logits_bar, self._gradients, n_reference=n_reference)
 
-    def _step_reverse(self, t: int, step: _Step, carried_bars: list[Carried]) -> list[Carried]:
+    def _step_reverse(self, t: int, step: Step, carried_bars: list[Carried]) -> list[Carried]:
         """From the derivatives by what is carried out of step t to those by what is carried into it."""
         input_bars, n_seen = [], step.logits.shape[1]
         for number, (call, products, bars) in enumerate(zip(step.calls, step.products, carried_bars, strict=True)):
@@ -385,11 +403,28 @@ class Adaptation:
         if t == 0:  # whose signals make what is carried into it, too
             for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
                 _add(bars_in.signals, self._pulled_back(call, Values({}, bars_in.carried)).signals)
+        if step.pace is not None:
+            self._pace_reverse(t, step, step.pace, [bars.signals for bars in input_bars])
         if not self.loop.first_order:
             self._signals_reverse(t, step, [bars.signals for bars in input_bars])
         return [bars.carried for bars in input_bars]
 
-    def _signals_reverse(self, t: int, step: _Step, signal_bars: list[Named]) -> None:
+    def _pace_reverse(self, t: int, step: Step, call: Call, signal_bars: list[Named]) -> None:
+        """What the pace of step t gives to the weights W_t, and adds to what the signals got."""
+        rate_bars, decay_bars = zip(*(decayed.pace_adjoint(t) for decayed in self._decayed()), strict=True)
+        pace_bars = {"rate": torch.stack(rate_bars, dim=1), "decay": torch.stack(decay_bars, dim=1)}
+        mean_bars = self._pulled_back(call, Values(pace_bars, {})).signals
+        for number, decayed in enumerate(self._decayed() if "weight_means" in mean_bars else []):
+            decayed.mean_adjoint(mean_bars["weight_means"][:, number])
+        for number, layer in enumerate(self.learner.layers if "gradient_means" in mean_bars else []):
+            signals = step.backward.deltas[number], step.forward.patches[number]
+            delta_bar, patches_bar = gradient_mean_adjoint(mean_bars["gradient_means"][:, number], *signals)
+            n_seen = step.logits.shape[1]
+            _add(signal_bars[number], {"delta": layer.signal(delta_bar, n_seen)})
+            if "h" not in self._constants(number):
+                _add(signal_bars[number], {"h": layer.signal(layer.maps(patches_bar), n_seen)})
+
+    def _signals_reverse(self, t: int, step: Step, signal_bars: list[Named]) -> None:
         """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
         layers = self.learner.layers
         delta_bars = [
@@ -419,16 +454,12 @@ class Adaptation:
         _add(self._rule_bars, parameter_bars)
         return bars
 
-    def _learner_gradients(self) -> Named:
-        by_name: Named = {}
-        for layer, layer_weights in enumerate(self.weights):
-            by_name |= self.learner.learned_gradients(layer, *layer_weights.initial_gradients())
-        for layer, gradients in enumerate(self._gradients):
-            if gradients.shift is not None:
-                by_name[f"shifts.{layer}"] = gradients.shift.sum(dim=(0, 1))
-            if gradients.scale is not None and self.learner.scales is not None:
-                by_name[f"scales.{layer}"] = gradients.scale.sum(dim=(0, 1))
-        return by_name
+
+class _QueryPass(NamedTuple):
+    """What a query pass leaves for its reverse."""
+
+    trace: ForwardTrace
+    n_reference: int | None
 
 
 def _check_order(loop: InnerLoop, learner: Learner) -> None:
@@ -464,6 +495,15 @@ def _named_rates(rule: UpdateRule, layer: int, _inputs: Values) -> Values:
 
 def _rates(named: Named) -> Rates:
     return Rates(named["weight"], named["bias"])
+
+
+def _paced(rule: UpdateRule, t: int, inputs: Values) -> Values:
+    pace = rule.pace(t, inputs.signals["weight_means"], inputs.signals["gradient_means"])
+    return Values(pace._asdict(), {})
+
+
+def _pace(named: Named) -> Pace:
+    return Pace(named["rate"], named["decay"])
 
 
 def _scaled(rule: UpdateRule, layer: int, inputs: Values) -> Values:

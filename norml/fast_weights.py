@@ -7,7 +7,7 @@ weights. `Factored` keeps the signals and never forms W_t: h W_t^T = h W_0^T - e
 where h W_0^T is one product shared by all episodes. `FactoredInput` is the factored form of a layer whose input is the
 same in every step: it carries that input's pre-activations. All compute the same numbers; `cheaper_form` chooses.
 `Rated` is the materialised form with a rate for every weight, by which each sum of products is multiplied: no factors
-can carry that.
+can carry that. `Decayed` is the materialised form whose every step has a rate, and a decay of W_t before it.
 
 Every operation has its adjoint beside it: from the derivative of the query loss by its result (`*_bar`) to that by its
 operands. Adjoints are called in the reverse order of the operations and add up what W_0 and b_0 get.
@@ -203,6 +203,51 @@ class Rated(Materialised):
         return self._weight_rate_bar, self._bias_rate_bar
 
 
+class Decayed(Materialised):
+    """Materialised, at a pace: W_{t+1} = decay * W_t - eta * rate * sum_s delta_hat[s] h_hat[s]^T, and b_t likewise."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
+        super().__init__(weight, bias, eta, reversible=reversible)
+        self._paces: list[tuple[Tensor, Tensor]] = []  # rate and decay of each step, [E, 1, 1]
+
+    def set_pace(self, rate: Tensor, decay: Tensor) -> None:
+        """Rate [E] and decay [E] of the step that comes."""
+        self._paces.append((rate[:, None, None], decay[:, None, None]))
+
+    def mean(self, t: int) -> Tensor:
+        """The mean over W_t: [E], or [] before the first step."""
+        return self._at(t).mean(dim=(-2, -1))
+
+    @override
+    def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
+        rate, decay = self._paces[-1]
+        change = rate * delta_hat
+        self._biases.append(decay * self._biases[-1] - self.eta * change.sum(dim=1, keepdim=True))
+        stepped = torch.baddbmm(decay * self._weights[-1], change.mT, h_hat, alpha=-self.eta)
+        self._weights = [*self._weights, stepped] if self.reversible else [stepped]
+
+    @override
+    def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `LayerWeights.step_adjoint`; `pace_adjoint` comes after it."""
+        rate = self._paces[t][0]
+        change_bar, h_hat_bar = super().step_adjoint(t, rate * delta_hat, h_hat)
+        self._rate_bar = (change_bar * delta_hat).sum(dim=(1, 2))
+        return rate * change_bar, h_hat_bar
+
+    def pace_adjoint(self, t: int) -> tuple[Tensor, Tensor]:
+        """Derivatives [E] by rate and decay of step t; from here on the sums are those by W_t and b_t."""
+        weights_bar, bias_bar = self.gradients()
+        decay_bar = (weights_bar * self._at(t)).sum(dim=(1, 2)) + (bias_bar * self._biases[t]).sum(dim=(1, 2))
+        decay = self._paces[t][1]
+        weights_bar.mul_(decay)
+        bias_bar.mul_(decay)
+        return self._rate_bar, decay_bar
+
+    def mean_adjoint(self, mean_bar: Tensor) -> None:
+        """Add what the mean over W_t got [E], after `pace_adjoint` of step t."""
+        self.gradients()[0].add_(mean_bar[:, None, None] / self.weight.numel())
+
+
 class _Signals(NamedTuple):
     """The signals of several steps, one after the other: [E, t * S, O] and [E, t * S, I]."""
 
@@ -302,12 +347,13 @@ class Inputs(NamedTuple):
     """What goes into the first layer: rows [E, S + M, D], of which the first `n_support` = S are the support set.
 
     query_from: the row with which a query pass begins. It is S, or 0 where queries are passed beside the support set,
-    which then makes batch norm's statistics.
+    which then makes batch norm's statistics. queried_once: after the last step alone.
     """
 
     rows: Tensor
     n_support: int
     query_from: int
+    queried_once: bool = True
 
     @property
     def support(self) -> Tensor:
@@ -328,8 +374,8 @@ class FactoredInput(LayerWeights):
 
     With K_u = x h_hat_u^T, the support set's pre-activations follow
     a_{u+1} = a_u - eta * (K_u delta_hat_u + sum_s delta_hat_u[s]): each step costs the same, however many came before.
-    Where h_hat_u = x (a rule that scales no inputs), K is one product for all steps, and the queries meet the sum of
-    all delta_hat_u at once.
+    Where h_hat_u = x (a rule that scales no inputs), K is one product for all steps, and queries that come once meet
+    the sum of all delta_hat_u at once.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, inputs: Inputs) -> None:
@@ -339,7 +385,7 @@ class FactoredInput(LayerWeights):
         base = functional.linear(inputs.rows, weight)
         self._query_base = inputs.of_query(base)
         self._a: list[Tensor] = [inputs.of_support(base) + bias]  # a_t, or the newest alone unless reversible
-        self._merges = True  # no step so far has scaled its input
+        self._merges = inputs.queried_once  # and no step so far has scaled its input
         self._gram: Tensor | None = None
         self._products: list[Tensor] = []  # of all inputs with h_hat_u: [E, S + M, S]
         self._delta_hats: list[Tensor] = []
@@ -355,7 +401,7 @@ class FactoredInput(LayerWeights):
         if not self._h_hats:
             return base, None
         product = self._query_product() if source == "query" else torch.cat([h @ key.mT for key in self._keys()], dim=2)
-        return base.baddbmm_(product, self._values(), alpha=-self.eta), product
+        return base.baddbmm_(product, self._values(len(self._delta_hats)), alpha=-self.eta), product
 
     @override
     def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
@@ -390,10 +436,10 @@ class FactoredInput(LayerWeights):
         if source == "support":
             self._support_bar += a_bar
             return None
-        self._query_bar = a_bar
+        self._query_bar = a_bar if self._query_bar is None else self._query_bar + a_bar
         if product is not None:
-            h_hats_bar = a_bar[:0] if self._merges else (self._values() @ a_bar.mT) @ h
-            self._from_query = _Signals(product.mT @ a_bar, h_hats_bar)
+            h_hats_bar = a_bar[:0] if self._merges else (self._values(t) @ a_bar.mT) @ h
+            self._add_from_query(_Signals(product.mT @ a_bar, h_hats_bar))
         return None
 
     @override
@@ -421,6 +467,14 @@ class FactoredInput(LayerWeights):
         self._add_to_weight(self._rows_bar(), self._inputs.rows)
         return super().initial_gradients()
 
+    def _add_from_query(self, bars: _Signals) -> None:
+        """Of several queries the last comes first: it has met the signals of most steps."""
+        if self._from_query is None:
+            self._from_query = bars
+            return
+        for total, more in zip(self._from_query, bars, strict=True):
+            total[:, : more.shape[1]] += more
+
     def _rows_bar(self) -> Tensor:
         if self._query_bar is None:
             return self._support_bar
@@ -434,9 +488,10 @@ class FactoredInput(LayerWeights):
         """What an input's products are made with: h_hat of every step, or the support set once for all."""
         return [self._inputs.support] if self._merges else self._h_hats
 
-    def _values(self) -> Tensor:
-        """What those products multiply: delta_hat of every step [E, T * S, O], or their sum [E, S, O]."""
-        return torch.stack(self._delta_hats).sum(dim=0) if self._merges else torch.cat(self._delta_hats, dim=1)
+    def _values(self, t: int) -> Tensor:
+        """What those products multiply: delta_hat of every step before t, [E, t * S, O], or their sum [E, S, O]."""
+        before = self._delta_hats[:t]
+        return torch.stack(before).sum(dim=0) if self._merges else torch.cat(before, dim=1)
 
     def _query_product(self) -> Tensor:
         products = self._products[:1] if self._merges else self._products
@@ -459,10 +514,12 @@ def layer_forms(
     device: torch.device,
     form: Form | Literal["auto"] = "auto",
     one_by_one: bool = False,
+    same_inputs: bool = True,
 ) -> list[Form]:
     """The form of each of `layers`; 'auto' takes the cheaper one, in which an example's every position is a row.
 
     `one_by_one`: each step sees one example; so many small steps are cheaper on weights than on all signals so far.
+    `same_inputs`: the first layer's input is the same in every step.
     """
     if form != "auto":
         return [form] * len(layers)
@@ -475,7 +532,7 @@ def layer_forms(
             inner_steps=inner_steps,
             n_in=layer.weight_shape[1],
             n_out=layer.weight_shape[0],
-            is_first=number == 0,
+            is_first=number == 0 and same_inputs,
             scales_inputs=scales_inputs,
             device=device,
         )
@@ -491,18 +548,21 @@ def initial_layers(
     inputs: Callable[[], Inputs] | None,
     reversible: bool,
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    decays: bool = False,
 ) -> list[LayerWeights]:
     """The weights of every layer before the first step, from W_0 and b_0 of each.
 
     `inputs`: asked for what meets the first layer, if its form needs that; None unless every step sees the whole
     support set. `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised,
-    whatever its form.
+    whatever its form. `decays`: so are all, for steps that have a pace.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
     for layer, (form, (weight, bias), of_layer) in enumerate(zip(forms, parameters, rates, strict=True)):
         if of_layer is not None:
             layers.append(Rated(weight, bias, eta, reversible=reversible, rates=of_layer))
+        elif decays:
+            layers.append(Decayed(weight, bias, eta, reversible=reversible))
         elif form == "materialised":
             layers.append(Materialised(weight, bias, eta, reversible=reversible))
         elif layer == 0 and inputs is not None:

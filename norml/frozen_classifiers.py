@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from norml.adapted.similarities import Similarity, class_means, similarities
 from norml.episodes import EpisodeBatch
 
 NEWTON_STEPS = 100  # chosen: about 10 are enough for C = 1
@@ -35,20 +36,14 @@ class NearestCentroid(FrozenClassifier):
     'cosine': the cosine of the angle to it (the Classifier-Baseline of Chen et al. 2021).
     """
 
-    def __init__(self, similarity: str) -> None:
-        """`similarity`: 'euclidean' or 'cosine'."""
+    def __init__(self, similarity: Similarity) -> None:
         super().__init__()
         self.similarity = similarity
 
     def forward(self, batch: EpisodeBatch, inner_steps: int = 0) -> Tensor:  # noqa: ARG002 - it takes none
         """Similarities [E, M, N] of queries and centroids."""
-        members = functional.one_hot(batch.support_y).to(batch.x.dtype)  # [E, S, N]
-        centroids = (members / members.sum(dim=1, keepdim=True)).mT @ batch.support_x  # [E, N, D]
-        queries = batch.query_x
-        if self.similarity == "cosine":
-            return functional.normalize(queries, dim=-1) @ functional.normalize(centroids, dim=-1).mT
-        # -|q - c|^2 without |q|^2, which is the same for every centroid c
-        return 2 * queries @ centroids.mT - centroids.square().sum(dim=-1)[:, None]
+        members = functional.one_hot(batch.support_y).to(batch.x.dtype)
+        return similarities(batch.query_x, class_means(batch.support_x, members), self.similarity)
 
 
 class LogisticRegression(FrozenClassifier):

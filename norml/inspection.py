@@ -22,7 +22,7 @@ from norml.fast_weights import Materialised
 from norml.layers import LayerShape
 from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
-from norml.update_rules import Carried, Gated, UpdateRule
+from norml.update_rules import Carried, Gated, Pace, UpdateRule
 from norml.update_rules.wrapped import Frozen, Wrapped, frozen_layers
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -43,7 +43,10 @@ class LayerStep(NamedTuple):
 
 
 class Watched(Wrapped):
-    """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses."""
+    """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses.
+
+    Of a rule that sets the pace, the rate counts, and the decay of weights does not: it follows no gradient.
+    """
 
     def __init__(self, rule: UpdateRule, eta: float, layers: Sequence[LayerShape]) -> None:
         super().__init__(rule)
@@ -51,6 +54,13 @@ class Watched(Wrapped):
         self.steps: list[list[LayerStep]] = []
         self.losses: list[Tensor] = []
         self.deltas_out: list[Tensor] = []  # of the last layer, [E, S, N]
+        self._rate: Tensor | None = None  # of the step, [E, L]
+
+    @override
+    def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
+        pace = super().pace(step, weight_means, gradient_means)
+        self._rate = pace.rate
+        return pace
 
     @override
     def scaled(
@@ -66,7 +76,8 @@ class Watched(Wrapped):
         if isinstance(self.rule, Gated):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
             gates = (delta_gate.expand(*delta.shape[:2], -1), h_gate.expand(*h.shape[:2], -1))
-        sums = self._sums(layer, (delta, h), (delta_hat, h_hat))
+        rate = 1.0 if self._rate is None else self._rate[:, layer].reshape(-1, *[1] * (delta.dim() - 1))
+        sums = self._sums(layer, (delta, h), (rate * delta_hat, h_hat))
         self.steps[-1].append(LayerStep(*gates, *sums))
         return delta_hat, h_hat, after
 

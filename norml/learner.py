@@ -81,7 +81,8 @@ class Learner(nn.Module):
         differs. `head_init`: what the last layer is before the first inner step, 'learned' or 'zero' (Kao et al. 2022).
         From zero, classes differ by their support examples alone, and what is learned serves any N. A row that all
         classes share (UNICORN-MAML: Ye & Chao 2022) makes the same learner: it adds the same to all logits, and softmax
-        takes that out. `convolutions`: how hidden layers are convolutions, to as many channels as `hidden_sizes` says.
+        takes that out. `n_way` = 0 makes a body alone, whose last layer has no outputs. `convolutions`: how hidden
+        layers are convolutions, to as many channels as `hidden_sizes` says.
         Raises ValueError if the images are too small for them, or have not D values.
         """
         super().__init__()
@@ -240,6 +241,20 @@ class Learner(nn.Module):
                 of_backward=of_backward and (of_backward[0].hidden[layer - 1], of_backward[1][layer - 1]),
                 n_reference=self._reference_rows(layer - 1, n_reference),
             )
+
+    def named_gradients(
+        self, weights: Sequence[LayerWeights], gradients: Sequence[hidden_layer.Gradients]
+    ) -> dict[str, Tensor]:
+        """What all adjoints have added up, by the names of the parameters here; none where there is no influence."""
+        by_name: dict[str, Tensor] = {}
+        for layer, layer_weights in enumerate(weights):
+            by_name |= self.learned_gradients(layer, *layer_weights.initial_gradients())
+        for layer, of_layer in enumerate(gradients):
+            if of_layer.shift is not None:
+                by_name[f"shifts.{layer}"] = of_layer.shift.sum(dim=(0, 1))
+            if of_layer.scale is not None and self.scales is not None:
+                by_name[f"scales.{layer}"] = of_layer.scale.sum(dim=(0, 1))
+        return by_name
 
     def _reference_rows(self, layer: int, n_reference: int | None) -> int | None:
         return None if n_reference is None else n_reference * self.layers[layer].positions

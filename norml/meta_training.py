@@ -1,6 +1,7 @@
-"""The meta-learner (initial weights and update rule together) and its outer step."""
+"""The meta-learner (initial weights and update rule together), its meta-gradient and its outer step."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,22 +9,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from norml.adaptation import Adaptation, InnerLoop
+from norml.adapted import Adapted
 from norml.arguments import check_examples, check_labels, check_range
 from norml.episodes import EpisodeBatch
 from norml.learner import Learner, cross_entropy
 from norml.update_rules import UpdateRule
 
 
-class MetaLearner(nn.Module):
-    """What the outer loop learns: the learner's initial weights theta_0 and the rule's parameters Phi."""
+class MetaTrained(nn.Module, ABC):
+    """What the outer loop learns: a learner's initial weights theta_0 and a rule's parameters Phi."""
 
-    def __init__(self, learner: Learner, rule: UpdateRule, inner_loop: InnerLoop) -> None:
+    def __init__(self, learner: Learner, rule: nn.Module, *, n_way: int) -> None:
         super().__init__()
-        self.learner = learner
-        self.rule = rule
-        self.inner_loop = inner_loop
+        self.learner, self.rule, self.n_way = learner, rule, n_way
 
     def forward(self, batch: EpisodeBatch, inner_steps: int) -> Tensor:
         """Query logits [E, M, N] after `inner_steps` inner steps on the support sets.
@@ -36,15 +37,26 @@ class MetaLearner(nn.Module):
         logits: Tensor = _QueryLogits.apply(self, batch, inner_steps, *self.parameters())
         return logits
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adaptation:
+    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adapted:
         """The learner adapted to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; ask it for `logits`.
 
         Raises TypeError or ValueError for what does not go with the learner; labels are looked at on the CPU only.
         """
+        self._check_support(support_x, support_y)
+        return self.adapted(support_x, support_y, inner_steps, reversible=False)
+
+    def _check_support(self, support_x: Tensor, support_y: Tensor) -> None:
         check_examples("support_x", support_x, "[E, S, D]", self.learner.sizes[0], self.learner.weights[0])
         check_labels("support_y", support_y, "[E, S]", (support_x.shape[0], support_x.shape[1]))
-        loop = self.inner_loop
-        return Adaptation(self.learner, self.rule, loop, support_x, support_y, inner_steps=inner_steps).run()
+
+    @abstractmethod
+    def adapted(self, x: Tensor, support_y: Tensor, inner_steps: int, *, reversible: bool) -> Adapted:
+        """As `adapt`, of x [E, S + M, D] with the queries behind. `reversible`: it can be gone back through."""
+
+    def adapt_and_query(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adapted, Tensor]:
+        """The learner adapted to the support sets, and the query logits [E, M, N]."""
+        adapted = self.adapted(batch.x, batch.support_y, inner_steps, reversible=reversible)
+        return adapted, adapted.logits()
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of learned values: of the learner (batch norm left out, as the paper counts), and of the rule."""
@@ -54,23 +66,30 @@ class MetaLearner(nn.Module):
             "meta_learner": sum(p.numel() for p in self.rule.parameters()),
         }
 
-    def adapt_and_query(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adaptation, Tensor]:
-        """The adaptation to the support sets, and the query logits [E, M, N]."""
-        adaptation = Adaptation(
-            self.learner,
-            self.rule,
-            self.inner_loop,
-            batch.x,
-            batch.support_y,
-            inner_steps=inner_steps,
-            reversible=reversible,
-        ).run()
-        return adaptation, adaptation.logits()
-
     def named(self, learner: dict[str, Tensor], rule: dict[str, Tensor]) -> dict[str, Tensor]:
         """Values of the learner's and the rule's parameters under the names that they have here."""
         parts = {"learner": learner, "rule": rule}
         return {f"{part}.{name}": value for part, of in parts.items() for name, value in of.items()}
+
+
+class MetaLearner(MetaTrained):
+    """A learner and the update rule that adapts it, in inner steps."""
+
+    rule: UpdateRule
+
+    def __init__(self, learner: Learner, rule: UpdateRule, inner_loop: InnerLoop) -> None:
+        super().__init__(learner, rule, n_way=learner.sizes[-1])
+        self.inner_loop = inner_loop
+
+    @override
+    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adaptation:
+        self._check_support(support_x, support_y)
+        return self.adapted(support_x, support_y, inner_steps, reversible=False)
+
+    @override
+    def adapted(self, x: Tensor, support_y: Tensor, inner_steps: int, *, reversible: bool) -> Adaptation:
+        parts = (self.learner, self.rule, self.inner_loop, x, support_y)
+        return Adaptation(*parts, inner_steps=inner_steps, reversible=reversible).run()
 
 
 class _QueryLogits(torch.autograd.Function):
@@ -78,7 +97,7 @@ class _QueryLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int, *_parameters: nn.Parameter
+        ctx: Any, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int, *_parameters: nn.Parameter
     ) -> Tensor:
         ctx.adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
         ctx.named = meta_learner.named
@@ -92,19 +111,19 @@ class _QueryLogits(torch.autograd.Function):
         return None, None, None, *(gradients.get(name) for name in ctx.names)
 
 
-MetaGradient = Callable[[MetaLearner, EpisodeBatch, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
+MetaGradient = Callable[[MetaTrained, EpisodeBatch, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 @torch.no_grad()
 def meta_gradient(
-    meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
+    meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Query loss and accuracy, both scalars, and the loss's derivative by each parameter that it depends on, by name.
 
     The loss is the mean over episodes and queries: the paper's sum divided by a constant, which Adam does not see.
     Raises TypeError or ValueError for a batch that does not go with the learner; labels are looked at on the CPU only.
     """
-    check_range("query_y", batch.query_y, meta_learner.learner.sizes[-1], "the learner's N classes")
+    check_range("query_y", batch.query_y, meta_learner.n_way, "the learner's N classes")
     adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
     losses, delta_out = cross_entropy(logits, batch.query_y)
     gradients = meta_learner.named(*adaptation.reverse(delta_out / logits.shape[0]))
@@ -112,35 +131,36 @@ def meta_gradient(
     return losses.mean(), accuracy, gradients
 
 
-def compiled_meta_gradient(device: torch.device) -> MetaGradient:
-    """`meta_gradient` as one compiled graph (on a GPU, captured as a CUDA graph).
+def compiled_meta_gradient(device: torch.device, gradient: MetaGradient = meta_gradient) -> MetaGradient:
+    """`gradient` as one compiled graph (on a GPU, captured as a CUDA graph).
 
     Compiling takes a minute or more, once for each set of shapes; torch keeps the result on disk. The numbers are
-    those of `meta_gradient` to float32 rounding. Graphs compiled earlier are forgotten: torch keeps but a few of one
+    those of `gradient` to float32 rounding. Graphs compiled earlier are forgotten: torch keeps but a few of one
     function, and a run needs its own alone.
     """
     torch.compiler.reset()
     mode = "reduce-overhead" if device.type == "cuda" else None
-    compiled: MetaGradient = torch.compile(meta_gradient, fullgraph=True, dynamic=False, mode=mode)
+    compiled: MetaGradient = torch.compile(gradient, fullgraph=True, dynamic=False, mode=mode)
     return compiled
 
 
 class CapturedMetaGradient:
-    """`meta_gradient` on a GPU as one CUDA graph, captured at the first call: thousands of launches become one.
+    """A meta-gradient on a GPU as one CUDA graph, captured at the first call: thousands of launches become one.
 
     For one meta-learner, whose parameters stay where they are in memory, and batches of one shape. What a call returns
-    is overwritten by the next. The numbers are those of `meta_gradient`: its own kernels in its own order.
+    is overwritten by the next. The numbers are those of the plain one: its own kernels in its own order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gradient: MetaGradient = meta_gradient) -> None:
+        self._gradient = gradient
         self._captured: _Captured | None = None
 
     def __call__(
-        self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
+        self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """As `meta_gradient`."""
         if self._captured is None:
-            self._captured = _captured(meta_learner, batch, inner_steps)
+            self._captured = _captured(self._gradient, meta_learner, batch, inner_steps)
         self._captured.batch.x.copy_(batch.x)
         self._captured.batch.y.copy_(batch.y)
         self._captured.graph.replay()
@@ -156,7 +176,7 @@ class _Captured:
     results: tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
-def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> _Captured:
+def _captured(gradient: MetaGradient, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int) -> _Captured:
     batch = EpisodeBatch(batch.x.clone(), batch.y.clone(memory_format=torch.contiguous_format), batch.n_support)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(batch.x.device):
@@ -164,15 +184,15 @@ def _captured(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) 
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            meta_gradient(meta_learner, batch, inner_steps)
+            gradient(meta_learner, batch, inner_steps)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
-            results = meta_gradient(meta_learner, batch, inner_steps)
+            results = gradient(meta_learner, batch, inner_steps)
     return _Captured(graph, batch, results)
 
 
 def outer_step(
-    meta_learner: MetaLearner,
+    meta_learner: MetaTrained,
     optimizer: torch.optim.Optimizer,
     batch: EpisodeBatch,
     *,
@@ -184,7 +204,7 @@ def outer_step(
     """One step on theta_0 and Phi (paper eqs 12-13); returns the query loss and accuracy, both scalars on the device.
 
     `gradient_clip` bounds each element of the meta-gradient, `gradient_norm_limit` then its length over all parameters
-    (Pascanu, Mikolov & Bengio 2013). `gradient`: `meta_gradient` itself or compiled.
+    (Pascanu, Mikolov & Bengio 2013). `gradient`: `meta_gradient` itself, compiled, or another one.
     """
     loss, accuracy, gradients = gradient(meta_learner, batch, inner_steps)
     for name, parameter in meta_learner.named_parameters():

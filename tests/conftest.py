@@ -11,6 +11,7 @@ from norml.layers import Convolutions, LayerShape
 from norml.learner import HeadInit, Learner
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules import UpdateRule
+from norml.update_rules.alfa import Alfa
 from norml.update_rules.gradient_descent import GradientDescent
 from norml.update_rules.meta_curvature import MetaCurvature
 from norml.update_rules.meta_sgd import MetaSgd
@@ -21,6 +22,7 @@ from tests.helpers.reference import (
     CURVATURE_RULES,
     MAML_RULES,
     META_SGD_RULES,
+    PACED_RULES,
     PER_STEP_RULES,
     RATES_FOR_STEPS,
     RULES,
@@ -69,6 +71,8 @@ def update_rule_of(
         return StaticGates(layers, **settings)
     if rule in CURVATURE_RULES:
         return MetaCurvature(layers, **settings)
+    if rule in PACED_RULES:
+        return Alfa(len(layers), inner_steps=RATES_FOR_STEPS, generator=generator, **settings)
     if rule in MAML_RULES | PER_STEP_RULES:
         return GradientDescent(len(layers), inner_steps=RATES_FOR_STEPS, **settings)
     return NodalLstm(layers, n_support=n_support, generator=generator, **settings)

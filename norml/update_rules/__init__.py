@@ -19,6 +19,13 @@ class Rates(NamedTuple):
     bias: Tensor
 
 
+class Pace(NamedTuple):
+    """Of a step, in each layer: what it is multiplied by besides eta, and the weights before it; each [E, L]."""
+
+    rate: Tensor
+    decay: Tensor
+
+
 class UpdateRule(nn.Module, ABC):
     """How a step's signals are made (paper eq. 8). The outer loop learns its parameters.
 
@@ -29,6 +36,9 @@ class UpdateRule(nn.Module, ABC):
 
     scales_inputs: bool
     """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
+
+    sets_pace: bool = False
+    """Whether `pace` gives one. The weights of all layers are materialised for it."""
 
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
         """What is carried into the first inner step, whose signals are delta and h, as in `scaled`.
@@ -64,8 +74,16 @@ class UpdateRule(nn.Module, ABC):
         """
         return None
 
+    def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
+        """Rate and decay of inner step `step`, from 0: W_{t+1} = decay * W_t - eta * rate * sum_s delta_hat h_hat^T.
+
+        Biases alike. `weight_means` and `gradient_means` [E, L] are over the entries of each layer's weights and of
+        their gradient, sum_s delta h^T. Asked only of rules that set the pace; those may give no `rates`.
+        """
+        raise NotImplementedError
+
     def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:  # noqa: ARG002 - for parameters of a layer
-        """Those parameters, by their names here, that the calls for `layer` use. Default: all."""
+        """Those parameters, by their names here, that the calls for `layer` use; `pace` may use any. Default: all."""
         return dict(self.named_parameters())
 
     def forward(self, call: Callable[[], Result]) -> Result:
@@ -105,4 +123,4 @@ def initial_gate_bias(gate_scale: float) -> float:
     return -math.log(max(gate_scale, 2) - 1)
 
 
-__all__ = ["Carried", "Gated", "Rates", "UpdateRule", "initial_gate_bias"]
+__all__ = ["Carried", "Gated", "Pace", "Rates", "UpdateRule", "initial_gate_bias"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from norml.update_rules import Carried, Rates, UpdateRule
+from norml.update_rules import Carried, Pace, Rates, UpdateRule
 
 AdaptedLayers = Literal["all", "head", "body"]
 
@@ -18,7 +18,7 @@ class Wrapped(UpdateRule):
     def __init__(self, rule: UpdateRule) -> None:
         super().__init__()
         self.rule = rule
-        self.scales_inputs = rule.scales_inputs
+        self.scales_inputs, self.sets_pace = rule.scales_inputs, rule.sets_pace
 
     @override
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
@@ -31,6 +31,10 @@ class Wrapped(UpdateRule):
     @override
     def rates(self, layer: int) -> Rates | None:
         return self.rule.rates(layer)
+
+    @override
+    def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
+        return self.rule.pace(step, weight_means, gradient_means)
 
     @override
     def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:
@@ -65,6 +69,12 @@ class Frozen(Wrapped):
     @override
     def rates(self, layer: int) -> Rates | None:
         return None if layer in self.layers else super().rates(layer)
+
+    @override
+    def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
+        rate, decay = super().pace(step, weight_means, gradient_means)
+        still = torch.tensor([layer in self.layers for layer in range(decay.shape[1])], device=decay.device)
+        return Pace(rate, torch.where(still, torch.ones_like(decay), decay))
 
     @override
     def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:

@@ -339,8 +339,6 @@ def classify_command(
     It adapts to a few labelled images of each class. Each image is classified by itself (query_statistics: support),
     unless --set says otherwise.
     """
-    if html is not None and str(html) == "-":
-        raise UserError("--html -: a page is written to a file; name one, such as --html answers.html")
     format_, overrides = format_of(format_, as_json=json), overrides_of(set_)
     entries = entries_of(registry)
     from norml_cli.commands.results.classify import ToClassify, classify

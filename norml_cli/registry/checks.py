@@ -8,6 +8,7 @@ from typing import Any
 
 from norml_cli.registry.entries import (
     EVERYWHERE,
+    RULES,
     BenchmarkEntry,
     DatasetEntry,
     FileSplit,
@@ -201,10 +202,16 @@ def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> It
         if not layers:
             continue  # what the benchmark says alone has been checked
         values, _ = layered(bench, shots, method)
-        protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
+        values_of = {key: values[key] for key in Protocol.model_fields}
+        protocol = Protocol.model_validate(values_of)
+        saying = {key: [place for place in layers if getattr(layers[place], key) is not None] for key in values_of}
         for key, fault in contradictions(protocol, shots, ids.registry.datasets[bench.dataset], ids.recipes):
-            saying = [place for place, layer in layers.items() if getattr(layer, key) is not None]
-            yield f"{[*layers, *saying][-1]}.{key}: {fault}"
+            yield f"{[*layers, *saying[key]][-1]}.{key}: {fault}"
+        rule = RULES[method.algorithm]
+        settings = rule.model_validate({key: values[key] for key in rule.model_fields})
+        for key, fault in settings.contradictions(protocol):
+            if saying[key]:  # else it goes with other benchmarks
+                yield f"{saying[key][-1]}.{key}: {fault}"
 
 
 def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:

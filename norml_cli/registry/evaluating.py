@@ -86,7 +86,8 @@ def _of_episodes(split: str) -> list[str]:
 
 def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     """`value` as a protocol holds it. Raises UserError for what evaluating cannot change."""
-    keys = [*_of_episodes(split), *(OF_ADAPTATION if spec.rule.meta_trained else ())]
+    of_adaptation = [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in spec.rule.lacks]
+    keys = [*_of_episodes(split), *of_adaptation]
     if key in keys:
         checked = checked_value(Protocol, key, value)
         if key == "head_init" and checked == "learned" != spec.protocol.head_init:
@@ -96,7 +97,7 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     if key in OF_EPISODES:
         raise UserError(f"--set {named}: says nothing of --split {split.replace('_', '-')}; set {NUMBER[split]}")
     if key in OF_ADAPTATION:
-        raise UserError(f"--set {named}: {spec.algorithm} is fitted to each support set and takes no inner steps")
+        raise UserError(f"--set {named}: {spec.algorithm} takes no inner steps")
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
         raise UserError(
             f"--set {named}: is fixed once the weights are trained; evaluate takes {', '.join(keys)}; "

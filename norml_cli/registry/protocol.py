@@ -94,6 +94,18 @@ class Protocol(Model):
         description="of which examples of the meta-training classes episodes are made: all, or those that the "
         "backbone was not fitted to, one in ten",
     )
+    outer_gradient: Literal["query-loss", "every-step", "reptile"] = Field(
+        default="query-loss",
+        description="what an outer step follows: the query loss after the last inner step; for a while the losses "
+        "after every one, weighed ('every-step', MAML++); or the way that inner steps go ('reptile')",
+    )
+    multi_step_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="of outer_steps, the share in which every-step weighs the losses of all inner steps: alike at "
+        "first, then ever more the last one, which is alone afterwards",
+    )
     # What may bring meta-training closer to new classes.
     training_classes: Literal["meta-train", "meta-train-and-meta-val"] = Field(
         default="meta-train",

@@ -123,6 +123,7 @@ class Registry:
         if spec.protocol.backbone is not None:
             self._refuse_faulty("recipes", spec.protocol.backbone)
         faults = list(contradictions(spec.protocol, k_shot, self.dataset(bench.dataset), self.recipes))
+        faults += spec.rule.contradictions(spec.protocol)
         if faults:
             raise UserError(
                 "\n".join(f"{method} on {bench.id}, {k_shot}-shot: {key}: {fault}" for key, fault in faults)
@@ -173,8 +174,8 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
             sourced = getattr(layer, key)
             if sourced is not None:
                 values[key], sources[key] = sourced.value, sourced.source
-    if not RULES[method.algorithm].meta_trained:
-        values["outer_steps"], sources["outer_steps"] = 0, f"{method.algorithm} has no outer loop"
+    for key, why in RULES[method.algorithm].lacks.items():
+        values[key], sources[key] = 0, f"{method.algorithm} {why}"
     return values, sources
 
 
@@ -189,8 +190,8 @@ def _override(
     """Put --set values in place; returns the keys whose value changed."""
     changed, algorithm = [], method.algorithm
     for key, value in overrides.items():
-        if key == "outer_steps" and not RULES[algorithm].meta_trained:
-            continue  # of several methods run together, a shorter schedule leaves these as they are
+        if key in RULES[algorithm].lacks:
+            continue  # of several methods run together, another number of steps leaves these as they are
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
             raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
@@ -262,6 +263,7 @@ def contradictions(
             fault = f"{protocol.n_way} is more than the {sizes[smallest]} classes"
             yield "n_way", f"{fault} of '{dataset.id}' in {smallest}"
     yield from _learner_contradictions(protocol, dataset)
+    yield from _outer_contradictions(protocol)
     yield from _backbone_faults(protocol, dataset, recipes)
     if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
         fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
@@ -272,6 +274,16 @@ def contradictions(
     if protocol.rotations != "none" and dataset.rotations.value != "per-episode":
         fault = f"{protocol.rotations}, but '{dataset.id}' declares rotations: {dataset.rotations.value}"
         yield "rotations", fault
+
+
+def _outer_contradictions(protocol: Protocol) -> Iterator[tuple[str, str]]:
+    followed = protocol.outer_gradient
+    if followed != "every-step" and protocol.multi_step_share != Protocol.model_fields["multi_step_share"].default:
+        yield "multi_step_share", f"is {protocol.multi_step_share}, but outer_gradient is {followed}; leave it out"
+    if followed != "query-loss" and not protocol.inner_steps:
+        yield "outer_gradient", f"is {followed}, but inner_steps is 0; take query-loss"
+    if followed == "reptile" and protocol.adapted_layers != "all":
+        yield "adapted_layers", f"is {protocol.adapted_layers}, but reptile moves what inner steps move alone; take all"
 
 
 def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -65,14 +65,17 @@ class RunSpec(Model):
 
         The learner's are those of its linear layers, without batch norm, as the paper counts.
         """
-        if not isinstance(self.rule, LearnedSettings):
+        if not self.rule.meta_trained:
             return {"learner": 0, "meta_learner": 0}
         if self.protocol.learner != "fully-connected" or self.protocol.head_init != "learned":
             return None
-        sizes = [n_features, *self.protocol.hidden_sizes, self.protocol.n_way]
-        of_rule = self.rule.parameter_count(
-            sizes, n_support=self.support_of_a_step, inner_steps=self.steps_of_an_episode
-        )
+        is_adapted = isinstance(self.rule, LearnedSettings)
+        sizes = [n_features, *self.protocol.hidden_sizes, *[self.protocol.n_way] * is_adapted]
+        of_rule: int | None = 0
+        if isinstance(self.rule, LearnedSettings):
+            of_rule = self.rule.parameter_count(
+                sizes, n_support=self.support_of_a_step, inner_steps=self.steps_of_an_episode
+            )
         if of_rule is None:
             return None
         return {

@@ -7,15 +7,16 @@ import math
 import torch
 
 from norml.adaptation import InnerLoop
+from norml.adapted.metric_learner import MetricLearner
 from norml.frozen_classifiers import FrozenClassifier
 from norml.layers import Convolutions
 from norml.learner import Learner
-from norml.meta_training import MetaLearner
+from norml.meta_training import MetaLearner, MetaTrained
 from norml.resnet12 import Blocks, Classifier, ResNet12
 from norml.update_rules.wrapped import Frozen, frozen_layers
 from norml_cli.registry.protocol import Protocol, Recipe
 from norml_cli.registry.resolving import Registry, n_features
-from norml_cli.registry.rules.base import FittedSettings, LearnedSettings
+from norml_cli.registry.rules.base import ComparingSettings, FittedSettings, LearnedSettings
 from norml_cli.registry.specs import RunSpec
 
 FLOAT_BYTES = 4
@@ -29,10 +30,15 @@ def generator_for(purpose: str, seed: int, device: torch.device | None = None) -
     return generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner | FrozenClassifier:
-    """What `spec` classifies with, on examples of D = `n_features` values: a meta-learner, or what learns nothing."""
+def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaTrained | FrozenClassifier:
+    """What `spec` classifies with, on examples of D = `n_features` values: meta-trained, or what learns nothing."""
     if isinstance(spec.rule, FittedSettings):
         return spec.rule.classifier()
+    if isinstance(spec.rule, ComparingSettings):
+        protocol, body = spec.protocol, _learner(spec.protocol, n_features, generator, n_way=0)
+        return MetricLearner(
+            body, spec.rule.comparison(), n_way=protocol.n_way, query_statistics=protocol.query_statistics
+        )
     return build_meta_learner(spec, n_features, generator)
 
 
@@ -41,18 +47,7 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
     protocol = spec.protocol
     if not isinstance(spec.rule, LearnedSettings):
         raise TypeError(f"{spec.algorithm} has no update rule")
-    learner = Learner(
-        n_features,
-        protocol.hidden_sizes,
-        protocol.n_way,
-        batch_norm_scale=protocol.batch_norm_scale,
-        batch_norm_epsilon=protocol.batch_norm_epsilon,
-        initial_weight_std=protocol.initial_weight_std,
-        head_weight_std=protocol.head_weight_std,
-        head_init=protocol.head_init,
-        convolutions=_convolutions(protocol, n_features) if protocol.learner == "conv-4" else None,
-        generator=generator,
-    )
+    learner = _learner(protocol, n_features, generator, n_way=protocol.n_way)
     inner_loop = InnerLoop(
         inner_lr=protocol.inner_lr,
         first_order=protocol.first_order,
@@ -71,6 +66,21 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
     if still:
         rule = Frozen(rule, still)
     return MetaLearner(learner, rule, inner_loop)
+
+
+def _learner(protocol: Protocol, n_features: int, generator: torch.Generator | None, *, n_way: int) -> Learner:
+    return Learner(
+        n_features,
+        protocol.hidden_sizes,
+        n_way,
+        batch_norm_scale=protocol.batch_norm_scale,
+        batch_norm_epsilon=protocol.batch_norm_epsilon,
+        initial_weight_std=protocol.initial_weight_std,
+        head_weight_std=protocol.head_weight_std,
+        head_init=protocol.head_init,
+        convolutions=_convolutions(protocol, n_features) if protocol.learner == "conv-4" else None,
+        generator=generator,
+    )
 
 
 def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
@@ -126,11 +136,11 @@ def least_memory_bytes(registry: Registry, spec: RunSpec) -> int:
     For each support example and inner step that is at least both signals of every layer, and as much again where the
     steps are kept and not recomputed. Measured: MAML takes 1.4 times that much, rules with more to them 4 to 10 times.
     """
-    if not isinstance(spec.rule, LearnedSettings):
-        return 0
     protocol = spec.protocol
     with torch.device("meta"):
-        model = build_meta_learner(spec, n_features(registry, spec), generator=None)
+        model = build_method(spec, n_features(registry, spec), generator=None)
+    if not isinstance(model, MetaTrained):
+        return 0
     signals = sum(layer.signal_values for layer in model.learner.layers)
     kept = spec.examples_of_an_outer_step * protocol.inner_steps * signals * (1 if protocol.recompute else 2)
     return FLOAT_BYTES * (4 * sum(model.parameter_counts().values()) + kept)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from norml.adaptation import Adaptation
+from norml.adapted import Adapted
 from norml.episodes import EpisodeBatch
 from norml.learner import cross_entropy
 from norml.meta_training import MetaLearner
@@ -76,12 +76,8 @@ def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> 
 @torch.no_grad()
 def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> float:
     """Mean over episodes and support examples after so many inner steps."""
-    adaptation, _ = meta_learner.adapt_and_query(batch, inner_steps, reversible=False)
-    return float(cross_entropy(_logits(adaptation), batch.support_y)[0].mean())
-
-
-def _logits(adaptation: Adaptation) -> torch.Tensor:
-    return adaptation.logits(adaptation.support_x)
+    adapted: Adapted = meta_learner.adapt_and_query(batch, inner_steps, reversible=False)[0]
+    return float(cross_entropy(adapted.logits(adapted.support_x), batch.support_y)[0].mean())
 
 
 # ------------------------------------------------------------------------------------------------------------ the note

@@ -24,11 +24,14 @@ from norml.meta_training import (
     CapturedMetaGradient,
     MetaGradient,
     MetaLearner,
+    MetaTrained,
     compiled_meta_gradient,
     meta_gradient,
     outer_lr_at,
     outer_step,
 )
+from norml.objectives.multi_step import multi_step_gradient, step_weights_at
+from norml.objectives.reptile import reptile_gradient
 from norml.statistics import interval_95
 from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
@@ -62,7 +65,7 @@ class Run(Training):
     weights_key = "meta_learner"
     advice = "lower outer_lr or inner_lr with --set, or set gradient_clip"
 
-    model: MetaLearner | FrozenClassifier
+    model: MetaTrained | FrozenClassifier
 
     def __init__(
         self,
@@ -83,7 +86,10 @@ class Run(Training):
         self.spec = spec
         self.compiled = False
         self._compile_wanted = compile_
-        self._gradient: MetaGradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
+        self._gradient: MetaGradient = meta_gradient
+        self._followed: MetaGradient | None = None  # what `_gradient` computes
+        self._step_weights = torch.empty(protocol.inner_steps, device=device)
+        self._of_every_step = partial(multi_step_gradient, step_weights=self._step_weights)
         # All of the data now: a cache that is made anew during hours of training changes nothing here.
         self._train_pool = examples.training_pool(protocol, device)
         initial = generator_for("initial weights", self.seed)
@@ -151,8 +157,8 @@ class Run(Training):
 
     @override
     def _train(self) -> None:
-        if self._compile_wanted != "never" and self.state.step < self.steps:
-            self._compile()
+        if self.state.step < self.steps:
+            self._follow(self.state.step)
         super()._train()
 
     @override
@@ -162,6 +168,9 @@ class Run(Training):
             raise TypeError(f"{self.spec.algorithm} has nothing to learn")
         for group in self._optimizer.param_groups:
             group["lr"] = self._outer_lr(step)
+        compile_s = self.state.compile_s
+        self._follow(step)
+        self.state.training_s -= self.state.compile_s - compile_s  # for what a step takes holds no compiling
         loss, accuracy = outer_step(
             meta_learner,
             self._optimizer,
@@ -176,12 +185,15 @@ class Run(Training):
         return torch.stack([loss, accuracy])
 
     def _checked(
-        self, meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int
+        self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
         loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
-            self._diverged(float(loss), self.state.step + 1, told_apart(meta_learner, batch, inner_steps))
+            why = self.advice
+            if isinstance(meta_learner, MetaLearner):
+                why = told_apart(meta_learner, batch, inner_steps)
+            self._diverged(float(loss), self.state.step + 1, why)
         return loss, accuracy, gradients
 
     def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
@@ -201,7 +213,26 @@ class Run(Training):
             return batch
         return EpisodeBatch(self._moves(batch.x, generator=generator), batch.y, batch.n_support)
 
-    def _compile(self) -> None:
+    def _follow(self, step: int) -> None:
+        """Take the meta-gradient that outer step `step` follows; compile or capture it where it is another one."""
+        protocol = self.spec.protocol
+        followed: MetaGradient = meta_gradient
+        if protocol.outer_gradient == "every-step":
+            until = protocol.multi_step_share * protocol.outer_steps
+            weights = step_weights_at(step, until=until, inner_steps=protocol.inner_steps)
+            if weights is not None:
+                self._step_weights.copy_(torch.tensor(weights))
+                followed = self._of_every_step
+        elif protocol.outer_gradient == "reptile":
+            followed = reptile_gradient
+        if followed is self._followed:
+            return
+        self._gradient = CapturedMetaGradient(followed) if self.device.type == "cuda" else followed
+        if self._compile_wanted != "never":
+            self._compile(followed)
+        self._followed = followed
+
+    def _compile(self, followed: MetaGradient) -> None:
         """Compile the meta-gradient, on episodes of its own.
 
         Raises UserError if it must be and cannot; Stopped at once on a stop request.
@@ -210,7 +241,7 @@ class Run(Training):
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
         batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
-        gradient = compiled_meta_gradient(self.device)
+        gradient = compiled_meta_gradient(self.device, followed)
         try:
             with self._stop.breaking_off(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="TensorFloat32")  # declared: matmul_precision
@@ -233,8 +264,8 @@ class Run(Training):
             step, outer_lr=protocol.outer_lr, outer_steps=protocol.outer_steps, schedule=protocol.outer_schedule
         )
 
-    def _meta_learner(self) -> MetaLearner:
-        if not isinstance(self.model, MetaLearner):
+    def _meta_learner(self) -> MetaTrained:
+        if not isinstance(self.model, MetaTrained):
             raise TypeError(f"{self.spec.algorithm} is not meta-trained")
         return self.model
 
@@ -335,7 +366,7 @@ def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor
     return partial(moved_at_random, in_colour=in_colour, max_shift_px=shift, max_tilt_degrees=tilt)
 
 
-def _optimizer(model: MetaLearner | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:
+def _optimizer(model: MetaTrained | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:
     """Of what is meta-learned; None if nothing is."""
     parameters = list(model.parameters())
     return torch.optim.Adam(parameters, lr=outer_lr, fused=True) if parameters else None

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from norml.frozen_classifiers import FrozenClassifier
-from norml.meta_training import MetaLearner
+from norml.meta_training import MetaTrained
 from norml_cli.data.examples import Examples
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.preparing import ensure_ready
@@ -33,12 +33,12 @@ class Trained:
     """What a run left: its record, and the model that it tested."""
 
     record: RunRecord
-    model: MetaLearner | FrozenClassifier
+    model: MetaTrained | FrozenClassifier
 
     @property
-    def meta_learner(self) -> MetaLearner:
+    def meta_learner(self) -> MetaTrained:
         """The model, where one was meta-trained. Raises TypeError for what is fitted to each support set."""
-        if not isinstance(self.model, MetaLearner):
+        if not isinstance(self.model, MetaTrained):
             raise TypeError(f"{self.record.spec.algorithm} is fitted to each support set; there is no meta-learner")
         return self.model
 
@@ -94,7 +94,7 @@ def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
 def under(trained: Trained, registry: Registry, spec: RunSpec) -> Trained:
     """The trained model as `spec` has it adapt and classify. Raises UserError if its weights do not fit `spec`."""
     model = rebuilt(trained, spec).model
-    if isinstance(model, MetaLearner) and model.learner.sizes[0] != n_features(registry, spec):
+    if isinstance(model, MetaTrained) and model.learner.sizes[0] != n_features(registry, spec):
         needed, there = model.learner.sizes[0], n_features(registry, spec)
         raise UserError(f"{spec.benchmark}: has {there} values an example, not {needed}")
     return Trained(trained.record, model)

@@ -203,7 +203,7 @@ BAD = {
         "batch norm cannot tell 5 classes apart by 1 image",
     ),
     "another format": (["--format", "yaml"], "--format yaml: unknown format"),
-    "a page to nowhere": (["--html", "-"], "--html -: a page is written to a file"),
+    "a page to nowhere": (["--html", "-"], "--html -: stands for no file here; name one"),
     "a link out": (["--query", "linked"], "linked/out.png: is a link out of linked"),
 }
 

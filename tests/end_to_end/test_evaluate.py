@@ -273,7 +273,7 @@ def test_what_is_fitted_to_each_support_set_takes_other_episodes_and_no_inner_st
     path = str(FOLDER / "nearest-centroid/seed-0.json")
     code, _, err = shell.norml("evaluate", path, "--set", "inner_steps_test=3")
     assert code == 2
-    assert "--set inner_steps_test: nearest-centroid is fitted to each support set" in err
+    assert "--set inner_steps_test: nearest-centroid takes no inner steps" in err
     assert shell.norml("evaluate", path, "--set", "queries_per_class=3")[0] == 0
 
 

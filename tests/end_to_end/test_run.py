@@ -417,7 +417,7 @@ def test_matmul_precision_holds_during_the_run_only(shell: Shell, monkeypatch: p
 def test_a_compiled_run_says_so_in_its_record(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     """Compiling itself is proved on the engine; here its place is taken by what it would give."""
     assert shell.norml(*NORML, "--results", "plain")[0] == 0
-    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: run.meta_gradient)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device, gradient: gradient)
     code, out, err = shell.norml(*NORML, "--compile", "--results", "compiled")
     assert code == 0, err
     assert "compiling the outer step" in out
@@ -431,7 +431,7 @@ def test_what_cannot_be_compiled_is_told_in_one_line(shell: Shell, monkeypatch: 
     def fails(*_: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nwith details")
 
-    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: fails)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda *_: fails)
     code, _, err = shell.norml(*NORML, "--compile")
     assert code == 2
     assert err == (
@@ -448,7 +448,7 @@ def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pyt
 
     assert shell.norml(*NORML, "--results", "plain")[0] == 0
     monkeypatch.setattr(launch, "_compile_pays", lambda *_: True)
-    monkeypatch.setattr(run, "compiled_meta_gradient", lambda _device: fails)
+    monkeypatch.setattr(run, "compiled_meta_gradient", lambda *_: fails)
     code, out, err = shell.norml(*NORML, "--results", "tried")
     assert code == 0, err
     assert "cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); going on without" in out
@@ -474,7 +474,7 @@ def test_a_run_that_is_stopped_while_compiling_stops_at_once(
         pytest.fail("went on")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "compiled_meta_gradient", lambda _device: stopped)
+        patched.setattr(run, "compiled_meta_gradient", lambda *_: stopped)
         code, out, _ = shell.norml(*NORML, "--compile", "--results", "stopped")
     assert (code, "cannot be compiled" in out) == (130, False)
     assert "stopped after outer step 0; the same command goes on from there" in out

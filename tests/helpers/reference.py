@@ -29,6 +29,7 @@ CURVATURE_RULES: dict[str, dict[str, Any]] = {
     "meta-curvature": {"curvature": "two-matrices"},
     "t-net": {"curvature": "t-net"},
 }
+PACED_RULES: dict[str, dict[str, Any]] = {"alfa": {"initial_decay": 0.0}}
 META_SGD_RULES: dict[str, dict[str, Any]] = {"meta-sgd": {"learned_rates": "every-weight"}}
 NORML_METHODS: dict[str, dict[str, Any]] = {
     "norml": {},
@@ -49,7 +50,7 @@ NORML_VARIANTS: dict[str, dict[str, Any]] = {
 }
 NORML_RULES = NORML_METHODS | NORML_VARIANTS
 MEMORYLESS_RULES = MAML_RULES | META_SGD_RULES | STATIC_RULES | CURVATURE_RULES
-METHODS = MEMORYLESS_RULES | PER_STEP_RULES | NORML_METHODS
+METHODS = MEMORYLESS_RULES | PER_STEP_RULES | PACED_RULES | NORML_METHODS
 RULES = METHODS | NORML_VARIANTS
 CHANNEL_SUMMARIES: dict[str, dict[str, Any]] = {
     "norml-channel-mean": {"channel_summary": "mean"},
@@ -210,10 +211,25 @@ def gradient_step(p: Parameters, settings: Settings, weights: Weights, x: Tensor
     loss = example_losses(forward(p, weights, x, images=settings.images)[0][-1], y).mean()
     flat = [tensor for pair in weights for tensor in pair]
     gradients = torch.autograd.grad(loss, flat, create_graph=not settings.first_order)
+    if "initial_decay" in settings.rule:
+        return alfa_step(p, settings.inner_lr, weights, gradients, t=t)
     stepped = []
     for layer, (w, b) in enumerate(weights):
         w_step, b_step = along(p, settings.rule, layer, gradients[2 * layer], gradients[2 * layer + 1], t=t)
         stepped.append((w - settings.inner_lr * w_step, b - settings.inner_lr * b_step))
+    return stepped
+
+
+def alfa_step(p: Parameters, inner_lr: float, weights: Weights, gradients: tuple[Tensor, ...], *, t: int) -> Weights:
+    """W <- decay W - eta rate G, by a net of two layers that sees the mean of every layer's W, then of every G."""
+    means = torch.stack([w.mean() for w, _ in weights] + [gradient.mean() for gradient in gradients[::2]])
+    hidden = p["rule.in_weight"] @ means + p["rule.in_bias"]
+    out = p["rule.out_weight"] @ torch.where(hidden > 0, hidden, torch.zeros_like(hidden)) + p["rule.out_bias"]
+    step, n_layers, stepped = min(t, RATES_FOR_STEPS - 1), len(weights), []
+    for layer, (w, b) in enumerate(weights):
+        rate = inner_lr * p["rule.rate_factors"][step, layer] * out[layer]
+        decay = 1 - p["rule.decay_factors"][step, layer] * out[n_layers + layer]
+        stepped.append((decay * w - rate * gradients[2 * layer], decay * b - rate * gradients[2 * layer + 1]))
     return stepped
 
 
@@ -409,6 +425,70 @@ def query_loss(p: Parameters, settings: Settings, batch: Any) -> Tensor:
         logits = query_logits(p, settings, batch.support_x[episode], batch.support_y[episode], batch.query_x[episode])
         losses.append(example_losses(logits, batch.query_y[episode]).mean())
     return torch.stack(losses).mean()
+
+
+def multi_step_loss(p: Parameters, settings: Settings, batch: Any, step_weights: list[float]) -> Tensor:
+    """The query losses after every inner step, weighed: mean over episodes and queries."""
+    losses = []
+    for episode in range(len(batch.support_x)):
+        every = weights_of_each_step(p, settings, batch.support_x[episode], batch.support_y[episode])
+        for weight, weights in zip(step_weights, every[1:], strict=True):
+            of_support = forward(p, weights, batch.support_x[episode], images=settings.images)[2]
+            statistics = of_support if settings.query_statistics == "support" else None
+            logits = forward(p, weights, batch.query_x[episode], statistics, settings.images)[0][-1]
+            losses.append(weight * example_losses(logits, batch.query_y[episode]).mean())
+    return torch.stack(losses).sum() / len(batch.support_x)
+
+
+def reptile_way(p: Parameters, settings: Settings, batch: Any) -> Parameters:
+    """(theta_0 - theta_T) / eta, a mean over episodes; of batch norm's scale and shift, the sum of their gradients."""
+    total = {name: torch.zeros_like(tensor) for name, tensor in p.items()}
+    for episode in range(len(batch.x)):
+        x, y, weights = batch.x[episode], batch.y[episode], initial_weights(p)
+        of_norm = [name for name in p if name.startswith(("learner.scales.", "learner.shifts."))]
+        order, part = in_rounds(y), batch.n_support
+        parts = [order[start : start + part] for start in range(0, len(order) - part + 1, part)]
+        for t in range(settings.inner_steps):
+            rows = parts[t % len(parts)]
+            loss = example_losses(forward(p, weights, x[rows], images=settings.images)[0][-1], y[rows]).mean()
+            flat = [tensor for pair in weights for tensor in pair]
+            gradients = torch.autograd.grad(loss, [*flat, *(p[name] for name in of_norm)])
+            moved = [w - settings.inner_lr * g for w, g in zip(flat, gradients, strict=False)]
+            weights = list(zip(moved[::2], moved[1::2], strict=True))
+            for name, gradient in zip(of_norm, gradients[len(flat) :], strict=True):
+                total[name] += gradient / len(batch.x)
+        for layer, (before, after) in enumerate(zip(initial_weights(p), weights, strict=True)):
+            for name, start, end in zip(("weights", "biases"), before, after, strict=True):
+                total[f"learner.{name}.{layer}"] += (start - end) / settings.inner_lr / len(batch.x)
+    return total
+
+
+def compared_logits(p: Parameters, settings: Settings, rule: dict[str, str], batch: Any, episode: int) -> Tensor:
+    """One episode's query logits [M, N] of a body that compares, query by query and class by class."""
+    weights, y = initial_weights(p), batch.support_y[episode]
+    _, inputs, used = forward(p, weights, batch.support_x[episode], images=settings.images)
+    statistics = used if settings.query_statistics == "support" else None
+    support, rows = inputs[-1], []
+    for query in forward(p, weights, batch.query_x[episode], statistics, settings.images)[1][-1]:
+        row = []
+        for label in range(int(y.max()) + 1):
+            mine = [s for s in range(len(y)) if y[s] == label]
+            if rule["compared_with"] == "class-means":
+                row.append(alike(query, sum(support[s] for s in mine) / len(mine), rule))
+            else:
+                every = torch.stack([torch.exp(alike(query, other, rule)) for other in support])
+                row.append(torch.log(sum(every[s] for s in mine) / every.sum()))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def alike(one: Tensor, other: Tensor, rule: dict[str, str]) -> Tensor:
+    """Minus the squared distance, or the cosine, which is 0 where all neurons of one are dead."""
+    if rule["similarity"] == "euclidean":
+        return -((one - other) ** 2).sum()
+    if not one.any() or not other.any():
+        return one.new_zeros(())
+    return (one * other).sum() / torch.sqrt((one**2).sum() * (other**2).sum())
 
 
 def loss_and_meta_gradient(p: Parameters, settings: Settings, batch: Any) -> tuple[Tensor, Parameters]:

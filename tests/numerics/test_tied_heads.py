@@ -31,6 +31,7 @@ AT_ANY_S = [rule for rule in RULES if "flattened" not in rule]  # flattened gate
 UNSTANDARDISED = [
     rule for rule, settings in RULES.items() if "norml" not in rule or settings.get("input_normalisation")
 ]
+UNSTANDARDISED.remove("alfa")  # whose rule looks at the weights, so at the row, too
 STRIDED = {"image_size": 4}
 CONVOLUTIONAL = {"sizes": (16, 2, 3, 3), "convolutions": Convolutions(**STRIDED)}
 SOME = ["maml-layerwise-lr", "meta-sgd", "meta-curvature", "static-gates", "norml"]

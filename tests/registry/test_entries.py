@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from norml_cli.files.errors import UserError
 from norml_cli.files.yaml_files import parse_yaml
 from norml_cli.registry.entries import Published
 from norml_cli.registry.reading import KINDS, builtin_registry, read_registry
@@ -242,9 +243,13 @@ def test_ablation_tables_hold_every_method(registry):
         assert all(row.title == registry.method(row.method).title for row in table.rows)
 
 
-def test_every_method_runs_on_every_benchmark(registry):
+def test_every_method_runs_on_every_benchmark_but_comparisons_where_no_hidden_layer_is(registry):
     for method in registry.methods:
         for bench in registry.benchmarks.values():
             for shots in bench.shots:
+                if registry.methods[method].algorithm == "comparison" and not bench.protocol.hidden_sizes.value:
+                    with pytest.raises(UserError, match=r"hidden_sizes: is .., so there is nothing to meta-train"):
+                        registry.resolve(method, bench.id, shots)
+                    continue
                 spec = registry.resolve(method, bench.id, shots).spec
                 assert (spec.method, spec.benchmark, spec.shots) == (method, bench.id, shots)

@@ -81,6 +81,8 @@ def _work_rows(registry: Registry, resolved: Resolved) -> Rows:
     from norml_cli.training.build import multiplications  # noqa: PLC0415 - torch, for counting alone
 
     of_a_step = multiplications(registry, resolved.spec)
+    if of_a_step is None:
+        return []
     source = "counted: one inner step on one support set, without batch norm"
     return [("learner multiplications", f"{of_a_step:,}", source)]
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from norml.episodes import EpisodeBatch, ExamplePool
-from norml.meta_training import MetaLearner
+from norml.meta_training import MetaTrained
 from norml_cli.data.cache import fingerprint
 from norml_cli.data.sources.found_files import File
 from norml_cli.data.sources.own_images import OwnImage, OwnImages, query_files, support_files
@@ -154,7 +154,7 @@ def _probabilities(model: torch.nn.Module, spec: RunSpec, examples: torch.Tensor
     n_way, steps = spec.protocol.n_way, spec.protocol.inner_steps_test
     labels = torch.arange(n_way, device=examples.device).repeat_interleave(spec.shots)[None]
     support, query = examples[None, : labels.shape[1]], examples[None, labels.shape[1] :]
-    if isinstance(model, MetaLearner):
+    if isinstance(model, MetaTrained):
         adapted = model.adapt(support, labels, steps)
         together = query.shape[1] if spec.protocol.query_statistics == "query" else AT_ONCE
         parts = [adapted.logits(part) for part in torch.split(query, together, dim=1)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norml.meta_training import MetaLearner
+from norml.meta_training import MetaTrained
 from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import PUBLISHED, Companions
 from norml_cli.files.errors import UserError, reason
@@ -84,7 +84,7 @@ def _tell(console: Output, file: Path, more: str) -> None:
 class Episode(nn.Module):
     """One episode as one function: support examples [S, D], their labels [S] and queries [M, D] -> logits [M, N]."""
 
-    def __init__(self, meta_learner: MetaLearner, inner_steps: int) -> None:
+    def __init__(self, meta_learner: MetaTrained, inner_steps: int) -> None:
         super().__init__()
         self.meta_learner, self.inner_steps = meta_learner.requires_grad_(requires_grad=False), inner_steps
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from norml.episodes import EpisodeBatch, EpisodeIndices, ExamplePool
 from norml.evaluation import correct_counts
 from norml.inspection import freezings, frozen, logits_of_each_step, meta_gradient_norms, watch
+from norml.meta_training import MetaLearner
 from norml.statistics import Interval, interval_95
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, counted
@@ -50,6 +51,8 @@ def _inspected(
     trained: Trained, pool: ExamplePool, episodes: EpisodeIndices, path: str, display: RunDisplay
 ) -> Inspection:
     record, meta_learner = trained.record, trained.meta_learner
+    if not isinstance(meta_learner, MetaLearner):
+        raise TypeError(f"{record.spec.algorithm} takes no inner steps")
     spec, protocol = record.spec, record.spec.protocol
     n_queries, n_steps = spec.queries_per_episode, protocol.inner_steps_test
 

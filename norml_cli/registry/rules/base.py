@@ -8,15 +8,19 @@ documentation and the builder find it here.
 import importlib
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from norml_cli.registry import rules
+from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.sourced import Model
 
 if TYPE_CHECKING:
     import torch
 
+    from norml.adapted.metric_learner import SupportComparison
     from norml.frozen_classifiers import FrozenClassifier
     from norml.layers import LayerShape
     from norml.update_rules import UpdateRule
@@ -27,6 +31,14 @@ class RuleSettings(Model):
 
     meta_trained: ClassVar[bool]
     """Whether there is an outer loop."""
+
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """Protocol values that are 0, whatever is declared, each with why."""
+
+    def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
+        """What of a protocol does not go with these settings: the key to change, and what is wrong."""
+        if not self.meta_trained and protocol.outer_gradient != "query-loss":
+            yield "outer_gradient", f"is {protocol.outer_gradient}, but there is no outer loop; leave it out"
 
 
 class LearnedSettings(RuleSettings):
@@ -47,11 +59,38 @@ class LearnedSettings(RuleSettings):
         """How many values that rule learns, from shapes alone; None: ask torch."""
         return None
 
+    @override
+    def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
+        learned = self.parameter_count([1, 1], n_support=1, inner_steps=1) != 0
+        if protocol.outer_gradient == "reptile" and learned:
+            yield "outer_gradient", "is reptile, which cannot train what the update rule learns; take query-loss"
+
+
+class ComparingSettings(RuleSettings):
+    """Settings of a comparison with the support set, in features that are meta-trained; there is no inner loop."""
+
+    meta_trained: ClassVar[bool] = True
+    lacks: ClassVar[Mapping[str, str]] = dict.fromkeys(("inner_steps", "inner_steps_test"), "takes no inner steps")
+
+    @abstractmethod
+    def comparison(self) -> "SupportComparison":
+        """The comparison."""
+
+    @override
+    def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
+        if not protocol.hidden_sizes:
+            yield "hidden_sizes", "is [], so there is nothing to meta-train; take nearest-centroid"
+        untouched = {"adapted_layers": "all", "first_order": False, "support_order": "full"}
+        for key, value in (untouched | {"outer_gradient": "query-loss"}).items():
+            if getattr(protocol, key) != value:
+                yield key, f"is {getattr(protocol, key)}, but there are no inner steps; leave it out"
+
 
 class FittedSettings(RuleSettings):
     """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""
 
     meta_trained: ClassVar[bool] = False
+    lacks: ClassVar[Mapping[str, str]] = {"outer_steps": "has no outer loop"}
 
     @abstractmethod
     def classifier(self) -> "FrozenClassifier":

@@ -95,7 +95,7 @@ def put_all(folder: Path) -> dict[str, Path]:
             "methods",
             "algorithm",
             "gradient-decent",
-            "algorithm: must be 'gradient-descent', 'logistic-regression', 'meta-curvature', 'meta-sgd', ",
+            "algorithm: must be 'alfa', 'comparison', 'gradient-descent', 'logistic-regression', 'meta-curvature', ",
         ),
         (
             "methods",

@@ -92,11 +92,10 @@ def test_a_task_that_is_killed_and_one_that_fails_twice(slurm: Slurm, tmp_path: 
     assert "it is begun again later" in said
 
 
-def test_what_slurm_refuses_is_one_line(tmp_path: Path):
-    for options, fault in (("--gpus", "2"), "Invalid generic resource"), (("--threads", "64"), "not available"):
-        process = started(tmp_path / "results", *options)
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 2, said
-        (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert line.startswith("error: --on slurm: sbatch refuses the job")
-        assert fault in line
+def test_more_gpus_than_there_are_is_one_line(tmp_path: Path):
+    process = started(tmp_path / "results", "--gpus", "2")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: --on slurm: sbatch refuses the job")
+    assert "Invalid generic resource" in line

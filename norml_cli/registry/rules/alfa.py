@@ -1,0 +1,36 @@
+"""ALFA (Baik et al. 2020)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from typing_extensions import override
+
+from norml_cli.registry.rules.base import LearnedSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from norml.layers import LayerShape
+    from norml.update_rules import UpdateRule
+
+
+class AlfaSettings(LearnedSettings):
+    """A small net sets each layer's rate and weight decay in each inner step, from means of weights and gradients."""
+
+    initial_decay: float = Field(
+        ge=0, lt=1, description="share of a layer's weights that an untrained inner step takes away"
+    )
+
+    @override
+    def update_rule(
+        self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
+    ) -> "UpdateRule":
+        from norml.update_rules.alfa import Alfa  # noqa: PLC0415 - torch; an entry is read without
+
+        return Alfa(len(layers), inner_steps=inner_steps, initial_decay=self.initial_decay, generator=generator)
+
+    @override
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int:
+        width = 2 * (len(sizes) - 1)
+        return 2 * width * (width + 1) + width * max(inner_steps, 1)
