@@ -90,7 +90,7 @@ def trust(session: nox.Session) -> None:
 
 @nox.session
 def scale(session: nox.Session) -> None:
-    """As root: run sweeps on a Ray cluster and a Slurm of this machine, and kill their parts (docs/how-to/sweep.md)."""
+    """As root: sweeps on Ray and Slurm, runs on several ranks, and their parts killed (docs/how-to/sweep.md)."""
     session.install("-e", ".[dev,ray]")
     session.run("pytest", "tests/scale", "-m", "slow or not slow", "-n0", *session.posargs)
 

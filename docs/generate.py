@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import headline
+import scaling
 import speed_tables
 import typer
 from library_page import library_page
@@ -280,7 +281,7 @@ def commands_table() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"commands": commands_table, **headline.BLOCKS, **speed_tables.BLOCKS}
+BLOCKS = {"commands": commands_table, **headline.BLOCKS, **speed_tables.BLOCKS, **scaling.BLOCKS}
 
 
 def with_blocks(text: str) -> str:

@@ -70,6 +70,12 @@ class EpisodeBatch:
         x, y = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
         return cls(x, y, support_y.shape[1])
 
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, part: slice) -> "EpisodeBatch":
+        return EpisodeBatch(self.x[part], self.y[part], self.n_support)
+
     @property
     def support_x(self) -> Tensor:
         """[E, S, D]."""

@@ -186,7 +186,8 @@ def _captured(gradient: MetaGradient, meta_learner: MetaTrained, batch: EpisodeB
         with torch.cuda.stream(stream):
             gradient(meta_learner, batch, inner_steps)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
+        # A thread of NCCL may look at the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = gradient(meta_learner, batch, inner_steps)
     return _Captured(graph, batch, results)
 

@@ -14,7 +14,7 @@ B images, F features (the last width). Images are [B, 3, height, width]; channel
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,16 @@ from torch.nn import functional
 N_BLOCKS = 4
 LEAK = 0.1  # slope below zero, in both repositories
 DROP_BLOCK_FROM = 2  # the blocks from this index on drop squares (WangYueFt/rfs models/resnet.py, ResNet)
+
+
+class PartOfBatch(NamedTuple):
+    """Which images of a batch a device has, where several share it: from `start` on, of `size` in all.
+
+    What is dropped is drawn for the whole batch, so that it is the same for any number of devices.
+    """
+
+    start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -74,15 +84,23 @@ class ResNet12(nn.Module):
             elif isinstance(module, nn.BatchNorm2d) and not blocks.batch_norm_scale:
                 module.weight.requires_grad_(False)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None, drop_strength: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        drop_strength: float = 1.0,
+        part: PartOfBatch | None = None,
+    ) -> Tensor:
         """[B, 3, height, width] -> [B, F].
 
         In training mode values are dropped by `generator` (None: torch's own). drop_strength: the share of drop_rate
-        at which squares are dropped so far, in 0..1.
+        at which squares are dropped so far, in 0..1. part: None: the whole batch.
         Raises ValueError if the image is too small for the squares to be dropped.
         """
+        part = part or PartOfBatch(0, len(x))
         for block in self.blocks:
-            x = block(x, generator, drop_strength)
+            x = block(x, generator, drop_strength, part)
         return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # a bfloat16 mean keeps 3 digits
 
 
@@ -102,7 +120,7 @@ class ResidualBlock(nn.Module):
         norm = nn.BatchNorm2d(n_out, eps=blocks.batch_norm_epsilon) if blocks.skip_batch_norm else nn.Identity()
         self.skip_norm = norm
 
-    def forward(self, x: Tensor, generator: torch.Generator | None, drop_strength: float) -> Tensor:
+    def forward(self, x: Tensor, generator: torch.Generator | None, drop_strength: float, part: PartOfBatch) -> Tensor:
         """[B, n_in, height, width] -> [B, n_out, height // 2, width // 2]."""
         skip = self.skip_norm(self.skip(x))
         last = len(self.convolutions) - 1
@@ -117,8 +135,8 @@ class ResidualBlock(nn.Module):
         if not self.training or self._drop_rate == 0:
             return x
         if self._drop_block_size is None:
-            return drop_values(x, self._drop_rate, generator)
-        return drop_squares(x, self._drop_rate * drop_strength, self._drop_block_size, generator)
+            return drop_values(x, self._drop_rate, generator, part)
+        return drop_squares(x, self._drop_rate * drop_strength, self._drop_block_size, generator, part)
 
 
 class Classifier(nn.Module):
@@ -132,9 +150,16 @@ class Classifier(nn.Module):
         nn.init.uniform_(self.head.weight, -bound, bound, generator)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None, drop_strength: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        drop_strength: float = 1.0,
+        part: PartOfBatch | None = None,
+    ) -> Tensor:
         """[B, 3, height, width] -> class scores [B, C]; arguments as `ResNet12.forward`."""
-        logits: Tensor = self.head(self.backbone(x, generator=generator, drop_strength=drop_strength))
+        logits: Tensor = self.head(self.backbone(x, generator=generator, drop_strength=drop_strength, part=part))
         return logits
 
 
@@ -143,13 +168,16 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def drop_values(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+def drop_values(x: Tensor, rate: float, generator: torch.Generator | None, part: PartOfBatch | None = None) -> Tensor:
     """Dropout (Srivastava et al. 2014): each value of `x` is 0 with probability `rate`, else divided by 1 - rate."""
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return x * kept.to(x.dtype) / (1 - rate)
+    start, n_images = part or PartOfBatch(0, len(x))
+    kept = torch.rand(n_images, *x.shape[1:], generator=generator, device=x.device) >= rate
+    return x * kept[start : start + len(x)].to(x.dtype) / (1 - rate)
 
 
-def drop_squares(x: Tensor, rate: float, size: int, generator: torch.Generator | None) -> Tensor:
+def drop_squares(
+    x: Tensor, rate: float, size: int, generator: torch.Generator | None, part: PartOfBatch | None = None
+) -> Tensor:
     """DropBlock (Ghiasi et al. 2018): zero squares of side `size` in each map of `x` [B, C, height, width].
 
     Squares begin where they fit, with a probability that would drop the share `rate` of the values if no two of them
@@ -161,10 +189,13 @@ def drop_squares(x: Tensor, rate: float, size: int, generator: torch.Generator |
         raise ValueError(f"squares of {size} pixels do not fit a map of {height} x {width}; lower drop_block_size")
     places = (height - size + 1) * (width - size + 1)
     probability = rate / size**2 * height * width / places
-    drawn = torch.rand(*x.shape[:2], height - size + 1, width - size + 1, generator=generator, device=x.device)
+    start, n_images = part or PartOfBatch(0, len(x))
+    squares = (n_images, x.shape[1], height - size + 1, width - size + 1)
+    drawn = torch.rand(squares, generator=generator, device=x.device)
     begun = functional.pad((drawn < probability).to(x.dtype), [size - 1] * 4)
-    kept = 1 - functional.max_pool2d(begun, size, stride=1)  # [B, C, height, width]
-    return x * kept * (kept.numel() / kept.sum(dtype=torch.float32).clamp(min=1)).to(x.dtype)
+    kept = 1 - functional.max_pool2d(begun, size, stride=1)  # [B, C, height, width], of the whole batch
+    scale = (kept.numel() / kept.sum(dtype=torch.float32).clamp(min=1)).to(x.dtype)
+    return x * kept[start : start + len(x)] * scale
 
 
 def _initialise(convolution: nn.Conv2d, kind: Literal["he", "xavier"], generator: torch.Generator | None) -> None:

@@ -1,5 +1,6 @@
 """Data: a data set to its cache, images to features."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from norml_cli.app.options import (
     DeterministicOption,
     DeviceOption,
+    DevicesOption,
     ForceOption,
     PrecisionOption,
     QuietOption,
@@ -99,6 +101,7 @@ def pretrain_command(
     precision: PrecisionOption = None,
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     device: DeviceOption = "auto",
+    devices: DevicesOption = None,
     threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
@@ -115,19 +118,23 @@ def pretrain_command(
     It learns the meta-training classes. If you stop it, the same command goes on. With --epochs or --width it is
     another pretraining; its end says how a run takes its features (--set backbone_epochs=N, backbone_width=W).
     """
-    entries, chosen = entries_of(registry), seeds_of(seeds)
-    from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
+    from norml_cli.training.ranks.launching import on_devices
 
-    of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
-    resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
-    output = Output(quiet=quiet, as_json=json)
-    output.print(f"{recipe}, seed {', '.join(map(str, chosen))}: loading torch and the data", highlight=False)
-    from norml_cli.commands.data.pretrain import pretrain, verify_features
-    from norml_cli.training.launch import Launch
+    with on_devices(None if verify else devices, device) as ranks:
+        entries, chosen = entries_of(registry), seeds_of(seeds)
+        from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
-    if verify:
-        for seed in chosen:
-            verify_features(entries, resolved, seed, output)
-        return
-    launch = Launch.of(chosen[0], device, results, force=force, threads=threads, deterministic=deterministic)
-    pretrain(entries, resolved, launch.with_seeds(chosen), output)
+        of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
+        resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
+        output = Output(quiet=quiet, as_json=json)
+        output.print(f"{recipe}, seed {', '.join(map(str, chosen))}: loading torch and the data", highlight=False)
+        from norml_cli.commands.data.pretrain import pretrain, verify_features
+        from norml_cli.training.launch import Launch
+
+        if verify:
+            for seed in chosen:
+                verify_features(entries, resolved, seed, output)
+            return
+        own = ranks.device(device)
+        launch = Launch.of(chosen[0], own, results, force=force, threads=threads, deterministic=deterministic)
+        pretrain(entries, resolved, replace(launch, ranks=ranks).with_seeds(chosen), output)

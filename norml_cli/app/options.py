@@ -78,6 +78,16 @@ DeviceOption = Annotated[
         autocompletion=one_of("auto", "cpu", "cuda"),
     ),
 ]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Share each step among N GPUs, or N CPU processes where there is none. Default: 1.",
+    ),
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Discard existing results and checkpoints and run again. Default: keep them.")
 ]

@@ -12,6 +12,7 @@ from norml_cli.app.options import (
     CompileOption,
     DeterministicOption,
     DeviceOption,
+    DevicesOption,
     ForceOption,
     NameOption,
     OuterStepsOption,
@@ -54,6 +55,7 @@ def run_command(
     outer_steps: OuterStepsOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    devices: DevicesOption = None,
     threads: ThreadsOption = None,
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
@@ -68,13 +70,17 @@ def run_command(
 
     If you stop it, the same command goes on.
     """
-    overrides, chosen = with_outer_steps(set_, outer_steps), seeds_of(seeds)
-    require_id("--name", name)
-    entries = entries_of(registry, methods)
-    resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods_of(entries, methods)]
-    from norml_cli.commands.runs.run import run  # after what needs no torch: fails fast
-    from norml_cli.training.launch import Launch
+    from norml_cli.training.ranks.launching import on_devices
 
-    launch = Launch.of(chosen[0], device, results, force=force, threads=threads, deterministic=deterministic)
-    launch = replace(launch, compiled=compile_, tensorboard=tensorboard, name=name)
-    run(entries, resolved, launch.with_seeds(chosen), Output(quiet=quiet, as_json=json))
+    with on_devices(devices, device) as ranks:
+        overrides, chosen = with_outer_steps(set_, outer_steps), seeds_of(seeds)
+        require_id("--name", name)
+        entries = entries_of(registry, methods)
+        resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods_of(entries, methods)]
+        from norml_cli.commands.runs.run import run  # after what needs no torch: fails fast
+        from norml_cli.training.launch import Launch
+
+        own = ranks.device(device)
+        launch = Launch.of(chosen[0], own, results, force=force, threads=threads, deterministic=deterministic)
+        launch = replace(launch, compiled=compile_, tensorboard=tensorboard, name=name, ranks=ranks)
+        run(entries, resolved, launch.with_seeds(chosen), Output(quiet=quiet, as_json=json))

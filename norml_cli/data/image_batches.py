@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from norml_cli.data.splits import OnProgress
 from norml_cli.registry.protocol import Recipe
 
 EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
@@ -34,8 +33,11 @@ def _averaged(images: Tensor, size_px: int) -> Tensor:
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _ignored(_done: int, _total: int) -> None:
-    pass
+def _by_one_draw(augment: nn.Module, images: Tensor, first: int) -> Tensor:
+    """The images from `first` on, augmented alike; the draw is made even if there are none."""
+    wanted = images[max(0, first) :]
+    augmented: Tensor = augment(wanted if len(wanted) else images[:1])
+    return augmented[: len(wanted)]
 
 
 class ImageBatches:
@@ -60,29 +62,27 @@ class ImageBatches:
         """The images at `rows` [B] as float32 [B, 3, s, s]."""
         return self._normalised(self._bytes(images, rows))
 
-    def augmented(self, images: Tensor, rows: Tensor, seed: int) -> Tensor:
+    def augmented(self, images: Tensor, rows: Tensor, seed: int, share: slice | None = None) -> Tensor:
         """As `plain`, augmented; equal seeds draw the same.
 
+        share: which of the rows become images (None: all); they are drawn as if all did.
         torchvision draws from torch's global CPU generator, which is put back afterwards.
         """
-        batch = self._bytes(images, rows)
-        if self._augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                batch = torch.cat([self._augment(part) for part in torch.split(batch, self._together)])
-        return self._normalised(batch)
+        start, stop, _ = (share or slice(None)).indices(len(rows))
+        augment = self._augment
+        if augment is None:
+            return self._normalised(self._bytes(images, rows[start:stop]))
+        draws = torch.split(self._bytes(images, rows[:stop]), self._together)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            parts = [_by_one_draw(augment, part, start - at * self._together) for at, part in enumerate(draws)]
+        return self._normalised(torch.cat(parts))
 
     @torch.no_grad()
-    def outputs(self, model: nn.Module, images: Tensor, rows: Tensor, on_progress: OnProgress = _ignored) -> Tensor:
-        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device.
-
-        `on_progress` is called with how many are done, and n, before each batch.
-        """
-        parts = []
-        for start in range(0, len(rows), EVALUATED_TOGETHER):
-            on_progress(start, len(rows))
-            parts.append(model(self.plain(images, rows[start : start + EVALUATED_TOGETHER])).float())
-        return torch.cat(parts)
+    def outputs(self, model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
+        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device."""
+        batches = torch.split(rows, EVALUATED_TOGETHER)
+        return torch.cat([model(self.plain(images, batch)).float() for batch in batches])
 
     def _bytes(self, images: Tensor, rows: Tensor) -> Tensor:
         return images[rows.to(images.device)].to(self._device, non_blocking=True).permute(0, 3, 1, 2)

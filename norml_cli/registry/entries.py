@@ -83,8 +83,9 @@ class RecipeEntry(Entry):
 
     @property
     def values(self) -> Recipe:
-        """The recipe without its sources."""
-        return Recipe(**{key: getattr(self.recipe, key).value for key in Recipe.model_fields})
+        """The recipe without its sources; what it does not declare has its default."""
+        declared = {key: getattr(self.recipe, key) for key in Recipe.model_fields}
+        return Recipe(**{key: sourced.value for key, sourced in declared.items() if sourced is not None})
 
 
 class BenchmarkEntry(Entry):

@@ -217,7 +217,12 @@ class Recipe(Model):
     queries_per_class: int = Field(ge=1, le=1000, description="Q: query examples per class of an episode")
     validation_episodes: int = Field(ge=2, le=1_000_000, description="fixed meta-validation episodes of each K")
     episode_seed: int = Field(ge=0, lt=2**31, description="seed from which the fixed episodes are drawn")
-    # How it is computed; its default is left out of a spec's hash, so that earlier pretrainings stay what they are.
+    # How it is computed; defaults are left out of a spec's hash, so that earlier pretrainings stay what they are.
+    batch_statistics: Literal["whole-batch", "per-rank"] = Field(
+        default="whole-batch",
+        description="of which images batch norm takes its statistics where several ranks share a batch: of all, as one "
+        "rank would, or of each rank's own, which spares messages",
+    )
     precision: Precision = Field(
         default="auto",
         description="of the network's arithmetic: 'auto' takes bfloat16 on a GPU, and on a CPU where a short trial of "

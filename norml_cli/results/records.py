@@ -159,6 +159,7 @@ class Origin:
     command: str
     deterministic: bool | None
     repeatability: str
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ class Record(Document):
     seed: NonNegative = Field(description="of initial weights and of what training draws")
     dataset: DatasetIdentity
     best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
-    device: Text = Field(description="GPU, or CPU with the threads that torch used and its model")
+    device: Text = Field(
+        description="GPU, or CPU with the threads that torch used and its model; '2 x': as many of them (see ranks)"
+    )
     versions: dict[str, Text] = Field(description="of norml, Python and torch")
     git: GitState
     command: Text = Field(description="as it was given, without paths")
@@ -188,6 +191,9 @@ class Record(Document):
         default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
     )
     repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
+    ranks: Count | None = Field(
+        default=None, description="processes, each with a device, that shared every step at the end; null: one"
+    )
     created: Utc = Field(description="UTC, ISO 8601")
 
     @classmethod

@@ -17,6 +17,7 @@ from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.splits import OnProgress, SplitName
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import OfClass
+from norml_cli.training.ranks.sharing import Ranks
 
 EPISODES_BETWEEN_LOOKS = 320  # evaluated before the display is told and a stop request obeyed
 EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
@@ -56,17 +57,30 @@ class FixedEpisodes:
 
 
 def count_correct(
-    model: nn.Module, spec: RunSpec, episodes: FixedEpisodes, on_progress: OnProgress
+    model: nn.Module,
+    spec: RunSpec,
+    episodes: FixedEpisodes,
+    on_progress: OnProgress,
+    ranks: Ranks | None = None,
 ) -> NDArray[np.int64]:
-    """Correct answers of each episode: [E]."""
+    """Correct answers of each episode: [E].
+
+    ranks: take turns at the groups of episodes that are evaluated at once. The groups are always the same, so the same
+    weights give the same counts on any number of ranks. Each rank calls `on_progress` as often as the others.
+    """
+    ranks, device = ranks or Ranks(), episodes.indices.classes.device
     query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)
-    total, counts = len(episodes.indices), []
-    for start in range(0, total, EPISODES_BETWEEN_LOOKS):
-        on_progress(start, total)
-        some = episodes.indices[start : start + EPISODES_BETWEEN_LOOKS]
-        at_once = EPISODES_AT_ONCE[some.classes.device.type]
-        counts.append(correct_counts(query_logits, episodes.pool, some, k_shot=spec.shots, episodes_at_once=at_once))
-    correct: NDArray[np.int64] = torch.cat(counts).cpu().numpy()
+    total, at_once = len(episodes.indices), EPISODES_AT_ONCE[device.type]
+    counts = torch.zeros(total, dtype=torch.int64, device=device)
+    between_looks = EPISODES_BETWEEN_LOOKS * ranks.size
+    for look in range(0, total, between_looks):
+        on_progress(look, total)
+        for start in range(look, min(look + between_looks, total), at_once)[ranks.rank :: ranks.size]:
+            group = slice(start, min(start + at_once, total))
+            counts[group] = correct_counts(
+                query_logits, episodes.pool, episodes.indices[group], k_shot=spec.shots, episodes_at_once=at_once
+            )
+    correct: NDArray[np.int64] = ranks.sum(counts).cpu().numpy()
     return correct
 
 

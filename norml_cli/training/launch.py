@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,12 +21,14 @@ from norml_cli.terminal.progress import Follower, RunDisplay
 from norml_cli.terminal.status_files import StatusFile
 from norml_cli.terminal.tensorboard import EventFiles
 from norml_cli.training.loop import Setting, Training
+from norml_cli.training.ranks.sharing import LostRank, Ranks
 from norml_cli.training.resources import is_out_of_memory, memory_remedies
 from norml_cli.training.run import Compile, Run
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StoppedAtOnce, StopRequest
 
 # For each inner step; measured: compiling one takes 10-20 s, on two cores and beside an H100, which it saves less.
 COMPILE_FROM_OUTER_STEPS = {"cpu": 1000, "cuda": 4000}
+LOST_EXIT_CODE = 1  # of a rank that cannot go on without another
 
 T = TypeVar("T", bound=Training)
 
@@ -37,6 +39,7 @@ class Launch:
 
     force: drop what is begun and run again what is finished. threads: of the CPU; None: as many as pay. compiled:
     whether to compile; None: where it pays. tensorboard: the folder of event files, if any. name: of the run (--name).
+    ranks: they share each training.
     """
 
     seed: int
@@ -47,6 +50,7 @@ class Launch:
     compiled: bool | None = None
     tensorboard: Path | None = None
     name: str | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @classmethod
     def of(
@@ -91,26 +95,40 @@ def launched(
 
     Exits with 130 when the user stopped it: the same command goes on from there. Raises UserError.
     """
+    ranks = launch.ranks
     if launch.force:
-        companions.start_over()
+        ranks.of_first(companions.start_over)
     status = StatusFile(companions.status, names.full)
-    with RunDisplay(console, names.short, [status, *followers]) as display, _told_of_memory(names):
+    told = [status, *followers] if ranks.is_first else []
+    with RunDisplay(console, names.short, told) as display, _told_of_memory(names):
         stop = StopRequest(display.say)
         with stop.listening():
             setting = Setting(
-                launch.seed, launch.device, companions, display, stop, launch.threads, names.changed, names.told
+                seed=launch.seed,
+                device=launch.device,
+                companions=companions,
+                display=display,
+                stop=stop,
+                threads=launch.threads,
+                changed=names.changed,
+                told=names.told,
+                ranks=ranks,
             )
             training = build(setting)
-            status.begin(training.phase, training.state.step, training.steps)
+            if ranks.is_first:
+                status.begin(training.phase, training.state.step, training.steps)
             display.say(training.begins())
             try:
                 yield training
-                companions.tidy()
+                ranks.of_first(companions.tidy)
                 display.say("finished")
-                stop.obey()  # asked for too late for this one
+                training.obey()  # asked for too late for this one
             except Stopped as stopped:
                 display.say(_stopped(training, at_once=isinstance(stopped, StoppedAtOnce)))
                 raise SystemExit(STOPPED_EXIT_CODE) from None
+            except LostRank:
+                display.say(f"another rank has ended; the same command {_goes_on(training)}")
+                raise SystemExit(LOST_EXIT_CODE) from None
 
 
 @contextmanager
@@ -147,9 +165,12 @@ def _told_of_memory(names: TrainingNames) -> Iterator[None]:
 
 def _stopped(training: Training, *, at_once: bool) -> str:
     if at_once:
-        kept = f"goes on from {training.step_name} {training.saved_step:,}" if training.saved_step else "starts again"
-        return f"stopped at once; the same command {kept}"
+        return f"stopped at once; the same command {_goes_on(training)}"
     return f"stopped after {training.step_name} {training.state.step:,}; the same command goes on from there"
+
+
+def _goes_on(training: Training) -> str:
+    return f"goes on from {training.step_name} {training.saved_step:,}" if training.saved_step else "starts again"
 
 
 def _place(spec: RunSpec, changed: Sequence[str], seed: int, label: str | None) -> Path:

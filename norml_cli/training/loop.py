@@ -3,6 +3,8 @@
 A training can be stopped anywhere (Ctrl-C, SIGTERM, kill) and started again. Everything that decides its numbers is in
 the checkpoint or follows from spec and seed, so on the CPU a resumed training ends with the record of an uninterrupted
 one. What is trained, and how a step and a meta-validation go, its subclasses say.
+
+Several processes (ranks) can share a training: each takes its part of every step, and the first reads and writes files.
 """
 
 import math
@@ -11,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -24,7 +25,8 @@ from norml_cli.results.records import DatasetIdentity
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.checkpoints import START_OVER, identity_of, read_checkpoint, write_checkpoint
 from norml_cli.training.divergence import Diverged, refuse_if_diverged, require_finite, write_note
-from norml_cli.training.provenance import device_name, origin_of, peak_memory_bytes
+from norml_cli.training.provenance import among, device_name, origin_of, peak_memory_bytes
+from norml_cli.training.ranks.sharing import Ranks
 from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import Stopped, StoppedAtOnce, StopRequest
 
@@ -51,7 +53,8 @@ class TrainingState:
     compile_s: float = 0.0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
-    threads: int | None = None  # that torch uses on the CPU
+    threads: int | None = None  # that torch uses on the CPU, in each rank
+    ranks: int = 1  # that share it
     devices: list[str] = field(default_factory=list)  # that it was computed on, one after the other
 
 
@@ -71,6 +74,7 @@ class Setting:
     threads: int | None = None
     changed: Sequence[str] = ()
     told: Sequence[str] = ()
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Training(ABC):
@@ -89,9 +93,10 @@ class Training(ABC):
         self.saved_step: int | None = None  # of the checkpoint
         self._name, self.steps = name, steps
         self._setting, self._stop, self._companions = setting, setting.stop, setting.companions
+        self._ranks = setting.ranks
         self._spec, self._identity = spec, identity_of(spec, setting.seed, dataset)
         self._started_at = time.perf_counter()
-        refuse_if_diverged(self._companions.diverged, self._identity)
+        self._ranks.of_first(lambda: refuse_if_diverged(self._companions.diverged, self._identity))
 
     # --------------------------------------------------------------------------------------- what a subclass supplies
 
@@ -155,26 +160,37 @@ class Training(ABC):
         """Write the checkpoint: the whole state, or the one before it stays."""
         self._require_finite()
         self._account()
-        content = {
-            **self._identity,
-            "state": vars(self.state),
-            self.weights_key: self.model.state_dict(),
-            **self._tensors(),
-        }
-        write_checkpoint(self._companions.checkpoint, content)
+        if self._ranks.is_first:
+            content = {
+                **self._identity,
+                "state": vars(self.state),
+                self.weights_key: self.model.state_dict(),
+                **self._tensors(),
+            }
+            write_checkpoint(self._companions.checkpoint, content)
         self.saved_step = self.state.step
 
     def _begin(self) -> None:
         """Take up the checkpoint if there is one, on as many threads; last of what a subclass's __init__ does."""
-        if self._companions.checkpoint.exists():
-            self._load(self._companions.checkpoint)
-        if self.device.type == "cpu":
-            self.state.threads = use_threads(self._setting.threads or self.state.threads, self._work())
+        content = self._ranks.of_first(self._read)
+        if content is not None:
+            self._load(content)
+        self._ranks.copy_first(self.model.state_dict().values())
+        self._choose_threads()
         self._choose_arithmetic()
-        name = self._device_name()
+        name = among(self._ranks.size, self._device_name())
         if self.state.devices[-1:] != [name]:
             self.state.devices.append(name)
-        self.origin = origin_of(self._spec, self._setting.changed, self.seed, self.device, self.state.devices)
+        self.origin = origin_of(
+            self._spec, self._setting.changed, self.seed, self.device, self.state.devices, ranks=self._ranks.size
+        )
+
+    def _choose_threads(self) -> None:
+        state, ranks = self.state, self._ranks
+        wanted = self._setting.threads or (state.threads if state.ranks == ranks.size else None)
+        state.ranks = ranks.size
+        if self.device.type == "cpu":
+            state.threads = use_threads(wanted, self._work() / ranks.size, processes=ranks.local_size)
 
     def _candidate(self) -> nn.Module:
         """What is meta-validated and, where it is best, kept: the model as it is."""
@@ -186,13 +202,17 @@ class Training(ABC):
     def _device_name(self) -> str:
         return device_name(self.device)
 
-    def _load(self, path: Path) -> None:
-        content = read_checkpoint(path, self._identity)
+    def _read(self) -> dict[str, Any] | None:
+        path = self._companions.checkpoint
+        return read_checkpoint(path, self._identity) if path.exists() else None
+
+    def _load(self, content: Mapping[str, Any]) -> None:
         try:
             self.state = TrainingState(**content["state"])
             self.model.load_state_dict(content[self.weights_key])
             self._take_up(content)
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
+            path = self._companions.checkpoint
             raise UserError(f"{path}: written by another version of norml; {START_OVER}") from error
         self.saved_step = self.state.step
 
@@ -207,7 +227,8 @@ class Training(ABC):
                 self.save()
                 raise
             except Diverged as error:
-                write_note(self._companions.diverged, self._identity, error)
+                if self._ranks.is_first:
+                    write_note(self._companions.diverged, self._identity, error)
                 raise
 
     def _train(self) -> None:
@@ -220,7 +241,7 @@ class Training(ABC):
             if state.step == self.steps:
                 self.save()
                 return
-            self._stop.obey()
+            self.obey()
             loss = self._take_steps(self._steps_until_a_look())
             now = time.perf_counter()
             if now - shown_at > SHOW_EVERY_S:
@@ -229,6 +250,11 @@ class Training(ABC):
             if now - saved_at > CHECKPOINT_EVERY_S:
                 self.save()
                 saved_at = time.perf_counter()
+
+    def obey(self) -> None:
+        """Raise Stopped, on every rank, if a stop was asked of any."""
+        if self._ranks.any(self._stop.made):
+            raise Stopped
 
     def _steps_until_a_look(self) -> int:
         """On a CPU every step is looked at; elsewhere some run ahead, up to the next meta-validation."""

@@ -7,12 +7,11 @@ number alone.
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
@@ -20,12 +19,12 @@ from norml.episodes import ExamplePool
 from norml.evaluation import correct_counts
 from norml.frozen_classifiers import NearestCentroid
 from norml.meta_training import outer_lr_at
-from norml.resnet12 import Classifier, ResNet12, parameter_count
+from norml.resnet12 import Classifier, PartOfBatch, ResNet12, parameter_count
 from norml.statistics import FORMULA, interval_95
 from norml_cli.data.cache import Cache
 from norml_cli.data.examples import episode_indices
 from norml_cli.data.fixed_episodes import pretraining_requests
-from norml_cli.data.image_batches import ImageBatches, resident
+from norml_cli.data.image_batches import EVALUATED_TOGETHER, ImageBatches, resident
 from norml_cli.files.errors import counted
 from norml_cli.registry.protocol import HELD_OUT_EVERY, Recipe
 from norml_cli.registry.specs import PretrainSpec
@@ -33,6 +32,7 @@ from norml_cli.results.records import Accuracy, Course, DatasetIdentity, Pretrai
 from norml_cli.training.build import build_backbone_classifier, generator_for
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.precision import computed_in, precision_on
+from norml_cli.training.ranks.sharing import Ranks
 
 TRIAL_IMAGES = 2  # chosen: a trial takes seconds; maps of 84 pixels fill the processor however few they are
 
@@ -60,6 +60,7 @@ class Pretraining(Training):
         self._optimizer = _optimizer(recipe, [p for p in self.model.parameters() if p.requires_grad])
         self._order: tuple[int, Tensor] | None = None  # of one epoch, with its number
         self._begin()
+        self._network = _shared(self.model, recipe, self._ranks)
 
     def _load_images(self, cache: Cache) -> None:
         recipe = self.spec.values
@@ -117,24 +118,25 @@ class Pretraining(Training):
     @override
     def _take_step(self, step: int) -> Tensor:
         """One step of the optimiser; its loss and accuracy, [2] on the device."""
-        recipe = self.spec.values
-        rows = self._rows(step)
-        x = self._batches.augmented(
-            self._train_images, rows, generator_for(f"augmentation of step {step}", self.seed).initial_seed()
-        )
-        y = self._labels[rows].to(self.device)
+        recipe, ranks = self.spec.values, self._ranks
+        rows, share = self._rows(step), ranks.share(recipe.batch_size)
+        seed = generator_for(f"augmentation of step {step}", self.seed).initial_seed()
+        x = self._batches.augmented(self._train_images, rows, seed, share)
+        y = self._labels[rows[share]].to(self.device)
+        weight, part = len(y) / len(rows), PartOfBatch(share.start, len(rows))
         strength = min(1.0, step / recipe.drop_ramp_steps) if recipe.drop_ramp_steps else 1.0
         dropping = generator_for(f"dropping of step {step}", self.seed, self.device)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(recipe, step)
         self.model.train()
         with computed_in(self._precision, self.device):
-            logits = self.model(x, generator=dropping, drop_strength=strength)
+            logits = self._network(x, generator=dropping, drop_strength=strength, part=part)
         loss = functional.cross_entropy(logits.float(), y)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        (loss * (weight * ranks.size)).backward()  # type: ignore[no-untyped-call]  # the mean over ranks is taken of it
         self._optimizer.step()
-        return torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+        told = torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+        return ranks.means([told], weight)[0]
 
     def _rows(self, step: int) -> Tensor:
         """Where the images of a step lie: [B]. Each epoch has its own order; images that fill no batch wait."""
@@ -156,6 +158,7 @@ class Pretraining(Training):
         """Accuracy on the held-out images and nearest-centroid accuracy on meta-validation. Raises Stopped."""
         state, recipe = self.state, self.spec.values
         self.model.eval()
+        self._ranks.copy_first(self.model.buffers())  # running statistics, which may be each rank's own
         correct = self._nearest_centroid()
         per_episode = recipe.n_way * recipe.queries_per_class
         intervals = {shots: interval_95(counts).divided_by(per_episode) for shots, counts in correct.items()}
@@ -178,9 +181,8 @@ class Pretraining(Training):
     def _nearest_centroid(self) -> dict[str, list[int]]:
         """Correct answers of each fixed meta-validation episode, by shots."""
         rows = torch.arange(sum(self._val_sizes))
-        with computed_in(self._precision, self.device):
-            look = partial(self._look, "meta_val")
-            features = self._batches.outputs(self.model.backbone, self._val_images, rows, look)
+        backbone = self.model.backbone
+        features = self._outputs(backbone, backbone.n_features, self._val_images, rows, "meta_val")
         pool = ExamplePool.of_features(features, unit_length=True, sizes=torch.tensor(self._val_sizes))
         nearest = NearestCentroid("euclidean")
         return {
@@ -190,14 +192,22 @@ class Pretraining(Training):
 
     def _held_out_accuracy(self) -> float:
         rows = self._held_out_rows
-        with computed_in(self._precision, self.device):
-            logits = self._batches.outputs(self.model, self._train_images, rows, partial(self._look, "meta_train"))
+        logits = self._outputs(self.model, self._n_classes, self._train_images, rows, "meta_train")
         labels = self._labels[rows].to(self.device)
         return float((logits.argmax(1) == labels).double().mean())
 
-    def _look(self, split: str, done: int, images: int) -> None:
-        self._stop.obey()
-        self.display.embedding(split, done, images)
+    def _outputs(self, model: nn.Module, width: int, images: Tensor, rows: Tensor, split: str) -> Tensor:
+        """What `model` makes of the images at `rows` [n]: float32 [n, width]. Ranks take turns at batches."""
+        ranks, outputs = self._ranks, torch.zeros(len(rows), width, device=self.device)
+        for look in range(0, len(rows), EVALUATED_TOGETHER * ranks.size):
+            self.obey()
+            self.display.embedding(split, look, len(rows))
+            start = look + EVALUATED_TOGETHER * ranks.rank
+            batch = slice(start, start + EVALUATED_TOGETHER)
+            if start < len(rows):
+                with computed_in(self._precision, self.device):
+                    outputs[batch] = self._batches.outputs(model, images, rows[batch])
+        return ranks.sum(outputs)
 
     @override
     def _show(self, loss: float) -> None:
@@ -212,7 +222,8 @@ class Pretraining(Training):
     @override
     def _choose_arithmetic(self) -> None:
         recipe = self.spec.values
-        self._precision = precision_on(recipe.precision, self.device, trial_step(self.model.backbone, recipe))
+        trial = trial_step(self.model.backbone, recipe)
+        self._precision = self._ranks.of_first(lambda: precision_on(recipe.precision, self.device, trial))
 
     @override
     def _device_name(self) -> str:
@@ -235,6 +246,19 @@ class Pretraining(Training):
     @override
     def _take_up(self, tensors: Mapping[str, Any]) -> None:
         self._optimizer.load_state_dict(tensors["optimizer"])
+
+
+def _shared(model: Classifier, recipe: Recipe, ranks: Ranks) -> nn.Module:
+    """The network whose steps `ranks` share: each takes its images, and all get the mean of their gradients."""
+    if ranks.size == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - a second that others need not wait
+
+    from norml_cli.training.ranks.batch_norm import take_statistics_of_all  # noqa: PLC0415
+
+    if recipe.batch_statistics == "whole-batch":
+        take_statistics_of_all(model, recipe.batch_size)
+    return DistributedDataParallel(model)
 
 
 def trial_step(backbone: ResNet12, recipe: Recipe) -> Callable[[], Tensor]:

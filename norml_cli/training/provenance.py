@@ -16,7 +16,7 @@ from norml_cli.registry.specs import PretrainSpec, RunSpec
 from norml_cli.results.records import GitState, Origin
 from norml_cli.terminal.command_line import command_line
 
-SEVERAL_DEVICES = "Not bit-reproducible: resumed on another device or with another number of threads."
+SEVERAL_DEVICES = "Not bit-reproducible: resumed on another device, or with another number of threads or ranks."
 
 
 def device_name(device: torch.device, examples: int = 0) -> str:
@@ -26,6 +26,11 @@ def device_name(device: torch.device, examples: int = 0) -> str:
     products = ", oneDNN" if onednn_multiplies(examples) else ""
     threads = torch.get_num_threads()
     return f"cpu ({threads} thread{'s' * (threads != 1)}, {cpu_model()}{products})"
+
+
+def among(ranks: int, name: str) -> str:
+    """The devices of so many ranks, of which the first has the device `name`: '2 x cpu (1 thread, ...)'."""
+    return name if ranks == 1 else f"{ranks} x {name}"
 
 
 @cache
@@ -52,7 +57,13 @@ def _first_processor(cpuinfo: Path) -> dict[str, str]:
 
 
 def origin_of(
-    spec: RunSpec | PretrainSpec, changed: Sequence[str], seed: int, device: torch.device, devices: Sequence[str]
+    spec: RunSpec | PretrainSpec,
+    changed: Sequence[str],
+    seed: int,
+    device: torch.device,
+    devices: Sequence[str],
+    *,
+    ranks: int = 1,
 ) -> Origin:
     """What a record says of a training that is about to start on `device`, the last of `devices`, by name."""
     return Origin(
@@ -64,16 +75,18 @@ def origin_of(
         git=git_state(),  # of the code that is about to run, not of what stands there hours later
         command=command_line(sys.argv[1:]),
         deterministic=torch.are_deterministic_algorithms_enabled() or None,
-        repeatability=repeatability(device) if len(devices) == 1 else SEVERAL_DEVICES,
+        repeatability=repeatability(device, ranks) if len(devices) == 1 else SEVERAL_DEVICES,
+        ranks=None if ranks == 1 else ranks,
     )
 
 
-def repeatability(device: torch.device) -> str:
+def repeatability(device: torch.device, ranks: int = 1) -> str:
     """Whether running it again on `device` gives the same numbers, for a record's reader."""
+    shared = "" if ranks == 1 else f" These bits are those of {ranks} ranks; another number of them rounds differently."
     if device.type == "cpu":
-        return "Bit-reproducible on this CPU model with the same number of threads and the same versions."
+        return f"Bit-reproducible on this CPU model with the same number of threads and the same versions.{shared}"
     if torch.are_deterministic_algorithms_enabled():
-        return "Bit-reproducible on this GPU model with the same versions."
+        return f"Bit-reproducible on this GPU model with the same versions.{shared}"
     return (
         "Initial weights and episodes are bit-reproducible; the numbers are not: a GPU adds in varying order, and "
         "training enlarges the rounding differences."

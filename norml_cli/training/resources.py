@@ -16,14 +16,16 @@ WORTH_THREADS = 2e8
 _SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
-def use_threads(wanted: int | None, work: float = 0.0) -> int:
+def use_threads(wanted: int | None, work: float = 0.0, *, processes: int = 1) -> int:
     """Have torch use `wanted` threads; None: as many as are worth their while for `work`. Returns how many.
 
-    By sizes, never by a look at the clock, so that one command gives one number of threads.
+    By sizes, never by a look at the clock, so that one command gives one number of threads. processes: that share the
+    machine's cores, where OMP_NUM_THREADS does not say how many threads each has.
     """
     if wanted is None:
         declared = "OMP_NUM_THREADS" in os.environ
-        wanted = ALL_THREADS if declared or work >= WORTH_THREADS else 1
+        share = ALL_THREADS if declared else max(1, ALL_THREADS // processes)
+        wanted = share if declared or work >= WORTH_THREADS else 1
     torch.set_num_threads(wanted)
     return wanted
 

@@ -44,6 +44,7 @@ from norml_cli.training.divergence import rising, told_apart
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.provenance import device_name
+from norml_cli.training.ranks.gradient import of_whole_batch
 
 Compile = Literal["never", "try", "must"]
 
@@ -174,11 +175,11 @@ class Run(Training):
         loss, accuracy = outer_step(
             meta_learner,
             self._optimizer,
-            self._meta_batch(self._generator),
+            self._share_of_a_meta_batch(),
             inner_steps=protocol.inner_steps,
             gradient_clip=protocol.gradient_clip,
             gradient_norm_limit=protocol.gradient_norm_limit,
-            gradient=self._checked if self.device.type == "cpu" else self._gradient,
+            gradient=self._checked if self.device.type == "cpu" else self._shared,
         )
         if self._average is not None:
             self._average.update_parameters(meta_learner)
@@ -188,13 +189,28 @@ class Run(Training):
         self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
-        loss, accuracy, gradients = self._gradient(meta_learner, batch, inner_steps)
+        loss, accuracy, gradients = self._shared(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
             why = self.advice
             if isinstance(meta_learner, MetaLearner):
-                why = told_apart(meta_learner, batch, inner_steps)
+                why = told_apart(meta_learner, self._drawn, inner_steps)
             self._diverged(float(loss), self.state.step + 1, why)
         return loss, accuracy, gradients
+
+    def _shared(
+        self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The meta-gradient of the whole meta-batch, of which `batch` is this rank's share."""
+        weight = len(batch) / self.spec.protocol.meta_batch_size
+        return of_whole_batch(self._gradient(meta_learner, batch, inner_steps), self._ranks, weight)
+
+    def _share_of_a_meta_batch(self) -> EpisodeBatch:
+        """This rank's part of the next E training episodes. Every rank draws all of them."""
+        self._drawn = self._meta_batch(self._generator)
+        return self._share(self._drawn)
+
+    def _share(self, batch: EpisodeBatch) -> EpisodeBatch:
+        return batch[self._ranks.share(len(batch))]
 
     def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
         """E training episodes."""
@@ -240,7 +256,7 @@ class Run(Training):
         self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
         started_at = time.perf_counter()
-        batch = self._meta_batch(generator_for("compiling", self.seed, self.device))
+        batch = self._share(self._meta_batch(generator_for("compiling", self.seed, self.device)))
         gradient = compiled_meta_gradient(self.device, followed)
         try:
             with self._stop.breaking_off(), warnings.catch_warnings():
@@ -297,10 +313,10 @@ class Run(Training):
         """Correct answers of `model` in each fixed episode of a split: [E]. Raises Stopped."""
 
         def on_progress(done: int, episodes: int) -> None:
-            self._stop.obey()
+            self.obey()
             self.display.evaluating(split, done, episodes)
 
-        return count_correct(model, self.spec, self._fixed[split], on_progress)
+        return count_correct(model, self.spec, self._fixed[split], on_progress, self._ranks)
 
     @override
     def _candidate(self) -> nn.Module:

@@ -49,6 +49,7 @@ TORCH_FREE = [
     "norml_cli.data.features",
     "norml_cli.data.sources.mini_imagenet",
     "norml_cli.data.sources.omniglot",
+    "norml_cli.training.ranks.launching",
     "norml_cli.sweeps.on_ray",
     "norml_cli.sweeps.on_slurm",
     "norml_cli.sweeps.sweep",

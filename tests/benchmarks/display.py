@@ -75,6 +75,8 @@ def show(console: Console, section: Section) -> None:
 def _median(row: Measurement) -> str:
     if row.median is None:
         return "-"
+    if row.unit == "requests":
+        return f"{row.median:,.0f}"
     if row.unit == "bytes":
         return f"{row.median / 2**20:,.0f} MiB"
     return f"{row.median:,.1f} s" if row.median >= LONG_S else f"{1e3 * row.median:,.2f} ms"

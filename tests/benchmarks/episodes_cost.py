@@ -28,7 +28,7 @@ def sampling(bench: Bench) -> Section:
     for workload in bench.workloads:
 
         def drawn(workload: Workload = workload) -> object:
-            indices = _episodes(pool, workload, workload.meta_batch_size, generator)
+            indices = drawn_episodes(pool, workload, workload.meta_batch_size, generator)
             return pool.gather(indices, k_shot=workload.k_shot)
 
         calls = {"sampling": drawn} | {method: step_of(bench.device, method, workload) for method in (MAML, NORML)}
@@ -68,7 +68,7 @@ def evaluation(bench: Bench) -> Section:
 def _evaluation_s(
     bench: Bench, meta_learner: MetaLearner, pool: ExamplePool, workload: Workload, n_episodes: int
 ) -> float:
-    episodes = _episodes(pool, workload, n_episodes, generator_for("test episodes", 0, bench.device))
+    episodes = drawn_episodes(pool, workload, n_episodes, generator_for("test episodes", 0, bench.device))
     query_logits = partial(meta_learner, inner_steps=workload.inner_steps)
     spent = 0.0
     for start in range(0, n_episodes, BETWEEN_LOOKS):
@@ -78,7 +78,10 @@ def _evaluation_s(
     return spent
 
 
-def _episodes(pool: ExamplePool, workload: Workload, n_episodes: int, generator: torch.Generator) -> EpisodeIndices:
+def drawn_episodes(
+    pool: ExamplePool, workload: Workload, n_episodes: int, generator: torch.Generator
+) -> EpisodeIndices:
+    """So many episodes of the workload's shape."""
     return sample_indices(
         n_classes=pool.n_classes,
         n_examples=pool.n_examples,

@@ -25,6 +25,7 @@ TIMED = ("norml", "norml_cli", "registry", "tests/benchmarks", "pyproject.toml")
 PACKAGES = ("torch", "higher", "torchopt", "numpy")
 
 Value = str | int | float | bool | None
+Unit = Literal["s", "bytes", "requests"]
 Number = Annotated[float, Field(ge=0)]
 
 
@@ -32,7 +33,7 @@ class Measurement(Model):
     """One thing measured."""
 
     labels: dict[Text, str | int] = Field(description="what was measured")
-    unit: Literal["s", "bytes"]
+    unit: Unit
     repeats: list[Number] = Field(description="in the order they were taken; none: not measured, and the note says why")
     median: Number | None
     derived: dict[Text, Number] = Field(default={}, description="ratios and shares that follow from medians")
@@ -81,16 +82,14 @@ class SpeedRecord(Model):
     sections: list[Section] = Field(min_length=1)
 
 
-def measured(
-    labels: dict[str, str | int], repeats: list[float], *, unit: Literal["s", "bytes"] = "s", **derived: float
-) -> Measurement:
+def measured(labels: dict[str, str | int], repeats: list[float], *, unit: Unit = "s", **derived: float) -> Measurement:
     """A measurement with its median."""
     return Measurement(
         labels=labels, unit=unit, repeats=repeats, median=statistics.median(repeats), derived=_spaced(derived)
     )
 
 
-def not_measured(labels: dict[str, str | int], why: str, *, unit: Literal["s", "bytes"] = "s") -> Measurement:
+def not_measured(labels: dict[str, str | int], why: str, *, unit: Unit = "s") -> Measurement:
     """A place left empty, with the reason."""
     return Measurement(labels=labels, unit=unit, repeats=[], median=None, note=why)
 

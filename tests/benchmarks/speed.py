@@ -29,10 +29,11 @@ from tests.benchmarks.load import ALLOWED_CORES, Others
 from tests.benchmarks.memory import memory
 from tests.benchmarks.peers import peers
 from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_record
+from tests.benchmarks.scaling import scaling
 
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     section.__name__: section
-    for section in (peers, methods, products, growth, convolutions, memory, sampling, evaluation, commands)
+    for section in (peers, methods, products, growth, convolutions, memory, sampling, evaluation, commands, scaling)
 }
 
 LOOK_S = 1.0

@@ -23,6 +23,8 @@ PROGRAMS = ("norml", "nox", "pytest", "python -m")
 OWN_IMAGES = "test_own_images.py::test_a_folder_of_images_goes_the_whole_way"
 TABLE_MADE = "test_features_run.py::test_a_whole_table_is_made_over_several_starts"
 
+DEVICES = "tests/scale/test_ranks.py::test_two_devices_learn_what_one_does_and_one_rank_writes"
+
 # The test, by its file (in this folder where none is named) and the start of its name. A command of norml stands for
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
@@ -55,6 +57,7 @@ COVERED = {
     "norml prepare --source": "test_prepare.py::test_a_user_prepares_verifies_and_mends",
     "norml pretrain": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
     "norml pretrain --recipe": "test_pretrain.py::test_a_pretraining_leaves_weights_and_a_record",
+    "norml pretrain --devices --recipe": "tests/scale/test_ranks.py::test_a_pretraining_is_that_of_one_rank",
     "norml report": "test_commands.py::test_report_lists_the_runs_and_says_when_there_are_none",
     "norml report --format --table": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml report --curves --format": "test_series.py::test_the_command_prints_the_same_rows",
@@ -73,12 +76,14 @@ COVERED = {
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --outer-steps --registry": "test_own_images.py::test_the_commands_of_the_page_run",
     "norml run --device": "test_convolutional_run.py::test_a_run_is_verified_inspected_reported_and_loaded",
+    "norml run --devices --shots": DEVICES,
     "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
     "norml run --results --set": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --set": "test_run.py::test_a_record_of_another_protocol_is_kept_unless_forced",
     "norml run --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml show": "test_commands.py::test_show_prints_every_kind_of_entry",
     "norml show --registry": "test_own_images.py::test_a_method_of_ones_own_is_two_words",
+    "norml show --benchmark": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml show --shots": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",

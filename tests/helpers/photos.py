@@ -211,5 +211,5 @@ def recipe_values(**changes: object) -> dict[str, object]:
         "precision": "float32",  # not what a trial on a shared machine finds
     }
     for key, value in (small | changes).items():
-        values["recipe"][key]["value"] = value
+        values["recipe"].setdefault(key, {"source": "chosen: made"})["value"] = value
     return values

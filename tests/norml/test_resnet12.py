@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from norml.resnet12 import Blocks, Classifier, ResNet12, drop_squares, drop_values, parameter_count
+from norml.resnet12 import Blocks, Classifier, PartOfBatch, ResNet12, drop_squares, drop_values, parameter_count
 
 RFS = Blocks(
     convolution_biases=False,
@@ -178,3 +178,16 @@ def test_squares_that_do_not_fit_are_refused():
 def test_another_number_of_blocks_is_refused():
     with pytest.raises(ValueError, match="4 blocks, got 3"):
         made((3, 4, 5), RFS)
+
+
+@pytest.mark.parametrize("blocks", [RFS, MTL])
+def test_a_part_of_a_batch_drops_what_it_would_within_the_whole(blocks: Blocks):
+    model = made(TINY, blocks).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # or its statistics would be the part's
+    images = torch.rand(5, 3, 84, 84, generator=seeded())
+    whole = model(images, generator=seeded(5))
+    parts = [slice(0, 2), slice(2, 5)]
+    apart = [model(images[part], generator=seeded(5), part=PartOfBatch(part.start, 5)) for part in parts]
+    torch.testing.assert_close(torch.cat(apart), whole, rtol=1e-5, atol=1e-6)

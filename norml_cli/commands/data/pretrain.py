@@ -36,23 +36,28 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launches: Sequence[La
     Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
     """
     done = [_pretrained(registry, resolved, launch, console) for launch in launches]
-    console.result(done if len(done) > 1 else done[0])
+    if launches[0].ranks.is_first:
+        console.result(done if len(done) > 1 else done[0])
 
 
 def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, console: Output) -> dict[str, Any]:
     """What the record of one seed says."""
     spec, seed = resolved.spec, launch.seed
+    ranks = launch.ranks
     record_at = Results(launch.results).pretraining_path(spec, seed)
     weights_at = backbone_path(spec, seed, WEIGHTS)
-    Results(launch.results).require_writable()
+    ranks.require_share(spec.values.batch_size, "batch_size")
+    ranks.of_first(Results(launch.results).require_writable)
     cache = ensure_ready(registry, spec.dataset, pretraining_requests(spec.values).values(), console)
-    with held(weights_at, record_at):
-        trains = launch.force or not (record_at.exists() and weights_at.exists())
+    with ranks.first_within(held(weights_at, record_at)):
+        trains = launch.force or not ranks.of_first(lambda: record_at.exists() and weights_at.exists())
         if trains:
             _train(resolved, cache, launch, record_at, console)
         else:
-            Companions(weights_at).tidy()
+            ranks.of_first(Companions(weights_at).tidy)
             console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
+        if not ranks.is_first:
+            return None  # one makes the features
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, FEATURES).exists():
             _embed(record, weights_at, cache, launch, console)
@@ -79,17 +84,21 @@ def _train(resolved: ResolvedRecipe, cache: Cache, launch: Launch, record_at: Pa
 
     with launched(launch, companions, named, build, console=console) as pretraining:
         pretraining.train()
-        pretraining.keep_weights()  # first: a record without its weights could not be used
-        record = PretrainingRecord.of(
-            pretraining.origin,
-            pretraining.course(),
-            nearest_centroid=pretraining.nearest_centroid,
-            validation_hashes=pretraining.validation_hashes,
-            training_images=pretraining.training_images,
-            parameters=pretraining.parameters,
-            weights_sha256=file_sha256(companions.weights),
-        )
-        write_record(record_at, record)
+        if launch.ranks.is_first:
+            pretraining.keep_weights()  # first: a record without its weights could not be used
+            write_record(record_at, _record(pretraining, companions))
+
+
+def _record(pretraining: Pretraining, companions: Companions) -> PretrainingRecord:
+    return PretrainingRecord.of(
+        pretraining.origin,
+        pretraining.course(),
+        nearest_centroid=pretraining.nearest_centroid,
+        validation_hashes=pretraining.validation_hashes,
+        training_images=pretraining.training_images,
+        parameters=pretraining.parameters,
+        weights_sha256=file_sha256(companions.weights),
+    )
 
 
 def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: Launch, console: Console) -> None:

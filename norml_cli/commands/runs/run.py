@@ -1,5 +1,6 @@
 """`norml run`: meta-train methods, test them, and write their records."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
 from norml_cli.terminal.output import Output, print_text
 from norml_cli.training.launch import Launch, launched_run
+from norml_cli.training.run import Outcome, Run
 
 
 def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], console: Output) -> None:
@@ -31,23 +33,33 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
         for launch in launches
         for item in resolved
     ]
-    for path, item, launch in places:
+    ranks = launches[0].ranks
+    for item in resolved:
         _refuse_idle(item.spec)
-        if not launch.force:
-            _refuse_other_protocol(path, item)
-        Results(launch.results).require_writable()
+        if item.spec.protocol.outer_steps:
+            ranks.require_share(item.spec.protocol.meta_batch_size, "meta_batch_size")
+    ranks.of_first(lambda: _refuse_places(places))
     caches = _caches(registry, resolved, console)
     examples = {item.spec.hash(): Examples.of(registry, item.spec, caches[item.spec.dataset]) for item in resolved}
     for path, item, launch in places:
-        with held(path):
-            if path.exists() and not launch.force:
-                Companions(path).tidy()
+        with ranks.first_within(held(path)):
+            if ranks.of_first(path.exists) and not launch.force:
+                ranks.of_first(Companions(path).tidy)
                 which = f"{item.spec.label(launch.name)}, seed {launch.seed}"
                 console.print(f"{which}: finished already; --force runs it again", highlight=False)
             else:
                 _run_one(item, examples[item.spec.hash()], launch, path, console)
-    finished = [(path, read_record(path)) for path, *_ in places]
-    print_text(render_runs(registry, finished, console.result_format, width=console.width), console)
+    if ranks.is_first:
+        finished = [(path, read_record(path)) for path, *_ in places]
+        print_text(render_runs(registry, finished, console.result_format, width=console.width), console)
+
+
+def _refuse_places(places: Sequence[tuple[Path, Resolved, Launch]]) -> None:
+    """Raises UserError for a record's place that cannot be written, or holds another protocol's."""
+    for path, item, launch in places:
+        if not launch.force:
+            _refuse_other_protocol(path, item)
+        Results(launch.results).require_writable()
 
 
 def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> dict[str, Cache]:
@@ -63,25 +75,27 @@ def _run_one(item: Resolved, examples: Examples, launch: Launch, path: Path, con
     with launched_run(item, examples, launch, Companions(path), console, "meta_val", "meta_test") as run:
         run.train()
         outcome = run.test()
-        run.keep_weights()  # first: a record without its weights could not be verified
-        episodes = EpisodesIdentity(
-            validation_hash=run.episode_hashes["meta_val"],
-            test_hash=run.episode_hashes["meta_test"],
-            n_test=len(outcome.correct),
-            queries_per_episode=item.spec.queries_per_episode,
-        )
-        write_record(
-            path,
-            RunRecord.of(
-                run.origin,
-                run.course(evaluation_s=outcome.evaluation_s),
-                run.parameters,
-                episodes=episodes,
-                correct=outcome.correct,
-                by_class=outcome.by_class,
-                name=launch.name,
-            ),
-        )
+        if launch.ranks.is_first:
+            run.keep_weights()  # first: a record without its weights could not be verified
+            write_record(path, _record(run, outcome, launch.name))
+
+
+def _record(run: Run, outcome: Outcome, name: str | None) -> RunRecord:
+    episodes = EpisodesIdentity(
+        validation_hash=run.episode_hashes["meta_val"],
+        test_hash=run.episode_hashes["meta_test"],
+        n_test=len(outcome.correct),
+        queries_per_episode=run.spec.queries_per_episode,
+    )
+    return RunRecord.of(
+        run.origin,
+        run.course(evaluation_s=outcome.evaluation_s),
+        run.parameters,
+        episodes=episodes,
+        correct=outcome.correct,
+        by_class=outcome.by_class,
+        name=name,
+    )
 
 
 def _refuse_idle(spec: RunSpec) -> None:

@@ -1,6 +1,7 @@
 """What becomes of an image on its way into a network."""
 
 import numpy as np
+import pytest
 import torch
 
 from norml_cli.data.image_batches import ImageBatches, resident
@@ -87,7 +88,28 @@ def test_crops_shift_and_flips_mirror():
 def test_outputs_are_those_of_one_batch_in_order(monkeypatch):
     monkeypatch.setattr("norml_cli.data.image_batches.EVALUATED_TOGETHER", 4)
     batches, stored, rows = ImageBatches(recipe(), CPU), resident(images(), 16, CPU), torch.tensor([5, 0, 3, 3, 2])
-    looks = []
-    found = batches.outputs(torch.nn.Flatten(), stored, rows, lambda done, total: looks.append((done, total)))
+    sizes = []
+
+    def flattened(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x.flatten(1)
+
+    found = batches.outputs(flattened, stored, rows)
     assert torch.equal(found, batches.plain(stored, rows).flatten(1))
-    assert looks == [(0, 5), (4, 5)]
+    assert sizes == [4, 1]
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+@pytest.mark.parametrize("crop_padding_px", [0, 2])
+def test_a_share_of_a_batch_is_drawn_as_within_the_whole(together: int, crop_padding_px: int):
+    values = recipe(images_per_draw=together, crop_padding_px=crop_padding_px)
+    batches, stored, rows = ImageBatches(values, CPU), resident(images(), 16, CPU), torch.tensor([3, 1, 4, 0, 5])
+    whole = batches.augmented(stored, rows, 7)
+    for share in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        assert torch.equal(batches.augmented(stored, rows, 7, share), whole[share])
+
+
+def test_a_share_of_images_that_nothing_changes_is_that_of_the_whole():
+    values = recipe(crop_padding_px=0, colour_jitter=0, flip=False)
+    batches, stored, rows = ImageBatches(values, CPU), resident(images(), 16, CPU), torch.tensor([3, 1, 4])
+    assert torch.equal(batches.augmented(stored, rows, 7, slice(1, 3)), batches.plain(stored, rows[1:]))

@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 
-from norml.episodes import EpisodeIndices
+from norml.episodes import EpisodeIndices, ExamplePool, sample_indices
+from norml.frozen_classifiers import NearestCentroid
+from norml_cli.registry.reading import load_registry
 from norml_cli.results.records import OfClass
-from norml_cli.training.evaluation import FixedEpisodes
+from norml_cli.training.evaluation import FixedEpisodes, count_correct
+from norml_cli.training.ranks.sharing import Ranks
 
 
 def test_each_class_has_the_episodes_that_hold_it_and_all_their_correct_answers():
@@ -17,3 +20,31 @@ def test_each_class_has_the_episodes_that_hold_it_and_all_their_correct_answers(
         "cat": OfClass(episodes=2, correct=8),
         "dog": OfClass(episodes=2, correct=4),
     }  # no bee: it is in none
+
+
+class OneOfThree(Ranks):
+    """A rank whose sum over ranks is its own part."""
+
+    size = 3
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+def test_ranks_count_every_episode_once_and_look_as_often_as_each_other():
+    spec = load_registry().resolve("nearest-centroid", "glyphs-5way", 1).spec
+    draw = {"n_classes": 8, "n_examples": 6, "n_way": 5, "examples_per_class": 2, "rotations": False}
+    images = torch.randint(0, 256, (8, 6, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pool = ExamplePool.of_images(images, rotations=False)
+    indices = sample_indices(**draw, n_episodes=1000, generator=torch.Generator().manual_seed(1))
+    episodes, looks = FixedEpisodes(pool, indices, "hash", []), []
+
+    def counted(ranks: Ranks) -> np.ndarray:
+        looks.append([])
+        return count_correct(NearestCentroid("euclidean"), spec, episodes, lambda *at: looks[-1].append(at), ranks)
+
+    whole = counted(Ranks())
+    parts = [counted(OneOfThree(rank)) for rank in range(3)]
+    assert (np.sum(parts, axis=0) == whole).all()
+    assert sum((part > 0) for part in parts).max() == 1  # each episode by one rank
+    assert [len(each) for each in looks] == [4, 2, 2, 2]

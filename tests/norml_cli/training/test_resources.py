@@ -65,3 +65,12 @@ def test_other_errors_are_no_want_of_memory():
     assert not resources.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not resources.is_out_of_memory(ValueError("can't allocate memory"))
     assert resources.is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+
+
+def test_processes_that_share_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resources, "ALL_THREADS", 4)
+    assert resources.use_threads(None, 1e12, processes=2) == 2
+    assert resources.use_threads(None, 1e12, processes=8) == 1
+    assert resources.use_threads(2, 1e12, processes=8) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert resources.use_threads(None, 0.0, processes=2) == 4

@@ -1,0 +1,1 @@
+"""One training on several processes (ranks), each with a device of its own."""

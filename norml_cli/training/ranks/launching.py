@@ -1,0 +1,114 @@
+"""A command on several devices: `--devices N` starts it N times, as `torchrun --nproc-per-node N` does.
+
+Loads torch where there are several devices.
+"""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+
+import psutil
+
+from norml_cli.files.errors import UserError, counted
+from norml_cli.training.ranks.sharing import Ranks
+from norml_cli.training.stopping import STOPPED_EXIT_CODE
+
+OF_TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of a process that torchrun started
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # handed on to the ranks: those that training.stopping hears
+TIME_TO_STOP_S = "60"  # chosen: as of a sweep's cells
+
+
+@contextmanager
+def on_devices(count: int | None, device: str) -> Iterator[Ranks]:
+    """This process as one of `count` ranks (--devices), or of those that torchrun started; None: as many as these.
+
+    A process that is no rank yet starts them, waits for them and ends with their exit code. Raises UserError.
+    """
+    started = int(os.environ["WORLD_SIZE"]) if OF_TORCHRUN in os.environ else None
+    if started is None and (count or 1) > 1:
+        sys.exit(_start(count or 1, device))
+    with _joined(device) if (started or 1) > 1 else nullcontext(Ranks()) as ranks:
+        if started is not None and count not in {None, started}:
+            raise UserError(f"--devices {count}: torchrun started {counted(started, 'rank')}; leave --devices out")
+        yield ranks
+
+
+def _joined(device: str) -> AbstractContextManager[Ranks]:
+    from norml_cli.training.ranks.joining import joined_by  # noqa: PLC0415 - torch
+
+    return joined_by(device)
+
+
+def _start(count: int, device: str) -> int:
+    """Run this command line once more in each of `count` ranks; its exit code. Raises UserError."""
+    _require_devices(count, device)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
+
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TIME_TO_STOP_S)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        signals_to_handle=SIGNALS,
+    )
+    logging.disable()  # the ranks say what there is to say
+    try:
+        elastic_launch(config, sys.executable)("-m", "norml_cli", *sys.argv[1:])
+    except SignalException:
+        _stop_at_once()
+        return STOPPED_EXIT_CODE
+    except ChildFailedError as error:
+        return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
+    return 0
+
+
+def _stop_at_once() -> None:
+    """A second signal found ranks that still save: they hear of it, too. After one signal all have ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    left = psutil.Process().children()
+    for rank in left:
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGINT)
+    psutil.wait_procs(left)
+
+
+def _exit_code(codes: dict[int, int]) -> int:
+    """The command's exit code after some ranks left with these. The agent ends the others with SIGTERM."""
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
+    for rank, number in killed.items():
+        name = signal.Signals(number).name
+        sys.stderr.write(f"error: rank {rank} was ended by {name}; the same command goes on from the last checkpoint\n")
+    left = {code for code in codes.values() if code > 0}
+    return 1 if killed or not left else max(left - {STOPPED_EXIT_CODE}, default=STOPPED_EXIT_CODE)
+
+
+def _require_devices(count: int, device: str) -> None:
+    """Raises UserError if there are fewer than `count` devices of the kind of --device."""
+    import torch  # noqa: PLC0415
+
+    from norml_cli.training.launch import device_of  # noqa: PLC0415
+
+    found = device_of(device)
+    if found.index is not None and device != "auto":
+        raise UserError(f"--devices {count}: contradicts --device {device}, which is one; use --device {found.type}")
+    there = torch.cuda.device_count() if found.type == "cuda" else _cores()
+    if count > there:
+        kind = "CUDA devices" if found.type == "cuda" else "CPU cores"
+        raise UserError(f"--devices {count}: this machine has {there} {kind}; use at most {there}")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
