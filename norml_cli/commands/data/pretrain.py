@@ -57,7 +57,7 @@ def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, co
             ranks.of_first(Companions(weights_at).tidy)
             console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
         if not ranks.is_first:
-            return None  # one makes the features
+            return {}  # one makes the features
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, FEATURES).exists():
             _embed(record, weights_at, cache, launch, console)
