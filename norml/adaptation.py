@@ -128,7 +128,7 @@ class Adaptation(Adapted):
         )
         self.weights: list[LayerWeights] = initial_layers(
             forms,
-            list(zip(learner.weights, learner.biases, strict=True)),
+            learner.initial_weights(),
             eta=loop.inner_lr,
             inputs=self._inputs if same_inputs else None,
             reversible=reversible,

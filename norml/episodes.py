@@ -209,6 +209,10 @@ class ExamplePool:
         """D: values of an example."""
         return self._rows.shape[1]
 
+    def upright(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All examples unturned, class by class, as episodes hold them: [n, D]."""
+        return _scaled(self._rows[: self._n_upright], dtype)
+
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
         """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118).
 
@@ -226,8 +230,12 @@ class ExamplePool:
         rows = starts[:, :, None] + indices.examples
         n_episodes, n_way, n_drawn = rows.shape
         rows = torch.cat([rows[:, :, :k_shot].flatten(1), rows[:, :, k_shot:].flatten(1)], dim=1)  # [E, S + M]
-        examples = self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        x = examples.to(dtype).div_(255) if examples.dtype == torch.uint8 else examples.to(dtype)
+        x = _scaled(self._rows.index_select(0, rows.flatten()).view(*rows.shape, -1), dtype)
         label = torch.arange(n_way, device=rows.device)
         labels = torch.cat([label.repeat_interleave(count) for count in (k_shot, n_drawn - k_shot)])
         return EpisodeBatch(x, labels.expand(n_episodes, -1), n_way * k_shot)
+
+
+def _scaled(examples: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels in 0..1, features as they are; a tensor of its own."""
+    return examples.to(dtype).div_(255) if examples.dtype == torch.uint8 else examples.to(dtype)

@@ -167,7 +167,7 @@ class Rated(Materialised):
     def __init__(
         self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, rates: tuple[Tensor, Tensor]
     ) -> None:
-        """`rates` [O, I] and [O]: of the weights, and of the biases."""
+        """`rates` [O, I] and [O]: of the weights, and of the biases; or [1, I] and [1], the same for each output."""
         super().__init__(weight, bias, eta, reversible=reversible)
         self._weight_rate, self._bias_rate = rates
 
@@ -188,8 +188,9 @@ class Rated(Materialised):
         if self._weights_bar is None:
             raise RuntimeError("no adjoint has been called")
         bias_bar, gradient = self._bias_sum(), delta_hat.mT @ h_hat  # again: keeping it would cost as much as W_t
-        self._weight_rate_bar.sub_((gradient * self._weights_bar).sum(dim=0), alpha=self.eta)
-        bias_rate_bar = (delta_hat.sum(dim=1, keepdim=True) * bias_bar).sum(dim=(0, 1))
+        weight_rate_bar = (gradient * self._weights_bar).sum_to_size(self._weight_rate.shape)
+        self._weight_rate_bar.sub_(weight_rate_bar, alpha=self.eta)
+        bias_rate_bar = (delta_hat.sum(dim=1, keepdim=True) * bias_bar).sum_to_size(self._bias_rate.shape)
         self._bias_rate_bar.sub_(bias_rate_bar, alpha=self.eta)
         gradient_bar = self._weight_rate * self._weights_bar
         delta_hat_bar = torch.baddbmm(
@@ -198,7 +199,7 @@ class Rated(Materialised):
         return delta_hat_bar, (delta_hat @ gradient_bar).mul_(-self.eta)
 
     def rate_gradients(self) -> tuple[Tensor, Tensor]:
-        """Derivatives by the rates of weights [O, I] and biases [O], after all adjoints."""
+        """Derivatives by the rates of weights and of biases, after all adjoints."""
         return self._weight_rate_bar, self._bias_rate_bar
 
 

@@ -194,9 +194,8 @@ def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps:
         by_step.append(_norms(weights.gradients() for weights in materialised))
 
     logits_bar = cross_entropy(adaptation.logits(), episode.query_y)[1]
-    of_start, _ = adaptation.reverse(logits_bar, before_step=before_step)
-    layers = range(meta_learner.learner.n_layers)
-    start = _norms((of_start[f"weights.{layer}"], of_start[f"biases.{layer}"]) for layer in layers)
+    adaptation.reverse(logits_bar, before_step=before_step)
+    start = _norms(weights.initial_gradients() for weights in adaptation.weights)
     return torch.stack([start, *reversed(by_step)])
 
 

@@ -7,7 +7,7 @@ a row for each example and position, [E, B * P, C]: it is a linear layer on patc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from norml.layers import Convolutions, LayerShape, convolutional, fully_connecte
 from norml.layers.convolution import Choice, pooled, spread, taken
 
 WeightStd = float | Literal["he", "xavier"]
+HeadInit = Literal["learned", "zero"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class BackwardTrace:
 class Learner(nn.Module):
     """Initial weights of a D -> hidden -> N network, shared by all episodes.
 
-    weights: [O, I] of every layer in `layers`; of a convolution, I = k * k * C values of a patch.
+    weights: what is learned of each layer in `layers`, [O, I]; of a convolution, I = k * k * C values of a patch; of a
+    head that starts at zero, no row.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Learner(nn.Module):
         batch_norm_epsilon: float = 1e-3,
         initial_weight_std: WeightStd = 0.01,
         head_weight_std: WeightStd | None = None,
+        head_init: HeadInit = "learned",
         convolutions: Convolutions | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -75,8 +78,11 @@ class Learner(nn.Module):
 
         The defaults are cbfinn/maml's, but for the learned scale. `initial_weight_std`: 'he' is sqrt(2 / inputs),
         'xavier' draws uniform weights instead (Glorot & Bengio 2010). `head_weight_std`: of the last layer, where it
-        differs. `n_way` = 0 makes a body alone, whose last layer has no outputs. `convolutions`: how hidden layers are
-        convolutions, to as many channels as `hidden_sizes` says.
+        differs. `head_init`: what the last layer is before the first inner step, 'learned' or 'zero' (Kao et al. 2022).
+        From zero, classes differ by their support examples alone, and what is learned serves any N. A row that all
+        classes share (UNICORN-MAML: Ye & Chao 2022) makes the same learner: it adds the same to all logits, and softmax
+        takes that out. `n_way` = 0 makes a body alone, whose last layer has no outputs. `convolutions`: how hidden
+        layers are convolutions, to as many channels as `hidden_sizes` says.
         Raises ValueError if the images are too small for them, or have not D values.
         """
         super().__init__()
@@ -89,12 +95,16 @@ class Learner(nn.Module):
                 raise ValueError(f"{n_features} features, but images have {convolutions.n_features} values")
             self.layers = convolutional(convolutions, hidden_sizes, n_way)
             self.register_buffer("n_features", torch.tensor(n_features))  # which no weight's shape tells
+        if head_init == "zero":
+            self.layers[-1] = replace(self.layers[-1], tied=True)
+        learned_rows = [*hidden_sizes, 0 if head_init == "zero" else n_way]
         stds = [initial_weight_std] * len(hidden_sizes)
         stds.append(initial_weight_std if head_weight_std is None else head_weight_std)
         self.weights = nn.ParameterList(
-            _initial_weights(layer, std, generator) for layer, std in zip(self.layers, stds, strict=True)
+            _initial_weights(layer, n_rows, std, generator)
+            for layer, n_rows, std in zip(self.layers, learned_rows, stds, strict=True)
         )
-        self.biases = nn.ParameterList(torch.zeros(layer.nodes_out) for layer in self.layers)
+        self.biases = nn.ParameterList(torch.zeros(n_rows) for n_rows in learned_rows)
         self.shifts = nn.ParameterList(torch.zeros(width) for width in hidden_sizes)
         self.scales = nn.ParameterList(torch.ones(width) for width in hidden_sizes) if batch_norm_scale else None
 
@@ -102,6 +112,18 @@ class Learner(nn.Module):
     def n_layers(self) -> int:
         """L: linear layers."""
         return len(self.weights)
+
+    def initial_weights(self) -> list[tuple[Tensor, Tensor]]:
+        """W_0 [O, I] and b_0 [O] of every layer."""
+        *below, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        head = self.layers[-1]
+        if head.tied:
+            weight, bias = weight.new_zeros(head.weight_shape), bias.new_zeros(head.nodes_out)
+        return [*below, (weight, bias)]
+
+    def learned_gradients(self, layer: int, weight_bar: Tensor, bias_bar: Tensor) -> dict[str, Tensor]:
+        """Derivatives by what is learned of a layer, by name, from those by its W_0 [O, I] and b_0 [O]."""
+        return {} if self.layers[layer].tied else {f"weights.{layer}": weight_bar, f"biases.{layer}": bias_bar}
 
     def forward(
         self,
@@ -224,9 +246,9 @@ class Learner(nn.Module):
         self, weights: Sequence[LayerWeights], gradients: Sequence[hidden_layer.Gradients]
     ) -> dict[str, Tensor]:
         """What all adjoints have added up, by the names of the parameters here; none where there is no influence."""
-        by_name = {}
+        by_name: dict[str, Tensor] = {}
         for layer, layer_weights in enumerate(weights):
-            by_name[f"weights.{layer}"], by_name[f"biases.{layer}"] = layer_weights.initial_gradients()
+            by_name |= self.learned_gradients(layer, *layer_weights.initial_gradients())
         for layer, of_layer in enumerate(gradients):
             if of_layer.shift is not None:
                 by_name[f"shifts.{layer}"] = of_layer.shift.sum(dim=(0, 1))
@@ -265,9 +287,9 @@ def cross_entropy_adjoint(
     return logits_bar
 
 
-def _initial_weights(layer: LayerShape, std: WeightStd, generator: torch.Generator | None) -> Tensor:
+def _initial_weights(layer: LayerShape, n_rows: int, std: WeightStd, generator: torch.Generator | None) -> Tensor:
     n_out, n_in = layer.weight_shape
-    weights = torch.empty(n_out, n_in)
+    weights = torch.empty(n_rows, n_in)
     if std == "xavier":
         bound = (6 / (n_in + n_in // layer.nodes_in * n_out)) ** 0.5  # fans of a convolution count its window
         return nn.init.uniform_(weights, -bound, bound, generator=generator)

@@ -132,14 +132,6 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
-def one_seed_of(text: str) -> int:
-    """The seed of a command that takes one. Raises UserError for several."""
-    seed, *more = seeds_of([text])
-    if more:
-        raise UserError(f"--seed {plain(text)}: this command takes one seed; start it once for each")
-    return seed
-
-
 def _seed_range(text: str) -> range:
     match = re.fullmatch(r"([0-9]{1,19})(?:\.\.([0-9]{1,19}))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)

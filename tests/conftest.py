@@ -8,7 +8,7 @@ import torch
 
 from norml.episodes import EpisodeBatch
 from norml.layers import Convolutions, LayerShape
-from norml.learner import Learner
+from norml.learner import HeadInit, Learner
 from norml.meta_training import InnerLoop, MetaLearner
 from norml.update_rules import UpdateRule
 from norml.update_rules.alfa import Alfa
@@ -91,6 +91,7 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
         perturbed: bool = True,
         batch_norm_scale: bool = True,
         initial_weight_std: float = 0.5,
+        head_init: HeadInit = "learned",
         convolutions: Convolutions | None = None,
         channel_summary: str | None = None,
         **inner_loop: Any,
@@ -102,6 +103,7 @@ def make_meta_learner() -> Callable[..., MetaLearner]:
             sizes[-1],
             batch_norm_scale=batch_norm_scale,
             initial_weight_std=initial_weight_std,
+            head_init=head_init,
             convolutions=convolutions,
             generator=generator,
         )

@@ -84,7 +84,7 @@ class Adapted(ABC):
         return query_x
 
     def _warn_of_few(self, n_query: int) -> None:
-        if n_query >= self.n_way or self.learner.n_layers == 1 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or n_query >= self.n_way or self.learner.n_layers == 1:
             return
         warnings.warn(
             f"batch norm takes its statistics from {n_query} queries for N = {self.n_way} classes, too few to tell "

@@ -15,13 +15,20 @@ from norml.map_sizes import Padding
 class LayerShape:
     """One linear layer. Its nodes are neurons, or the channels of a convolution (the paper's "node").
 
-    window: of a convolution; None: fully connected. pools: what follows a hidden layer's ReLU.
+    window: of a convolution; None: fully connected. pools: what follows a hidden layer's ReLU. tied: its output nodes
+    start alike, at zero, and what a rule learns of one it learns of all, so that there may be any number of them.
     """
 
     nodes_in: int
     nodes_out: int
     window: Window | None = None
     pools: tuple[Pool, ...] = ()
+    tied: bool = False
+
+    @property
+    def learned_out(self) -> int:
+        """Of how many output nodes something is learned: all, or one for all where they are tied."""
+        return 1 if self.tied else self.nodes_out
 
     @property
     def weight_shape(self) -> tuple[int, int]:

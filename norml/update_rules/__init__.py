@@ -13,7 +13,7 @@ Carried = dict[str, Tensor]  # what a rule carries from one inner step to the ne
 
 
 class Rates(NamedTuple):
-    """One rate a weight, [O, I], and one a bias, [O]."""
+    """One rate a weight, [O, I], and one a bias, [O]; or [1, I] and [1], the same for each output of a tied layer."""
 
     weight: Tensor
     bias: Tensor

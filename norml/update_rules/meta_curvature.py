@@ -8,7 +8,7 @@ T-net (Lee & Choi 2018) is the case M_o = T T^T, M_i = I: its layers compute T (
 whose gradient is T^T G, so that T W changes by T T^T G. The learner's initial weights are T W_0 here.
 
 Of a convolution, the matrices are of channels, the same at every position. Meta-Curvature's third one, of the places in
-a window, is left out: signals are maps, not windows.
+a window, is left out: signals are maps, not windows. Of a layer whose outputs are tied, M_o is one number.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class MetaCurvature(UpdateRule):
         check_layers(layers)
         super().__init__()
         self.scales_inputs = curvature == "two-matrices"
-        self.out_matrices = nn.ParameterList(torch.eye(layer.nodes_out) for layer in layers)  # M_o, or T: [O, O]
+        self.out_matrices = nn.ParameterList(torch.eye(layer.learned_out) for layer in layers)  # M_o, or T: [O, O]
         scaled = layers if self.scales_inputs else []
         self.in_matrices = nn.ParameterList(torch.eye(layer.nodes_in) for layer in scaled)  # M_i: [I, I]
 
@@ -53,5 +53,10 @@ class MetaCurvature(UpdateRule):
     ) -> tuple[Tensor, Tensor, Carried]:
         out = self.out_matrices[layer]
         if not self.scales_inputs:
-            return delta @ out @ out.mT, h, carried
-        return delta @ out.mT, carried["h_hat"] if carried else h @ self.in_matrices[layer], {}
+            return _times(_times(delta, out), out.mT), h, carried
+        return _times(delta, out.mT), carried["h_hat"] if carried else h @ self.in_matrices[layer], {}
+
+
+def _times(delta: Tensor, matrix: Tensor) -> Tensor:
+    """Signals [.., O] times a matrix [O, O]; of tied nodes it is [1, 1], the same number for each."""
+    return delta * matrix if matrix.numel() == 1 else delta @ matrix

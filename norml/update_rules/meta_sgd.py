@@ -25,8 +25,9 @@ class MetaSgd(UpdateRule):
         """`layers`: the learner's."""
         check_layers(layers)
         super().__init__()
-        self.weight_rates = nn.ParameterList(torch.full(layer.weight_shape, initial_rate) for layer in layers)
-        self.bias_rates = nn.ParameterList(torch.full((layer.nodes_out,), initial_rate) for layer in layers)
+        shapes = [(layer.learned_out, layer.weight_shape[1]) for layer in layers]
+        self.weight_rates = nn.ParameterList(torch.full(shape, initial_rate) for shape in shapes)
+        self.bias_rates = nn.ParameterList(torch.full(shape[:1], initial_rate) for shape in shapes)
 
     @override
     def rates(self, layer: int) -> Rates:

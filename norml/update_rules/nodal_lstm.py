@@ -11,6 +11,9 @@ Departs from the printed equations where section 5.2 or arithmetic asks for it, 
 - A convolution's node is a channel, with one gate for all its positions. Into the cell goes what each channel's signal
   is over the positions of an example: its mean, its mean size, or both (`channel_summary`; the paper has no
   convolutions).
+- Classes of a head that is tied have one gate of delta, whatever their number, and their delta stays out of the cell:
+  it differs only in which class is an example's own, and how large it is the example's loss tells (chosen; the paper
+  has no such head).
 - Eq. 19 prints h_l where Algorithm 1 has h_{l-1}; the layer's input h_{l-1} is meant.
 Zeroed states (sec. 5.2): a previous cell or hidden state that is always zero is not fed in, and parameters that would
 only ever multiply it are not made.
@@ -69,9 +72,9 @@ class NodalLstm(Gated):
         self.cells = nn.ModuleList(
             NodalCell(
                 layer.nodes_in,
-                layer.nodes_out,
+                layer.learned_out,
                 n_features=_features(layer, n_support, gates, input_normalisation, channel_summary),
-                cell_size=layer.nodes_out if cell_size == "layer-width" else cell_size,
+                cell_size=layer.learned_out if cell_size == "layer-width" else cell_size,
                 forgets=previous_cell,
                 feeds_hidden=previous_hidden and hidden_state == "output-gate",
                 gate_scale=gate_scale,
@@ -111,12 +114,13 @@ class NodalLstm(Gated):
     ) -> tuple[Tensor, Tensor, Carried]:
         """The gates of delta's nodes [E, S, O] and of h's [E, S, I], in 0..gate_scale, and what is carried on.
 
-        Where examples share their gates, S = 1.
+        Where outputs are tied, O = 1. Where examples share their gates, S = 1.
         """
         cell = self._cell(layer)
         h_features = None if "h_product" in carried else self._h_features(h)
-        gates, after = cell(self._loss_features(losses), self._delta_features(delta), h_features, carried)
-        delta_gate, h_gate = torch.split(gates, [delta.shape[-1], h.shape[-1]], dim=-1)
+        delta_features = self._delta_features(delta) if cell.sees_delta else None
+        gates, after = cell(self._loss_features(losses), delta_features, h_features, carried)
+        delta_gate, h_gate = torch.split(gates, [gates.shape[-1] - h.shape[-1], h.shape[-1]], dim=-1)
         return delta_gate, h_gate, after
 
     def _cell(self, layer: int) -> "NodalCell":
@@ -130,7 +134,7 @@ class NodalLstm(Gated):
     def _delta_features(self, delta: Tensor) -> Tensor:
         # As the gradient of the example's own loss, times S (and P), so that its size does not depend on S. Batch norm
         # makes the mean of delta over the batch zero: its mean size is what carries a signal.
-        summaries = self._summaries(delta * delta.shape[1:-1].numel())
+        summaries = self._summaries(delta * math.prod(delta.shape[1:-1]))
         if self.gates == "batch-shared":
             summaries = [summary.abs() for summary in summaries]
         return self._features(summaries)
@@ -180,6 +184,7 @@ class NodalCell(nn.Module):
         super().__init__()
         self.cell_size = cell_size
         self.forgets, self.feeds_hidden = forgets, feeds_hidden
+        self.sees_delta = n_features[1] > 0
         self.gate_scale = gate_scale
         n_packed = (2 + forgets + feeds_hidden) * cell_size
         weights = torch.split(_lecun_normal(n_packed, sum(n_features), generator), list(n_features), dim=1)
@@ -196,14 +201,15 @@ class NodalCell(nn.Module):
         """What h [E, B, F] gives to the packed gates: [E, B, G]."""
         return functional.linear(h, self.h_weight)
 
-    def forward(self, losses: Tensor, delta: Tensor, h: Tensor | None, carried: Carried) -> tuple[Tensor, Carried]:
+    def forward(
+        self, losses: Tensor, delta: Tensor | None, h: Tensor | None, carried: Carried
+    ) -> tuple[Tensor, Carried]:
         """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H].
 
         Without `h`, its product is carried.
         """
-        sources = [(losses, self.loss_weight), (delta, self.delta_weight)]
-        if h is not None:
-            sources.append((h, self.h_weight))
+        sources = [(losses, self.loss_weight)]
+        sources += [(x, weight) for x, weight in ((delta, self.delta_weight), (h, self.h_weight)) if x is not None]
         if self.hidden_weight is not None and "hidden" in carried:
             sources.append((carried["hidden"], self.hidden_weight))
         # One product for all sources: a GPU spends more time on starting several small ones than on their arithmetic.
@@ -245,7 +251,8 @@ def _features(
     each = 2 if normalisation == "log-sign" else 1
     if layer.window is not None and summary == "mean-and-size":
         each *= 2
-    return examples, examples * layer.nodes_out * each, examples * layer.nodes_in * each
+    nodes_seen = 0 if layer.tied else layer.nodes_out
+    return examples, examples * nodes_seen * each, examples * layer.nodes_in * each
 
 
 def _lecun_normal(n_out: int, n_in: int, generator: torch.Generator | None) -> Tensor:

@@ -25,7 +25,7 @@ class StaticGates(Gated):
         super().__init__()
         self.gate_scale = gate_scale
         start = initial_gate_bias(gate_scale)
-        self.delta_biases = nn.ParameterList(torch.full((layer.nodes_out,), start) for layer in layers)
+        self.delta_biases = nn.ParameterList(torch.full((layer.learned_out,), start) for layer in layers)
         self.h_biases = nn.ParameterList(torch.full((layer.nodes_in,), start) for layer in layers)
 
     @override

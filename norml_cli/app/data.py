@@ -16,11 +16,11 @@ from norml_cli.app.options import (
     RegistryOption,
     ResultJsonOption,
     ResultsOption,
-    SeedOption,
+    SeedsOption,
     ThreadsOption,
 )
 from norml_cli.app.typer_app import app
-from norml_cli.arguments import entries_of, ids_of, nameable, one_seed_of, precision_of
+from norml_cli.arguments import entries_of, ids_of, nameable, precision_of, seeds_of
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command
 
@@ -99,7 +99,7 @@ def pretrain_command(
         ),
     ] = None,
     precision: PrecisionOption = None,
-    seed: SeedOption = "0",
+    seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     device: DeviceOption = "auto",
     devices: DevicesOption = None,
     threads: ThreadsOption = None,
@@ -121,19 +121,20 @@ def pretrain_command(
     from norml_cli.training.ranks.launching import on_devices
 
     with on_devices(None if verify else devices, device) as ranks:
-        entries, seed_number = entries_of(registry), one_seed_of(seed)
+        entries, chosen = entries_of(registry), seeds_of(seeds)
         from norml_cli.registry.recipes import resolve_recipe  # before torch: fails fast
 
         of_recipe, of_dataset = entries.recipe(recipe), entries.dataset(dataset)
         resolved = resolve_recipe(of_recipe, of_dataset, epochs=epochs, width=width, precision=precision_of(precision))
         output = Output(quiet=quiet, as_json=json)
-        output.print(f"{recipe}, seed {seed}: loading torch and the data", highlight=False)
+        output.print(f"{recipe}, seed {', '.join(map(str, chosen))}: loading torch and the data", highlight=False)
         from norml_cli.commands.data.pretrain import pretrain, verify_features
         from norml_cli.training.launch import Launch
 
         if verify:
-            verify_features(entries, resolved, seed_number, output)
+            for seed in chosen:
+                verify_features(entries, resolved, seed, output)
             return
         own = ranks.device(device)
-        launch = Launch.of(seed_number, own, results, force=force, threads=threads, deterministic=deterministic)
-        pretrain(entries, resolved, replace(launch, ranks=ranks), output)
+        launch = Launch.of(chosen[0], own, results, force=force, threads=threads, deterministic=deterministic)
+        pretrain(entries, resolved, replace(launch, ranks=ranks).with_seeds(chosen), output)

@@ -47,6 +47,15 @@ SetOption = Annotated[
         autocompletion=keys_of,
     ),
 ]
+AdaptationSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change inner_steps_test, query_statistics or head_init; may be repeated. Default: as the run's test.",
+        autocompletion=one_of("inner_steps_test=", "query_statistics=", "head_init="),
+    ),
+]
 SeedsOption = Annotated[
     list[str],
     typer.Option(
@@ -55,9 +64,6 @@ SeedsOption = Annotated[
         metavar="N",
         help="Random seed for initial weights and training episodes. Several: 0,1,2 or 0..2. Default: 0.",
     ),
-]
-SeedOption = Annotated[
-    str, typer.Option("--seed", metavar="N", help="Random seed for initial weights and training batches. Default: 0.")
 ]
 OuterStepsOption = Annotated[
     int | None,

@@ -9,6 +9,7 @@ from rich.console import Console
 from norml_cli.app.options import (
     METHOD_IDS,
     TABLE_IDS,
+    AdaptationSetOption,
     BenchmarkOption,
     DeviceOption,
     FormatJsonOption,
@@ -57,7 +58,7 @@ def status_command(results: ResultsOption = Path("results"), json: JsonOption = 
     cls=ReportCommand,
     rich_help_panel="Results",
     epilog="norml report\nnorml report --table table-2\nnorml report --html report.html\n"
-    "norml report --results here there",
+    "norml report --results here there\nnorml report --format csv --curves",
 )
 def report_command(
     methods: Annotated[
@@ -79,6 +80,12 @@ def report_command(
     ] = None,
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Show what `norml evaluate` found, method beside method. Default: off.")
+    ] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="With --format csv or json: every run's learning curve. Default: off.")
+    ] = False,
+    episodes: Annotated[
+        bool, typer.Option("--episodes", help="The same for the correct answers of each episode. Default: off.")
     ] = False,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,
@@ -106,7 +113,7 @@ def report_command(
 
     Without --table it lists the runs at hand.
     """
-    from norml_cli.commands.results.report import report, report_html, report_protocols
+    from norml_cli.commands.results.report import report, report_html, report_protocols, report_series
     from norml_cli.results.gathered import Gathered
 
     if methods and not protocols:
@@ -114,6 +121,13 @@ def report_command(
     if protocols and (table is not None or html is not None):
         raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
     format_ = format_of(format_, as_json=json)
+    if curves or episodes:
+        if table is not None or html is not None or protocols or (curves and episodes):
+            raise UserError(
+                f"--{'curves' if curves else 'episodes'}: is a list of its own; leave out the other options"
+            )
+        report_series("curves" if curves else "episodes", format_=format_, results=results, console=Console())
+        return
     entries, console = entries_of(registry, methods or []), Console()
     folders = Gathered(results)
     if protocols:
@@ -287,11 +301,60 @@ def evaluate_command(
 
 
 @app.command(
+    "classify",
+    cls=Command,
+    rich_help_panel="Results",
+    epilog="norml classify RECORD --support labelled --query new\n"
+    "norml classify RECORD --support labelled --query new --html answers.html",
+)
+def classify_command(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
+    support: Annotated[
+        Path,
+        typer.Option(
+            "--support",
+            metavar="DIR",
+            callback=nameable,
+            help="A folder for each class, with labelled images. Required.",
+        ),
+    ],
+    query: Annotated[
+        Path,
+        typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one. Required."),
+    ],
+    set_: AdaptationSetOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails. Default: none."
+        ),
+    ] = None,
+    format_: FormatOption = "rich",
+    json: FormatJsonOption = False,
+    device: DeviceOption = "auto",
+    registry: RegistryOption = None,
+) -> None:
+    """Classify your own images with a trained learner.
+
+    It adapts to a few labelled images of each class. Each image is classified by itself (query_statistics: support),
+    unless --set says otherwise.
+    """
+    format_, overrides = format_of(format_, as_json=json), overrides_of(set_)
+    entries = entries_of(registry)
+    from norml_cli.commands.results.classify import ToClassify, classify
+
+    asked = ToClassify(record, support, query, overrides, device, format_, html)
+    classify(entries, asked, Console())
+
+
+@app.command(
     "export",
     cls=Command,
     rich_help_panel="Results",
-    epilog="norml export results/glyphs-5way/1-shot/norml/seed-0.json\n"
-    "norml export results/glyphs-5way/1-shot/*/seed-0.json",
+    epilog=(
+        "norml export results/glyphs-5way/1-shot/norml/seed-0.json\n"
+        "norml export RECORD --program learner.pt2 --set query_statistics=support"
+    ),
 )
 def export_command(
     records: RecordsArgument,
@@ -301,6 +364,16 @@ def export_command(
             "--out", metavar="FILE", callback=nameable, help="A .safetensors file. Default: beside the record."
         ),
     ] = None,
+    program: Annotated[
+        Path | None,
+        typer.Option(
+            "--program",
+            metavar="FILE",
+            callback=nameable,
+            help="Also write a .pt2 file that torch runs alone: support set and queries to logits. Default: none.",
+        ),
+    ] = None,
+    set_: AdaptationSetOption = None,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
@@ -311,7 +384,11 @@ def export_command(
     """
     from norml_cli.results.store import read_record
 
+    if set_ and program is None:
+        raise UserError("--set: says how a program adapts; give --program FILE with it")
     entries, runs = entries_of(registry), [(path, read_record(path)) for path in records]
-    from norml_cli.commands.results.export import export
+    overrides, output = overrides_of(set_), Output(quiet=quiet, as_json=json)
+    from norml_cli.commands.results.export import ProgramFile, export
 
-    export(entries, runs, out=out, console=Output(quiet=quiet, as_json=json))
+    wanted = ProgramFile(program, overrides) if program is not None else None
+    export(entries, runs, out=out, program=wanted, console=output)

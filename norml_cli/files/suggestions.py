@@ -10,7 +10,7 @@ _TAKE = {  # which of these options a command has
     "prepare": ("registry", "source"),
     "new": ("registry",),  # a data set's --source says nothing of what else is made anew
     "status": ("results",),
-    **dict.fromkeys(("list", "show", "validate", "evaluate", "verify", "inspect", "export"), ("registry",)),
+    **dict.fromkeys(("list", "show", "validate", "evaluate", "verify", "inspect", "classify", "export"), ("registry",)),
     **dict.fromkeys(("run", "pretrain", "study", "compare", "report", "doctor"), ("results", "registry")),
     **dict.fromkeys(("sweep", "reproduce"), ("results", "registry", "source")),
 }

@@ -4,14 +4,15 @@ from typing import Any
 
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.suggestions import suggested
+from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.resolving import Registry, checked_value, contradictions, layered, require_declared
 from norml_cli.registry.specs import RunSpec
 
-OF_EPISODES = ("queries_per_class", "rotations", "validation_episodes", "test_episodes", "episode_seed")
+OF_EPISODES = ("n_way", "queries_per_class", "rotations", "validation_episodes", "test_episodes", "episode_seed")
 NUMBER = {"meta_val": "validation_episodes", "meta_test": "test_episodes"}
-OF_ADAPTATION = ("inner_steps_test", "query_statistics")  # of what is meta-trained
+OF_ADAPTATION = ("inner_steps_test", "query_statistics", "head_init")  # of what is meta-trained
 OF_BACKBONE = ("backbone", "backbone_seed", "feature_scaling")
 
 
@@ -34,7 +35,8 @@ def evaluated(
     place = {"shots": k_shot} if benchmark is None else _elsewhere(registry, spec, benchmark, k_shot, split)
     values = {key: place.pop(key) for key in [*place] if key in Protocol.model_fields}
     values |= {key: _settable(spec, key, value, split) for key, value in overrides.items()}
-    protocol = spec.protocol.model_copy(update=values)
+    option = f"--benchmark {benchmark}" if benchmark is not None and "n_way" not in overrides else "--set n_way"
+    protocol = at_ways(spec, spec.protocol.model_copy(update=values), option)
     found = spec.model_copy(update={**place, "protocol": protocol})
     if found.dataset not in registry.datasets:
         raise UserError(f"data set '{found.dataset}' is not declared; name its folder with --registry")
@@ -43,6 +45,32 @@ def evaluated(
         where = f"{found.method} on {found.benchmark}, {k_shot}-shot"
         raise UserError("\n".join(f"{where}: {key}: {fault}" for key, fault in faults))
     return found
+
+
+def adapted_as(spec: RunSpec, overrides: dict[str, Any]) -> RunSpec:
+    """`spec` with `overrides` (--set) of how its weights adapt and answer, on no episodes. Raises UserError."""
+    for key in overrides:
+        if key not in OF_ADAPTATION:
+            raise UserError(
+                f"--set {plain(key)}: cannot be changed here; this command takes {', '.join(OF_ADAPTATION)}"
+            )
+    values = {key: _settable(spec, key, value, "meta_test") for key, value in overrides.items()}
+    return spec.model_copy(update={"protocol": spec.protocol.model_copy(update=values)})
+
+
+def at_ways(spec: RunSpec, protocol: Protocol, option: str) -> Protocol:
+    """`protocol`, if what was trained by `spec` can answer at its number of ways, which `option` asked for.
+
+    Raises UserError.
+    """
+    answers_any = not spec.rule.meta_trained or protocol.head_init == "zero"
+    if protocol.n_way != spec.protocol.n_way and not answers_any:
+        raise UserError(
+            f"{option}: has {protocol.n_way} classes, but the learner has an output for each of its "
+            f"{spec.protocol.n_way}; train with --set head_init=zero, whose head serves any number, or give it here, "
+            "which leaves the learned head out at a cost"
+        )
+    return protocol
 
 
 def changes(spec: RunSpec, run: RunSpec) -> dict[str, Any]:
@@ -61,12 +89,13 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     of_adaptation = [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in spec.rule.lacks]
     keys = [*_of_episodes(split), *of_adaptation]
     if key in keys:
-        return checked_value(Protocol, key, value)
+        checked = checked_value(Protocol, key, value)
+        if key == "head_init" and checked == "learned" != spec.protocol.head_init:
+            raise UserError("--set head_init=learned: these weights hold no learned head; leave it out")
+        return checked
     named = plain(key)
     if key in OF_EPISODES:
         raise UserError(f"--set {named}: says nothing of --split {split.replace('_', '-')}; set {NUMBER[split]}")
-    if key == "n_way":
-        raise UserError(f"--set n_way: the classifier has an output for each of its {spec.protocol.n_way} classes")
     if key in OF_ADAPTATION:
         raise UserError(f"--set {named}: {spec.algorithm} takes no inner steps")
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
@@ -83,11 +112,6 @@ def _elsewhere(registry: Registry, spec: RunSpec, benchmark: str, shots: int, sp
     require_declared(bench, shots)
     values, _ = layered(bench, shots, registry.method(spec.method))
     option, protocol = f"--benchmark {bench.id}", spec.protocol
-    if values["n_way"] != protocol.n_way:
-        raise UserError(
-            f"{option}: has {values['n_way']}-way episodes, but the classifier has an output for each of its "
-            f"{protocol.n_way} classes"
-        )
     if any(values[key] != getattr(protocol, key) for key in OF_BACKBONE):
         raise UserError(f"{option}: its examples come from another backbone than those of {spec.benchmark}")
     if protocol.backbone is not None and bench.dataset != spec.dataset:
@@ -98,8 +122,11 @@ def _elsewhere(registry: Registry, spec: RunSpec, benchmark: str, shots: int, sp
 
 
 def _require_same_size(registry: Registry, trained_on: str, dataset: str, option: str) -> None:
-    ours, theirs = registry.dataset(trained_on).image_size_px.value, registry.dataset(dataset).image_size_px.value
+    ours, theirs = (_size(registry.dataset(id_)) for id_ in (trained_on, dataset))
     if ours != theirs:
-        raise UserError(
-            f"{option}: has images of {theirs} x {theirs} pixels, but the learner was trained on {ours} x {ours}"
-        )
+        raise UserError(f"{option}: has images of {theirs}, but the learner was trained on {ours}")
+
+
+def _size(dataset: DatasetEntry) -> str:
+    side, colours = dataset.image_size_px.value, "colour" if dataset.in_colour else "grey"
+    return f"{side} x {side} {colours} pixels"

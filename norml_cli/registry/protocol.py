@@ -146,6 +146,12 @@ class Protocol(Model):
     head_weight_std: Annotated[float, Field(gt=0, le=10)] | Literal["he", "xavier"] | None = Field(
         default=None, description="initial_weight_std of the last layer; null: the same"
     )
+    head_init: Literal["learned", "zero"] = Field(
+        default="learned",
+        description="what the last layer is before the first inner step: learned, a row for each class, or zero; what "
+        "is trained from zero serves any number of classes (a learned row shared by all, UNICORN-MAML, gives the same "
+        "answers as zero)",
+    )
     # How it is computed.
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",

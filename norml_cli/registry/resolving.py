@@ -322,6 +322,8 @@ def _training_faults(protocol: Protocol) -> Iterator[tuple[str, str]]:
 
 
 def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
+    if protocol.head_init == "zero" and protocol.head_weight_std is not None:
+        yield "head_weight_std", "is declared, but head_init: zero draws no weights there; leave one of the two out"
     if protocol.backbone is None and dataset.kind == "mini-imagenet" and protocol.learner == "fully-connected":
         fault = f"'{dataset.id}' has colour images, which a fully connected learner does not take"
         yield "backbone", f"{fault}; name a recipe for features, or declare learner: conv-4"

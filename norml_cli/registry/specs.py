@@ -67,7 +67,7 @@ class RunSpec(Model):
         """
         if not self.rule.meta_trained:
             return {"learner": 0, "meta_learner": 0}
-        if self.protocol.learner != "fully-connected":
+        if self.protocol.learner != "fully-connected" or self.protocol.head_init != "learned":
             return None
         is_adapted = isinstance(self.rule, LearnedSettings)
         sizes = [n_features, *self.protocol.hidden_sizes, *[self.protocol.n_way] * is_adapted]

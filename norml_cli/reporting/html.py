@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from norml_cli import __version__
 from norml_cli.files.companions import Companions
@@ -83,14 +84,8 @@ def render_html(
     protocols: Sequence[ProtocolTable] = (),
 ) -> str:
     """The page of those `tables`, of `protocols` and of all `runs`, in their order. Records are taken as checked."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
-    template = environment.from_string(
-        files("norml_cli.reporting").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return rendered(
+        "page.html.jinja",
         sections=[_section(registry, table, runs) for table in tables],
         protocols=[protocol_sheet(table) for table in protocols],
         runs=runs_sheet(registry, runs),
@@ -99,6 +94,16 @@ def render_html(
         newest=max((record.created for _, record in runs), default="")[:10],
         version=__version__,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of `values`, whose texts are escaped."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
+    text = files("norml_cli.reporting").joinpath(template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
 
 
 def places_by_column(grid: Grid) -> list[list[int]]:

@@ -77,6 +77,7 @@ def _learner(protocol: Protocol, n_features: int, generator: torch.Generator | N
         batch_norm_epsilon=protocol.batch_norm_epsilon,
         initial_weight_std=protocol.initial_weight_std,
         head_weight_std=protocol.head_weight_std,
+        head_init=protocol.head_init,
         convolutions=_convolutions(protocol, n_features) if protocol.learner == "conv-4" else None,
         generator=generator,
     )

@@ -91,9 +91,9 @@ def write_published(
 ) -> Card:
     """Write the tensors `state` of the run of `record` to `out`, with their card beside it, which is written last.
 
-    The same run gives the same two files, byte for byte. Raises UserError for numbers that are not float32.
+    The same run gives the same two files, byte for byte. Raises UserError for learned numbers that are not float32.
     """
-    others = sorted({str(value.dtype) for value in state.values()} - {"torch.float32"})
+    others = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
     if others:
         raise UserError(f"{record_at}: its weights are {', '.join(others)}; only float32 is published")
     data = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})

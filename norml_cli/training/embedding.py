@@ -8,13 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from norml.resnet12 import ResNet12
 from norml_cli.data.cache import Cache
+from norml_cli.data.features import FeatureCache
 from norml_cli.data.image_batches import ImageBatches, resident
 from norml_cli.data.splits import SPLITS, SplitName
+from norml_cli.files.companions import WEIGHTS
+from norml_cli.files.errors import UserError
+from norml_cli.registry.recipes import backbone_path, resolve_recipe
+from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import PretrainSpec
-from norml_cli.results.records import DatasetIdentity
+from norml_cli.results.records import DatasetIdentity, RunRecord
 from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.precision import computed_in, precision_on
@@ -33,6 +39,28 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
     classifier = build_backbone_classifier(spec.values, len(cache.sizes("meta_train")), generator=None)
     classifier.load_state_dict(content["classifier"])
     return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # the stubs know no module with it
+
+
+def features_of_images(
+    registry: Registry, record: RunRecord, images: NDArray[np.uint8], device: torch.device
+) -> Tensor:
+    """Features [n, F] of images [n, height, width, 3] by the backbone whose features the run of `record` saw.
+
+    Raises UserError if it is not at hand.
+    """
+    protocol, dataset = record.spec.protocol, registry.dataset(record.spec.dataset)
+    if protocol.backbone is None:
+        raise TypeError(f"{record.spec.method} was trained on images, not on features of them")
+    recipe = resolve_recipe(
+        registry.recipe(protocol.backbone), dataset, epochs=protocol.backbone_epochs, width=protocol.backbone_width
+    )
+    spec, seed = recipe.spec, protocol.backbone_seed
+    cache = Cache.open(dataset, registry.files["datasets", dataset.id])
+    if FeatureCache.open(spec, seed, cache, recipe.options).fingerprint != record.dataset.features:
+        raise UserError(f"the backbone '{spec.recipe}' is another now than the run's; bring back the run's own")
+    backbone = read_backbone(backbone_path(spec, seed, WEIGHTS), spec, seed, cache, device)
+    stored = resident(images, spec.values.input_size_px, device)
+    return ImageBatches(spec.values, device).outputs(backbone, stored, torch.arange(len(images)))
 
 
 def feature_streams(

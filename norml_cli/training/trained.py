@@ -93,21 +93,46 @@ def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
 
 def under(trained: Trained, registry: Registry, spec: RunSpec) -> Trained:
     """The trained model as `spec` has it adapt and classify. Raises UserError if its weights do not fit `spec`."""
-    state = trained.model.state_dict()
-    width = state["learner.weights.0"].shape[1] if spec.rule.meta_trained else 0
-    model = build_method(spec, width, generator=None)
+    model = rebuilt(trained, spec).model
+    if isinstance(model, MetaTrained) and model.learner.sizes[0] != n_features(registry, spec):
+        needed, there = model.learner.sizes[0], n_features(registry, spec)
+        raise UserError(f"{spec.benchmark}: has {there} values an example, not {needed}")
+    return Trained(trained.record, model)
+
+
+def rebuilt(trained: Trained, spec: RunSpec) -> Trained:
+    """The trained model as `spec` has it adapt and classify, on examples of the same size.
+
+    Raises UserError if its weights do not fit `spec`.
+    """
+    state = dict(trained.model.state_dict())
+    if spec.protocol.head_init != trained.record.spec.protocol.head_init:
+        _without_head(state, len(spec.protocol.hidden_sizes))
+    model = build_method(spec, _features_of(state) if spec.rule.meta_trained else 0, generator=None)
     shapes = [{name: value.shape for name, value in each.items()} for each in (model.state_dict(), state)]
     if shapes[0] != shapes[1]:
-        support = [f"{each.shots}-shot" for each in (spec, trained.record.spec)]
-        raise UserError(
-            f"--shots: the update rule of {spec.method} takes all support examples at once, so what was trained at "
-            f"{support[1]} cannot adapt to {support[0]}"
-        )
-    if spec.rule.meta_trained and width != n_features(registry, spec):
-        raise UserError(f"{spec.benchmark}: has {n_features(registry, spec)} values an example, not {width}")
+        raise UserError(_does_not_fit(spec, trained.record.spec))
     model.load_state_dict(state)
     device = next((value.device for value in state.values()), torch.device("cpu"))
     return Trained(trained.record, model.to(device))
+
+
+def _without_head(state: dict[str, torch.Tensor], head: int) -> None:
+    for name in (f"learner.weights.{head}", f"learner.biases.{head}"):
+        state[name] = state[name][:0]
+
+
+def _does_not_fit(spec: RunSpec, was: RunSpec) -> str:
+    """Why weights that were trained by `was` cannot adapt by `spec`."""
+    if spec.protocol.head_init != was.protocol.head_init:
+        advice = f"train with it: {suggested(f'norml run {spec.method} --set head_init=zero')}"
+        return f"--set head_init=zero: the update rule of {spec.method} has learned something of each class; {advice}"
+    option = "--shots" if spec.shots != was.shots else "--set n_way"
+    support = [f"{each.protocol.n_way}-way {each.shots}-shot" for each in (was, spec)]
+    return (
+        f"{option}: the update rule of {spec.method} takes all support examples at once, so what was trained at "
+        f"{support[0]} cannot adapt to {support[1]}"
+    )
 
 
 def examples_seen(

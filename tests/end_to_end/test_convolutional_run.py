@@ -1,30 +1,22 @@
 """Convolutional learners by way of the command line: run, stopped, verified, inspected, reported and loaded again."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 from norml_cli.training.trained import load_trained
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
-
-CONVOLUTIONS = {
-    "learner": "conv-4",
-    "hidden_sizes": [4, 4, 4, 4],
-    "outer_steps": 4,
-    "validate_every": 2,
-    "validation_episodes": 6,
-    "test_episodes": 8,
-}
+from tests.helpers.convolutional import CONVOLUTIONS, write_benchmark
 
 
 @pytest.fixture
 def shell(shell: Shell) -> Shell:
     """A shell with the benchmark `tiny-conv`."""
-    benchmark = tiny.read("benchmarks/glyphs-5way.yaml")
-    benchmark.update(id="tiny-conv", dataset="tiny-glyphs")
-    for key, value in (tiny.PROTOCOL | CONVOLUTIONS).items():
-        benchmark["protocol"][key] = {"value": value, "source": "chosen: for tests"}
-    tiny.write_entry(shell.registry, "benchmarks", benchmark)
+    write_benchmark(shell.registry)
     return shell
 
 
@@ -40,6 +32,34 @@ def test_a_run_is_verified_inspected_reported_and_loaded(shell: Shell, method: s
     assert code == 0, err
     trained = load_trained(shell.folder / record)
     assert trained.meta_learner.learner.n_features == 28**2
+    evaluate = (
+        "evaluate",
+        record,
+        "--shots",
+        "2",
+        "--set",
+        "queries_per_class=3",
+        "--device",
+        "cpu",
+        "--json",
+        "--quiet",
+    )
+    code, out, err = shell.norml(*evaluate)
+    assert code == 0, err
+    found = json.loads(out)[0]["correct"]
+    code, _, err = shell.norml("export", record)
+    assert code == 0, err
+    (shell.folder / record).with_suffix(".weights").unlink()
+    code, out, err = shell.norml(*evaluate, "--force")
+    assert (code, json.loads(out)[0]["correct"]) == (0, found)
+    assert "equal" in shell.norml("verify", record, "--device", "cpu")[1]
+    for number in range(10):
+        place = Path("own") / str(number % 5) if number < 5 else Path("new")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((28, 28), 90).save(place / f"{number}.png")
+    code, out, err = shell.norml("classify", record, "--support", "own", "--query", "new", "--device", "cpu", "--json")
+    assert code == 0, err
+    assert [len(image["probabilities"]) for image in json.loads(out)["images"]] == [5] * 5
     x, y = torch.rand(1, 5, 28**2), torch.arange(5).unsqueeze(0)
     assert trained.meta_learner.adapt(x, y, 2).logits(x).shape == (1, 5, 5)
 

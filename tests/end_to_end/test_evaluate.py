@@ -6,12 +6,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
+from norml import GradientDescent, Learner, MetaLearner
 from norml_cli.commands.results import evaluate
+from norml_cli.data.cache import Cache
+from norml_cli.data.fixed_episodes import episode_requests
+from norml_cli.registry.reading import load_registry
+from norml_cli.registry.specs import RunSpec
 from norml_cli.results.store import Results, digest_of, read_card, read_evaluation, read_record, stored_digest
 from norml_cli.training.checkpoints import read_checkpoint
+from norml_cli.training.trained import load_trained
 from tests.helpers.command_line import Shell
 from tests.helpers.tiny import write_entry
 
@@ -114,10 +121,16 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
     ("arguments", "says"),
     [
         ([], "change something by --set, --shots, --benchmark or --split; `norml verify` repeats the test"),
-        (["--set", "n_way=3"], "--set n_way: the classifier has an output for each of its 5 classes"),
+        (
+            ["--set", "n_way=3"],
+            "--set n_way: has 3 classes, but the learner has an output for each of its 5; train with --set head",
+        ),
+        (["--set", "n_way=3", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
+        (["--set", "head_init=learned"], "change something by --set"),
+        (["--set", "n_way=9", "--set", "head_init=zero"], "n_way: 9 is more than the 8 classes of 'tiny-glyphs'"),
         (
             ["--set", "inner_lr=0.3"],
-            "--set inner_lr: is fixed once the weights are trained; evaluate takes queries_per",
+            "--set inner_lr: is fixed once the weights are trained; evaluate takes n_way, queries",
         ),
         (["--set", "gate_scale=2"], "--set gate_scale: is fixed once the weights are trained"),
         (["--set", "querys_per_class=3"], "unknown key, did you mean 'queries_per_class' or "),
@@ -125,8 +138,14 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
         (["--set", "queries_per_class=900"], "queries_per_class: shots + queries_per_class = 901 is more than the "),
         (["--set", "validation_episodes=3"], "--set validation_episodes: says nothing of --split meta-test; set test_"),
         (["--split", "meta-train"], "--split meta-train: expected meta-val or meta-test"),
-        (["--benchmark", "tiny-3way"], "--benchmark tiny-3way: has 3-way episodes, but the classifier has an output "),
-        (["--benchmark", "tiny-large"], "--benchmark tiny-large: has images of 20 x 20 pixels, but the learner was "),
+        (
+            ["--benchmark", "tiny-3way"],
+            "--benchmark tiny-3way: has 3 classes, but the learner has an output for each of",
+        ),
+        (
+            ["--benchmark", "tiny-large"],
+            "--benchmark tiny-large: has images of 20 x 20 grey pixels, but the learner was",
+        ),
         (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; take one"),
         (["--benchmark", "mini-imagenet-5way"], "come from another backbone"),
     ],
@@ -146,8 +165,91 @@ def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str
 
 def test_gates_of_all_support_examples_at_once_stay_at_their_shots(shell: Shell):
     assert shell.norml(*RUN, "--set", "gates=flattened")[0] == 0
-    assert "trained at 1-shot cannot adapt to 2-shot" in refused(shell, "--shots", "2")
+    assert "trained at 5-way 1-shot cannot adapt to 5-way 2-shot" in refused(shell, "--shots", "2")
     assert evaluated(shell, "--set", "inner_steps_test=3")["new"] is True
+
+
+def test_other_ways_with_a_head_that_starts_at_zero(shell: Shell):
+    """Untrained weights do not depend on N, so a 3-way run's own test is what the 5-way run's weights give there."""
+    untrained = (*RUN, "--set", "head_init=zero", "--outer-steps", "0")
+    assert shell.norml(*untrained)[0] == 0
+    assert shell.norml(*untrained, "--set", "n_way=3", "--results", "three")[0] == 0
+    expected = read_record(Path("three/tiny-5way/1-shot/norml/seed-0.json"))
+    found = evaluated(shell, "--set", "n_way=3")
+    assert found["changed"] == {"n_way": 3}
+    assert found["correct"] == expected.correct
+    assert found["spec_hash"] == expected.spec_hash
+    assert found["episodes"]["queries_per_episode"] == expected.episodes.queries_per_episode
+    bench = yaml.safe_load((shell.registry / "benchmarks/tiny-5way.yaml").read_text())
+    bench["protocol"]["n_way"]["value"] = 3
+    write_entry(shell.registry, "benchmarks", bench | {"id": "tiny-3way"})
+    elsewhere = evaluated(shell, "--benchmark", "tiny-3way")
+    assert (elsewhere["changed"], elsewhere["correct"]) == ({"benchmark": "tiny-3way", "n_way": 3}, expected.correct)
+    assert "these weights hold no learned head" in refused(shell, "--set", "head_init=learned")
+    assert shell.norml("inspect", str(RECORD), "--episodes", "4", "--device", "cpu")[0] == 0
+    assert shell.norml("export", str(RECORD))[0] == 0
+    RECORD.with_suffix(".weights").unlink()
+    assert "equal, all 350 episodes" in shell.norml("verify", str(RECORD), "--device", "cpu")[1]
+
+
+def test_a_learned_head_is_left_out_where_the_rule_knows_no_classes(shell: Shell):
+    assert shell.norml("run", "maml-layerwise-lr", "--benchmark", "tiny-5way")[0] == 0
+    path, options = str(FOLDER / "maml-layerwise-lr/seed-0.json"), ("--device", "cpu", "--json", "--quiet")
+    change = ("--set", "n_way=3", "--set", "head_init=zero")
+    code, out, err = shell.norml("evaluate", path, *change, *options)
+    assert code == 0, err
+    (found,) = json.loads(out)
+    assert found["changed"] == {"n_way": 3, "head_init": "zero"}
+    again = load_trained(path)
+    state = again.meta_learner.state_dict()
+    head = len(again.meta_learner.learner.weights) - 1
+    learner = Learner(784, [12, 8], 3, batch_norm_scale=True, head_init="zero")
+    by_hand = MetaLearner(learner, GradientDescent(3, learned_rates="layer-wise"), again.meta_learner.inner_loop)
+    by_hand.load_state_dict(
+        {
+            name: value[:0] if name.endswith(f".{head}") and "shifts" not in name else value
+            for name, value in state.items()
+        }
+    )
+    expected = correct_by_hand(by_hand, found["spec"])
+    assert found["correct"] == expected
+    assert shell.norml("run", "nearest-centroid", "--benchmark", "tiny-5way")[0] == 0
+    path = str(FOLDER / "nearest-centroid/seed-0.json")
+    code, out, err = shell.norml("evaluate", path, "--set", "n_way=3", *options)
+    assert code == 0, err
+    assert json.loads(out)[0]["episodes"]["queries_per_episode"] == 3 * found["spec"]["protocol"]["queries_per_class"]
+
+
+def correct_by_hand(meta_learner: MetaLearner, spec: dict) -> list[int]:
+    """Correct answers on the fixed meta-test episodes that `spec` names, one episode at a time."""
+    run = RunSpec.model_validate(spec)
+    entries = load_registry()
+    cache = Cache.open(entries.dataset(run.dataset), entries.files["datasets", run.dataset])
+    arrays = cache.episodes(episode_requests(run)[1])
+    images = torch.from_numpy(cache.images("meta_test")).float() / 255
+    counts = []
+    for classes, examples, turns in zip(arrays.classes, arrays.examples, arrays.turns, strict=True):
+        drawn = [
+            [torch.rot90(images[int(c), int(e)], int(turn)).flatten() for e in of_class]
+            for c, of_class, turn in zip(classes, examples, turns, strict=True)
+        ]
+        n_way, labels = len(drawn), torch.arange(len(drawn))
+        support = torch.stack([x for of_class in drawn for x in of_class[: run.shots]])[None]
+        query = torch.stack([x for of_class in drawn for x in of_class[run.shots :]])[None]
+        adapted = meta_learner.adapt(
+            support, labels.repeat_interleave(run.shots)[None], run.protocol.inner_steps_test
+        ).logits(query)
+        answers = adapted[0].argmax(-1)
+        counts.append(int((answers == labels.repeat_interleave(len(answers) // n_way)).sum()))
+    return counts
+
+
+def test_a_head_that_stays_at_zero_is_refused_before_anything_runs(shell: Shell):
+    code, _, err = shell.norml("run", "boil", "--benchmark", "tiny-5way", "--set", "head_init=zero")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "boil: head_init: zero with adapted_layers: body leaves all classes alike; take head_init: learned" in err
+    code, _, err = shell.norml(*RUN, "--set", "head_init=zero", "--set", "head_weight_std=1.0")
+    assert (code, "head_weight_std: is declared, but head_init: zero draws no weights there" in err) == (2, True)
 
 
 def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: Path):

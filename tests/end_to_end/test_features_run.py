@@ -9,11 +9,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from norml.episodes import sample_indices
 from norml.meta_training import outer_step
+from norml_cli.data.cache import Cache
 from norml_cli.data.examples import Examples
 from norml_cli.registry.protocol import Protocol, held_out_of
+from norml_cli.registry.reading import load_registry
+from norml_cli.results.store import read_record
+from norml_cli.training.embedding import features_of_images
+from norml_cli.training.trained import load_trained
 from tests.helpers import photos, tiny
 from tests.helpers.command_line import Shell
 
@@ -218,6 +224,35 @@ def test_a_benchmark_of_an_unknown_recipe_is_a_fault_of_its_file(shell: Shell):
     code, _, err = shell.norml("run", "norml", *PLACE)
     assert code == 2
     assert "made-2way.yaml: protocol.backbone: unknown recipe 'made-recipee', did you mean 'made-recipe'" in err
+
+
+def test_own_photos_are_classified_by_the_features_of_the_run_s_backbone(shell: Shell):
+    assert shell.norml("run", "norml", *PLACE, "--quiet")[0] == 0
+    path = shell.results / "made-2way/1-shot/norml/seed-0.json"
+    record, registry = read_record(path), load_registry()
+    cache = Cache.open(registry.dataset("made-mini"), registry.files["datasets", "made-mini"])
+    images = cache.images("meta_test")
+    with h5py.File(next(shell.home.rglob("*.features.h5"))) as file:
+        cached = torch.from_numpy(file["features/meta_test"][:])
+    pixels = images.reshape(-1, *images.shape[2:])
+    features = features_of_images(registry, record, pixels, torch.device("cpu"))
+    torch.testing.assert_close(features, cached.flatten(0, 1), rtol=1e-4, atol=1e-5)
+    for number, name in enumerate(("ash", "birch")):
+        (shell.folder / "own" / name).mkdir(parents=True)
+        Image.fromarray(images[number, 0]).save(shell.folder / "own" / name / "1.png")
+    (shell.folder / "new").mkdir()
+    for number in range(2):
+        Image.fromarray(images[number, 1]).save(shell.folder / "new" / f"{number}.png")
+    words = ("classify", str(path), "--support", "own", "--query", "new", "--device", "cpu", "--json")
+    code, out, err = shell.norml(*words)
+    assert code == 0, err
+    found = [list(image["probabilities"].values()) for image in json.loads(out)["images"]]
+    x = torch.nn.functional.normalize(cached, dim=-1)
+    if record.spec.protocol.feature_scaling == "none":
+        x = cached
+    adapted = load_trained(path).meta_learner.adapt(x[None, :, 0], torch.tensor([[0, 1]]), 3)
+    expected = adapted.logits(x[None, :, 1], query_statistics="support")[0].softmax(-1)
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-3, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------- a whole table

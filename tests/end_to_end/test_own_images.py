@@ -59,14 +59,28 @@ def test_a_folder_of_images_goes_the_whole_way(user: Shell, channels: str):
     assert "birds-5way" in typed(user, "report --registry mine")
     typed(user, f"evaluate {RECORD} --registry mine --set queries_per_class=2")
     typed(user, f"verify {RECORD} --registry mine")
+    classify(user, f"classify {RECORD} --support labelled --query new --registry mine --json")
+
+
+def classify(user: Shell, line: str) -> None:
+    """Five labelled images of classes that the learner has not seen, and three others."""
+    labelled = {f"labelled/{name}/a.jpg": photo(name, 40) for name in ("owl", "jay", "tit", "rook", "wren")}
+    write_files(user.folder, labelled | {f"new/{n}.png": photo(f"new {n}", 30 + n, kind="PNG") for n in range(3)})
+    found = json.loads(typed(user, line))
+    assert found["classes"] == ["jay", "owl", "rook", "tit", "wren"]
+    assert [image["file"] for image in found["images"]] == ["0.png", "1.png", "2.png"]
+    for image in found["images"]:
+        assert sum(image["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
 def test_the_commands_of_the_page_run(user: Shell):
     text = (Path(__file__).parents[2] / "docs/how-to/own-images.md").read_text(encoding="utf-8")
     lines = re.findall(r"^ {4}norml (.*)$", text, re.MULTILINE)
-    assert [line.split()[0] for line in lines] == ["new", "prepare", "new", "run", "report", "new", "evaluate"]
-    for line in lines:
+    commands = ["new", "prepare", "new", "run", "report", "new", "evaluate", "classify"]
+    assert [line.split()[0] for line in lines] == commands
+    for line in lines[:-1]:
         typed(user, line)
+    classify(user, f"{lines[-1]} --json")
     assert "--outer-steps 5" in lines[3]  # a try, as the page says: what is trained in earnest takes longer
     assert (user.results / "birds-5way/1-shot/norml/seed-0-evaluations").is_dir()
 

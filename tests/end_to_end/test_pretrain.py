@@ -100,8 +100,11 @@ def test_it_is_done_again_only_by_force_and_ends_alike(shell: Shell):
     assert shell.norml(*PRETRAIN, "--force")[0] == 0
     assert figures(record_of(shell)) == figures(first)
     assert weights_of(shell) == weights
-    assert shell.norml(*PRETRAIN, "--seed", "1")[0] == 0
+    code, out, err = shell.norml(*PRETRAIN, "--seeds", "0..1", "--json", "--quiet")
+    assert code == 0, err
+    assert [told["seed"] for told in json.loads(out)] == [0, 1]
     assert len(list(shell.home.rglob("*.weights"))) == 2
+    assert shell.norml(*PRETRAIN, "--seeds", "0..1", "--verify")[0] == 0
 
 
 def test_epochs_and_width_change_the_recipe_and_are_told(shell: Shell):

@@ -83,11 +83,22 @@ class Settings:
     still: frozenset[int] = frozenset()
     support_order: str = "full"
     images: Images | None = None
+    tied_classes: int | None = None  # N, where the head starts as one row for all classes, or as zero
 
 
-def initial_weights(p: Parameters) -> Weights:
+def initial_weights(p: Parameters, tied_classes: int | None = None) -> Weights:
     n_layers = sum(name.startswith("learner.weights.") for name in p)
-    return [(p[f"learner.weights.{layer}"], p[f"learner.biases.{layer}"]) for layer in range(n_layers)]
+    weights = [(p[f"learner.weights.{layer}"], p[f"learner.biases.{layer}"]) for layer in range(n_layers)]
+    if tied_classes is None:
+        return weights
+    row = weights[-1][0]
+    zero = row.new_zeros(row.shape[1], requires_grad=True)
+    rows = torch.stack([row[0] if len(row) else zero for _ in range(tied_classes)])
+    return [*weights[:-1], (rows, row.new_zeros(tied_classes, requires_grad=True))]
+
+
+def is_tied(settings: Settings, layer: int, weights: Weights) -> bool:
+    return settings.tied_classes is not None and layer == len(weights) - 1
 
 
 def forward(
@@ -172,7 +183,7 @@ def adapted(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> Weights:
 
 def weights_of_each_step(p: Parameters, settings: Settings, x: Tensor, y: Tensor) -> list[Weights]:
     """One episode's weights before the first inner step and after each."""
-    every = [initial_weights(p)]
+    every = [initial_weights(p, settings.tied_classes)]
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     orders = [range(len(x))] if settings.support_order == "full" else [[row] for row in in_rounds(y)]
     for t, rows in enumerate(rows for _ in range(settings.inner_steps) for rows in map(list, orders)):
@@ -228,6 +239,7 @@ def along(
     """The directions of weights and biases in step t."""
     if "curvature" in rule:
         out = p[f"rule.out_matrices.{layer}"]
+        out = out if len(out) == len(w_gradient) else out[0, 0] * torch.eye(len(w_gradient), dtype=out.dtype)
         if rule["curvature"] == "t-net":
             return out @ out.T @ w_gradient, out @ out.T @ b_gradient
         in_matrix = p[f"rule.in_matrices.{layer}"]
@@ -238,6 +250,7 @@ def along(
             rule["gate_scale"] * sigmoid(p[f"rule.{signal}_biases.{layer}"]) for signal in ("delta", "h")
         )
         of_column = of_column.repeat(w_gradient.shape[1] // len(of_column))
+        of_row = of_row.expand(len(w_gradient))  # of a tied head: one for all classes
         return torch.diag(of_row) @ w_gradient @ torch.diag(of_column), of_row * b_gradient
     if rule["learned_rates"] == "every-weight":
         return p[f"rule.weight_rates.{layer}"] * w_gradient, p[f"rule.bias_rates.{layer}"] * b_gradient
@@ -278,6 +291,7 @@ def norml_step(
             deltas=deltas[layer] * len(by_node(deltas[layer])),
             inputs=inputs[layer],
             memory=memory,
+            tied=is_tied(settings, layer, weights),
         )
         for s in range(n_support):
             delta_gate, h_gate = gates[s]
@@ -304,14 +318,18 @@ def gates_of_examples(
     deltas: Tensor,
     inputs: Tensor,
     memory: dict[tuple[int, int], tuple[Tensor, Tensor]],
+    tied: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """(delta gate, h gate) of every example; `memory` holds a cell's state by (layer, example), or (layer, 0)."""
+    """(delta gate, h gate) of every example; `memory` holds a cell's state by (layer, example), or (layer, 0).
+
+    tied: one delta gate for all classes, whose delta the cell does not see.
+    """
     normalise = {"standardise": standardise, "log-sign": log_sign, "none": lambda v: v}[
         rule.get("input_normalisation", "standardise")
     ]
     kind = rule.get("gates", "per-example")
     n_support = len(losses)
-    of_delta, of_h = summaries(deltas, rule), summaries(inputs, rule)
+    of_delta, of_h = [] if tied else summaries(deltas, rule), summaries(inputs, rule)
     if kind == "per-example":
         seen = [
             torch.cat([losses[s].reshape(1), *(normalise(part[s]) for part in of_delta + of_h)])
@@ -365,7 +383,7 @@ def cell_step(
     new_hidden = sigmoid(pre_activation("output")) * torch.tanh(new_cell) if feeds_hidden else hidden
     scale = rule.get("gate_scale", 2.0)
     gates = scale * sigmoid(cell_parameters["gate_weight"] @ new_cell + cell_parameters["gate_bias"])
-    n_out = len(p[f"learner.biases.{layer}"])
+    n_out = len(p[f"learner.biases.{layer}"]) or 1  # a tied head has no bias, and one gate
     return gates[:n_out], gates[n_out:], (new_cell, new_hidden)
 
 

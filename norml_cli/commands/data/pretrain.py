@@ -1,6 +1,8 @@
 """`norml pretrain`: pretrain a backbone, and keep its weights and its features of every image."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,11 +29,19 @@ from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
 
 
-def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, console: Output) -> None:
-    """Pretrain a backbone and make its features, unless they are there, and print what it reaches on meta-validation.
+def pretrain(registry: Registry, resolved: ResolvedRecipe, launches: Sequence[Launch], console: Output) -> None:
+    """Pretrain a backbone for each seed (launch) and make its features, unless they are there, and print what it
+    reaches on meta-validation.
 
     Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
     """
+    done = [_pretrained(registry, resolved, launch, console) for launch in launches]
+    if launches[0].ranks.is_first:
+        console.result(done if len(done) > 1 else done[0])
+
+
+def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, console: Output) -> dict[str, Any]:
+    """What the record of one seed says."""
     spec, seed = resolved.spec, launch.seed
     ranks = launch.ranks
     record_at = Results(launch.results).pretraining_path(spec, seed)
@@ -47,7 +57,7 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
             ranks.of_first(Companions(weights_at).tidy)
             console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
         if not ranks.is_first:
-            return  # one makes the features
+            return {}  # one makes the features
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, FEATURES).exists():
             _embed(record, weights_at, cache, launch, console)
@@ -59,7 +69,7 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launch: Launch, conso
         reached = f"{percent(accuracy.mean, accuracy.half_width)}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
         console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
-    console.result({"record": str(record_at), **record.model_dump(mode="json", exclude={"curve"})})
+    return {"record": str(record_at), **record.model_dump(mode="json", exclude={"curve"})}
 
 
 def _train(resolved: ResolvedRecipe, cache: Cache, launch: Launch, record_at: Path, console: Console) -> None:

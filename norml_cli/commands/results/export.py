@@ -1,35 +1,152 @@
-"""`norml export`: the trained weights of runs as safetensors files with their cards, for others to use."""
+"""`norml export`: trained weights as safetensors files with their cards, and as programs that torch runs alone."""
 
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from norml.meta_training import MetaTrained
+from norml_cli.files.atomic import write_atomically
 from norml_cli.files.companions import PUBLISHED, Companions
-from norml_cli.files.errors import UserError
+from norml_cli.files.errors import UserError, reason
+from norml_cli.registry.evaluating import adapted_as
 from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import RunSpec
+from norml_cli.results.evaluations import Card
 from norml_cli.results.records import RunRecord
 from norml_cli.terminal.output import Output
 from norml_cli.training.checkpoints import write_published
-from norml_cli.training.trained import stored_state, stored_weights
+from norml_cli.training.trained import Trained, rebuilt, stored_state, stored_weights
+
+PROGRAM = ".pt2"
 
 
-def export(registry: Registry, records: list[tuple[Path, RunRecord]], *, out: Path | None, console: Output) -> None:
-    """Write the weights of each record beside it, or those of a single one to `out`.
+@dataclass(frozen=True)
+class ProgramFile:
+    """Where a program is wanted, and how it adapts where that is not as the run was tested (--set)."""
 
-    Raises UserError, before anything is written, for what has no weights.
+    path: Path
+    overrides: Mapping[str, Any]
+
+
+def export(
+    registry: Registry,
+    records: list[tuple[Path, RunRecord]],
+    *,
+    out: Path | None,
+    program: ProgramFile | None,
+    console: Output,
+) -> None:
+    """Write the weights of each record beside it, or those of a single one to `out`, and its program if wanted.
+
+    Raises UserError, before anything is written, for what has no weights, and for what torch cannot export.
     """
-    if out is not None and (len(records) > 1 or out.suffix != PUBLISHED):
-        raise UserError(f"--out {out}: takes one RECORD and a file that ends in {PUBLISHED}")
-    states = []
+    _require_one(records, out, "--out", PUBLISHED)
+    _require_one(records, program.path if program else None, "--program", PROGRAM)
+    states, made = [], None
     for path, record in records:
         if not record.spec.rule.meta_trained:
             raise UserError(f"{path}: {record.spec.algorithm} learns nothing, so there are no weights to export")
-        stored_weights(path, record, "cpu")  # they fit
+        trained = stored_weights(path, record, "cpu")  # they fit
         states.append(stored_state(path, record))
+        made = None if program is None else _exported(trained, adapted_as(record.spec, dict(program.overrides)))
     done = []
     for (path, record), state in zip(records, states, strict=True):
         file = out or Companions(path).published
         licence = registry.dataset(record.spec.dataset).licence
         card = write_published(path, record, state, licence=licence, out=file)
-        size = f"{file.stat().st_size / 1e6:.1f} MB"
-        console.print(f"{file}: {size}, with {Companions(file).card.name}", highlight=False, soft_wrap=True)
+        _tell(console, file, f", with {Companions(file).card.name}")
         done.append({"file": str(file), "card": str(Companions(file).card), "sha256": card.file_sha256})
+        if program is not None and made is not None:
+            _write_program(made, card, program.path)
+            _tell(console, program.path, f": {made.takes}")
+            done[-1]["program"] = str(program.path)
     console.result(done)
+
+
+def _require_one(records: list[tuple[Path, RunRecord]], file: Path | None, option: str, suffix: str) -> None:
+    if file is not None and (len(records) > 1 or file.suffix != suffix):
+        raise UserError(f"{option} {file}: takes one RECORD and a file that ends in {suffix}")
+
+
+def _tell(console: Output, file: Path, more: str) -> None:
+    console.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB{more}", highlight=False, soft_wrap=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- programs
+
+
+class Episode(nn.Module):
+    """One episode as one function: support examples [S, D], their labels [S] and queries [M, D] -> logits [M, N]."""
+
+    def __init__(self, meta_learner: MetaTrained, inner_steps: int) -> None:
+        super().__init__()
+        self.meta_learner, self.inner_steps = meta_learner.requires_grad_(requires_grad=False), inner_steps
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Logits [M, N]."""
+        adapted = self.meta_learner.adapt(support_x[None], support_y[None], self.inner_steps)
+        return adapted.logits(query_x[None])[0]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What torch made of an episode, the values that it adapts by, and what it takes, in words."""
+
+    exported: torch.export.ExportedProgram
+    spec: RunSpec
+    takes: str
+
+
+def _exported(trained: Trained, spec: RunSpec) -> Program:
+    """The program of one episode by `spec`: S and M are free, but S where a rule has learned something of each example.
+
+    Raises UserError where torch cannot.
+    """
+    protocol = spec.protocol.model_copy(
+        update={"weight_form": "materialised"}
+    )  # the other form's choice asks for sizes
+    meta_learner = rebuilt(trained, spec.model_copy(update={"protocol": protocol})).meta_learner
+    n_features, n_support = meta_learner.learner.sizes[0], protocol.n_way * spec.shots
+    free = _serves_any_support(trained, spec)
+    support, queries = torch.export.Dim("S", min=2), torch.export.Dim("M", min=1)
+    shapes = ({0: support} if free else None, {0: support} if free else None, {0: queries})
+    example = (
+        torch.zeros(n_support, n_features),
+        torch.arange(protocol.n_way).repeat_interleave(spec.shots),
+        torch.zeros(n_support + 1, n_features),
+    )
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch's own insides
+            episode = Episode(meta_learner, protocol.inner_steps_test)
+            made = torch.export.export(episode, example, dynamic_shapes=shapes)
+    except RuntimeError as error:  # whatever torch.export raises is one
+        raise UserError(f"--program: torch cannot export {spec.method} ({reason(error).split('. ')[0]})") from None
+    what = "images" if protocol.backbone is None else f"features by '{protocol.backbone}'"
+    n = "S" if free else n_support
+    return Program(made, spec, f"{what} [{n}, {n_features}], labels [{n}], [M, {n_features}] -> [M, {protocol.n_way}]")
+
+
+def _serves_any_support(trained: Trained, spec: RunSpec) -> bool:
+    """Whether the number of support examples decides neither what the rule has learned nor the number of steps."""
+    if spec.protocol.support_order == "one-by-one":
+        return False
+    try:
+        rebuilt(trained, spec.model_copy(update={"shots": spec.shots + 1}))
+    except UserError:
+        return False
+    return True
+
+
+def _write_program(program: Program, card: Card, path: Path) -> None:
+    """Write the program with the card of its weights and the values that it adapts by, in one file."""
+    target = io.BytesIO()
+    extra = {"card.json": card.model_dump_json(indent=2), "spec.json": program.spec.model_dump_json(indent=2)}
+    torch.export.save(program.exported, target, extra_files=extra)
+    write_atomically(path, lambda file: file.write(target.getbuffer()))

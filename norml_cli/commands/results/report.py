@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -9,7 +10,7 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
-from norml_cli.reporting.formats import render_sheets, require_format
+from norml_cli.reporting.formats import render_sheets, require_format, to_csv, to_json
 from norml_cli.reporting.lists import render_runs
 from norml_cli.reporting.protocol_sheets import PROTOCOL_KEYS, protocol_sheet, protocol_values
 from norml_cli.reporting.table_sheet import render_table
@@ -18,6 +19,7 @@ from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.gathered import Gathered
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
+from norml_cli.results.series import CURVE_KEYS, EPISODE_KEYS, episode_counts, learning_curves
 from norml_cli.results.tables import Table, benchmarks_of, build_table
 from norml_cli.terminal.output import name_left_out, print_text
 
@@ -66,6 +68,21 @@ def report_protocols(
     sheets = [protocol_sheet(table) for table in tables]
     values = protocol_values(tables)
     print_text(render_sheets(sheets, PROTOCOL_KEYS, values, "protocols", format_, width=console.width), console)
+
+
+def report_series(
+    what: Literal["curves", "episodes"], *, format_: str, results: Sequence[Path], console: Console
+) -> None:
+    """Print every run's learning curve, or the counts of its test episodes, as CSV or JSON.
+
+    Raises UserError for another format, a missing folder, and damaged runs.
+    """
+    require_format(format_)
+    if format_ not in {"csv", "json"}:
+        raise UserError(f"--{what}: is rows for other programs; add --format csv or --format json")
+    rows, keys = (learning_curves, CURVE_KEYS) if what == "curves" else (episode_counts, EPISODE_KEYS)
+    found = rows(*results)
+    print_text(to_csv(keys, found) if format_ == "csv" else to_json({what: found}), console)
 
 
 def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Gathered, console: Console) -> None:

@@ -13,6 +13,7 @@ from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import held
 from norml_cli.registry.resolving import Registry, Resolved
+from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
@@ -34,6 +35,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
     ]
     ranks = launches[0].ranks
     for item in resolved:
+        _refuse_idle(item.spec)
         if item.spec.protocol.outer_steps:
             ranks.require_share(item.spec.protocol.meta_batch_size, "meta_batch_size")
     ranks.of_first(lambda: _refuse_places(places))
@@ -94,6 +96,15 @@ def _record(run: Run, outcome: Outcome, name: str | None) -> RunRecord:
         by_class=outcome.by_class,
         name=name,
     )
+
+
+def _refuse_idle(spec: RunSpec) -> None:
+    """A head that starts at zero and stays there answers nothing."""
+    protocol = spec.protocol
+    idle = {"adapted_layers: body": protocol.adapted_layers == "body", "no inner steps": not protocol.inner_steps_test}
+    if protocol.head_init == "zero" and any(idle.values()):
+        why = next(key for key, found in idle.items() if found)
+        raise UserError(f"{spec.method}: head_init: zero with {why} leaves all classes alike; take head_init: learned")
 
 
 def _refuse_other_protocol(path: Path, item: Resolved) -> None:

@@ -138,10 +138,14 @@ def stream_of_files(watch: Watch, split: SplitName, classes: dict[str, list[File
     return ImageStream(watch, split, tuple(len(classes[label]) for label in sorted(classes)), raw_classes)
 
 
-def decoded(watch: Watch, file: File) -> Image.Image:
-    """The image of a file in the declared channels and upright, in its own size. Raises UserError."""
+def decoded(watch: Watch, file: File, *, upright: bool | None = None) -> Image.Image:
+    """The image of a file in the declared channels, in its own size. Raises UserError.
+
+    upright: turned as its EXIF orientation says; None: as its kind of data set is read.
+    """
     entry = watch.entry
-    upright = entry.kind == "image-folder"  # mini-ImageNet's pixels are what every paper has read
+    if upright is None:
+        upright = entry.kind == "image-folder"  # mini-ImageNet's pixels are what every paper has read
     image = pictures.decoded(file.read(), file.where, FORMATS, partial(_fault, entry), upright=upright)
     if image.has_transparency_data:
         background = "white" if entry.background is None else entry.background.value
