@@ -17,6 +17,7 @@ from norml.update_rules.meta_curvature import MetaCurvature
 from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
 from norml.update_rules.static_gates import StaticGates
+from norml_cli.files.suggestions import remember_places
 from tests.helpers.reference import (
     CHANNEL_SUMMARIES,
     CURVATURE_RULES,
@@ -34,6 +35,12 @@ torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second t
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def no_places_remembered() -> None:
+    """Commands that a test calls in this process leave the places that they were given to the hints of later tests."""
+    remember_places({})
 
 
 @pytest.fixture

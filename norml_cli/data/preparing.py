@@ -84,9 +84,9 @@ def declared_requests(registry: Registry, dataset_id: str) -> list[EpisodeReques
     for bench in registry.benchmarks.values():
         if bench.dataset != dataset_id:
             continue
-        for method in registry.methods:
-            for shots in bench.shots:
-                requests.update(dict.fromkeys(episode_requests(registry.resolve(method, bench.id, shots).spec)))
+        for shots in bench.shots:
+            for spec in registry.specs_on(bench.id, shots):
+                requests.update(dict.fromkeys(episode_requests(spec)))
     return list(requests)
 
 

@@ -130,6 +130,14 @@ class Registry:
             )
         return Resolved(spec, sources, changed)
 
+    def specs_on(self, benchmark: str, shots: int) -> Iterator[RunSpec]:
+        """What each method is on the benchmark; a method that does not go with it, and is refused there, has none."""
+        for method in self.methods:
+            try:
+                yield self.resolve(method, benchmark, shots).spec
+            except UserError:
+                continue
+
 
 def n_features(registry: Registry, spec: RunSpec) -> int:
     """D: values of one example, a flattened image or the features that the backbone makes of it."""

@@ -19,7 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from norml_cli.arguments import grid_of, overrides_of, trials_of
+from norml_cli.arguments import grid_of, items_of, overrides_of
 from norml_cli.data.array_files import ArrayFile
 from norml_cli.data.cache import Cache
 from norml_cli.data.features import FeatureCache
@@ -127,7 +127,7 @@ def fuzz_options(_: Path) -> Callable[[tuple[list[str], list[str]]], None]:
     def target(case: tuple[list[str], list[str]]) -> None:
         sets, grids = case
         with contextlib.suppress(UserError):
-            trials_of(registry, ["norml"], "glyphs-5way", 1, grid_of(grids), overrides_of(sets))
+            items_of(registry, ["norml"], ["glyphs-5way"], [1], grid_of(grids), overrides_of(sets))
 
     return target
 
@@ -262,17 +262,16 @@ def built_in_entries_are_read_once(monkeypatch: pytest.MonkeyPatch):
     """They are no part of what is fuzzed, and reading them is most of a registry's time."""
     from norml_cli.registry import reading  # noqa: PLC0415
 
-    read: dict[Path, Any] = {}
-    read_entry = reading._read_entry
+    read_mapping, read = reading.read_mapping, dict[Path, Any]()
 
-    def once(kind: str, path: Path, faults: list[str]) -> Any:
+    def once(path: Path) -> Any:
         if builtin_registry() not in path.parents:
-            return read_entry(kind, path, faults)
+            return read_mapping(path)
         if path not in read:
-            read[path] = read_entry(kind, path, faults)
+            read[path] = read_mapping(path)
         return read[path]
 
-    monkeypatch.setattr(reading, "_read_entry", once)
+    monkeypatch.setattr(reading, "read_mapping", once)
 
 
 @pytest.mark.parametrize("name", TARGETS)

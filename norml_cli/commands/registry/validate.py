@@ -35,14 +35,10 @@ def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
     from norml_cli.training.build import parameter_counts, shape_of, try_backbone  # noqa: PLC0415 - brings torch
 
     shapes = set[object]()
-    for method in registry.methods.values():
-        for bench in registry.benchmarks.values():
-            for shots in bench.shots:
-                try:
-                    spec = registry.resolve(method.id, bench.id, shots).spec
-                except UserError:
-                    continue  # `norml run` refuses it: the method goes with other benchmarks
-                where = f"{registry.files['methods', method.id]}: on {bench.id}, {shots} shots"
+    for bench in registry.benchmarks.values():
+        for shots in bench.shots:
+            for spec in registry.specs_on(bench.id, shots):
+                where = f"{registry.files['methods', spec.method]}: on {bench.id}, {shots} shots"
                 shape = shape_of(registry, spec)
                 if shape not in shapes:
                     shapes.add(shape)

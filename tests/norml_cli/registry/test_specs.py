@@ -77,6 +77,7 @@ def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_
     features = {"backbone", "backbone_seed", "backbone_epochs", "backbone_width", "feature_scaling"}
     convolutions = {"learner", "head_weight_std", *OF_CONVOLUTIONS}
     training = {"adapted_layers", "gradient_norm_limit", "support_order", "training_examples", "training_classes"}
+    training |= {"outer_gradient", "multi_step_share", "head_init"}
     training |= {"training_turns", "training_shift_px", "training_tilt_degrees", "weight_average"}
     computing = {"matmul_precision", "weight_form", "recompute"}
     assert set(defaults) == features | convolutions | training | computing
