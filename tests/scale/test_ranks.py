@@ -281,7 +281,7 @@ def pretraining(shell: Shell, **changes: object) -> tuple[str, ...]:
 
 
 def pretrained(shell: Shell, results: str) -> dict[str, Any]:
-    [path] = (shell.folder / results).rglob("seed-0.json")
+    [path] = (shell.folder / results).rglob("*seed-0.json")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
