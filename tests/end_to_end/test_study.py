@@ -160,13 +160,15 @@ def test_a_study_whose_trials_are_all_paused_says_so(shell: Shell, monkeypatch: 
     assert "inner_lr 0.1" in shell.norml("status")[1]
 
 
-def test_a_damaged_trial_is_named(shell: Shell):
+def test_damaged_trials_are_named_and_the_others_shown(shell: Shell):
     assert shell.norml(*STUDY)[0] == 0
-    path = trials(shell)[0]
-    path.write_text(path.read_text().replace('"best_step"', '"worst_step"'))
-    code, _, err = shell.norml("study", "rates")
-    assert code == 2
-    assert str(path.relative_to(shell.folder)) in err
+    paths = trials(shell)
+    for n_damaged, path in enumerate(paths, start=1):
+        path.write_text(path.read_text().replace('"best_step"', '"worst_step"'))
+        code, out, err = shell.norml("study", "rates", "--json")
+        assert str(path.relative_to(shell.folder)) in err
+        shown = len(json.loads(out)["trials"]) if code == 0 else 0
+        assert (code, shown) == ((0, len(paths) - n_damaged) if n_damaged < len(paths) else (2, 0))
 
 
 def test_trials_are_as_short_as_asked(shell: Shell):

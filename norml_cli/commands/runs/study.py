@@ -17,7 +17,7 @@ from norml_cli.results.store import Results, write_record
 from norml_cli.sweeps.cells import Asked
 from norml_cli.sweeps.here import as_many_as_pay
 from norml_cli.sweeps.sweep import carry_out
-from norml_cli.terminal.output import Output, print_text
+from norml_cli.terminal.output import Output, name_left_out, print_text
 from norml_cli.terminal.status_files import find_unfinished
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 
 def print_study(name: str, results: Path, *, format_: str, console: Console) -> None:
-    """Print the study's finished trials, the best first. Raises UserError for a study that holds none at all."""
+    """Print the study's finished trials, the best first; what is damaged is named.
+
+    Raises UserError for a study that holds no trial at all, or damaged ones alone.
+    """
     require_format(format_)
-    finished = [trial for _, trial in Results(results).scan_trials(name).sound()]
+    scan = Results(results).scan_trials(name)
+    finished = [trial for _, trial in scan.records or scan.sound()]  # where all are damaged there is no list
     folder = results / "studies" / name
     unfinished = len(find_unfinished(folder)[0])
     if not finished and not unfinished:
@@ -37,6 +41,7 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
         console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
     if finished or format_ != "rich":
         print_text(render_trials(finished, format_, width=console.width), console)
+    name_left_out(scan.faults)
 
 
 def is_one_by_one(asked: Asked, n_trials: int, *, force: bool) -> bool:
