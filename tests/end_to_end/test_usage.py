@@ -159,6 +159,13 @@ def test_a_method_named_twice_is_run_and_listed_once(shell: Shell):
     assert len(json.loads(out)["runs"]) == 1
 
 
+def test_json_of_a_run_names_its_record_and_its_cost(shell: Shell):
+    (run,) = json.loads(shell.norml(*RUN, "--json")[1])["runs"]
+    record = json.loads((shell.folder / run["record"]).read_text(encoding="utf-8"))
+    assert run["training_s"] == pytest.approx(record["cost"]["training_s"])
+    assert run["accuracy"] == round(run["accuracy"], 12)  # and not 0.8813000000000001
+
+
 # -------------------------------------------------------------------------------------------------------------- names
 
 
