@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: head and workers in network namespaces, each with its own /tmp/ray.
+"""A Ray cluster on this machine: head and workers in network namespaces, each with a temporary folder of Ray's own.
 
     lan (a bridge) -- head 10.77.0.1, worker-2 10.77.0.2, ...
 
@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ ENVIRONMENT = {  # of nodes and of the sweep: a secret that they share, and pati
 }
 START_WITHIN_S = 150
 PORT = 6379
+RAY_FOLDER = f"{tempfile.gettempdir()}/ray"  # where a node of Ray keeps its sockets
 
 
 def can_be_had() -> bool:
@@ -88,7 +90,7 @@ class Cluster:
         ip("link", "set", "eth0", "up", inside=name)
         start = [f"--node-ip-address={address}", "--disable-usage-stats", "--object-store-memory=100000000", "--block"]
         start += ["--num-gpus=0", *self._role(number)]
-        mounts = "mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray"
+        mounts = f"mkdir -p {RAY_FOLDER} && mount -t tmpfs none {RAY_FOLDER}"
         if self.hidden is not None and number > 1:
             mounts += f" && mount -t tmpfs none {self.hidden}"
         log = self.folder / f"node-{number}.log"
@@ -128,7 +130,7 @@ class Cluster:
         ip("netns", "del", self._name(number))
 
     def on_head(self, *words: str) -> list[str]:
-        """A command as it is run on the head: with its network and its /tmp/ray."""
+        """A command as it is run on the head: with its network and its folder of Ray's."""
         (inside,) = [pid for pid in self.processes(1) if _is_ray_start(pid)][:1]
         return ["nsenter", f"--target={inside}", "--net", "--mount", f"--wd={Path.cwd()}", *words]
 

@@ -156,8 +156,8 @@ def test_what_is_passed_over_is_counted(tmp_path: Path):
         ({**images("abcdef"), "a/page.jpg": b"<!DOCTYPE html>"}, "a/page.jpg: is a web page, not the file"),
         ({"1.png": PNG, "list.csv": b"image,class\n1.png,a\n"}, "list.csv:1: has no columns filename,label; name"),
         (
-            {**images("a"), "list.csv": b"filename,label\n/home/me/a/0.png,a\n"},
-            "2: names '/home/me/a/0.png', a path of one",
+            {**images("a"), "list.csv": b"filename,label\n/photos/a/0.png,a\n"},
+            "2: names '/photos/a/0.png', a path of one",
         ),
         ({**images("a"), "list.csv": b"filename,label\nC:\\a\\0.png,a\n"}, "a path of one machine"),
         ({**images("ab"), "list.csv": b"filename,label\n0.png,a\n"}, "is there twice, also as"),
