@@ -98,7 +98,7 @@ class ComparedEpisodes(Adapted):
         self._members = functional.one_hot(support_y, n_way).to(x.dtype)
         self._weights: list[LayerWeights] = initial_layers(
             ["materialised"] * learner.n_layers,
-            list(zip(learner.weights, learner.biases, strict=True)),
+            learner.initial_weights(),
             eta=0.0,
             inputs=None,
             reversible=True,

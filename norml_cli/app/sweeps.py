@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,6 +54,15 @@ from norml_cli.arguments import (
 )
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.usage import Command, SeveralCommand
+
+if TYPE_CHECKING:
+    from norml_cli.sweeps.cells import Where
+
+
+def _where(on: str, at_once: str, gpus: float | None, address: str | None, sbatch: str, *, fetch: bool) -> "Where":
+    from norml_cli.sweeps.cells import Where, at_once_of
+
+    return Where(on, at_once_of(at_once), gpus, address, fetch, tuple(shlex.split(sbatch)))
 
 
 @app.command(
@@ -114,12 +123,12 @@ def study_command(
     trials = items_of(entries, known, *places, grid_of(grid), overrides)
     output, format_ = Output(quiet=quiet, as_json=json), "json" if json else format_
     from norml_cli.commands.runs.study import is_one_by_one, print_study, study, sweep_trials
-    from norml_cli.sweeps.cells import Asked, Where, at_once_of
+    from norml_cli.sweeps.cells import Asked
 
     if not trials:
         print_study(name, results, format_=format_, console=output)
         return
-    where = Where(on, at_once_of(at_once), gpus, address, fetch, tuple(shlex.split(sbatch)))
+    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
     options = training_options_of(compile_, tensorboard, deterministic=deterministic)
     asked = Asked(results, chosen, registry, None, device, threads, minutes, retries, dry_run, options)
     asked = replace(asked, where=where, words=words_of(entries, words))
@@ -192,9 +201,9 @@ def sweep_command(
     overrides, known = with_outer_steps(set_, outer_steps), methods_of(entries, methods)
     items = items_of(entries, known, benchmark or [], shots or [], grid_of(grid), overrides)
     from norml_cli.commands.runs.sweep import sweep
-    from norml_cli.sweeps.cells import Asked, Where, at_once_of
+    from norml_cli.sweeps.cells import Asked
 
-    where = Where(on, at_once_of(at_once), gpus, address, fetch, tuple(shlex.split(sbatch)))
+    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
     asked = Asked(results, seeds_of(seeds), registry, source, device, threads, minutes, retries, dry_run)
     asked = replace(asked, where=where, words=words_of(entries, methods))
     sys.exit(sweep(entries, items, asked, Output(quiet=quiet, as_json=json)))
@@ -230,8 +239,8 @@ def reproduce_command(
 ) -> None:
     """Make all runs of a table that are missing."""
     from norml_cli.commands.runs.reproduce import reproduce
-    from norml_cli.sweeps.cells import Asked, Where, at_once_of
+    from norml_cli.sweeps.cells import Asked
 
-    where = Where(on, at_once_of(at_once), gpus, address, fetch, tuple(shlex.split(sbatch)))
+    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
     asked = Asked(results, seeds_of(seeds), registry, source, device, threads, minutes, retries, dry_run, where=where)
     sys.exit(reproduce(entries_of(registry), table, asked, Output(quiet=quiet, as_json=json)))
