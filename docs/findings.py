@@ -148,6 +148,13 @@ class Numbers:
             return None
         return over_seeds([run.correct for run in runs]).interval.divided_by(runs[0].episodes.queries_per_episode)
 
+    def on_test(self, method: str, benchmark: str, shots: int = 1) -> str:
+        """On meta-test, mean over seeds: '87.67'. Raises LookupError where there is no record."""
+        interval = self.interval(method, benchmark, shots)
+        if interval is None:
+            raise LookupError(f"no run of {method} on {benchmark}")
+        return f"{100 * interval.mean:.2f}"
+
     def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
         """`a` minus `b`, among all pairs of the first table that shows both there; None where one has no record."""
         if not all(self._found(method, shots, benchmark) for method in (a, b)):
