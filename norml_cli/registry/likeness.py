@@ -4,12 +4,14 @@ An entry's own word goes before what it takes from the other, wherever the other
 every number of shots also replaces what the other has for one of them.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from norml_cli.registry.entries import EVERYWHERE
 from norml_cli.registry.faults import did_you_mean
+
+T = TypeVar("T")
 
 NOUNS = {"benchmarks": "benchmark", "methods": "method"}  # the kinds whose entries may be like another
 
@@ -66,6 +68,15 @@ def in_full(kind: str, line: Collection[str], stated: Mapping[str, Stated]) -> S
     for id_ in reversed(others):
         full = _merged(kind, full, stated[id_])
     return full
+
+
+def carried_over(said: Mapping[str, T], lines: Iterable[Sequence[str]]) -> dict[str, T]:
+    """What is `said` of benchmarks, by id; a benchmark of which nothing is said takes it from the one that it is like.
+
+    lines: of each benchmark, as of `line_of`.
+    """
+    nearest = {line[0]: next((id_ for id_ in line if id_ in said), None) for line in lines}
+    return {**said, **{id_: said[found] for id_, found in nearest.items() if found is not None}}
 
 
 def _merged(kind: str, base: Stated, own: Stated) -> Stated:
