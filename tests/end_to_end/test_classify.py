@@ -203,9 +203,9 @@ BAD = {
     "no classes": (["--support", "query"], "query/q0.png: not in a class folder; move it into the folder of its"),
     "no queries": (["--query", "empty"], "--query empty: no images here; name the folder of the images to classify"),
     "no query folder": (["--query", "nowhere"], "--query nowhere: does not exist"),
-    "a query that is none": (["--query", "notes.txt"], "--query notes.txt: is no image file (jpg, png, bmp or webp)"),
+    "a query that is none": (["--query", "notes.txt"], "--query notes.txt: not an image; name a folder"),
     "an unreadable image": (["--query", "broken"], "broken/x.png: not a complete JPEG, PNG, BMP or WEBP image"),
-    "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to have it"),
+    "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to resize it"),
     "a value of training": (
         ["--set", "inner_lr=1"],
         "--set inner_lr: cannot be changed here; this command takes inner",

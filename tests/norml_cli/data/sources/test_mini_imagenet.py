@@ -413,7 +413,7 @@ def test_a_class_folder_too_many_and_a_split_missing_are_counted(registry: Regis
     files = {f"val/n9/{number}.jpg": photo(str(number)) for number in range(PER_CLASS)}
     refused(registry, write_files(in_class_folders(folder), files), "3 classes in val, but 'made-mini' declares 2")
     archive = write_zip(folder.parent / "no-test.zip", {**class_folders("train"), **class_folders("val")})
-    refused(registry, archive, "0 classes in test, but 'made-mini' has 2")
+    refused(registry, archive, "0 classes in test, but 'made-mini' declares 2")
 
 
 def test_a_class_in_two_splits_is_refused(registry: Registry, folder: Path):
