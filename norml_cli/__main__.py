@@ -1,4 +1,4 @@
-"""Where `norml` and `python -m norml_cli` start."""
+"""Entry point of `norml` and `python -m norml_cli`."""
 
 import gc
 import signal
@@ -8,8 +8,8 @@ import sys
 def main() -> None:
     """Run the command line.
 
-    Python looks for garbage while it imports the command line's modules and finds none, which is a tenth of the time
-    that `norml list` takes (chosen: measured by `nox -s bench -- --only commands`). So it looks only afterwards.
+    Garbage collection is off during the imports: it finds nothing there and takes a tenth of the time of `norml list`
+    (chosen: measured by `nox -s bench -- --only commands`).
     """
     gc.disable()
     try:
@@ -21,7 +21,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more while Python leaves would only break that off
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt Python's own shutdown
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The command line: the options of every command, one file a panel of `norml --help`. Nothing here computes."""
+"""The options of every command, one file for each panel of `norml --help`. Nothing here computes."""

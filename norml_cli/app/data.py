@@ -1,4 +1,4 @@
-"""Data: a data set to its cache, images to features."""
+"""The Data panel: prepare data sets, and pretrain backbones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def prepare_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="A data set, as in `norml list`: omniglot.", autocompletion=ids_of("datasets")
+            metavar="DATASET", help="A data set from `norml list`: omniglot.", autocompletion=ids_of("datasets")
         ),
     ],
     source: Annotated[
@@ -44,20 +44,20 @@ def prepare_command(
             "--source",
             metavar="PATH",
             callback=nameable,
-            help="Read the raw data from here. Default: download it, where that is allowed.",
+            help="Folder or archive of the raw data. Default: download it, where the licence allows.",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Build the cache again. Default: keep one that is up to date.")
+        bool, typer.Option("--force", help="Build the cache again. Default: keep it if it is up to date.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute every checksum of the cache. Default: off.")
+        bool, typer.Option("--verify", help="Only check the cache: recompute every checksum. Default: off.")
     ] = False,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
 ) -> None:
-    """Turn a data set into its cache of images and episodes."""
+    """Prepare a data set: cache its images and test episodes."""
     from norml_cli.commands.data.prepare import prepare, suggest_benchmark
 
     output, entries = Output(quiet=quiet, as_json=json), entries_of(registry)
@@ -77,25 +77,29 @@ def pretrain_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="A data set, as in `norml list`: mini-imagenet.", autocompletion=ids_of("datasets")
+            metavar="DATASET", help="A data set from `norml list`: mini-imagenet.", autocompletion=ids_of("datasets")
         ),
     ],
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", metavar="ID", help="Recipe, as in `norml list`. Required.", autocompletion=ids_of("recipes")
+            "--recipe", metavar="ID", help="A recipe from `norml list`. Required.", autocompletion=ids_of("recipes")
         ),
     ],
     epochs: Annotated[
         int | None,
         typer.Option(
-            "--epochs", metavar="N", min=1, max=1_000_000, help="Passes over the training images. Default: as declared."
+            "--epochs",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help="Passes over the training images. Default: the recipe's.",
         ),
     ] = None,
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", metavar="W", min=1, max=8192, help="Channels of the first block. Default: as declared."
+            "--width", metavar="W", min=1, max=8192, help="Channels of the first block. Default: the recipe's."
         ),
     ] = None,
     precision: PrecisionOption = None,
@@ -106,17 +110,18 @@ def pretrain_command(
     deterministic: DeterministicOption = False,
     force: ForceOption = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute every checksum of the features. Default: off.")
+        bool, typer.Option("--verify", help="Only check the features: recompute every checksum. Default: off.")
     ] = False,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
-    """Pretrain a backbone and keep its features.
+    """Pretrain a backbone and store its features of every image.
 
-    It learns the meta-training classes. If you stop it, the same command goes on. With --epochs or --width it is
-    another pretraining; its end says how a run takes its features (--set backbone_epochs=N, backbone_width=W).
+    The backbone learns to classify the meta-training classes. You may stop it with Ctrl-C: the same command resumes it.
+    With other --epochs or --width you get another backbone. `norml run` uses it with the settings backbone_epochs=N and
+    backbone_width=W.
     """
     from norml_cli.training.ranks.launching import on_devices
 

@@ -1,4 +1,4 @@
-"""Call one command, and print its errors as one line."""
+"""Run one command, and print its errors as one line."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ from norml_cli.threads import spin_briefly
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes its line on stderr and exit code 2."""
+    """Run the command line. A UserError prints its text on standard error and exits with code 2."""
     spin_briefly()
-    os.environ["MPLBACKEND"] = "agg"  # pictures are only written; a notebook exports a backend that only it can load
-    if os.environ.get("COLUMNS") == "0":  # says "unknown"; rich would print nothing
+    os.environ["MPLBACKEND"] = "agg"  # writes files only; a notebook may export a backend that cannot be loaded here
+    if os.environ.get("COLUMNS") == "0":  # means "unknown", but rich would print nothing
         del os.environ["COLUMNS"]
     with guarded():
         try:

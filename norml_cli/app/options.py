@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from norml_cli.arguments import ids_of, keys_of, nameable, nameable_all, one_of
 
-METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # what the shell completes
+METHOD_IDS, TABLE_IDS = ids_of("methods"), ids_of("tables")  # completers
 
 
 RegistryOption = Annotated[
@@ -16,7 +16,7 @@ RegistryOption = Annotated[
         "--registry",
         metavar="PATH",
         callback=nameable,
-        help="Folder with your own entries, or one entry's .yaml file. Default: NORML_REGISTRY, if it is set.",
+        help="Folder of your own entries, or one entry's .yaml file. Default: NORML_REGISTRY, if set.",
     ),
 ]
 ResultsOption = Annotated[
@@ -28,22 +28,20 @@ BenchmarkOption = Annotated[
     typer.Option(
         "--benchmark",
         metavar="ID",
-        help="Benchmark, as in `norml list`. Default: the method's own.",
+        help="A benchmark from `norml list`. Default: the method's.",
         autocompletion=ids_of("benchmarks"),
     ),
 ]
 ShotsOption = Annotated[
     int | None,
-    typer.Option(
-        "--shots", metavar="K", help="Labelled examples of each class. Default: the benchmark's first number."
-    ),
+    typer.Option("--shots", metavar="K", help="Labelled examples of each class. Default: the benchmark's first value."),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a setting of `norml show METHOD`; repeatable. Lists: hidden_sizes=[64,64]. Default: as declared.",
+        help="Change a setting from `norml show METHOD`; repeatable. A list: hidden_sizes=[64,64]. Default: none.",
         autocompletion=keys_of,
     ),
 ]
@@ -52,7 +50,7 @@ AdaptationSetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change inner_steps_test, query_statistics or head_init; may be repeated. Default: as the run's test.",
+        help="Change inner_steps_test, query_statistics or head_init; repeatable. Default: as in the run's test.",
         autocompletion=one_of("inner_steps_test=", "query_statistics=", "head_init="),
     ),
 ]
@@ -67,14 +65,16 @@ SeedsOption = Annotated[
 ]
 OuterStepsOption = Annotated[
     int | None,
-    typer.Option("--outer-steps", metavar="N", min=0, help="Outer steps of meta-training. Default: as declared."),
+    typer.Option(
+        "--outer-steps", metavar="N", min=0, help="Outer steps of meta-training. Default: as in `norml show METHOD`."
+    ),
 ]
 DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
         metavar="NAME",
-        help="auto, cpu, cuda or cuda:N. Default: auto, the first GPU if there is one.",
+        help="Device: auto, cpu, cuda or cuda:N. Default: auto (the first GPU, or the CPU).",
         autocompletion=one_of("auto", "cpu", "cuda"),
     ),
 ]
@@ -85,22 +85,22 @@ DevicesOption = Annotated[
         metavar="N",
         min=1,
         max=1024,
-        help="Share each step among N GPUs, or N CPU processes where there is none. Default: 1.",
+        help="Share each step among N GPUs, or N CPU processes if there is no GPU. Default: 1.",
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Discard existing results and checkpoints and run again. Default: keep them.")
+    bool, typer.Option("--force", help="Discard existing results and checkpoints, and run again. Default: keep them.")
 ]
 CompileOption = Annotated[
     bool | None,
     typer.Option(
-        "--compile/--no-compile", help="Compile the outer step first (a minute or more). Default: for long runs."
+        "--compile/--no-compile", help="Compile the outer step first (a minute or more). Default: in long runs only."
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", min=1, max=1024, help="CPU threads. Default: 1, or all if the sizes make that faster."
+        "--threads", metavar="N", min=1, max=1024, help="CPU threads. Default: 1, or all if the model is large enough."
     ),
 ]
 PrecisionOption = Annotated[
@@ -108,44 +108,47 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="auto, float32 or bfloat16; auto tries both and takes the faster. Default: as declared.",
+        help="Arithmetic: auto, float32 or bfloat16; auto tries both and takes the faster. Default: the recipe's.",
         autocompletion=one_of("auto", "float32", "bfloat16"),
     ),
 ]
 DeterministicOption = Annotated[
     bool,
-    typer.Option("--deterministic", help="On a GPU, give the same bits every time (slower). Default: off."),
+    typer.Option("--deterministic", help="Make runs on a GPU bit-reproducible (slower). Default: off."),
 ]
 FormatOption = Annotated[
     str,
     typer.Option(
         "--format",
         metavar="NAME",
-        help="rich, markdown, latex, csv or json. Default: rich.",
+        help="Output format: rich, markdown, latex, csv or json. Default: rich.",
         autocompletion=one_of("rich", "markdown", "latex", "csv", "json"),
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts. Default: text for people.")]
 FormatJsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: and the result). Default: off.")
+    bool, typer.Option("--quiet", "-q", help="Print errors only (with --json: also the result). Default: off.")
+]
+RecordArgument = Annotated[
+    Path, typer.Argument(metavar="RECORD", help="Record that `norml run` wrote: a seed-N.json file.")
 ]
 RecordsArgument = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RECORD...", callback=nameable_all, help="Records that `norml run` left: seed-N.json files."
+        metavar="RECORD...", callback=nameable_all, help="Records that `norml run` wrote: seed-N.json files."
     ),
 ]
 ResultJsonOption = Annotated[
     bool,
-    typer.Option("--json", help="Print the result as JSON, and progress on stderr as JSON lines. Default: off."),
+    typer.Option("--json", help="Print the result as JSON, and progress as JSON lines on stderr. Default: off."),
 ]
 GridOption = Annotated[
     list[str] | None,
     typer.Option(
         "--grid",
         metavar="KEY=V1,V2",
-        help="Values to try for a setting; repeat it to try all combinations. Default: none.",
+        help="Values to try for one setting; repeat the option to try all combinations. Default: none.",
         autocompletion=keys_of,
     ),
 ]
@@ -154,7 +157,7 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         metavar="WHERE",
-        help="here, ray (needs norml[ray]) or slurm. Default: here, on this machine.",
+        help="Where runs are computed: here, ray (needs norml[ray]) or slurm. Default: here (this machine).",
         autocompletion=one_of("here", "ray", "slurm"),
     ),
 ]
@@ -163,7 +166,7 @@ AtOnceOption = Annotated[
     typer.Option(
         "--at-once",
         metavar="N",
-        help="How many runs go side by side. Default: auto, as the machine or the cluster allows.",
+        help="Number of runs at the same time. Default: auto (as many as the machine or cluster allows).",
     ),
 ]
 GpusOption = Annotated[
@@ -172,7 +175,7 @@ GpusOption = Annotated[
         "--gpus",
         metavar="F",
         min=0,
-        help="With --on ray or slurm: GPUs of a run. Default: 0.25 on a Ray that has GPUs.",
+        help="With --on ray or slurm: GPUs for each run. Default: 0.25 if the Ray cluster has GPUs.",
     ),
 ]
 AddressOption = Annotated[
@@ -180,20 +183,22 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="With --on ray: the cluster's head. Default: RAY_ADDRESS, or a Ray of this machine.",
+        help="With --on ray: address of the cluster's head node. Default: RAY_ADDRESS, or Ray on this machine.",
     ),
 ]
 FetchOption = Annotated[
     bool,
     typer.Option(
         "--fetch",
-        help="With --on ray: bring checkpoints and results here through Ray. Default: all see the results folder.",
+        help="With --on ray: copy checkpoints and results here through Ray. Default: all nodes share the folder.",
     ),
 ]
 SbatchOption = Annotated[
     str,
     typer.Option(
-        "--sbatch", metavar="OPTIONS", help="With --on slurm: of sbatch, 'partition=gpu time=4:00:00'. Default: none."
+        "--sbatch",
+        metavar="OPTIONS",
+        help="With --on slurm: options for sbatch, such as 'partition=gpu time=4:00:00'. Default: none.",
     ),
 ]
 MinutesOption = Annotated[
@@ -204,10 +209,10 @@ MinutesOption = Annotated[
 ]
 RetriesOption = Annotated[
     int,
-    typer.Option("--retries", metavar="N", min=0, max=100, help="How often to start a failed run again. Default: 1."),
+    typer.Option("--retries", metavar="N", min=0, max=100, help="How often to restart a failed run. Default: 1."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only print which runs are missing and how long they take. Default: off.")
+    bool, typer.Option("--dry-run", help="Only print the missing runs and how long they will take. Default: off.")
 ]
 SourceOption = Annotated[
     Path | None,
@@ -215,7 +220,7 @@ SourceOption = Annotated[
         "--source",
         metavar="PATH",
         callback=nameable,
-        help="Raw data, as for `norml prepare`. Default: download it, where that is allowed.",
+        help="Folder or archive of the raw data. Default: download it, where the licence allows.",
     ),
 ]
 TensorboardOption = Annotated[
@@ -227,6 +232,6 @@ NameOption = Annotated[
     typer.Option(
         "--name",
         metavar="NAME",
-        help="Store the run as METHOD+NAME, beside the method's own. Default: as METHOD.",
+        help="Store the run as METHOD+NAME, beside the method's other runs. Default: as METHOD.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Registry: what is declared."""
+"""The Registry panel: list, show, add and check entries."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from norml_cli.terminal.usage import Command, SeveralCommand
     epilog="norml list\nnorml list --json",
 )
 def list_command(registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """List methods, benchmarks, data sets, recipes and tables."""
+    """List all methods, benchmarks, data sets, recipes and tables."""
     from norml_cli.commands.registry.show import list_entries
 
     list_entries(entries_of(registry), Console(), as_json=json)
@@ -37,7 +37,9 @@ def show_command(
     id_: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="A method, benchmark, data set, recipe or table.", autocompletion=ids_of(*KINDS)
+            metavar="ID",
+            help="A method, benchmark, data set, recipe or table from `norml list`.",
+            autocompletion=ids_of(*KINDS),
         ),
     ],
     benchmark: BenchmarkOption = None,
@@ -46,7 +48,7 @@ def show_command(
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show an entry, each value with its source."""
+    """Show one entry: its values, and the source of each."""
     from norml_cli.commands.registry.show import show
 
     entries, overrides = entries_of(registry), overrides_of(set_)
@@ -70,18 +72,18 @@ def new_command(
         str,
         typer.Argument(
             metavar="KIND",
-            help="dataset, benchmark or method.",
+            help="What to add: dataset, benchmark or method.",
             autocompletion=one_of("dataset", "benchmark", "method"),
         ),
     ],
-    id_: Annotated[str, typer.Argument(metavar="NAME", help="Its id, such as my-birds.")],
+    id_: Annotated[str, typer.Argument(metavar="NAME", help="Id of the new entry, such as my-birds.")],
     source: Annotated[
         Path | None,
         typer.Option(
             "--source",
             metavar="PATH",
             callback=nameable,
-            help="Images to look at: a folder or an archive. Default: none; a dataset needs it.",
+            help="Folder or archive of the images of a data set. Default: none; a dataset needs it.",
         ),
     ] = None,
     min_images: Annotated[
@@ -95,7 +97,7 @@ def new_command(
         typer.Option(
             "--like",
             metavar="ID",
-            help="What it copies but for the changes. Default: none; benchmarks and methods need it.",
+            help="Entry from `norml list` to copy and change. Default: none; benchmarks and methods need it.",
             autocompletion=ids_of("benchmarks", "methods"),
         ),
     ] = None,
@@ -104,20 +106,20 @@ def new_command(
         typer.Option(
             "--dataset",
             metavar="ID",
-            help="Data set of a benchmark. Default: as in --like.",
+            help="For a benchmark: its data set, from `norml list`. Default: as in --like.",
             autocompletion=ids_of("datasets"),
         ),
     ] = None,
     shots: Annotated[
         list[int] | None,
-        typer.Option("--shots", metavar="K", help="Shots of a benchmark; may be several. Default: as in --like."),
+        typer.Option("--shots", metavar="K", help="For a benchmark: one or several shots. Default: as in --like."),
     ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="Default benchmark of a method. Default: as in --like.",
+            help="For a method: the benchmark that it runs on, from `norml list`. Default: as in --like.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
@@ -126,7 +128,7 @@ def new_command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a value, such as image_size_px=28 or n_way=10; may be repeated. Default: as seen or copied.",
+            help="Set a value, such as image_size_px=28 or n_way=10; repeatable. Default: from --source or --like.",
         ),
     ] = None,
     registry: Annotated[
@@ -135,11 +137,11 @@ def new_command(
             "--registry",
             metavar="DIR",
             callback=nameable,
-            help="Folder of your own entries to write into. Default: NORML_REGISTRY if it is set, else mine.",
+            help="Folder of your own entries. Default: NORML_REGISTRY if set, else mine.",
         ),
     ] = None,
 ) -> None:
-    """Write a data set, benchmark or method of your own."""
+    """Add a data set, benchmark or method of your own."""
     options = {"--source": source, "--min-images": min_images, "--like": like, "--dataset": dataset}
     require_options_of(kind, {**options, "--shots": shots, "--benchmark": benchmark})
     from norml_cli.commands.registry.new import new_benchmark, new_dataset, new_method
@@ -167,7 +169,7 @@ def validate_command(
         typer.Argument(
             metavar="PATH",
             callback=nameable,
-            help="Folder of entries, or one entry's file. Default: the built-in ones.",
+            help="Folder of entries, or one entry's file. Default: the built-in entries.",
         ),
     ] = None,
     registry: RegistryOption = None,

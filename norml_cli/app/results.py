@@ -1,4 +1,4 @@
-"""Results: what is there, what it says, what trained weights do."""
+"""The Results panel: list and compare runs, and use trained weights."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from norml_cli.app.options import (
     FormatOption,
     JsonOption,
     QuietOption,
+    RecordArgument,
     RecordsArgument,
     RegistryOption,
     ResultJsonOption,
@@ -47,7 +48,7 @@ from norml_cli.terminal.usage import Command, ReportCommand
     epilog="norml status\nnorml status --results out --json",
 )
 def status_command(results: ResultsOption = Path("results"), json: JsonOption = False) -> None:
-    """List what is running, paused and finished."""
+    """List the trainings that are running, paused or finished."""
     from norml_cli.commands.results.status import status
 
     status(results=results, console=Console(), as_json=json)
@@ -65,7 +66,7 @@ def report_command(
         list[str] | None,
         typer.Argument(
             metavar="METHOD...",
-            help="With --protocols: which methods; the first is the reference. Default: all.",
+            help="With --protocols: methods from `norml list`; the first is the reference. Default: all.",
             autocompletion=METHOD_IDS,
         ),
     ] = None,
@@ -74,18 +75,21 @@ def report_command(
         typer.Option(
             "--table",
             metavar="[ID]",
-            help="A table, as in `norml list`: table-2. Without ID: every table with runs. Default: list the runs.",
+            help="A table from `norml list`: table-2. Without ID: every table with runs. Default: list the runs.",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
     protocols: Annotated[
-        bool, typer.Option("--protocols", help="Show what `norml evaluate` found, method beside method. Default: off.")
+        bool, typer.Option("--protocols", help="Compare methods by the results of `norml evaluate`. Default: off.")
     ] = False,
     curves: Annotated[
-        bool, typer.Option("--curves", help="With --format csv or json: every run's learning curve. Default: off.")
+        bool, typer.Option("--curves", help="With --format csv or json: print learning curves. Default: off.")
     ] = False,
     episodes: Annotated[
-        bool, typer.Option("--episodes", help="The same for the correct answers of each episode. Default: off.")
+        bool,
+        typer.Option(
+            "--episodes", help="With --format csv or json: print correct answers of each test episode. Default: off."
+        ),
     ] = False,
     format_: FormatOption = "rich",
     json: FormatJsonOption = False,
@@ -95,7 +99,7 @@ def report_command(
             "--html",
             metavar="FILE",
             callback=nameable,
-            help="Write one self-contained page: tables, pictures, cost, provenance. Default: print.",
+            help="Write one self-contained page: tables, pictures, cost, provenance. Default: print text.",
         ),
     ] = None,
     results: Annotated[
@@ -104,27 +108,27 @@ def report_command(
             "--results",
             metavar="DIR",
             callback=nameable_all,
-            help="Folder of the records, or several, gathered. Default: results.",
+            help="One or several folders of records. Default: results.",
         ),
     ] = [Path("results")],  # noqa: B006 - typer copies it
     registry: RegistryOption = None,
 ) -> None:
-    """Print your runs, or a table of the paper with yours beside it.
+    """Print your runs, or a table of the paper beside your results.
 
-    Without --table it lists the runs at hand.
+    Without --table it lists your runs.
     """
     from norml_cli.commands.results.report import report, report_html, report_protocols, report_series
     from norml_cli.results.gathered import Gathered
 
     if methods and not protocols:
-        raise UserError(f"report {plain(methods[0])}: methods are named with --protocols; a table with --table")
+        raise UserError(f"report {plain(methods[0])}: name a method only with --protocols, or a table with --table")
     if protocols and (table is not None or html is not None):
-        raise UserError("--protocols: leave out --table and --html, whose page shows the protocols, too")
+        raise UserError("--protocols: leave out --table and --html; the HTML page shows the protocols anyway")
     format_ = format_of(format_, as_json=json)
     if curves or episodes:
         if table is not None or html is not None or protocols or (curves and episodes):
             raise UserError(
-                f"--{'curves' if curves else 'episodes'}: is a list of its own; leave out the other options"
+                f"--{'curves' if curves else 'episodes'}: prints a list of its own; leave out the other options"
             )
         report_series("curves" if curves else "episodes", format_=format_, results=results, console=Console())
         return
@@ -137,7 +141,7 @@ def report_command(
         report(entries, table_id=table, format_=format_, results=folders, console=console)
         return
     if format_ != "rich":
-        raise UserError("--html: is a format of its own; leave out --format")
+        raise UserError("--html: writes HTML only; leave out --format")
     report_html(entries, table_id=table, out=html, results=folders, console=console)
 
 
@@ -151,7 +155,9 @@ def compare_command(
     methods: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="METHOD...", help="Two or more methods of finished runs, or METHOD+NAME.", autocompletion=METHOD_IDS
+            metavar="METHOD...",
+            help="Two or more methods with finished runs, as `norml report` lists them.",
+            autocompletion=METHOD_IDS,
         ),
     ] = None,
     all_: Annotated[
@@ -159,7 +165,7 @@ def compare_command(
         typer.Option(
             "--all",
             metavar="TABLE",
-            help="Compare every pair of this table's methods. Default: METHOD...",
+            help="Compare every pair of methods in this table from `norml list`. Default: METHOD...",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
@@ -172,7 +178,7 @@ def compare_command(
 ) -> None:
     """Compare methods on the same test episodes.
 
-    For every pair: the paired difference with its interval, and a verdict. A run with a name is METHOD+NAME.
+    For every pair it prints the paired difference, its interval and a verdict. A run with a name is METHOD+NAME.
     """
     from norml_cli.commands.results.compare import Compared, compare_methods
 
@@ -190,16 +196,14 @@ def compare_command(
     "norml inspect results/glyphs-5way/1-shot/norml/seed-0.json --episodes 500",
 )
 def inspect_command(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
+    record: RecordArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder to write to. Default: seed-N-inspection, beside the record."),
     ] = None,
     episodes: Annotated[
         int,
-        typer.Option(
-            "--episodes", metavar="N", min=2, help="How many meta-validation episodes to watch. Default: 100."
-        ),
+        typer.Option("--episodes", metavar="N", min=2, help="Number of meta-validation episodes to use. Default: 100."),
     ] = 100,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -208,7 +212,7 @@ def inspect_command(
 ) -> None:
     """Show what a trained meta-learner does while it adapts.
 
-    Gates, effective rates, accuracy by inner step and the freeze test, as CSV, JSON, PNG and SVG.
+    It writes gates, effective rates, accuracy by inner step and the freeze test as CSV, JSON, PNG and SVG.
     """
     entries = entries_of(registry)
     from norml_cli.commands.results.inspect_ import inspect
@@ -229,9 +233,9 @@ def verify_command(
     device: DeviceOption = "auto",
     registry: RegistryOption = None,
 ) -> None:
-    """Test stored weights again and compare with the record.
+    """Test stored weights again and compare with their record.
 
-    The number of correct answers must be the record's in every episode.
+    Each episode must have as many correct answers as the record says.
     """
     from norml_cli.results.store import read_record  # before torch: fails fast
 
@@ -254,7 +258,7 @@ def evaluate_command(
     shots: Annotated[
         int | None,
         typer.Option(
-            "--shots", min=1, max=1000, metavar="K", help="Labelled examples of each class. Default: the run's."
+            "--shots", min=1, max=1000, metavar="K", help="Labelled examples of each class. Default: as in the run."
         ),
     ] = None,
     benchmark: Annotated[
@@ -262,7 +266,7 @@ def evaluate_command(
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="Take the episodes of this benchmark, as in `norml list`. Default: the run's.",
+            help="Test on this benchmark from `norml list`. Default: the run's.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
@@ -271,21 +275,21 @@ def evaluate_command(
         typer.Option(
             "--split",
             metavar="NAME",
-            help="meta-val or meta-test. Default: meta-test.",
+            help="Split to test on: meta-val or meta-test. Default: meta-test.",
             autocompletion=one_of("meta-val", "meta-test"),
         ),
     ] = "meta-test",
     device: DeviceOption = "auto",
     force: Annotated[
-        bool, typer.Option("--force", help="Evaluate again what has a result already. Default: off.")
+        bool, typer.Option("--force", help="Evaluate again even if a result exists. Default: off.")
     ] = False,
     quiet: QuietOption = False,
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
 ) -> None:
-    """Evaluate trained weights under another protocol.
+    """Test trained weights under another protocol.
 
-    Each result is a record of its own, beside the run's. A result that exists is printed again.
+    Each result is stored beside the run's record. If a result exists, it is only printed.
     """
     from norml_cli.registry.evaluating import evaluated
     from norml_cli.results.store import read_record
@@ -308,25 +312,27 @@ def evaluate_command(
     "norml classify RECORD --support labelled --query new --html answers.html",
 )
 def classify_command(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A run's record, with its weights beside it.")],
+    record: RecordArgument,
     support: Annotated[
         Path,
         typer.Option(
             "--support",
             metavar="DIR",
             callback=nameable,
-            help="A folder for each class, with labelled images. Required.",
+            help="Labelled images: a folder with one subfolder for each class. Required.",
         ),
     ],
     query: Annotated[
         Path,
-        typer.Option("--query", metavar="DIR", callback=nameable, help="The images to classify, or one. Required."),
+        typer.Option(
+            "--query", metavar="DIR", callback=nameable, help="Images to classify: a folder or one file. Required."
+        ),
     ],
     set_: AdaptationSetOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", callback=nameable, help="Also write a page with thumbnails. Default: none."
+            "--html", metavar="FILE", callback=nameable, help="Also write an HTML page with thumbnails. Default: none."
         ),
     ] = None,
     format_: FormatOption = "rich",
@@ -336,8 +342,8 @@ def classify_command(
 ) -> None:
     """Classify your own images with a trained learner.
 
-    It adapts to a few labelled images of each class. Each image is classified by itself (query_statistics: support),
-    unless --set says otherwise.
+    The learner adapts to a few labelled images of each class. It classifies each image independently of the others,
+    unless you add --set query_statistics=query.
     """
     format_, overrides = format_of(format_, as_json=json), overrides_of(set_)
     entries = entries_of(registry)
@@ -361,7 +367,7 @@ def export_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", callback=nameable, help="A .safetensors file. Default: beside the record."
+            "--out", metavar="FILE", callback=nameable, help="The .safetensors file. Default: beside the record."
         ),
     ] = None,
     program: Annotated[
@@ -370,7 +376,7 @@ def export_command(
             "--program",
             metavar="FILE",
             callback=nameable,
-            help="Also write a .pt2 file that torch runs alone: support set and queries to logits. Default: none.",
+            help="Also write a .pt2 program (support set and queries to logits) for plain torch. Default: none.",
         ),
     ] = None,
     set_: AdaptationSetOption = None,
@@ -378,14 +384,14 @@ def export_command(
     json: ResultJsonOption = False,
     registry: RegistryOption = None,
 ) -> None:
-    """Write trained weights as safetensors, for others.
+    """Export trained weights as safetensors files.
 
-    A JSON card beside each file says which run the weights are of, and how good they are.
+    A JSON card beside each file says which run the weights come from, and their accuracy.
     """
     from norml_cli.results.store import read_record
 
     if set_ and program is None:
-        raise UserError("--set: says how a program adapts; give --program FILE with it")
+        raise UserError("--set: applies to --program only; add --program FILE")
     entries, runs = entries_of(registry), [(path, read_record(path)) for path in records]
     overrides, output = overrides_of(set_), Output(quiet=quiet, as_json=json)
     from norml_cli.commands.results.export import ProgramFile, export

@@ -1,4 +1,4 @@
-"""A run: one method or several, one seed or several, one after the other."""
+"""The command `norml run`: train and test one or several methods, one after the other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def run_command(
         list[str],
         typer.Argument(
             metavar="METHOD...",
-            help="Methods, as in `norml list`, or .yaml files of your own.",
+            help="Methods from `norml list`, or .yaml files of your own.",
             autocompletion=METHOD_IDS,
         ),
     ],
@@ -68,7 +68,7 @@ def run_command(
 ) -> None:
     """Meta-train methods and test them.
 
-    If you stop it, the same command goes on.
+    You may stop it with Ctrl-C: the same command resumes it.
     """
     from norml_cli.training.ranks.launching import on_devices
 
@@ -77,7 +77,7 @@ def run_command(
         require_id("--name", name)
         entries = entries_of(registry, methods)
         resolved = [entries.resolve(method, benchmark, shots, overrides) for method in methods_of(entries, methods)]
-        from norml_cli.commands.runs.run import run  # after what needs no torch: fails fast
+        from norml_cli.commands.runs.run import run  # loads torch, so only after the checks above
         from norml_cli.training.launch import Launch
 
         own = ranks.device(device)

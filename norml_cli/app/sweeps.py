@@ -1,4 +1,4 @@
-"""Many runs or trials: a grid, methods at several places, a table; side by side here, on Ray or on Slurm."""
+"""The commands that start many runs (study, sweep, reproduce), on this machine, on Ray or on Slurm."""
 
 import shlex
 import sys
@@ -72,14 +72,12 @@ def _where(on: str, at_once: str, gpus: float | None, address: str | None, sbatc
     epilog="norml study rates norml --benchmark glyphs-5way --grid inner_lr=0.1,0.2\nnorml study rates",
 )
 def study_command(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name that you choose: the folder below results/studies.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice: the folder in results/studies.")],
     methods: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="METHOD...",
-            help="Methods, as in `norml list`, or .yaml files. Default: print what the study holds.",
+            help="Methods from `norml list`, or .yaml files of your own. Default: print the finished trials.",
             autocompletion=METHOD_IDS,
         ),
     ] = None,
@@ -110,10 +108,10 @@ def study_command(
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
-    """Try a grid of values on meta-validation alone.
+    """Search a grid of settings, using meta-validation only.
 
-    Without METHOD it prints what the study holds. If you stop it, the same command goes on. A second process takes the
-    next free trial.
+    Without METHOD it prints the finished trials. You may stop it with Ctrl-C: the same command resumes it. If you start
+    it twice, both processes share the trials.
     """
     require_id("study", name)
     chosen, words = seeds_of(seeds), methods or []
@@ -152,7 +150,9 @@ def sweep_command(
     methods: Annotated[
         list[str],
         typer.Argument(
-            metavar="METHOD...", help="Methods, as in `norml list`, or .yaml files.", autocompletion=METHOD_IDS
+            metavar="METHOD...",
+            help="Methods from `norml list`, or .yaml files of your own.",
+            autocompletion=METHOD_IDS,
         ),
     ],
     benchmark: Annotated[
@@ -160,7 +160,7 @@ def sweep_command(
         typer.Option(
             "--benchmark",
             metavar="ID",
-            help="One or several benchmarks, as in `norml list`. Default: the method's own.",
+            help="One or several benchmarks from `norml list`. Default: the method's.",
             autocompletion=ids_of("benchmarks"),
         ),
     ] = None,
@@ -169,7 +169,7 @@ def sweep_command(
         typer.Option(
             "--shots",
             metavar="K",
-            help="Labelled examples of each class, one or several K. Default: the benchmark's first.",
+            help="Labelled examples of each class; one or several numbers. Default: the benchmark's first value.",
         ),
     ] = None,
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
@@ -193,9 +193,9 @@ def sweep_command(
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
-    """Run methods on several benchmarks, shots, seeds and values.
+    """Run methods on several benchmarks, shots, seeds and settings.
 
-    A run of a grid is kept as METHOD+VALUES. If you stop it, the same command goes on.
+    Runs of a --grid are stored as METHOD+VALUES. You may stop it with Ctrl-C: the same command resumes it.
     """
     entries = entries_of(registry, methods)
     overrides, known = with_outer_steps(set_, outer_steps), methods_of(entries, methods)
@@ -217,7 +217,7 @@ def sweep_command(
 )
 def reproduce_command(
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="A table, as in `norml list`.", autocompletion=TABLE_IDS)
+        str, typer.Argument(metavar="TABLE", help="A table from `norml list`: table-2.", autocompletion=TABLE_IDS)
     ],
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     on: OnOption = "here",
@@ -237,7 +237,7 @@ def reproduce_command(
     results: ResultsOption = Path("results"),
     registry: RegistryOption = None,
 ) -> None:
-    """Make all runs of a table that are missing."""
+    """Run everything that is missing from a table."""
     from norml_cli.commands.runs.reproduce import reproduce
     from norml_cli.sweeps.cells import Asked
 

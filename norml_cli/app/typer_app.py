@@ -1,4 +1,4 @@
-"""The application that the panels add their commands to."""
+"""The typer application. The panels' files add their commands to it."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from norml_cli.terminal.usage import Panels
 app = typer.Typer(
     name="norml",
     cls=Panels,
-    help="Benchmarks of NORML and its MAML baselines: prepare data, run methods, report the paper's tables.",
+    help="Few-shot learning with NORML and its MAML baselines: prepare data, run methods, compare with the paper.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -35,7 +35,7 @@ def _options(
             "--version",
             callback=_version,
             is_eager=True,
-            help="Print the version (and a checkout's commit) and exit.",
+            help="Print the version (and the commit of a checkout) and exit.",
         ),
     ] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Upkeep: whether everything is in order."""
+"""The Upkeep panel: check the installation."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def doctor_command(
 ) -> None:
     """Check the installation, the caches and the results.
 
-    It says what to do, and exits with 1 if something must be done.
+    It says how to fix what is wrong, and exits with 1 if something needs fixing.
     """
     from norml_cli.commands.upkeep.doctor import doctor
 

@@ -1,1 +1,1 @@
-"""One module a command; `app` parses, calls these and prints their errors."""
+"""The code of each command, one module per command. `app` parses the options, calls it and prints its errors."""

@@ -1,1 +1,1 @@
-"""Raw sources -> examples and fixed episodes."""
+"""From raw data to caches, examples and fixed episodes."""

@@ -1,12 +1,12 @@
-"""One HDF5 file a data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
+"""One HDF5 file per data set: its images by split, and the fixed evaluation episodes of its benchmarks. Torch-free.
 
     /images/<split>                                uint8 [C, P, height, width], or [C, P, height, width, 3] in colour
-    /sizes/<split>                                 where classes differ in size, as `array_files` has it
+    /sizes/<split>                                 only if classes differ in size, see `array_files`
     /classes/<split>                               names of the C classes
     /episodes/<request>/classes, examples, turns   see norml.episodes.EpisodeIndices
 
-How it is written, checked and read is `array_files`' job. Once made, a cache never changes: episodes that it does not
-hold are drawn where they are needed, so that it may be shared and read-only.
+`array_files` writes, checks and reads the file. A cache never changes once it is made, so it may be shared and
+read-only. Episodes that it lacks are drawn when a command needs them.
 """
 
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def cache_path(dataset: str) -> Path:
     return home() / f"{dataset}.h5"
 
 
-_DECIDING = {
+_DECIDING_KEYS = {  # keys of an entry that decide a cache's images and splits
     "kind",
     "classes",
     "examples_per_class",
@@ -58,16 +58,20 @@ _DECIDING = {
     "source_sha256",
     "generator_seed",
 }
-_ADDED = {"channels", "crop", "background"}  # since the first caches, whose fingerprints are without them
+_NEWER_KEYS = {
+    "channels",
+    "crop",
+    "background",
+}  # newer keys; absent ones leave the fingerprints of old caches unchanged
 
 
 def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
-    """SHA-256 over everything declared that decides a cache's images and splits."""
-    values = entry.model_dump(mode="json", include=_DECIDING)
+    """SHA-256 (hex) over every declared value that decides a cache's images and splits."""
+    values = entry.model_dump(mode="json", include=_DECIDING_KEYS)
     for key in ("image_size_px", "resize", "invert", "rotations"):
-        values[key] = values[key]["value"]  # a better worded source changes no pixel
+        values[key] = values[key]["value"]  # without the source, whose wording changes no pixel
     values["content_sha256"] = values.pop("source_sha256")  # its name when the first caches were made
-    added = {key: getattr(entry, key) for key in sorted(_ADDED)}
+    added = {key: getattr(entry, key) for key in sorted(_NEWER_KEYS)}
     values |= {key: sourced.value for key, sourced in added.items() if sourced is not None}
     return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
 
@@ -77,7 +81,7 @@ def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
 
 @dataclass(frozen=True)
 class Cache(ArrayFile):
-    """A cache that fits its declaration."""
+    """An open cache that matches its data set entry."""
 
     kind = "images"
     dataset: str
@@ -85,7 +89,7 @@ class Cache(ArrayFile):
 
     @classmethod
     def open(cls, entry: DatasetEntry, entry_file: Path) -> "Cache":
-        """The cache of `entry`. Raises UserError if it is missing, damaged, of another schema or declaration."""
+        """The cache of `entry`. Raises UserError if it is missing, damaged, or made for another schema or entry."""
         path = cache_path(entry.id)
         if not path.exists():
             prepare = suggested(f"norml prepare {entry.id}")
@@ -95,10 +99,10 @@ class Cache(ArrayFile):
             schema = file.attrs.get("schema_version")
             if schema != SCHEMA_VERSION:
                 raise UserError(
-                    f"{path}: has schema version {schema}, this norml reads {SCHEMA_VERSION}; {again(remake)}"
+                    f"{path}: has schema version {schema}, but this norml reads {SCHEMA_VERSION}; {again(remake)}"
                 )
             if text(file, "fingerprint") != fingerprint(entry, entry_file):
-                raise UserError(f"{path}: was made for another declaration of '{entry.id}'; {again(remake)}")
+                raise UserError(f"{path}: does not match the current entry '{entry.id}'; {again(remake)}")
             return cls(
                 path=path,
                 remake=remake,
@@ -109,17 +113,18 @@ class Cache(ArrayFile):
             )
 
     def images(self, split: SplitName) -> NDArray[np.uint8]:
-        """[C, P, height, width] uint8, ink = 255; or [C, P, height, width, 3] in colour. All in memory.
+        """Load a split: uint8 [C, P, height, width] with ink = 255, or [C, P, height, width, 3] in colour.
 
-        Where classes differ in size, all examples, class by class: [n, height, width] or [n, height, width, 3].
+        If classes differ in size: [n, height, width] or [n, height, width, 3], class after class. Raises UserError if
+        the cache is damaged.
         """
         with self._file() as file:
             return self._array(file, f"images/{split}")
 
     def episodes(self, request: EpisodeRequest) -> EpisodeArrays:
-        """The fixed episodes of a request, drawn now if the cache does not hold them.
+        """The fixed episodes of a request. Draws them if the cache does not have them.
 
-        Raises UserError if they are damaged, or ask for more classes or examples than there are.
+        Raises UserError if they are damaged, or need more classes or examples than there are.
         """
         with self._file() as file:
             group = f"episodes/{request.key}"
@@ -129,7 +134,7 @@ class Cache(ArrayFile):
 
 
 def status(entry: DatasetEntry, entry_file: Path) -> Status:
-    """Whether the cache of `entry` can be used as it is. Raises UserError if the split files cannot be read."""
+    """Whether the cache of `entry` is usable as it is. Raises UserError if the split files cannot be read."""
     if not cache_path(entry.id).exists():
         return "missing"
     wanted = fingerprint(entry, entry_file)
@@ -145,7 +150,7 @@ def _remake(dataset: str) -> str:
 
 
 def _hint(entry: DatasetEntry) -> str:
-    return "" if entry.home == "embedded" else ", with --source PATH if you have its files"
+    return "" if entry.home == "embedded" else ", with --source PATH if you have the files"
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -157,10 +162,9 @@ def write_cache(
     loaded: LoadedDataset,
     requests: Iterable[EpisodeRequest],
 ) -> Cache:
-    """Make the cache of `entry` with the episodes of `requests`, in one piece; an old one stays until it is whole.
+    """Make the cache of `entry` with the episodes of `requests`. An old cache stays until the new one is complete.
 
-    For who holds the cache's lock. No more than a class of `loaded` and the one read after it are in memory.
-    Raises UserError.
+    The caller must hold the cache's lock. At most two classes of `loaded` are in memory at a time. Raises UserError.
     """
 
     def write(target: BinaryIO) -> None:
@@ -185,8 +189,8 @@ def write_cache(
 def _check_source(entry: DatasetEntry, entry_file: Path, sha256: str) -> None:
     if entry.source_sha256 not in {None, sha256}:
         raise UserError(
-            f"{entry_file}: source_sha256: the source holds other pixels or names, {sha256}; declare that or none, or "
-            f"get the original ({entry.home})"
+            f"{entry_file}: source_sha256: the source has other pixels or names ({sha256}); get the original "
+            f"({entry.home}), or declare that hash or none"
         )
 
 

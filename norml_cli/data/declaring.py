@@ -1,4 +1,4 @@
-"""A survey of images -> what an entry declares of them, each choice with its reason."""
+"""Turn a survey of images into a data set entry, with a reason for each choice."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from norml_cli.data.splits import SPLITS
 from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.drafts import sourced, title_of
 
-SIZE_PX = {"rgb": 84, "grey": 28}  # of mini-ImageNet's and of Omniglot's images, in papers on both
-LEAST_CLASSES = 2  # in a split: an episode has two classes or more
-LEAST_IMAGES = 2  # in a class: one to learn from, one to be tested on
+SIZE_PX = {"rgb": 84, "grey": 28}  # image sizes of mini-ImageNet and Omniglot in the literature
+LEAST_CLASSES = 2  # in a split: an episode has at least two classes
+LEAST_IMAGES = 2  # in a class: one to learn from and one to test on
 
 
 def declared(id_: str, source: Path, survey: Survey, min_images: int | None) -> dict[str, Any]:
-    """The entry's mapping. min_images: classes with fewer are left out; None: none is.
+    """The entry as a mapping. min_images: leave out classes with fewer images; None: keep all.
 
-    Raises UserError for classes too few or too small for an episode.
+    Raises UserError if there are too few classes, or too few images in one, for an episode.
     """
     sizes = _kept(survey, source, min_images)
     channels = "rgb" if survey.in_colour else "grey"
@@ -48,14 +48,14 @@ def _per_class(sizes: Mapping[str, int], min_images: int | None) -> int | dict[s
 
 
 def _kept(survey: Survey, source: Path, min_images: int | None) -> dict[str, int]:
-    """The images of each class that is not left out. Raises UserError."""
+    """The number of images of each class that is kept. Raises UserError."""
     least = LEAST_IMAGES if min_images is None else max(min_images, LEAST_IMAGES)
     small = sorted((size, label) for label, size in survey.sizes.items() if size < least)
     if small and min_images is None:
         size, label = small[0]
         raise UserError(
-            f"--source {source}: class '{label}' has {counted(size, 'image')}; each needs {least}, one to learn "
-            f"from and one to be tested on; add some, or leave such classes out with --min-images {least}"
+            f"--source {source}: class '{label}' has {counted(size, 'image')}, but needs {least}: one to learn from "
+            f"and one to test on; add images, or leave out such classes with --min-images {least}"
         )
     kept = {label: size for label, size in survey.sizes.items() if size >= least}
     if not kept:
@@ -64,7 +64,7 @@ def _kept(survey: Survey, source: Path, min_images: int | None) -> dict[str, int
 
 
 def _shape(survey: Survey, channels: str) -> dict[str, Any]:
-    """Size, filter and crop: as the images are where all are small squares, else as the field has them."""
+    """Size, filter and crop: unchanged if all images are squares of one small size, else as the literature does."""
     (width, height), *others = survey.sides_px
     if not others and width == height <= SIZE_PX["rgb"]:
         seen = "chosen: every image of the source has this size"
@@ -77,12 +77,12 @@ def _shape(survey: Survey, channels: str) -> dict[str, Any]:
         "resize": sourced("lanczos", "chosen: keeps detail where images get smaller"),
     }
     if any(width != height for width, height in survey.sides_px):
-        shape["crop"] = sourced("centre", "chosen: shapes stay as they are; none stretches the whole image")
+        shape["crop"] = sourced("centre", "chosen: keeps shapes undistorted; none stretches the whole image")
     return shape
 
 
 def _splits(survey: Survey, sizes: Mapping[str, int], source: Path) -> dict[str, Any]:
-    """As the source splits its classes; else by a seed, about three fifths for training."""
+    """The source's own splits; else a seeded shuffle with about three fifths of the classes for training."""
     kind: dict[str, Any]
     if None in survey.classes:
         held_out = max(round(len(sizes) / 5), min(5, len(sizes) // 3))
@@ -95,6 +95,6 @@ def _splits(survey: Survey, sizes: Mapping[str, int], source: Path) -> dict[str,
     if min(counts) < LEAST_CLASSES:
         raise UserError(
             f"--source {source}: has {', '.join(map(str, counts))} classes for training, validation and test; each "
-            f"needs {LEAST_CLASSES} at least; add classes, or name the folder of all classes"
+            f"needs at least {LEAST_CLASSES}; add classes, or name the folder of all classes"
         )
     return kind | dict(zip(SPLITS, counts, strict=True)) | {"source": said}

@@ -1,4 +1,4 @@
-"""What a run sees of a data set: its images, or what a pretrained backbone makes of them; and its fixed episodes."""
+"""The inputs of a run: images of a data set or features of a pretrained backbone, and fixed episodes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +20,16 @@ from norml_cli.results.records import DatasetIdentity
 
 @dataclass(frozen=True)
 class Examples:
-    """The images and episodes of `cache`, and the features that stand for the images, if any."""
+    """The images and episodes of `cache`, and the features to use in place of the images, if any."""
 
     cache: Cache
     features: FeatureCache | None
     unit_length: bool
-    in_colour: bool = False  # whether the images are
+    in_colour: bool = False  # whether the images are in colour
 
     @classmethod
     def of(cls, registry: Registry, spec: RunSpec, cache: Cache) -> "Examples":
-        """What `spec` asks for. Raises UserError for features that are missing, or of other images or weights."""
+        """The examples that `spec` needs. Raises UserError if features are missing, or of other images or weights."""
         protocol, dataset, features = spec.protocol, registry.dataset(spec.dataset), None
         if protocol.backbone is not None:
             entry = registry.recipe(protocol.backbone)
@@ -40,7 +40,7 @@ class Examples:
 
     @property
     def identity(self) -> DatasetIdentity:
-        """As records tell it."""
+        """The identity that records store."""
         return DatasetIdentity(
             id=self.cache.dataset,
             fingerprint=self.cache.fingerprint,
@@ -49,14 +49,11 @@ class Examples:
         )
 
     def pool(self, split: SplitName, *, rotations: bool, device: torch.device) -> ExamplePool:
-        """The examples of a split, resident on `device`. Raises UserError if they are damaged."""
+        """The examples of a split, all on `device`. Raises UserError if they are damaged."""
         return self._pool(self._classes(split), rotations=rotations, device=device)
 
     def training_pool(self, protocol: Protocol, device: torch.device) -> ExamplePool:
-        """The examples that `protocol` makes training episodes of, resident on `device`.
-
-        Raises UserError if they are damaged.
-        """
+        """The examples for training episodes under `protocol`, all on `device`. Raises UserError for damaged ones."""
         every = HELD_OUT_EVERY if protocol.training_examples == "held-out-from-pretraining" else 1
         classes = self._classes("meta_train", every=every)
         if protocol.training_classes == "meta-train-and-meta-val":
@@ -66,7 +63,7 @@ class Examples:
         return self._pool(classes.turned() if as_classes else classes, rotations=rotations, device=device)
 
     def _classes(self, split: SplitName, *, every: int = 1) -> "_Classes":
-        """The examples of a split, of each class one in `every`, the first among them."""
+        """The examples of a split. every: take each class's first example and then one in `every`."""
         stored: NDArray[Any] = self.cache.images(split) if self.features is None else self.features.features(split)
         sizes = self.cache.sizes(split)
         rows = stored if len(set(sizes)) > 1 else stored.reshape(-1, *stored.shape[2:])
@@ -87,7 +84,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Classes:
-    """Examples [n, ...] class by class, and how many each class has."""
+    """Examples [n, ...], class after class, and the number of examples of each class."""
 
     rows: torch.Tensor
     sizes: list[int]
@@ -96,10 +93,10 @@ class _Classes:
         return _Classes(torch.cat([self.rows, other.rows]), self.sizes + other.sizes)
 
     def turned(self) -> "_Classes":
-        """With the quarter turns of each class as classes of their own."""
+        """These classes, with each quarter turn of a class as a class of its own."""
         return _Classes(turns_as_classes(self.rows, first=1), self.sizes * TURNS)
 
 
 def episode_indices(classes: NDArray[Any], examples: NDArray[Any], turns: NDArray[Any]) -> EpisodeIndices:
-    """Stored episodes of any integer type as tensors."""
+    """Stored episodes, of any integer type, as tensors."""
     return EpisodeIndices(*(torch.from_numpy(array.astype(np.int64)) for array in (classes, examples, turns)))

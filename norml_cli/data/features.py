@@ -1,10 +1,10 @@
-"""The feature cache of a backbone: what it makes of every image of a data set, in one HDF5 file. Torch-free.
+"""The feature cache: a backbone's features of every image of a data set, in one HDF5 file. Torch-free.
 
     /features/<split>   float32 [C, P, F]
     /classes/<split>    names of the C classes
 
-Its fingerprint chains the images' content, the recipe and the weights' file, so that features are never taken for those
-of other images or weights.
+Its fingerprint covers the images, the recipe and the weights, so that features are never used with other images or
+weights.
 """
 
 from collections.abc import Mapping
@@ -30,28 +30,28 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class FeatureCache(ArrayFile):
-    """Features of the images and by the weights that are there now."""
+    """An open feature cache that matches the current images and weights."""
 
     kind = "features"
 
     @classmethod
     def open(cls, spec: PretrainSpec, seed: int, cache: Cache, options: str = "") -> "FeatureCache":
-        """The features of `cache`'s images by the backbone of `spec` and `seed`.
+        """The features of the images in `cache`, by the backbone of `spec` and `seed`.
 
-        options: of the command that makes them, which messages name.
-        Raises UserError if they are missing or damaged, and if the images or the weights have changed since.
+        options: options of the command that makes them, for messages.
+        Raises UserError if they are missing or damaged, or if the images or weights have changed since.
         """
         path = backbone_path(spec, seed, FEATURES)
         pretrain = suggested(f"norml pretrain {spec.dataset} --recipe {spec.recipe}{options} --seed {seed}")
         if not path.exists():
             lacking = f"'{spec.dataset}' has no features by '{spec.recipe}'{options}, seed {seed}; run `{pretrain}`"
-            others = "name those of another --epochs or --width with --set backbone_epochs=N or backbone_width=W"
-            raise UserError(f"{lacking}; {others}" if any(path.parent.glob(f"*{FEATURES}")) else lacking)
+            others = "or choose other existing features with --set backbone_epochs=N or --set backbone_width=W"
+            raise UserError(f"{lacking}, {others}" if any(path.parent.glob(f"*{FEATURES}")) else lacking)
         chain, remake = _chain(spec, seed, cache), f"{pretrain} --force"
         with reading(path, remake) as file:
             for part, expected in chain.items():
                 if text(file, part) != expected:
-                    raise UserError(f"{path}: was made with other {part} than are there now; make it again: {remake}")
+                    raise UserError(f"{path}: does not match the current {part}; make it again: {remake}")
             return cls(
                 path=path,
                 remake=remake,
@@ -60,7 +60,7 @@ class FeatureCache(ArrayFile):
             )
 
     def features(self, split: SplitName) -> NDArray[np.float32]:
-        """[C, P, F] float32, all in memory. Raises UserError if they are damaged."""
+        """Load a split: float32 [C, P, F]. Raises UserError if it is damaged."""
         with self._file() as file:
             return self._array(file, f"features/{split}")
 
@@ -68,7 +68,7 @@ class FeatureCache(ArrayFile):
 def write_features(
     spec: PretrainSpec, seed: int, cache: Cache, streams: Mapping[SplitName, ClassStream]
 ) -> FeatureCache:
-    """Make the feature cache in one piece, class by class; an old one stays until it is whole. Raises UserError."""
+    """Write the feature cache class by class. An old cache stays until the new one is complete. Raises UserError."""
     chain = _chain(spec, seed, cache)
 
     def write(target: BinaryIO) -> None:
@@ -85,7 +85,10 @@ def write_features(
 
 
 def _chain(spec: PretrainSpec, seed: int, cache: Cache) -> dict[str, str]:
-    """What features follow from, by the word that messages call it. Raises UserError if the weights cannot be read."""
+    """The identity of everything that features depend on, by its name in messages.
+
+    Raises UserError if the weights cannot be read.
+    """
     return {
         "schema": str(SCHEMA_VERSION),
         "images": cache.content_hash,

@@ -1,4 +1,4 @@
-"""Which fixed evaluation episodes are wanted, the arrays that hold them, and their drawing, which alone needs torch."""
+"""Fixed evaluation episodes: requests, arrays, and the drawing, which is the only part that needs torch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from norml_cli.registry.specs import RunSpec
 
 @dataclass(frozen=True)
 class EpisodeRequest:
-    """Which fixed evaluation episodes are wanted; equal requests are the same episodes on the same data."""
+    """A request for fixed evaluation episodes. Equal requests give the same episodes on the same data."""
 
     split: SplitName
     n_way: int
@@ -30,7 +30,7 @@ class EpisodeRequest:
     def key(self) -> str:
         """The request as the name of an HDF5 group.
 
-        Caches are read by these words and seeds are drawn from them: they stay, whatever the code calls rotations.
+        Never change these words: existing caches have them, and the seeds derive from them.
         """
         rotations = "turned" if self.rotations else "upright"
         size = f"{self.n_way}way-{self.shots}shot-{self.queries_per_class}query-{rotations}"
@@ -38,7 +38,7 @@ class EpisodeRequest:
 
     @property
     def generator_seed(self) -> int:
-        """A seed of its own for each request, in 0..2^63 - 1: no two sets share a draw."""
+        """A seed in 0..2^63 - 1 that differs for each request, so that no two sets of episodes share draws."""
         return int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") >> 1
 
 
@@ -58,7 +58,7 @@ def episode_requests(spec: RunSpec) -> tuple[EpisodeRequest, EpisodeRequest]:
 
 
 def pretraining_requests(recipe: Recipe) -> dict[int, EpisodeRequest]:
-    """The meta-validation episodes of a pretraining, by shots."""
+    """The meta-validation episodes of a pretraining, for each number of shots."""
     return {
         shots: EpisodeRequest(
             split="meta_val",
@@ -75,14 +75,14 @@ def pretraining_requests(recipe: Recipe) -> dict[int, EpisodeRequest]:
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """Episodes as stored: classes [E, N], examples [E, N, K + Q] and quarter turns [E, N], unsigned integers."""
+    """Stored episodes, in unsigned integers: classes [E, N], examples [E, N, K + Q] and quarter turns [E, N]."""
 
     classes: NDArray[Any]
     examples: NDArray[Any]
     turns: NDArray[Any]
 
     def hash(self) -> str:
-        """SHA-256 over shapes and numbers, whatever the integer type."""
+        """SHA-256 (hex) over shapes and numbers. The integer type does not matter."""
         digest = hashlib.sha256()
         for array in (self.classes, self.examples, self.turns):
             digest.update(array_hash(array.astype("<i8")).encode())
@@ -90,21 +90,21 @@ class EpisodeArrays:
 
 
 def drawn(request: EpisodeRequest, names: Sequence[str], sizes: Sequence[int]) -> EpisodeArrays:
-    """The episodes of a request on classes of these names and sizes, the same wherever and whenever they are drawn.
+    """Draw the episodes of a request from classes of these names and sizes. The result is the same on every machine.
 
-    Raises UserError if there are too few classes, or examples in one of them.
+    Raises UserError if there are too few classes, or too few examples in one of them.
     """
-    import torch  # noqa: PLC0415 - an up-to-date cache is found so in a fraction of a second
+    import torch  # noqa: PLC0415 - slow to load, and not needed if the cache is up to date
 
     from norml.episodes import sample_indices  # noqa: PLC0415 - as torch
 
     per_class, smallest = request.shots + request.queries_per_class, min(sizes)
     if request.n_way > len(sizes):
-        raise UserError(f"{request.split}: n_way = {request.n_way}, but there are {len(sizes)} classes; lower n_way")
+        raise UserError(f"{request.split}: n_way is {request.n_way}, but there are {len(sizes)} classes; lower n_way")
     if per_class > smallest:
         raise UserError(
             f"{request.split}: class '{names[sizes.index(smallest)]}' has {smallest} examples, but shots + "
-            f"queries_per_class = {per_class}; lower these, or leave small classes out (examples_per_class)"
+            f"queries_per_class = {per_class}; lower these, or leave out small classes (examples_per_class)"
         )
     indices = sample_indices(
         n_classes=len(sizes),

@@ -1,6 +1,6 @@
-"""Images of a split on a device as bytes, and what becomes of them on the way into a network.
+"""Image bytes on a device, and their way into a network: augmentation and normalisation.
 
-n images, B of them in a batch, s = the recipe's input size. Bytes lie as [n, s, s, 3]; turned to [B, 3, s, s] that is
+n images, B in a batch, s = the recipe's input size. The bytes are [n, s, s, 3]: permuted to [B, 3, s, s], they are
 channels-last memory without a copy.
 """
 
@@ -13,13 +13,13 @@ from torchvision.transforms import v2
 
 from norml_cli.registry.protocol import Recipe
 
-EVALUATED_TOGETHER = 256  # images in a batch that trains nothing; changes memory and speed only
-AVERAGED_TOGETHER = 1024  # images made smaller at once, as floats; changes memory only
-ROOM = 4  # chosen: images stay on a GPU that has so many times their size free; the network needs the rest
+EVALUATED_TOGETHER = 256  # images in an evaluation batch; changes memory and speed only
+AVERAGED_TOGETHER = 1024  # images resized at once, as floats; changes memory only
+ROOM = 4  # chosen: images stay on the GPU if 4 times their size is free; the network needs the rest
 
 
 def resident(images: NDArray[np.uint8], size_px: int, device: torch.device) -> Tensor:
-    """Images [..., height, width, 3] -> uint8 [n, s, s, 3], on `device` where they fit, else in main memory."""
+    """Images [..., height, width, 3] -> uint8 [n, s, s, 3], on `device` if they fit, else in main memory."""
     stored = torch.from_numpy(images).flatten(0, -4)
     if stored.shape[1:3] != (size_px, size_px):
         stored = torch.cat([_averaged(part, size_px) for part in torch.split(stored, AVERAGED_TOGETHER)])
@@ -28,20 +28,20 @@ def resident(images: NDArray[np.uint8], size_px: int, device: torch.device) -> T
 
 
 def _averaged(images: Tensor, size_px: int) -> Tensor:
-    """Each pixel the mean of the area that it covers: uint8 [P, height, width, 3] -> [P, s, s, 3]."""
+    """Resize by averaging areas: uint8 [P, height, width, 3] -> [P, s, s, 3]."""
     pixels = functional.interpolate(images.permute(0, 3, 1, 2).float(), size=(size_px, size_px), mode="area")
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _by_one_draw(augment: nn.Module, images: Tensor, first: int) -> Tensor:
-    """The images from `first` on, augmented alike; the draw is made even if there are none."""
+    """The images from `first` on, augmented with one random draw. It draws even if there are none."""
     wanted = images[max(0, first) :]
     augmented: Tensor = augment(wanted if len(wanted) else images[:1])
     return augmented[: len(wanted)]
 
 
 class ImageBatches:
-    """Network inputs of resident images, augmented or as they are."""
+    """Turns resident images into network inputs, with or without augmentation."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self._device, self._together = device, recipe.images_per_draw
@@ -63,10 +63,10 @@ class ImageBatches:
         return self._normalised(self._bytes(images, rows))
 
     def augmented(self, images: Tensor, rows: Tensor, seed: int, share: slice | None = None) -> Tensor:
-        """As `plain`, augmented; equal seeds draw the same.
+        """Like `plain`, with augmentation. Equal seeds give equal draws.
 
-        share: which of the rows become images (None: all); they are drawn as if all did.
-        torchvision draws from torch's global CPU generator, which is put back afterwards.
+        share: return only these rows (None: all), augmented as if all rows were returned.
+        torchvision draws from torch's global CPU generator, so the generator's state is restored afterwards.
         """
         start, stop, _ = (share or slice(None)).indices(len(rows))
         augment = self._augment
@@ -80,7 +80,7 @@ class ImageBatches:
 
     @torch.no_grad()
     def outputs(self, model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
-        """What `model`, in evaluation mode, makes of the images at `rows` [n]: float32 [n, ...] on the device."""
+        """Outputs of `model`, in evaluation mode, for the images at `rows` [n]: float32 [n, ...] on the device."""
         batches = torch.split(rows, EVALUATED_TOGETHER)
         return torch.cat([model(self.plain(images, batch)).float() for batch in batches])
 

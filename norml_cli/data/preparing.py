@@ -1,4 +1,4 @@
-"""Data sets -> caches that hold the episodes that are asked for."""
+"""Make the caches of data sets, with their fixed episodes."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +17,9 @@ from norml_cli.registry.resolving import Registry
 
 
 def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[EpisodeRequest], console: Console) -> Cache:
-    """The open cache of a data set; an embedded one is made on the way, with the declared episodes and `requests`.
+    """The open cache of a data set. A built-in data set is prepared if needed, with declared episodes and `requests`.
 
-    Raises UserError: for any other data set that is not prepared, with the command that does it.
+    Raises UserError for any other data set that is not prepared, and names the command that prepares it.
     """
     entry, entry_file = registry.dataset(dataset_id), registry.files["datasets", dataset_id]
     if not datasets.needs_source(entry) and status(entry, entry_file) != "up to date":
@@ -38,17 +38,17 @@ def make(
     force: bool,
     console: Console,
 ) -> Cache:
-    """Make the cache, once: what another process made while this one waited for it is taken, unless `force`."""
+    """Make the cache. If another process made it while this one waited for the lock, use that one, unless `force`."""
     entry_file, requests = registry.files["datasets", entry.id], list(requests)
     with held(cache_path(entry.id), waiting=lambda line: console.print(line, highlight=False, soft_wrap=True)):
         if force or status(entry, entry_file) != "up to date":
-            return _made(entry, entry_file, requests, source=source, console=console)
+            return _prepare(entry, entry_file, requests, source=source, console=console)
     cache = Cache.open(entry, entry_file)
-    console.print(f"{entry.id}: up to date ({cache.path.name}), made by the process waited for", highlight=False)
+    console.print(f"{entry.id}: up to date ({cache.path.name}), made by another process meanwhile", highlight=False)
     return cache
 
 
-def _made(
+def _prepare(
     entry: DatasetEntry,
     entry_file: Path,
     requests: Sequence[EpisodeRequest],
@@ -57,9 +57,9 @@ def _made(
     console: Console,
 ) -> Cache:
     started_at = time.perf_counter()
-    with _shown(console, entry.id) as progress:
+    with _progress_over_images(console, entry.id) as progress:
         loaded = datasets.load(entry, entry_file, source, progress)
-        cache = write_cache(entry, entry_file, loaded, requests)  # reads the images, where there are many
+        cache = write_cache(entry, entry_file, loaded, requests)  # also reads the images of large data sets
     seconds = time.perf_counter() - started_at
     made = f"{_classes(loaded)} classes, {len(requests)} sets of fixed episodes"
     size = f"{cache.path.stat().st_size / 1e6:.0f} MB in {seconds:.1f} s"
@@ -69,7 +69,7 @@ def _made(
 
 
 def hashes(cache: Cache) -> list[str]:
-    """The hashes of a cache as lines: of what it was made from, as an entry may declare it, and of its own content."""
+    """Two lines: the hash of the source, which an entry may declare, and the hash of the cache's content."""
     values = {"source_sha256": cache.source_sha256, "cache_sha256": cache.content_hash}
     return [f"{key} {value}" for key, value in values.items() if value is not None]
 
@@ -79,7 +79,7 @@ def _classes(loaded: LoadedDataset) -> str:
 
 
 def declared_requests(registry: Registry, dataset_id: str) -> list[EpisodeRequest]:
-    """The episodes that any method asks for on any benchmark of the data set."""
+    """The episodes that any declared method needs on any benchmark of the data set."""
     requests: dict[EpisodeRequest, None] = {}
     for bench in registry.benchmarks.values():
         if bench.dataset != dataset_id:
@@ -91,9 +91,9 @@ def declared_requests(registry: Registry, dataset_id: str) -> list[EpisodeReques
 
 
 @contextmanager
-def _shown(console: Console, title: str) -> Iterator[OnProgress]:
-    """Progress over images."""
-    from norml_cli.terminal.progress import RunDisplay  # noqa: PLC0415 - an up-to-date cache shows none
+def _progress_over_images(console: Console, title: str) -> Iterator[OnProgress]:
+    """Show progress over images."""
+    from norml_cli.terminal.progress import RunDisplay  # noqa: PLC0415 - not needed if the cache is up to date
 
     with RunDisplay(console, title) as display:
         yield display.reading

@@ -1,4 +1,4 @@
-"""Which class belongs to meta-train, meta-val and meta-test: by a seeded shuffle, by text files, or by the source."""
+"""Assign classes to meta-train, meta-val and meta-test: by a seeded shuffle, by text files, or by the source."""
 
 import hashlib
 import itertools
@@ -19,38 +19,38 @@ from norml_cli.registry.faults import did_you_mean
 SplitName = Literal["meta_train", "meta_val", "meta_test"]
 SPLITS: tuple[SplitName, ...] = ("meta_train", "meta_val", "meta_test")
 
-OnProgress = Callable[[int, int], None]  # (done, total): called now and then; may raise to stop
+OnProgress = Callable[[int, int], None]  # called with (done, total) from time to time; may raise to stop
 
-MAX_FILE_BYTES = 16_000_000  # chosen: a hundred times Omniglot's largest
+MAX_FILE_BYTES = 16_000_000  # chosen: a hundred times Omniglot's largest split file
 _LINE = re.compile(r"^(?P<name>.+?)(?:/rot(?P<degrees>[^/]*))?$")
-_TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clockwise, as norml.episodes
+_TURNS = {"000": 0, "090": 1, "180": 2, "270": 3}  # quarter turns counter-clockwise, as in norml.episodes
 
 
 class ClassStream(Protocol):
-    """C named classes with their examples, one class after the other: they need not lie in memory together."""
+    """C named classes with their examples, one class after the other. Not all need to be in memory."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many examples each of the C classes has."""
+        """The number of examples of each of the C classes."""
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """[height, width] of a grey image, [height, width, 3] of one in colour, [F] of features."""
+        """[height, width] for grey images, [height, width, 3] for colour images, [F] for features."""
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Each class's name and its P examples [P, ...]. Raises UserError where a class cannot be read."""
+        """Yield each class's name and its P examples [P, ...]. Raises UserError if a class cannot be read."""
 
 
 @dataclass(frozen=True)
 class ImageClasses:
-    """Named classes and their images in memory. names: C distinct texts; images: [C, P, height, width] uint8."""
+    """Named classes with all images in memory. names: C distinct texts; images: uint8 [C, P, height, width]."""
 
     names: tuple[str, ...]
     images: NDArray[np.uint8]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """P, C times."""
+        """P for each of the C classes."""
         return (self.images.shape[1],) * len(self.names)
 
     @property
@@ -59,35 +59,36 @@ class ImageClasses:
         return self.images.shape[2:]
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Each class's name and its images [P, height, width]."""
+        """Yield each class's name and its images [P, height, width]."""
         return zip(self.names, self.images, strict=True)
 
 
-def _nothing() -> list[str]:
+def _no_remarks() -> list[str]:
     return []
 
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A data set's classes by split, to be read through once, and what they are read from (never a path).
+    """A data set's classes by split. Iterate over each split once.
 
-    source_sha256: over names and decoded pixels of the raw source; called once all classes have been read.
-    remarks: one line each on what was seen, called then too.
+    source: the kind of source, for records; never a path.
+    source_sha256: SHA-256 (hex) over names and decoded pixels of the raw source. Call it after reading all classes.
+    remarks: lines on what was found in the source. Call it after reading all classes.
     """
 
     splits: Mapping[SplitName, ClassStream]
     source: str
     source_sha256: Callable[[], str]
-    remarks: Callable[[], list[str]] = _nothing
+    remarks: Callable[[], list[str]] = _no_remarks
 
 
-Members = dict[str, tuple[str, int]]  # a split's classes by name: the source's class, and its quarter turns
+Members = dict[str, tuple[str, int]]  # a split's classes by name: class of the source and quarter turns
 
 
 def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[SplitName, ImageClasses]:
     """The classes of each split, as `entry.splits` declares them.
 
-    Raises UserError where the declaration and the classes at hand contradict each other.
+    Raises UserError if the declaration does not fit the classes.
     """
     place = {name: index for index, name in enumerate(drawn.names)}
     parts: dict[SplitName, ImageClasses] = {}
@@ -98,15 +99,15 @@ def cut(entry: DatasetEntry, entry_file: Path, drawn: ImageClasses) -> dict[Spli
 
 
 def assigned(entry: DatasetEntry, entry_file: Path, names: Sequence[str]) -> dict[SplitName, Members]:
-    """Which of the classes `names` each split has, as `entry.splits` declares it. Raises UserError as `cut`."""
+    """Assign the classes `names` to splits, as `entry.splits` declares. Raises UserError where `cut` does."""
     if isinstance(entry.splits, SeededSplit):
         return _by_seed(entry.splits, entry_file, names)
-    assert isinstance(entry.splits, FileSplit)  # noqa: S101 - what comes split is not assigned
+    assert isinstance(entry.splits, FileSplit)  # noqa: S101 - a source with its own splits never comes here
     return _by_files(entry, entry.splits, entry_file, names)
 
 
 def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
-    """What decides the splits, as JSON values: seed and sizes, the lines of the split files, or sizes alone."""
+    """The values that decide the splits, for JSON: seed and sizes, the lines of the split files, or only sizes."""
     if isinstance(entry.splits, SeededSplit | SourceSplit):
         return entry.splits.model_dump(mode="json", exclude={"source"})
     values: dict[str, Any] = {"kind": entry.splits.kind}
@@ -119,14 +120,17 @@ def identity(entry: DatasetEntry, entry_file: Path) -> dict[str, Any]:
 
 
 def seeded_order(names: Sequence[str], seed: int) -> list[str]:
-    """`names` shuffled by the SHA-256 of 'seed/name': the order they came in does not matter."""
+    """`names` sorted by the SHA-256 of 'seed/name': a shuffle that does not depend on their order."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def _by_seed(splits: SeededSplit, entry_file: Path, names: Sequence[str]) -> dict[SplitName, Members]:
     sizes = {split: int(getattr(splits, split)) for split in SPLITS}
     if sum(sizes.values()) > len(names):
-        raise UserError(f"{entry_file}: splits: {sum(sizes.values())} classes in all, but there are {len(names)}")
+        raise UserError(
+            f"{entry_file}: splits: declares {sum(sizes.values())} classes in all, but there are {len(names)}; "
+            "declare fewer"
+        )
     order = iter(seeded_order(names, splits.seed))
     return {split: {name: (name, 0) for name in itertools.islice(order, size)} for split, size in sizes.items()}
 
@@ -146,12 +150,12 @@ def _by_files(
             if name not in known:
                 raise UserError(f"{path}:{number}: '{entry.id}' has no class '{name}'{did_you_mean(name, known)}")
             if line in listed:
-                raise UserError(f"{path}:{number}: '{line}' stands twice in this file; remove one")
+                raise UserError(f"{path}:{number}: '{line}' is listed twice in this file; remove one")
             if split_of.setdefault(name, split) != split:
-                raise UserError(f"{path}:{number}: '{name}' is in {split_of[name]} already; keep it in one split")
+                raise UserError(f"{path}:{number}: '{name}' is already in {split_of[name]}; keep it in one split")
             listed[line] = (name, turn)
         if not listed:
-            raise UserError(f"{path}: lists no classes; write one a line")
+            raise UserError(f"{path}: lists no classes; write one per line")
         parts[split] = listed
     return parts
 
@@ -161,12 +165,12 @@ def _path(splits: FileSplit, split: SplitName, entry_file: Path) -> Path:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """The non-blank lines with their numbers, from 1. Raises UserError."""
     try:
         text = read_regular(path, MAX_FILE_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise UserError(f"{path}: cannot be read as a split file: {reason}") from None
+        raise UserError(f"{path}: cannot be read as a split file ({reason}); list the classes in UTF-8 text") from None
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
@@ -174,12 +178,12 @@ def _parse(line: str, where: str, *, as_classes: bool) -> tuple[str, int]:
     """`Alphabet/character[/rotNNN]` -> the class's name and its quarter turns."""
     match = _LINE.match(line)
     if match is None:
-        raise UserError(f"{where}: '{line}' is not of the form Alphabet/character")
+        raise UserError(f"{where}: '{line}' is not of the form Alphabet/character; write it so")
     name, degrees = match["name"], match["degrees"]
     if as_classes and degrees not in _TURNS:
         raise UserError(f"{where}: '{line}' must end in /rot000, /rot090, /rot180 or /rot270 (rotations: as-classes)")
     if not as_classes and degrees is not None:
         raise UserError(
-            f"{where}: '{line}' names a rotation; declare rotations: as-classes, or leave /rot{degrees} out"
+            f"{where}: '{line}' names a rotation; declare rotations: as-classes, or leave out /rot{degrees}"
         )
     return name, _TURNS[degrees] if as_classes else 0

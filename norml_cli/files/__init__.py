@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and what is told where they cannot be."""
+"""Atomic file writes, locks, plain JSON and YAML, and the errors that a user sees."""

@@ -1,5 +1,6 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, then moved into it. And where caches
-lie.
+"""Atomic writes: a temporary file beside the target is filled, flushed to disk and moved into place.
+
+And the folder of all caches.
 """
 
 import glob
@@ -20,31 +21,31 @@ from norml_cli.files.regular import NotRegular, open_regular, require_regular
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file and move it to `path`, making the folder if needed.
+    """Let `write` fill a temporary file, then move it to `path`. Makes the folder if needed.
 
-    Whatever goes wrong, `path` holds what it held before and the temporary file is gone. A symbolic link stays, and
-    what it leads to is written; a file that is replaced hands on its mode and, where the system allows it, its owner.
-    Raises UserError if the place cannot be written, or holds what is no regular file: a device, a pipe, a folder.
+    If anything fails, `path` is unchanged and the temporary file is removed. If `path` is a symbolic link, the link
+    stays and its target is replaced. The new file takes over the mode of the old one and, where the system allows it,
+    its owner. Raises UserError if `path` cannot be written, or is not a regular file (a device, a pipe, a folder).
     """
-    with _written(path, write) as move:
+    with _prepared(path, write) as move:
         move()
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write each file as `write_atomically` does, and none to its place before all are on the disk."""
+    """Write each file like `write_atomically`, but move none into place before all are on disk."""
     with ExitStack() as stack:
-        moves = [stack.enter_context(_written(path, partial(_fill, data))) for path, data in contents.items()]
+        moves = [stack.enter_context(_prepared(path, partial(_write_bytes, data))) for path, data in contents.items()]
         for move in moves:
             move()
 
 
-def _fill(data: bytes, file: BinaryIO) -> None:
+def _write_bytes(data: bytes, file: BinaryIO) -> None:
     file.write(data)
 
 
 @contextmanager
-def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callable[[], object]]:
-    """A temporary file beside `path`, filled by `write` and flushed; what is yielded moves it to its place."""
+def _prepared(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callable[[], object]]:
+    """Fill a temporary file beside `path` and flush it. Yields the function that moves it into place."""
     try:
         place = Path(os.path.realpath(path))
         before = _stat(place)
@@ -54,11 +55,11 @@ def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Callab
         remedy = "name another file" if isinstance(error, NotRegular) else "choose a folder you may write to"
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
     try:
-        with os.fdopen(handle, "w+b") as file:  # readable too: HDF5 reads back what it wrote
+        with os.fdopen(handle, "w+b") as file:  # also readable: HDF5 reads back what it wrote
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        _hand_on(before, Path(name))
+        _take_over_mode(before, Path(name))
         yield partial(Path(name).replace, place)
     except OSError as error:
         raise UserError(
@@ -74,9 +75,9 @@ def home() -> Path:
 
 
 def clear_leftovers(folder: Path, stem: str) -> None:
-    """Remove what killed writers of `folder`'s files named `stem` left; for who knows that no other writer is alive."""
+    """Remove the temporary files that killed writers of `stem` left in `folder`. The caller must hold the lock."""
     for leftover in folder.glob(f".{glob.escape(stem)}.*.part"):
-        with suppress(OSError):  # what cannot be removed is in nobody's way
+        with suppress(OSError):  # a file that cannot be removed does no harm
             leftover.unlink()
 
 
@@ -86,11 +87,11 @@ def file_sha256(path: Path) -> str:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); restore it or its permissions") from error
 
 
 def _stat(place: Path) -> os.stat_result | None:
-    """Of the file there; None if there is none. Raises OSError for what is no regular file."""
+    """The status of the file at `place`, or None if it does not exist. Raises OSError if it is not a regular file."""
     try:
         require_regular(place)
         return place.stat()
@@ -98,18 +99,18 @@ def _stat(place: Path) -> os.stat_result | None:
         return None
 
 
-def _hand_on(before: os.stat_result | None, new: Path) -> None:
-    """Mode and owner of the file that is replaced, or the mode that open() would give a new one."""
+def _take_over_mode(before: os.stat_result | None, new: Path) -> None:
+    """Give `new` the mode and owner of the file that it replaces, or the mode that open() gives a new file."""
     if before is None:
         new.chmod(0o666 & ~_umask())
         return
-    with suppress(OSError, AttributeError):  # only root may; Windows has no such owners
+    with suppress(OSError, AttributeError):  # needs root; Windows has no such owners
         os.chown(new, before.st_uid, before.st_gid)
     new.chmod(stat.S_IMODE(before.st_mode))
 
 
 def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
+    """The process's file mode mask. The only way to read it is to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""The checkout that this code runs from, if it is one."""
+"""The git commit of the checkout that this code runs from, if it runs from one."""
 
 import subprocess
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ CODE = ("norml", "norml_cli", "registry")
 
 
 def commit_of_checkout(parts: Sequence[str] = CODE) -> tuple[str | None, bool | None]:
-    """The commit, and whether `parts` of the checkout were changed since. None: unknown, or not a checkout."""
+    """The commit, and whether files in `parts` have changed since. None: unknown, or not a checkout."""
     root = Path(norml_cli.__file__).parents[1]
     if not (root / ".git").exists():
         return None, None
@@ -19,7 +19,7 @@ def commit_of_checkout(parts: Sequence[str] = CODE) -> tuple[str | None, bool | 
 
 
 def output_of(*command: str, folder: Path | None = None) -> str | None:
-    """What a program of the user's own prints. None: it is missing, or fails."""
+    """What the program `command` prints. None: it is not installed, or it failed."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
     except OSError:

@@ -1,91 +1,91 @@
-"""The files that lie beside a training's result and share its stem: who writes which, and when they go. Torch-free.
+"""The files beside a training's result that share its stem: checkpoint, weights, status and others. Torch-free.
 
-A run's or a trial's lie beside its record, a pretraining's beside its weights, which it keeps with the caches.
+For a run or a trial they lie beside its record. For a pretraining they lie beside its weights, in the cache folder.
 """
 
 import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINT = ".checkpoint"  # a training that goes on from here
-WEIGHTS = ".weights"  # the best on meta-validation, of a training that has finished
-PUBLISHED = ".safetensors"  # the same weights for others, in a format that holds nothing but numbers
-CARD = ".card.json"  # whose weights those are
-STATUS = ".status"  # how far a training is, for `norml status`
-DIVERGED = ".diverged"  # the note of a training whose numbers went wrong
-FEATURES = ".features.h5"  # what a pretrained backbone makes of every image
+CHECKPOINT = ".checkpoint"  # a training resumes from it
+WEIGHTS = ".weights"  # the best weights on meta-validation, once the training has finished
+PUBLISHED = ".safetensors"  # the same weights, exported for others
+CARD = ".card.json"  # which run the exported weights come from
+STATUS = ".status"  # a training's progress, for `norml status`
+DIVERGED = ".diverged"  # why a training diverged
+FEATURES = ".features.h5"  # a pretrained backbone's features of every image
 LOCK = ".lock"
-EVALUATIONS = "-evaluations"  # behind a record's stem: the folder of its weights under other protocols
-LOG = ".log"  # what a training that ran beside others said, until it has finished
+EVALUATIONS = "-evaluations"  # after a record's stem: the folder of its evaluations
+LOG = ".log"  # the output of a training in a sweep, kept until it finishes
 
-_OF_THE_UNFINISHED = (CHECKPOINT, DIVERGED, STATUS)
+_ONLY_WHILE_UNFINISHED = (CHECKPOINT, DIVERGED, STATUS)
 
 
 @dataclass(frozen=True)
 class Companions:
-    """Of the training whose record, or any other of these files, is `path`."""
+    """The companions of one training. `path` is its record, or any other of these files."""
 
     path: Path
 
     @property
     def checkpoint(self) -> Path:
-        """Where it goes on from."""
+        """The state that the training resumes from."""
         return self.path.with_suffix(CHECKPOINT)
 
     @property
     def weights(self) -> Path:
-        """What it learned."""
+        """The trained weights."""
         return self.path.with_suffix(WEIGHTS)
 
     @property
     def published(self) -> Path:
-        """What it learned, for others."""
+        """The exported weights."""
         return self.path.with_suffix(PUBLISHED)
 
     @property
     def card(self) -> Path:
-        """What is said of the published weights."""
+        """The description of the exported weights."""
         return self.path.with_suffix(CARD)
 
     @property
     def evaluations(self) -> Path:
-        """The folder of `norml evaluate`."""
+        """The folder that `norml evaluate` writes to."""
         return self.path.with_name(f"{self.path.stem}{EVALUATIONS}")
 
     @property
     def status(self) -> Path:
-        """How far it is."""
+        """The training's progress."""
         return self.path.with_suffix(STATUS)
 
     @property
     def diverged(self) -> Path:
-        """What went wrong."""
+        """Why the training diverged."""
         return self.path.with_suffix(DIVERGED)
 
     @property
     def log(self) -> Path:
-        """What it said, beside others."""
+        """The training's output, if it ran in a sweep."""
         return self.path.with_suffix(LOG)
 
     @property
     def inspection(self) -> Path:
-        """The folder of `norml inspect`."""
+        """The folder that `norml inspect` writes to."""
         return self.path.with_name(f"{self.path.stem}-inspection")
 
     def existing(self) -> list[Path]:
-        """All of them that are there, hidden ones apart."""
+        """All companions that exist, without hidden files."""
         return sorted(path for path in self.path.parent.glob(f"{glob.escape(self.path.stem)}.*") if path.is_file())
 
     def tidy(self) -> None:
-        """The result is there: remove what only an unfinished training needs, such as a killed process leaves."""
+        """Remove what only an unfinished training needs. Call this when the result exists."""
         self.start_over()
 
     def start_over(self) -> None:
-        """Drop what was begun (--force); a finished result stays until the new one takes its place."""
-        for suffix in _OF_THE_UNFINISHED:
+        """Discard an unfinished training (--force). A finished result stays until the new one replaces it."""
+        for suffix in _ONLY_WHILE_UNFINISHED:
             self.path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def lock_path(target: Path) -> Path:
-    """The hidden file that writers of `target`, and of what shares its stem, take turns by."""
+    """The hidden lock file of `target` and of all files that share its stem."""
     return target.with_name(f".{target.stem}{LOCK}")

@@ -1,23 +1,23 @@
-"""The one error a user sees: a clear line and exit code 2."""
+"""The one error that a user sees: a clear line and exit code 2."""
 
 import re
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """An error that the user can fix.
 
-    The text says what was wrong, where (file and key), and what to do next. `app` prints it without a traceback
-    and exits with code 2.
+    The text says what was wrong, where (file and key), and what to do next. `app` prints it without a traceback and
+    exits with code 2.
     """
 
 
-_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")  # what Pillow and others call the bytes they are given
-LONGEST_WORD = 120  # characters of a user's word that a message repeats
-LONGEST_LINE = 1000  # chosen: a message is read by a person; a path may have a few hundred characters
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")  # how Pillow and others print in-memory bytes
+LONGEST_WORD = 120  # characters; messages shorten a longer word of the user's
+LONGEST_LINE = 1000  # characters. Chosen: enough for a path of a few hundred, short enough to read
 
 
 def plain(text: object, longest: int = LONGEST_WORD) -> str:
-    """`text` on one line of a terminal: control characters and lone bytes escaped, the middle cut from a long one."""
+    """`text` on one line: control characters and undecodable bytes are escaped, and a long text loses its middle."""
     words = str(text)
     if len(words) > longest:
         words = f"{words[: longest // 2]}...{words[-(longest // 4) :]}"
@@ -30,6 +30,6 @@ def counted(n: int, noun: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, on one line; its kind where it says nothing."""
+    """The message of another library's error, on one line. If it has none: the name of its type."""
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     return _OBJECT.sub("its bytes", " ".join(str(text).split())) or type(error).__name__

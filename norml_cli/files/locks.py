@@ -1,7 +1,7 @@
-"""One writer at a time: a lock a cache, run or backbone, which dies with the process that holds it. Torch-free.
+"""One writer at a time: each cache, run and backbone has a lock. Torch-free.
 
-The lock is the operating system's on an open file (flock), so that of a killed process stops nobody: the next command
-that writes there takes the file over, clears away what the killed one was writing, and removes it when it ends.
+The operating system holds the lock on an open file (flock) and releases it when the process dies. The next command
+that writes there removes what a killed process left behind, and removes the lock file when it ends.
 """
 
 import os
@@ -18,18 +18,19 @@ from norml_cli.files.companions import lock_path
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import require_regular
 
-POLL_S = 0.05  # how often a waiting command looks
+POLL_S = 0.05  # seconds between two attempts of a waiting command
 
 
-class Busy(UserError):  # noqa: N818 - a state, which a study takes for no error
-    """Another process is at work there."""
+class Busy(UserError):  # noqa: N818 - a state: a study does not count it as an error
+    """Another process holds the lock."""
 
 
 @contextmanager
 def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Be the only one that writes `target` and whatever else shares its stem, and the files `more`.
+    """Hold the lock of `target` and of all files that share its stem. It also covers the files `more`.
 
-    `waiting` is told who holds it, and then this waits; without it, raises Busy, which names the process.
+    If another process holds the lock: calls `waiting` with a line that names the process, then waits. Without
+    `waiting`, raises Busy, which names the process. Raises UserError if the lock file cannot be written.
     """
     path = lock_path(target)
     try:
@@ -37,23 +38,23 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
         lock = _acquired(path, target, waiting)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({reason(error)}); choose a folder you may write to") from error
-    ours = not isinstance(lock, SoftFileLock)  # what filelock becomes where there is no flock; its file is its own
+    ours = not isinstance(lock, SoftFileLock)  # filelock's fallback without flock; it manages its file itself
     try:
-        with suppress(OSError):  # who holds it is for messages only; Windows lets nobody write a locked file
+        with suppress(OSError):  # only messages need the holder's name; Windows cannot write a locked file
             if ours:
-                path.write_text(_holder(), encoding="utf-8")
+                path.write_text(_this_process(), encoding="utf-8")
         for place in (target, *more):
             clear_leftovers(place.parent, place.stem)
         yield
     finally:
-        with suppress(OSError):  # Windows removes no open file
+        with suppress(OSError):  # Windows cannot remove an open file
             if ours:
-                path.unlink()  # while it is held: who waits for it finds it gone and makes another
+                path.unlink()  # before the release: a waiting process then makes a new lock file
         lock.release()
 
 
 def is_held(target: Path) -> bool:
-    """Whether another process is at work on `target`."""
+    """Whether another process holds the lock of `target`."""
     path = lock_path(target)
     if not path.exists():
         return False
@@ -62,7 +63,7 @@ def is_held(target: Path) -> bool:
         lock.acquire(timeout=0)
     except (Timeout, OSError):
         return True
-    with suppress(OSError):  # Windows removes no open file
+    with suppress(OSError):  # Windows cannot remove an open file
         path.unlink()  # a killed process left it
     lock.release()
     return False
@@ -75,19 +76,19 @@ def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -
     except Timeout:
         if waiting is None:
             raise Busy(
-                f"{target}: {_told(path)} is at work on it; wait until it ends, or stop it, and start this again"
+                f"{target}: in use by {_holder_of(path)}; wait until it ends or stop it, then run this again"
             ) from None
-        waiting(f"waits for {_told(path)}, which is at work on {target.name}")
+        waiting(f"waiting for {_holder_of(path)}, which is writing {target.name}")
         lock.acquire(poll_interval=POLL_S)
     return lock
 
 
-def _holder() -> str:
+def _this_process() -> str:
     return f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC).isoformat(timespec='seconds')}"
 
 
-def _told(path: Path) -> str:
-    """Who holds the lock; another process where it has not yet said."""
+def _holder_of(path: Path) -> str:
+    """The process that the lock file names, or 'another process' if it does not name one yet."""
     with suppress(OSError, UnicodeDecodeError):
         require_regular(path)
         return " ".join(path.read_text(encoding="utf-8").split()) or "another process"

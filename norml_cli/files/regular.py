@@ -1,4 +1,4 @@
-"""Regular files, and what else may stand at a path: a pipe that never ends, a device, a folder."""
+"""Open regular files only: a pipe may never end, and devices and folders hold no data."""
 
 import errno
 import stat
@@ -14,17 +14,17 @@ _KINDS = {
 }
 
 
-class NotRegular(OSError):  # noqa: N818 - what it is
-    """A path where something stands that is no regular file."""
+class NotRegular(OSError):  # noqa: N818 - names what was found
+    """The path is not a regular file."""
 
 
 def other_kind(mode: int) -> str | None:
-    """What a file of this mode is, where it is no regular one."""
+    """What a file of this mode is, in words. None: a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def require_regular(path: Path) -> int:
-    """The size in bytes of the regular file at `path`. Raises OSError, NotRegular for anything else; opens nothing."""
+    """The size in bytes of the regular file at `path`, unopened. Raises OSError; NotRegular for any other kind."""
     found = path.stat()
     kind = other_kind(found.st_mode)
     if kind is not None:
@@ -33,13 +33,13 @@ def require_regular(path: Path) -> int:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """The regular file at `path`, open for reading. Raises OSError."""
+    """Open the regular file at `path` for reading. Raises OSError."""
     require_regular(path)
     return path.open("rb")
 
 
 def read_regular(path: Path, limit_bytes: int) -> bytes:
-    """Its bytes. Raises OSError, and ValueError where they are more than `limit_bytes`."""
+    """The bytes of the regular file at `path`. Raises OSError, and ValueError above `limit_bytes`."""
     if require_regular(path) > limit_bytes:
         raise ValueError(f"larger than {limit_bytes:,} bytes")
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The commands that messages suggest, with the places that the user's own command named: pasted, they find the same."""
+"""The commands that messages suggest. They repeat the --results, --registry and --source of the user's own command."""
 
 import shlex
 from collections.abc import Mapping
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 _DEFAULTS = {"results": Path("results"), "registry": None, "source": None}
-_TAKE = {  # which of these options a command has
+_TAKES = {  # which of these options each command has
     "prepare": ("registry", "source"),
-    "new": ("registry",),  # a data set's --source says nothing of what else is made anew
+    "new": ("registry",),  # its --source is for a new data set only
     "status": ("results",),
     **dict.fromkeys(("list", "show", "validate", "evaluate", "verify", "inspect", "classify", "export"), ("registry",)),
     **dict.fromkeys(("run", "pretrain", "study", "compare", "report", "doctor"), ("results", "registry")),
     **dict.fromkeys(("sweep", "reproduce"), ("results", "registry", "source")),
 }
-_named: dict[str, str] = {}  # of this process
+_named: dict[str, str] = {}  # the places of this process's command
 
 
 def remember_places(parameters: Mapping[str, Any]) -> None:
-    """From now on suggest commands with the places among a command's `parameters` that are not the defaults.
+    """Add the places in a command's `parameters` that are not defaults to all commands suggested from now on.
 
-    Of several folders the last one, for who makes something new.
+    Of several folders, the last one counts.
     """
     _named.clear()
     for name, default in _DEFAULTS.items():
@@ -31,6 +31,6 @@ def remember_places(parameters: Mapping[str, Any]) -> None:
 
 
 def suggested(command: str) -> str:
-    """`command`, such as 'norml prepare omniglot', with ' --registry mine' where the user named that."""
-    given = [name for name in _TAKE.get(command.split()[1], ()) if name in _named and f"--{name} " not in command]
+    """`command`, such as 'norml prepare omniglot', plus ' --registry mine' if the user gave that option."""
+    given = [name for name in _TAKES.get(command.split()[1], ()) if name in _named and f"--{name} " not in command]
     return command + "".join(f" --{name} {_named[name]}" for name in given)

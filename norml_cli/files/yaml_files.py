@@ -1,4 +1,4 @@
-"""Files of plain YAML 1.2: safe, without duplicate keys, anchors and aliases, and not too large."""
+"""Plain YAML 1.2 files: no tags, duplicate keys, anchors or aliases, and no huge files."""
 
 import re
 from contextlib import suppress
@@ -9,13 +9,13 @@ import yaml
 
 from norml_cli.files.regular import read_regular
 
-MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry; a larger file is not an entry
+MAX_FILE_BYTES = 1_000_000  # chosen: a thousand times a real entry
 
-MAX_DEPTH = 32  # chosen: mappings and lists within each other; a real entry has 6
-_SAFE_NESTING = 1000  # libyaml's binding recurses in C, where fifty thousand levels crash the interpreter
+MAX_DEPTH = 32  # levels of mappings and lists. Chosen: a real entry has 6
+_SAFE_NESTING = 1000  # libyaml's binding recurses in C: fifty thousand levels crash the interpreter
 
 _INDENTATION = re.compile(r"^[ \t?:-]+", re.MULTILINE)
-_MAY_HAVE_ANCHORS = re.compile(r"(?:^|[\s\[{,:-])[&*]\S")  # wherever one may begin; in text, too
+_MAY_HAVE_ANCHORS = re.compile(r"(?:^|[\s\[{,:-])[&*]\S")  # wherever one may begin, even inside text
 
 
 class _PlainKeys(yaml.constructor.SafeConstructor):
@@ -37,7 +37,7 @@ class _PlainKeys(yaml.constructor.SafeConstructor):
             if not isinstance(key, str | int):
                 raise yaml.MarkedYAMLError(problem="a key is not plain text", problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -58,7 +58,7 @@ class _EntryLoader(_PlainKeys, yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-# PyYAML follows YAML 1.1: 1e-3 is text and `no` is false there. Researchers write 1.2.
+# PyYAML follows YAML 1.1, where 1e-3 is text and `no` is false. These rules are YAML 1.2.
 _REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp")}
 _EntryLoader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag not in _REPLACED_TAGS]
@@ -78,18 +78,15 @@ _EntryLoader.add_implicit_resolver(
 if yaml.__with_libyaml__:
 
     class _FastLoader(_PlainKeys, yaml.CSafeLoader):
-        """The same by libyaml, several times as fast; it cannot be asked for anchors."""
+        """The same with libyaml: several times faster, but it cannot detect anchors."""
 
     _FastLoader.yaml_implicit_resolvers = _EntryLoader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse one YAML document.
-
-    Raises ValueError with one line (what and where) for anything that is not a plain document.
-    """
+    """Parse one YAML document. Raises ValueError with one line (what and where) if it is not plain YAML."""
     if yaml.__with_libyaml__ and not _MAY_HAVE_ANCHORS.search(text) and _nesting_at_most(text) <= _SAFE_NESTING:
-        with suppress(yaml.YAMLError, RecursionError, ValueError):  # told below, in words that do not depend on libyaml
+        with suppress(yaml.YAMLError, RecursionError, ValueError):  # the slower loader below words the error
             return yaml.load(text, Loader=_FastLoader)  # noqa: S506 - a SafeLoader
     try:
         return yaml.load(text, Loader=_EntryLoader)  # noqa: S506 - a SafeLoader
@@ -102,21 +99,21 @@ def parse_yaml(text: str) -> Any:
 
 
 def _nesting_at_most(text: str) -> int:
-    """More levels than the text can have: each needs a bracket, or a column of indentation."""
+    """An upper bound of the text's depth: each level needs a bracket, or a column of indentation."""
     return text.count("[") + text.count("{") + max((len(found) for found in _INDENTATION.findall(text)), default=0)
 
 
 def _text(path: Path) -> str:
-    """With the line ends of every system as one."""
+    """The file's text, with every system's line ends as newlines."""
     return read_regular(path, MAX_FILE_BYTES).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """The file's mapping. Raises OSError, and ValueError with one line for what is no mapping in plain YAML."""
+    """The file's mapping. Raises OSError, and ValueError with one line if it is not a mapping in plain YAML."""
     try:
         data = parse_yaml(_text(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
     if not isinstance(data, dict):
-        raise ValueError("holds no mapping; start with 'id: ...'")  # noqa: TRY004 - one error for all unusable content
+        raise ValueError("not a mapping; start with 'id: ...'")  # noqa: TRY004 - one error for all unusable content
     return data

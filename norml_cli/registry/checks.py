@@ -154,7 +154,7 @@ def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
     dataset = ids.registry.datasets.get(bench.dataset)
     told = set()
     for shots in bench.shots:
-        values = defaults(Protocol) | _values([bench.protocol, bench.protocol_by_shots.get(shots)])
+        values = {**defaults(Protocol), **_values([bench.protocol, bench.protocol_by_shots.get(shots)])}
         for key in Protocol.model_fields:
             if key not in values:
                 yield f"protocol.{key}: is missing ({shots}-shot)"

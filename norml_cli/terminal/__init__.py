@@ -1,1 +1,1 @@
-"""How a command shows itself: to a person, to `norml status`, to TensorBoard."""
+"""What a command shows: help, output, progress, and status for `norml status` and TensorBoard."""

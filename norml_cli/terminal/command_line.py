@@ -1,4 +1,4 @@
-"""The command that was run, fit to be published."""
+"""The command line of this process, without private paths, for records and status files."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ _PATH_OPTIONS = frozenset({"--results", "--registry", "--source"})
 
 
 def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) -> str:
-    """The command that was run, fit to be published: folders are named by their last part only.
+    """The command line as one text. Each path is cut to its last part, so that records can be published.
 
-    `arguments` are those after the program's name, as in sys.argv[1:].
+    arguments: the words after the program's name, as in sys.argv[1:].
     """
     words = [*program]
     previous = ""
@@ -27,7 +27,7 @@ def command_line(arguments: Sequence[str], program: Sequence[str] = ("norml",)) 
 
 
 def _is_file(word: str) -> bool:
-    """Of an entry of one's own, or a record."""
+    """Whether the word names an entry file or a record."""
     return not word.startswith("-") and word.endswith((".yaml", ".json"))
 
 

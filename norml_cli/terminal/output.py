@@ -1,4 +1,4 @@
-"""The console of a command: as a person reads it, silent, or in JSON for programs."""
+"""The console of a command: text for people, JSON for programs, or nothing (--quiet)."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ _ASCII = str.maketrans({"±": "+-", "─": "-"})
 
 
 def writable(text: str, encoding: str) -> str:
-    """`text` as `encoding` can hold it: signs become ASCII where it has none for them, other characters '?'."""
+    """`text` in characters that `encoding` has: ± and ─ become ASCII, other missing characters '?'."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -21,20 +21,20 @@ def writable(text: str, encoding: str) -> str:
 
 
 def print_text(text: str, console: Console) -> None:
-    """Write `text` as it is: not wrapped, not read as markup, and in ASCII where the output holds no more."""
+    """Write `text` as it is: no wrapping and no markup. Characters that the output lacks become ASCII."""
     console.out(writable(text, console.encoding), end="", highlight=False)
 
 
 def name_left_out(faults: Iterable[str]) -> None:
-    """Say on standard error what a list was made without; standard output holds the list alone."""
+    """Name on standard error what a list leaves out, so that standard output holds the list alone."""
     for line in "\n".join(faults).splitlines():
         Console(stderr=True).print(f"left out: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Output(Console):
-    """A rich console. `quiet`: nothing but errors. `as_json`: the result alone on standard output, as JSON.
+    """A rich console. `quiet`: prints errors only. `as_json`: prints only the result on standard output, as JSON.
 
-    With `as_json` all that is said on the way goes to standard error, one JSON object a line, unless `quiet`.
+    With `as_json`, progress and other lines go to standard error as JSON objects, one per line, unless `quiet`.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False, **settings: Any) -> None:
@@ -62,12 +62,12 @@ class Output(Console):
             super().out(*objects, sep=sep, end=end, **settings)
 
     def event(self, kind: str, **values: Any) -> None:
-        """One JSON object on standard error."""
+        """Write one JSON object to standard error, unless `quiet`."""
         if not self.silent:
             sys.stderr.write(json.dumps({"event": kind, **values}) + "\n")
             sys.stderr.flush()
 
     def result(self, data: Any) -> None:
-        """The command's result, for those commands whose lines say it to a person already."""
+        """Write the command's result as JSON, with `as_json` only: without it, the command's lines say the same."""
         if self.as_json:
             self.out(json.dumps(data, indent=2), highlight=False)

@@ -1,5 +1,6 @@
-"""How a long command shows itself: a live bar in a terminal, elsewhere a plain line or a JSON object now and then; and
-whoever else follows it.
+"""Progress of a long command: a live bar in a terminal; elsewhere, a plain line or a JSON object every few seconds.
+
+Followers, such as the status file and TensorBoard, get the same progress.
 """
 
 import time
@@ -16,18 +17,18 @@ from typing_extensions import override
 
 from norml_cli.terminal.output import Output
 
-REFRESHES_PER_S = 2  # of the bar: each takes 1.5 ms of the CPU, so Rich's own 10 would cost over 1% of a run's time
-BAR_WIDTH, MIN_BAR_WIDTH = 20, 4  # characters; a shorter bar shows nothing
-MOST_FRACTIONS = 8  # on one line; of more cells it has the mean
-PLAIN_EVERY_S = 15.0  # chosen: a log that a person can follow and a file can hold
-JSON_EVERY_S = 1.0  # chosen: as often as a program may want to draw it
+REFRESHES_PER_S = 2  # each takes 1.5 ms of CPU: Rich's default of 10 would cost over 1% of a run's time
+BAR_WIDTH, MIN_BAR_WIDTH = 20, 4  # characters; a shorter bar would show nothing
+MOST_FRACTIONS = 8  # runs shown one by one on a line; above this, their mean
+PLAIN_EVERY_S = 15.0  # chosen: a person can follow the log, and it stays short
+JSON_EVERY_S = 1.0  # chosen: often enough for a program that draws progress
 
 _SPLITS = {"meta_train": "meta-training", "meta_val": "meta-validation", "meta_test": "meta-test"}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is. rate: of `done`, a second; 0: not known yet. figures: loss and accuracies by name."""
+    """Progress of one phase. rate: `done` per second; 0: not known yet. figures: loss and accuracies by name."""
 
     phase: str
     done: int
@@ -38,12 +39,12 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of this phase, at this rate."""
+        """Seconds until the end of this phase, at this rate. None: not known yet."""
         return (self.total - self.done) / self.rate if self.rate > 0 else None
 
     @property
     def notes(self) -> list[str]:
-        """Speed and figures, for a person."""
+        """Speed and figures as short texts for people."""
         parts = [self.speed] if self.speed else []
         if "loss" in self.figures:
             parts.append(f"loss {self.figures['loss']:.3f}")
@@ -53,24 +54,24 @@ class Progress:
 
 
 class Follower:
-    """Who is told of a run beside the terminal; by default nothing is done."""
+    """Gets a run's progress, besides the terminal. Each method does nothing unless a subclass overrides it."""
 
     def progressed(self, progress: Progress) -> None:
-        """Now and then."""
+        """Called from time to time."""
 
     def validated(self, point: Mapping[str, Any]) -> None:
-        """After each meta-validation, with its point of the learning curve."""
+        """Called after each meta-validation with its point of the learning curve."""
 
     def tested(self, step: int, accuracy: float) -> None:
-        """After the meta-test of the weights of outer step `step`."""
+        """Called after the meta-test of the weights of outer step `step`."""
 
     def close(self) -> None:
-        """At the end, whatever it is."""
+        """Called at the end, also after an error."""
 
 
 @dataclass
-class _Begun:
-    """When a phase was shown first, and what was done by then and the last time."""
+class _PhaseStart:
+    """When a phase was first shown, and how much was done then and at the last update."""
 
     at: float
     done: int
@@ -78,7 +79,7 @@ class _Begun:
 
 
 class _Line(ProgressColumn):
-    """Title, bar, count, notes and time left, on one line of the terminal's width."""
+    """Title, bar, count, notes and time left on one line, as wide as the terminal."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -97,8 +98,8 @@ class _Line(ProgressColumn):
 def fitted(title: str, progress: Progress, width: int) -> tuple[str, int, str]:
     """The title, the bar's width and the rest of a progress line of at most `width` characters.
 
-    Where there is too little room the bar shrinks, then the notes go, speed first, and then the title is shortened:
-    count and time left stay.
+    If there is too little room, the bar shrinks first, then the notes go (speed first), then the title is shortened.
+    Count and time left always stay.
     """
     left = "-:--:--" if progress.seconds_left is None else duration(progress.seconds_left)
     count = f"{progress.done:,}/{progress.total:,}"
@@ -116,7 +117,7 @@ def fitted(title: str, progress: Progress, width: int) -> tuple[str, int, str]:
 
 
 class RunDisplay:
-    """What is done, how far it is, how fast it goes and how long it will take."""
+    """Shows what a command is doing, how far it is, how fast it goes, and how much time is left."""
 
     def __init__(self, console: Console, title: str, followers: Sequence[Follower] = ()) -> None:
         self._console, self._title, self._followers = console, title, followers
@@ -125,14 +126,14 @@ class RunDisplay:
         self._bars = LiveBars(
             _Line(console),
             console=console,
-            transient=True,  # what stays is said by lines
+            transient=True,  # the bar disappears at the end; lines stay
             refresh_per_second=REFRESHES_PER_S,
             disable=not self._live,
         )
         self._task: TaskID | None = None
-        self._phase = ""  # that the bar shows
+        self._phase = ""  # the one that the bar shows
         self._said_at = time.perf_counter()
-        self._begun: dict[str, _Begun] = {}  # by phase
+        self._begun: dict[str, _PhaseStart] = {}  # by phase
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -146,13 +147,13 @@ class RunDisplay:
             follower.close()
 
     def training(self, step: int, outer_steps: int, loss: float, validation: float | None) -> None:
-        """Show meta-training at `step` of `outer_steps`."""
+        """Show that meta-training is at `step` of `outer_steps`."""
         rate = self._rate("meta-training", step)
         figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
         self._show(Progress("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", figures))
 
     def pretraining(self, step: int, steps: int, batch_size: int, loss: float, validation: float | None) -> None:
-        """Show a backbone's pretraining at `step` of `steps`, each of `batch_size` images."""
+        """Show that pretraining is at `step` of `steps`, each of `batch_size` images."""
         rate = self._rate("pretraining", step)
         figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
         self._show(
@@ -160,7 +161,7 @@ class RunDisplay:
         )
 
     def reading(self, done: int, images: int) -> None:
-        """Show how many images of a data set's source have been read."""
+        """Show how many images of a data set have been read."""
         self.counting("reading images", done, images, "images")
 
     def embedding(self, split: str, done: int, images: int) -> None:
@@ -168,51 +169,53 @@ class RunDisplay:
         self.counting(f"features of {_SPLITS[split]}", done, images, "images")
 
     def evaluating(self, split: str, done: int, episodes: int) -> None:
-        """Show an evaluation at `done` of `episodes` episodes."""
+        """Show that an evaluation is at `done` of `episodes` episodes."""
         self.counting(_SPLITS[split], done, episodes, "episodes")
 
     def validated(self, point: Mapping[str, Any]) -> None:
-        """Tell followers of a meta-validation; what is shown next includes it."""
+        """Pass a meta-validation on to the followers."""
         for follower in self._followers:
             follower.validated(point)
 
     def tested(self, step: int, accuracy: float) -> None:
-        """Tell followers of the meta-test."""
+        """Pass the meta-test on to the followers."""
         for follower in self._followers:
             follower.tested(step, accuracy)
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Print one line, which stays."""
         if isinstance(self._console, Output) and self._as_json:
             self._console.event("line", title=self._title, line=line)
         else:
             self._console.print(f"{self._title}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def counting(self, phase: str, done: int, total: int, unit: str) -> None:
-        """Show anything that is counted in `unit`."""
+        """Show that `phase` is at `done` of `total`, counted in `unit`."""
         rate = self._rate(phase, done)
         self._show(Progress(phase, done, total, rate, f"{rate:,.0f} {unit}/s" if rate else ""))
 
     def cells(
         self, finished: int, cells: int, running: Sequence[float], queued: int, seconds_left: float | None
     ) -> None:
-        """Show how many of several trainings have finished, how far, as fractions, those are that run, and how many
-        have been started and wait for their turn.
+        """Show the progress of a sweep.
 
-        A log has its lines when one starts and ends.
+        finished: how many of the `cells` have finished. running: the fraction done of each running cell.
+        queued: how many cells are submitted but not running. A plain log shows nothing here: it already has a line when
+        a cell starts and when it ends.
         """
         if self._live or self._as_json:
             rate = (cells - finished) / seconds_left if seconds_left else 0.0
             self._show(Progress("cells", finished, cells, rate, _running(running, queued)))
 
     def _rate(self, phase: str, done: int) -> float:
-        """Steps, images or episodes a second since the phase began: with the others that came between, as in a run's
-        meta-validations, since they take their time again.
+        """Steps, images or episodes per second since the phase began.
+
+        The time includes phases in between, such as a run's meta-validations: the rest of the run has them too.
         """
         now = time.perf_counter()
         began = self._begun.get(phase)
-        if began is None or done <= began.last:  # the first time, or the same once more
-            self._begun[phase] = _Begun(now, done, done)
+        if began is None or done <= began.last:  # a new phase, or the same phase started again
+            self._begun[phase] = _PhaseStart(now, done, done)
             return 0.0
         began.last = done
         return (done - began.done) / max(now - began.at, 1e-9)

@@ -1,4 +1,4 @@
-"""Standard output and standard error, whatever becomes of what they lead to: a full disk, a closed pipe."""
+"""Standard output and standard error that survive a full disk and a closed pipe."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ from typing import Any, TextIO, cast
 
 from norml_cli.files.errors import reason
 
-CLOSED_PIPE = 141  # the exit code of a program that SIGPIPE ended, as `cat FILE | head -1` leaves
+CLOSED_PIPE = 141  # the exit code after SIGPIPE, as of `cat` in `cat FILE | head -1`
 
 
 class _Stream:
-    """A stream that never raises OSError: after the first one what is written goes nowhere.
+    """A stream that never raises OSError. After the first one, it calls `failed` and discards what follows.
 
-    failed: told of it. A training goes on, since its record is worth more than its lines.
+    A training goes on without its output: the record matters more than the lines.
     """
 
     def __init__(self, stream: TextIO, failed: Callable[[OSError], None]) -> None:
@@ -24,18 +24,18 @@ class _Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As of any text stream."""
-        with self._told():
+        """Write like any text stream."""
+        with self._caught():
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As of any text stream."""
-        with self._told():
+        """Flush like any text stream."""
+        with self._caught():
             self._stream.flush()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _caught(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -43,7 +43,7 @@ class _Stream:
             self._failed(error)
 
     def _discard(self) -> None:
-        """What Python still holds of it, and flushes when it ends, goes nowhere, too."""
+        """Discard also what Python has buffered and flushes at exit."""
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
@@ -52,10 +52,10 @@ class _Stream:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Standard output and error of a command.
+    """Guard a command's standard output and standard error.
 
-    If standard output cannot be written, one line on standard error says so, the command goes on, and exit code 2
-    follows. A closed pipe ends the command at once, in silence, with exit code 141.
+    If standard output cannot be written, one line on standard error says so, and the command goes on and exits with
+    code 2. A closed pipe ends the command at once and silently, with exit code 141.
     """
     faults: list[OSError] = []
 
@@ -67,7 +67,7 @@ def guarded() -> Iterator[None]:
             sys.stderr.write(f"error: standard output cannot be written ({reason(error)}); free space or redirect it\n")
 
     def ignored(_error: OSError) -> None:
-        """Nobody is left to tell."""
+        """Standard error itself failed, so nothing can be reported."""
 
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _wrapped(sys.stdout, lost), _wrapped(sys.stderr, ignored)

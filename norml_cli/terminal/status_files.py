@@ -1,8 +1,8 @@
-"""What runs now and what waits to be taken up: a small JSON file beside each checkpoint. Torch-free.
+"""Status files: a small JSON file beside each checkpoint says how far its training is. Torch-free.
 
-A training writes its own every few seconds, whole or not at all, and takes it away when it has finished. Whether it is
-still running is asked of the system, by process number and start: one that was killed reads as paused. So does one on
-another machine that shares the folder, since nobody here can tell.
+A training rewrites its status file every few seconds, atomically, and removes it when it finishes. `norml status` asks
+the system whether the process still runs, by number and start time. A killed training counts as paused. So does a
+training on another machine that shares the folder: this machine cannot see its process.
 """
 
 import hashlib
@@ -28,43 +28,43 @@ from norml_cli.registry.sourced import Model, Text
 from norml_cli.terminal.command_line import command_line
 from norml_cli.terminal.progress import Follower, Progress
 
-WRITE_EVERY_S = 2.0  # chosen: looks live, costs one small file
-CLOCK_STEP_S = 5.0  # chosen: a clock that is set moves the start of every process with it
+WRITE_EVERY_S = 2.0  # chosen: looks live, costs little
+CLOCK_STEP_S = 5.0  # chosen: adjusting the clock shifts the start times that the system reports
 
 
 class Process(Model):
-    """Which process of which machine; nobody's name."""
+    """A process on a machine. It names no user and no host."""
 
     pid: int
     started: float | str | None = Field(
-        description="seconds since 1970, so that no other process with that number is "
-        "taken for it; text: of an earlier version; null: unknown"
+        description="start time in seconds since 1970; with `pid` it identifies the process. text: written by an "
+        "earlier version; null: unknown"
     )
     machine: str = Field(description="hash of the machine's name")
 
     @classmethod
     def own(cls) -> "Process":
-        """This one."""
+        """This process."""
         return cls(pid=os.getpid(), started=_started(os.getpid()), machine=_machine())
 
     def is_alive(self) -> bool:
-        """Whether it is running, on this machine."""
+        """Whether the process is running on this machine."""
         started = _started(self.pid) if self.machine == _machine() else None
         return started is not None and isinstance(self.started, float) and abs(started - self.started) < CLOCK_STEP_S
 
 
 class TrainingStatus(Model):
-    """How far one training is."""
+    """The progress of one training."""
 
     title: Text
     phase: str
     done: int
     total: int
     per_s: float
-    seconds_left: float | None = Field(description="of this phase")
+    seconds_left: float | None = Field(description="until the end of this phase")
     loss: float | None
     validation: float | None = Field(description="last accuracy on meta-validation")
-    command: Text = Field(description="the same goes on with it")
+    command: Text = Field(description="resumes the training")
     process: Process
     updated: Text = Field(description="UTC, ISO 8601")
 
@@ -87,7 +87,7 @@ class StatusFile(Follower):
         self._written_at = 0.0
 
     def begin(self, phase: str, step: int, steps: int) -> None:
-        """The training begins, or is taken up at `step` of `steps`."""
+        """The training starts, or resumes, at `step` of `steps`."""
         self._last = Progress(phase, step, steps, 0.0, "")
         self._write(self._last)
 
@@ -99,11 +99,11 @@ class StatusFile(Follower):
 
     @override
     def close(self) -> None:
-        if self._last is not None and self._path.exists():  # it has begun and not finished
+        if self._last is not None and self._path.exists():  # started and not finished
             self._write(self._last)
 
     def remove(self) -> None:
-        """The training has finished: its record tells of it."""
+        """Remove the file. Call this when the training has finished and its record exists."""
         self._path.unlink(missing_ok=True)
 
     def _write(self, progress: Progress) -> None:
@@ -122,12 +122,12 @@ class StatusFile(Follower):
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         content = f"{status.model_dump_json(indent=2)}\n".encode()
-        with suppress(UserError):  # hours of training do not end for want of this file; their checkpoint matters
+        with suppress(UserError):  # a training must not fail because of this file; its checkpoint matters
             write_atomically(self._path, lambda file: file.write(content))
 
 
 def find_unfinished(*folders: Path) -> tuple[list[Unfinished], list[str]]:
-    """Every training under `folders` that has not finished, in order of path, and a line for each damaged file."""
+    """Every unfinished training under `folders`, sorted by path, and a line for each damaged status file."""
     unfinished, faults = list[Unfinished](), list[str]()
     for path in (path for folder in folders for path in sorted(folder.rglob(f"*{STATUS}"))):
         try:
@@ -140,10 +140,10 @@ def find_unfinished(*folders: Path) -> tuple[list[Unfinished], list[str]]:
 
 
 def read_status(path: Path) -> Unfinished | None:
-    """The training whose status file is `path`; None if it has none. Raises UserError for a damaged file."""
+    """The training whose status file is `path`. None: no such file. Raises UserError for a damaged file."""
     try:
         content = read_json(path)
-    except FileNotFoundError:  # it has finished just now
+    except FileNotFoundError:  # the training has just finished
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); delete it") from None
@@ -159,7 +159,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> float | None:
-    """When the process was started, in seconds since 1970; None where there is none, or nobody may ask."""
+    """When the process started, in seconds since 1970. None: no such process, or no permission to ask."""
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:

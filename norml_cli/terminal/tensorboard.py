@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run: its loss and speed as it goes, its meta-validations, its meta-test."""
+"""TensorBoard event files of a run: loss and speed, meta-validations, and the meta-test."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from norml_cli.terminal.progress import Follower, Progress
 
 
 class EventFiles(Follower):
-    """Writes to one folder; a run that is taken up again adds a file there, which TensorBoard joins by steps."""
+    """Writes event files to one folder. A resumed run adds a file there; TensorBoard joins them by step."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the tensorboard package is not installed or the folder cannot be written."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+                warnings.simplefilter("ignore")  # from tensorboard's own dependencies
                 from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
         except ImportError:
             raise UserError(
@@ -28,7 +28,9 @@ class EventFiles(Follower):
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = SummaryWriter(str(folder))
         except OSError as error:
-            raise UserError(f"--tensorboard {folder}: cannot be written ({error.strerror})") from None
+            raise UserError(
+                f"--tensorboard {folder}: cannot be written ({error.strerror}); choose a folder you may write to"
+            ) from None
 
     @override
     def progressed(self, progress: Progress) -> None:
@@ -39,7 +41,7 @@ class EventFiles(Follower):
     @override
     def validated(self, point: Mapping[str, Any]) -> None:
         step = point["step"]
-        for name, key in _OF_POINT.items():
+        for name, key in _KEYS_BY_TAG.items():
             if point[key] is not None:
                 self._add(name, point[key], step)
         self._writer.flush()
@@ -56,7 +58,7 @@ class EventFiles(Follower):
         self._writer.add_scalar(name, value, step)
 
 
-_OF_POINT = {
+_KEYS_BY_TAG = {
     "loss/query, mean since the last meta-validation": "loss",
     "accuracy/meta-training": "train_accuracy",
     "accuracy/meta-validation": "validation_accuracy",

@@ -1,4 +1,4 @@
-"""How a command reads its words and explains itself: `--help` without a parser's insides, options given once."""
+"""How a command parses its words and prints its help: short metavars, panels, examples, each option given once."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -14,8 +14,8 @@ from typing_extensions import override
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import remember_places
 
-PLACES = {"PATH", "DIR", "FILE", "RECORD", "RECORD..."}  # metavars of what stands for files and folders
-_STYLES = {"help.title": "bold", "help.name": "bold cyan", "help.code": "bold"}  # of the groups below
+PLACES = {"PATH", "DIR", "FILE", "RECORD", "RECORD..."}  # metavars of files and folders
+_STYLES = {"help.title": "bold", "help.name": "bold cyan", "help.code": "bold"}  # of the groups named below
 
 
 class _Highlighter(RegexHighlighter):
@@ -30,7 +30,7 @@ class _Highlighter(RegexHighlighter):
 
 
 def coloured(text: str) -> str:
-    """`text` of a help with Rich's styles, where standard output is a terminal that has them; else as it is."""
+    """Help `text` in Rich's styles if standard output is a terminal; else unchanged."""
     console = Console(theme=Theme(_STYLES))
     if not console.is_terminal:
         return text
@@ -43,7 +43,7 @@ PANELS = ("Data", "Runs", "Results", "Registry", "Upkeep")  # in the order of th
 
 
 class Panels(TyperGroup):
-    """The commands, a panel after the other."""
+    """Help that lists the commands by panel."""
 
     @override
     def get_help(self, ctx: Any) -> str:
@@ -60,14 +60,11 @@ class Panels(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose help names what each option takes, and ends with its examples (`epilog`, one a line)."""
+    """A command whose help shows what each option takes, and ends with examples (`epilog`, one per line)."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UserError for words that would do something else than they say, silently: see `_refuse_empty`.
-
-        And for an option given twice that counts once, since the last one would win.
-        """
+        """Parse the words. Raises UserError for an empty word, and for an option given twice that takes one value."""
         values, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for each in given:
             _refuse_empty(each, values.get(each.name))
@@ -79,11 +76,11 @@ class Command(TyperCommand):
 
     @override
     def invoke(self, ctx: Any) -> Any:
-        """Raises UserError where the working folder was deleted: torch ends the process there."""
+        """Run the command. Raises UserError if the working folder was deleted: torch would end the process."""
         try:
             Path.cwd()
         except FileNotFoundError:
-            raise UserError("the working folder is gone; change to one that is there") from None
+            raise UserError("the working folder does not exist any more; change to another folder") from None
         remember_places(ctx.params)
         return super().invoke(ctx)
 
@@ -116,13 +113,13 @@ class Command(TyperCommand):
 
 
 def _refuse_empty(parameter: Any, value: Any) -> None:
-    """Raises UserError for an empty word, as a path the working folder, and for the path '-', which is a file."""
+    """Raises UserError for an empty word, which as a path would mean the working folder, and for the path '-'."""
     texts = value if isinstance(value, list | tuple) else [value]
     name = max(parameter.opts, key=len) if _is_option(parameter) else parameter.metavar
     if "" in texts:
         raise UserError(f"{name}: is empty; give it a value, or leave it out")
     if "-" in texts and parameter.metavar in PLACES:
-        raise UserError(f"{name} -: stands for no file here; name one")
+        raise UserError(f"{name} -: standard input and output are not supported here; name a file")
 
 
 def _is_option(parameter: Any) -> bool:
@@ -139,10 +136,7 @@ def _names(option: Any) -> str:
 
 
 class ReportCommand(Command):
-    """`--table` alone means every table; that an option's value may be left out is more than typer can say.
-
-    `--results A B` is `--results A --results B`.
-    """
+    """`--table` without a value means every table: typer has no optional values. `--results` takes several folders."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -152,7 +146,7 @@ class ReportCommand(Command):
 
 
 class SeveralCommand(Command):
-    """`--seeds 0 1 2` is `--seeds 0 --seeds 1 --seeds 2`: these options take every word up to the next option."""
+    """Some options take several words: `--seeds 0 1 2` means `--seeds 0 --seeds 1 --seeds 2`."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -161,7 +155,7 @@ class SeveralCommand(Command):
 
 
 def spread(words: list[str], options: Collection[str]) -> list[str]:
-    """`--seeds 0 1` as `--seeds 0 --seeds 1`: each of `options` takes every word up to the next option."""
+    """Rewrite `--seeds 0 1` to `--seeds 0 --seeds 1`: each of `options` takes every word up to the next option."""
     spread_out, option = list[str](), ""
     for word, before in zip(words, ["", *words], strict=False):
         option = "" if word.startswith("-") else before if before in options else option

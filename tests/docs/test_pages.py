@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 INDEX = DOCS / "index.md"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "results").rglob("*.md")])
 LARGEST_README_BYTES = 8192
+LARGEST_CHANGELOG_BYTES = 6144  # of one version
 
 
 def links(page: Path) -> Iterator[str]:
@@ -54,6 +55,12 @@ def test_the_index_links_to_every_page():
 
 def test_the_readme_is_short():
     assert (ROOT / "README.md").stat().st_size <= LARGEST_README_BYTES
+
+
+def test_the_changelog_of_a_version_is_short():
+    _, *versions = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")
+    assert versions
+    assert all(len(each.encode()) <= LARGEST_CHANGELOG_BYTES for each in versions)
 
 
 @pytest.mark.skipif(find_spec("furo") is None, reason="needs the extra 'docs'")

@@ -192,28 +192,31 @@ def test_other_numbers_of_classes(shell: Shell):
 
 BAD = {
     "no such folder": (["--support", "nowhere"], "--support nowhere: does not exist"),
-    "a file": (["--support", "query/q0.png"], "--support query/q0.png: is no folder"),
-    "no images": (["--support", "empty"], "--support empty: holds no images; name a folder that has a folder of"),
-    "one class": (["--support", "one"], "--support one: holds one class, 'ash'; name a folder of two or more"),
-    "unequal": (["--support", "unequal"], "class 'ash' has 1 image, but 'birch' has 2; give every class as many"),
-    "an empty class": (["--support", "hollow"], "--support hollow: class 'oak' holds no images; add some, or remove"),
-    "no classes": (["--support", "query"], "query/q0.png: lies in no class folder; move it into the folder of its"),
-    "no queries": (["--query", "empty"], "--query empty: holds no images; name the folder of those to classify"),
+    "a file": (["--support", "query/q0.png"], "--support query/q0.png: not a folder; name a folder"),
+    "no images": (["--support", "empty"], "--support empty: no images here; name a folder with one subfolder of"),
+    "one class": (["--support", "one"], "--support one: only one class, 'ash'; name a folder of two or more"),
+    "unequal": (
+        ["--support", "unequal"],
+        "class 'ash' has 1 image, but 'birch' has 2; give every class the same number",
+    ),
+    "an empty class": (["--support", "hollow"], "--support hollow: class 'oak' has no images; add some, or remove"),
+    "no classes": (["--support", "query"], "query/q0.png: not in a class folder; move it into the folder of its"),
+    "no queries": (["--query", "empty"], "--query empty: no images here; name the folder of the images to classify"),
     "no query folder": (["--query", "nowhere"], "--query nowhere: does not exist"),
-    "a query that is none": (["--query", "notes.txt"], "--query notes.txt: is no image file (jpg, png, bmp or webp)"),
+    "a query that is none": (["--query", "notes.txt"], "--query notes.txt: not an image; name a folder"),
     "an unreadable image": (["--query", "broken"], "broken/x.png: not a complete JPEG, PNG, BMP or WEBP image"),
-    "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to have it"),
+    "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to resize it"),
     "a value of training": (
         ["--set", "inner_lr=1"],
         "--set inner_lr: cannot be changed here; this command takes inner",
     ),
     "too few": (
         ["--query", "query/q0.png", "--set", "query_statistics=query"],
-        "batch norm cannot tell 5 classes apart by 1 image",
+        "batch norm needs at least 5 images, one for each class, but --query has 1 image",
     ),
     "another format": (["--format", "yaml"], "--format yaml: unknown format"),
-    "a page to nowhere": (["--html", "-"], "--html -: stands for no file here; name one"),
-    "a link out": (["--query", "linked"], "linked/out.png: is a link out of linked"),
+    "a page to nowhere": (["--html", "-"], "--html -: standard input and output are not supported here; name a file"),
+    "a link out": (["--query", "linked"], "linked/out.png: a link to a place outside linked"),
 }
 
 
@@ -258,10 +261,10 @@ def test_what_was_seen_on_the_way_is_said_beside_the_answers(shell: Shell):
     out, err = classified(shell, "--format", "csv")
     assert len(out.splitlines()) == 1 + N_QUERIES + 2
     assert "images of one colour: 2, first query/blank.png" in err
-    assert "images with transparency, laid on white: 1, first query/clear.png" in err
+    assert "transparent images, put on a white background: 1, first query/clear.png" in err
     entry = shell.registry / "datasets/tiny-glyphs.yaml"
     entry.write_text(entry.read_text().replace("generator_seed: 0", "generator_seed: 5"))
-    assert "'tiny-glyphs' is declared otherwise now than when the run was made" in classified(shell)[1]
+    assert "the entry 'tiny-glyphs' has changed since the run" in classified(shell)[1]
 
 
 def test_flattened_gates_stay_at_their_shots(shell: Shell, images: np.ndarray):

@@ -173,7 +173,7 @@ def listed(shell: Shell) -> dict:
 
 
 def test_status_says_when_there_is_nothing(shell: Shell):
-    assert "nothing is running" in shell.norml("status")[1]
+    assert "no trainings yet" in shell.norml("status")[1]
     assert listed(shell) == {"unfinished": [], "finished": []}
 
 
@@ -197,7 +197,7 @@ def test_status_follows_a_run_from_its_start_to_a_kill_to_its_end(shell: Shell):
     assert (paused["state"], paused["done"]) == ("paused", running["done"])
     out = shell.norml("status")[1]
     assert "paused" in out
-    assert "goes on with: norml run norml --benchmark tiny-5way" in out
+    assert "to resume: norml run norml --benchmark tiny-5way" in out
     assert shell.norml(*RUN, "--force")[0] == 0
     after = listed(shell)
     assert after["unfinished"] == []

@@ -121,13 +121,13 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "change something by --set, --shots, --benchmark or --split; `norml verify` repeats the test"),
+        ([], "nothing to change; add --set, --shots, --benchmark or --split (`norml verify` repeats the test)"),
         (
             ["--set", "n_way=3"],
             "--set n_way: has 3 classes, but the learner has an output for each of its 5; train with --set head",
         ),
         (["--set", "n_way=3", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
-        (["--set", "head_init=learned"], "change something by --set"),
+        (["--set", "head_init=learned"], "nothing to change; add --set"),
         (["--set", "n_way=9", "--set", "head_init=zero"], "n_way: 9 is more than the 8 classes of 'tiny-glyphs'"),
         (
             ["--set", "inner_lr=0.3"],
@@ -263,7 +263,7 @@ def correct_by_hand(meta_learner: MetaTrained, spec: dict) -> list[int]:
 def test_a_head_that_stays_at_zero_is_refused_before_anything_runs(shell: Shell):
     code, _, err = shell.norml("run", "boil", "--benchmark", "tiny-5way", "--set", "head_init=zero")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "boil: head_init: zero with adapted_layers: body leaves all classes alike; take head_init: learned" in err
+    assert "boil: head_init: zero with adapted_layers: body makes all logits equal; use head_init: learned" in err
     code, _, err = shell.norml(*RUN, "--set", "head_init=zero", "--set", "head_weight_std=1.0")
     assert (code, "head_weight_std: is declared, but head_init: zero draws no weights there" in err) == (2, True)
 
@@ -361,7 +361,7 @@ def test_methods_beside_each_other_under_every_protocol(shell: Shell, record: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["norml"], "report norml: methods are named with --protocols"),
+        (["norml"], "report norml: name a method only with --protocols"),
         (["--protocols", "nobody"], "unknown method 'nobody'"),
         (["--protocols", "--table", "table-2"], "--protocols: leave out --table and --html"),
     ],
@@ -440,5 +440,5 @@ def test_export_takes_a_place_of_its_own_and_refuses_what_learns_nothing(shell: 
     assert (code, "takes one RECORD and a file that ends in .safetensors" in err) == (2, True)
     assert shell.norml("run", "nearest-centroid", "--benchmark", "tiny-5way")[0] == 0
     code, _, err = shell.norml("export", str(record), str(FOLDER / "nearest-centroid/seed-0.json"))
-    assert (code, "learns nothing, so there are no weights to export" in err) == (2, True)
+    assert (code, "has no trained weights" in err) == (2, True)
     assert not record.with_suffix(".safetensors").exists()

@@ -117,7 +117,7 @@ def test_what_looks_at_all_examples_at_once_keeps_their_number(shell: Shell):
     ("arguments", "says"),
     [
         (["--program", "learner.bin"], "--program learner.bin: takes one RECORD and a file that ends in .pt2"),
-        (["--set", "inner_steps_test=2"], "--set: says how a program adapts; give --program FILE with it"),
+        (["--set", "inner_steps_test=2"], "--set: applies to --program only; add --program FILE"),
         (["--program", "x.pt2", "--set", "inner_lr=1"], "--set inner_lr: cannot be changed here; this command takes"),
         (["--program", "x.pt2", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
     ],
@@ -135,7 +135,7 @@ def test_what_torch_cannot_export_and_what_learns_nothing_is_one_line(shell: She
     record = trained(shell, "norml")
     fitted = trained(shell, "logistic-regression")
     code, _, err = shell.norml("export", str(fitted), "--program", "x.pt2")
-    assert (code, "logistic-regression learns nothing, so there are no weights to export" in err) == (2, True)
+    assert (code, "logistic-regression has no trained weights" in err) == (2, True)
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such operation. And much more\nthat nobody reads")

@@ -126,7 +126,7 @@ def test_classes_too_small_are_refused_by_name_or_left_out(user: Shell):
     write_files(user.folder / "birds", {"dodo/1.png": photo("x", kind="PNG")})
     code, _, err = user.norml("new", "dataset", "my-birds", "--source", "birds")
     assert (code, not (user.folder / "mine").exists()) == (2, True)
-    assert "class 'dodo' has 1 image; each needs 2" in err
+    assert "class 'dodo' has 1 image, but needs 2" in err
     assert "--min-images 2" in err
     out = typed(user, "new dataset my-birds --source birds --min-images 9")
     assert "left out, with fewer than 9 images: 3 classes" in out
@@ -145,17 +145,17 @@ def test_an_entry_is_never_overwritten(user: Shell):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("new bird x", "bird: is no kind of entry; write dataset, benchmark or method"),
-        ("new dataset x", "--source: is missing; a dataset is made from it"),
-        ("new method x --set cell_size=3", "--like: is missing; a method is made from it"),
-        ("new dataset x --source birds --like omniglot", "--like: says nothing of a dataset; leave it out"),
-        ("new method x --like norml --shots 1", "--shots: says nothing of a method; leave it out"),
+        ("new bird x", "bird: not a kind of entry; write dataset, benchmark or method"),
+        ("new dataset x", "--source: is missing; a dataset needs it"),
+        ("new method x --set cell_size=3", "--like: is missing; a method needs it"),
+        ("new dataset x --source birds --like omniglot", "--like: does not apply to a dataset; leave it out"),
+        ("new method x --like norml --shots 1", "--shots: does not apply to a method; leave it out"),
         ("new dataset My_Birds --source birds", "'My_Birds': must be made of a-z, 0-9 and single hyphens"),
         ("new dataset omniglot --source birds", "id: 'omniglot' is already declared in"),
         ("new dataset x --source nowhere", "--source nowhere: does not exist; name a folder"),
-        ("new dataset x --source birds --set size=3", "--set size: is no key of a data set"),
+        ("new dataset x --source birds --set size=3", "--set size: not a key of a data set"),
         ("new dataset x --source birds --set image_size_px=3", "image_size_px.value: must be at least 4 (got 3)"),
-        ("new dataset x --source birds --registry a.yaml", "--registry a.yaml: is a file; name the folder"),
+        ("new dataset x --source birds --registry a.yaml", "--registry a.yaml: this is a file; name the folder"),
         ("new benchmark x --like omniglot-5-way", "unknown benchmark 'omniglot-5-way', did you mean 'omniglot-5way'"),
         ("new benchmark x --like norml", "unknown benchmark 'norml'"),
         ("new benchmark x --like omniglot-5way --set n_wy=3", "--set n_wy: unknown key, did you mean 'n_way'"),
@@ -183,4 +183,4 @@ def test_what_cannot_be_made_is_one_line_and_no_file(user: Shell, line: str, sai
 def test_a_place_that_cannot_be_written_is_told(user: Shell):
     (user.folder / "mine").write_text("a file")
     code, _, err = user.norml("new", "method", "x", "--like", "norml")
-    assert (code, err) == (2, "error: --registry mine: is a file; name the folder of your own entries\n")
+    assert (code, err) == (2, "error: --registry mine: this is a file; name the folder of your own entries\n")

@@ -38,7 +38,7 @@ def test_a_user_prepares_verifies_and_mends(norml: Callable[..., "subprocess.Com
     source, content = (done.stdout.split(f"{key}_sha256 ")[1].split()[0] for key in ("source", "cache"))
     verified = norml("prepare", "made-mini", "--verify").stdout
     hashes = f"made-mini: source_sha256 {source}\nmade-mini: cache_sha256 {content}\n"
-    assert verified == f"made-mini: verified, 6 arrays as they were written\n{hashes}"
+    assert verified == f"made-mini: verified, all 6 checksums are right\n{hashes}"
     again = "next: norml new benchmark NAME --like mini-imagenet-5way-conv --dataset made-mini"
     assert norml("prepare", "made-mini").stdout == f"made-mini: up to date (made-mini.h5)\n{again}\n"
 
@@ -48,7 +48,7 @@ def test_a_user_prepares_verifies_and_mends(norml: Callable[..., "subprocess.Com
     (evil / photos.pickle_name("test")).write_bytes(pickle.dumps({"image_data": Calls(os.mkdir, "made")}))
     done = norml("prepare", "made-mini", "--source", "evil", "--force")
     assert (done.returncode, done.stdout) == (2, "")
-    named = "refused, and nothing in it was run: it names 'posix.mkdir', which no array needs; get the original"
+    named = "refused without running it: it names 'posix.mkdir', which no array needs; get the original file"
     assert done.stderr == f"error: evil/{photos.pickle_name('test')}: {named}\n"
     assert not (tmp_path / "made").exists()
     assert cache.read_bytes() == before

@@ -95,7 +95,7 @@ def test_json_is_the_record_alone_and_status_lists_it(shell: Shell):
 def test_it_is_done_again_only_by_force_and_ends_alike(shell: Shell):
     assert shell.norml(*PRETRAIN)[0] == 0
     first, weights = record_of(shell), weights_of(shell)
-    assert "pretrained already" in shell.norml(*PRETRAIN)[1]
+    assert "already pretrained" in shell.norml(*PRETRAIN)[1]
     assert record_of(shell) == first
     assert shell.norml(*PRETRAIN, "--force")[0] == 0
     assert figures(record_of(shell)) == figures(first)
@@ -349,8 +349,8 @@ def test_features_that_are_missing_are_made_from_the_weights(shell: Shell):
     assert (code, err.count("\n")) == (2, 1)
     assert "has no features by 'made-recipe', seed 0; run `norml pretrain made-mini --recipe made-recipe" in err
     code, out, _ = shell.norml(*PRETRAIN)
-    assert "pretrained already" in out
-    assert "6 numbers each" in out
+    assert "already pretrained" in out
+    assert "6 features of every image" in out
     assert path.read_bytes() == before
 
 
@@ -380,8 +380,8 @@ def damage_the_features(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (change_the_images, "was made with other images than are there now"),
-        (change_the_weights, "was made with other weights than are there now"),
+        (change_the_images, "does not match the current images"),
+        (change_the_weights, "does not match the current weights"),
         (damage_the_features, "features/meta_val is damaged"),
         (lambda shell: file_of(shell, ".features.h5").write_bytes(b"no HDF5"), "not a readable cache"),
         (lambda shell: file_of(shell, ".weights").unlink(), "cannot be read"),
@@ -394,7 +394,7 @@ def test_features_of_other_images_or_weights_are_refused(shell: Shell, change: C
     assert (code, err.count("\n")) == (2, 1)
     assert fault in err
     assert shell.norml(*PRETRAIN, "--force")[0] == 0
-    assert "verified, 6 arrays" in shell.norml(*PRETRAIN, "--verify")[1]
+    assert "verified, all 6 checksums" in shell.norml(*PRETRAIN, "--verify")[1]
 
 
 def test_weights_that_are_not_their_records_make_no_features(shell: Shell):
@@ -403,7 +403,7 @@ def test_weights_that_are_not_their_records_make_no_features(shell: Shell):
     change_the_weights(shell)
     code, _, err = shell.norml(*PRETRAIN)
     assert (code, err.count("\n")) == (2, 1)
-    assert "other weights than its record tells of; pretrain again with --force" in err
+    assert "does not match its record; pretrain again with --force" in err
     assert not list(shell.home.rglob("*.features.h5"))
 
 
@@ -421,7 +421,7 @@ def test_features_broken_off_leave_nothing_and_are_made_by_the_same_command(
         patch.setattr(ImageBatches, "outputs", signalled)
         code, out, _ = shell.norml(*PRETRAIN)
     assert code == 130
-    assert "stopped while making features; the same command makes them" in out
+    assert "stopped while making features; run the same command again to make them" in out
     assert not list(shell.home.rglob("*.features.h5*"))
     assert shell.norml(*PRETRAIN)[0] == 0
     assert "verified" in shell.norml(*PRETRAIN, "--verify")[1]

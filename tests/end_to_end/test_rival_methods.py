@@ -198,7 +198,7 @@ def test_a_comparison_is_neither_inspected_nor_given_inner_steps(shell: Shell):
     code, _, err = shell.norml("inspect", record)
     assert (code, err) == (
         2,
-        f"error: {record}: prototypical-network takes no inner steps; there is nothing to inspect\n",
+        f"error: {record}: prototypical-network takes no inner steps; name the record of a method that does\n",
     )
     code, _, err = shell.norml("evaluate", record, "--set", "inner_steps_test=3")
     assert (code, err) == (2, "error: --set inner_steps_test: comparison takes no inner steps\n")

@@ -76,7 +76,7 @@ def test_equal_seeds_give_equal_records_and_other_seeds_do_not(shell: Shell):
 def test_a_finished_run_is_run_again_only_by_force(shell: Shell):
     assert shell.norml(*NORML)[0] == 0
     first = read(shell)
-    assert "finished already" in shell.norml(*NORML)[1]
+    assert "already finished" in shell.norml(*NORML)[1]
     assert read(shell) == first
     assert shell.norml(*NORML, "--force")[0] == 0
     assert read(shell)["cost"] != first["cost"]
@@ -87,7 +87,7 @@ def test_a_record_of_another_protocol_is_kept_unless_forced(shell: Shell):
     assert shell.norml(*NORML)[0] == 0
     code, _, err = shell.norml(*NORML, "--set", "inner_lr=0.1")
     assert code == 2
-    assert "other values" in err
+    assert "other settings" in err
     assert "--force" in err
     assert read(shell)["spec"]["protocol"]["inner_lr"] == 0.4
     assert shell.norml(*NORML, "--set", "inner_lr=0.1", "--force")[0] == 0

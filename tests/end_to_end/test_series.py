@@ -72,11 +72,11 @@ def test_pandas_reads_them_in_two_lines(shell: Shell):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--curves"], "--curves: is rows for other programs; add --format csv or --format json"),
-        (["--episodes", "--format", "markdown"], "--episodes: is rows for other programs"),
+        (["--curves"], "--curves: has only data formats; add --format csv or --format json"),
+        (["--episodes", "--format", "markdown"], "--episodes: has only data formats"),
         (["--curves", "--format", "yaml"], "--format yaml: unknown format"),
-        (["--curves", "--table", "table-2"], "--curves: is a list of its own; leave out the other options"),
-        (["--curves", "--episodes", "--json"], "--curves: is a list of its own"),
+        (["--curves", "--table", "table-2"], "--curves: prints a list of its own; leave out the other options"),
+        (["--curves", "--episodes", "--json"], "--curves: prints a list of its own"),
         (["--curves", "--json", "--results", "nowhere"], "--results nowhere: no such folder"),
     ],
 )

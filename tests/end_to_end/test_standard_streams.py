@@ -86,7 +86,10 @@ def test_an_interrupt_of_the_imports_is_silent():
 )
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("-", " -: stands for no file here; name one"), ("", ": is empty; give it a value, or leave it out")],
+    [
+        ("-", " -: standard input and output are not supported here; name a file"),
+        ("", ": is empty; give it a value, or leave it out"),
+    ],
 )
 def test_no_file_is_named_by_a_dash_or_nothing(shell: Shell, words: tuple[str, ...], word: str, said: str):
     code, out, err = shell.norml(*words, word)

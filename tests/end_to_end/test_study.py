@@ -124,16 +124,22 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("study", "No Name"), "study 'No Name': must be made of a-z, 0-9 and single hyphens"),
-        (("study", "none"), "holds no trials; name methods"),
+        (("study", "No Name"), "study 'No Name': use only a-z, 0-9 and single hyphens"),
+        (("study", "none"), "no trials yet; name methods"),
         ((*STUDY, "--grid", "inner_lr=0.3"), "--grid inner_lr: given twice"),
-        ((*STUDY, "--set", "inner_lr=0.3"), "--grid inner_lr: is also given by --set"),
-        ((*STUDY, "--grid", "outer_lr="), "--grid outer_lr: names no values"),
+        ((*STUDY, "--set", "inner_lr=0.3"), "--grid inner_lr: also set by --set"),
+        ((*STUDY, "--grid", "outer_lr="), "--grid outer_lr: no values"),
         ((*STUDY, "--grid", "outer_lr=fast"), "outer_lr=fast"),
         ((*STUDY, "--grid", "outer"), "--grid outer: expected KEY=V1,V2"),
         ((*STUDY, "--format", "html"), "--format html: unknown format"),
-        ((*TRIALS, "--at-once", "2", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
-        ((*TRIALS, "--on", "ray", "--force"), "--force: does trials one after the other, here; leave out --at-once"),
+        (
+            (*TRIALS, "--at-once", "2", "--force"),
+            "--force: runs trials one after the other on this machine; leave out --at-once",
+        ),
+        (
+            (*TRIALS, "--on", "ray", "--force"),
+            "--force: runs trials one after the other on this machine; leave out --at-once",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(shell: Shell, arguments: tuple[str, ...], expected: str):
@@ -155,7 +161,7 @@ def test_a_study_whose_trials_are_all_paused_says_so(shell: Shell, monkeypatch: 
     assert shell.norml(*STUDY)[0] == 130
     assert trials(shell) == []
     code, out, err = shell.norml("study", "rates")
-    assert (code, out, err) == (0, "rates: 1 unfinished trial; `norml status` tells how far\n", "")
+    assert (code, out, err) == (0, "rates: 1 unfinished trial; `norml status` shows their progress\n", "")
     assert json.loads(shell.norml("study", "rates", "--json")[1])["trials"] == []
     assert "inner_lr 0.1" in shell.norml("status")[1]
 

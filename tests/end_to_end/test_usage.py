@@ -134,16 +134,16 @@ def test_an_option_that_counts_once_may_not_be_given_twice(shell: Shell, words: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*RUN, "--set", "seed=3"), "--set seed: is no value of a method; use --seeds"),
-        ((*STUDY, "--grid", "seed=0,1"), "--grid seed: is no value of a method; use --seeds"),
+        ((*RUN, "--set", "seed=3"), "--set seed: not a setting of a method; use --seeds"),
+        ((*STUDY, "--grid", "seed=0,1"), "--grid seed: not a setting of a method; use --seeds"),
         ((*RUN, "--set", "dataset=omniglot"), "use --benchmark"),
         ((*RUN, "--set", "cell_size=8"), "'maml-constant-lr' has no such key; it belongs to algorithm nodal-lstm"),
         ((*RUN, "--set", "hidden_sizes=64"), "written hidden_sizes=[64,64]"),
         ((*RUN, "--set", "first_order=True"), "in lower case: first_order=true"),
-        ((*RUN, "--name", "a/b"), "--name 'a/b': must be made of"),
-        ((*RUN, "--set", "results=out"), "--set results: is no value of a method; use --results"),
+        ((*RUN, "--name", "a/b"), "--name 'a/b': use only a-z"),
+        ((*RUN, "--set", "results=out"), "--set results: not a setting of a method; use --results"),
         ((*RUN, "--set", "compile=true"), "use --compile or --no-compile"),
-        ((*RUN, "--seed", "0", "1", "2"), "error: 1: is no method; several seeds are written --seeds 0,1,2"),
+        ((*RUN, "--seed", "0", "1", "2"), "error: 1: not a method; write several seeds as --seeds 0,1,2"),
         (("report", "--json", "--format", "csv"), "--json: contradicts --format csv"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_study_leaves_a_trial_that_is_being_done_and_takes_the_next(shell: She
     with held(place / "inner_lr=0.1-seed-0.json"):
         code, out, err = shell.norml(*STUDY, "--grid", "inner_lr=0.1,0.2")
     assert code == 0, err
-    assert "left to the process that is at work on it" in out
+    assert "skipped, another process is running it" in out
     assert [path.name for path in place.glob("*.json")] == ["inner_lr=0.2-seed-0.json"]
 
 
@@ -244,7 +244,7 @@ def test_registry_may_be_one_file(shell: Shell):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("id: mine\n", "mine.yaml: is no entry"), ("- a\n", "mine.yaml: holds no mapping"), (None, "cannot be read")],
+    [("id: mine\n", "mine.yaml: is no entry"), ("- a\n", "mine.yaml: not a mapping"), (None, "cannot be read")],
 )
 def test_a_file_that_is_no_entry(shell: Shell, content: str | None, said: str):
     if content is not None:

@@ -98,7 +98,7 @@ def test_one_answer_is_rounding_elsewhere_and_a_fault_here(shell: Shell, record:
     change(record, device="cpu (elsewhere, 64 threads)")
     code, out, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 0, err
-    assert "equal within rounding: 1 of 350 episodes differ" in out
+    assert "equal up to rounding: 1 of 350 episodes differ" in out
 
 
 def test_answers_moved_from_class_to_class_are_found(shell: Shell, record: Path):
@@ -108,7 +108,7 @@ def test_answers_moved_from_class_to_class_are_found(shell: Shell, record: Path)
     change(record, by_class=by_class)
     code, _, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 2
-    assert "by_class is not what these answers give" in err
+    assert "by_class does not match these answers" in err
 
 
 @pytest.mark.parametrize("name", ["missing", "another"])
@@ -136,7 +136,7 @@ def test_no_record_is_one_clear_line(shell: Shell):
 def test_doctor_is_content_with_a_sound_place(shell: Shell):
     code, out, _ = shell.norml("doctor")
     assert code == 0, out
-    for words in ("Python: ", "torch: ", "caches: ", "registry: ", "cache of tiny-glyphs: opens", "records: 1 sound"):
+    for words in ("Python: ", "torch: ", "caches: ", "registry: ", "cache of tiny-glyphs: opens", "records: 1 valid"):
         assert words in out
 
 
@@ -145,7 +145,7 @@ def test_doctor_reads_the_runs_of_other_protocols_too(shell: Shell, record: Path
     apart = results / "other-protocols" / "short" / record.relative_to(results)
     apart.parent.mkdir(parents=True)
     apart.write_bytes(record.read_bytes())
-    assert "records: 2 sound" in shell.norml("doctor")[1]
+    assert "records: 2 valid" in shell.norml("doctor")[1]
     apart.write_bytes(record.read_bytes().replace(b"finished", b"finishes"))
     code, out, _ = shell.norml("doctor")
     assert code == 1
@@ -191,7 +191,7 @@ def test_doctor_only_notes_a_cache_that_can_be_read(shell: Shell):
     shell.monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != home)  # root may write everywhere
     code, out, _ = shell.norml("doctor")
     assert code == 0, out
-    assert f"note  caches: {home} can be read, not written; " in out
+    assert f"note  caches: {home} is read-only; " in out
 
 
 @pytest.mark.parametrize("command", ["doctor", "report", "list", "show norml", "run norml", "study s", "validate x"])
@@ -200,15 +200,15 @@ def test_a_deleted_working_folder_is_one_clear_line(shell: Shell, command: str):
     gone.mkdir()
     shell.monkeypatch.chdir(gone)
     gone.rmdir()
-    told = "error: the working folder is gone; change to one that is there\n"
+    told = "error: the working folder does not exist any more; change to another folder\n"
     assert shell.norml(*command.split()) == (2, "", told)
 
 
 @pytest.mark.parametrize(
     ("printed", "said"),
     [
-        ("Old GPU\n", "Old GPU computes nothing (no kernel image is available); install a torch built for it, "),
-        ("", "torch cannot be loaded (no kernel image is available); install torch anew"),
+        ("Old GPU\n", "Old GPU cannot compute (no kernel image is available); install a torch built for it, "),
+        ("", "torch cannot be loaded (no kernel image is available); install torch again"),
     ],
 )
 def test_doctor_tells_a_gpu_that_computes_nothing(printed: str, said: str, monkeypatch: pytest.MonkeyPatch):

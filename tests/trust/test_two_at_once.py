@@ -38,7 +38,7 @@ def test_a_run_of_a_cell_that_another_process_runs_is_told_who_does(shell: Shell
     with another_process(shell.folder / RECORD) as other:
         err = refusal(shell, *RUN)
         who = f"process {other.pid} on {re.escape(platform.node())}, {SINCE}"
-        expected = rf"error: {RECORD}: {who} is at work on it; wait until it ends, or stop it, and start this again\n"
+        expected = rf"error: {RECORD}: in use by {who}; wait until it ends or stop it, then run this again\n"
         assert re.fullmatch(expected, err)
         assert shell.norml(*RUN, "--seed", "1")[0] == 0  # another cell
         assert not RECORD.exists()
@@ -65,7 +65,7 @@ def test_a_pretraining_of_a_recipe_that_another_process_pretrains_is_told_who_do
     (weights,) = shell.home.rglob("*.weights")
     with another_process(weights) as other:
         err = refusal(shell, *PRETRAIN, "--force")
-        assert f"{weights}: process {other.pid} on " in err
+        assert f"{weights}: in use by process {other.pid} on " in err
     assert shell.norml(*PRETRAIN, "--force")[0] == 0
     assert contents(shell.folder) == before
 
@@ -78,7 +78,7 @@ def test_a_second_preparing_waits_and_says_for_whom(shell: Shell, another_proces
         other.kill()
         rest, _ = second.communicate(timeout=60)
     assert re.fullmatch(
-        rf"waits for process {other.pid} on .*, {SINCE}, which is at work on made-omniglot\.h5\n", first_line
+        rf"waiting for process {other.pid} on .*, {SINCE}, which is writing made-omniglot\.h5\n", first_line
     )
     assert still_waits
     assert second.returncode == 0, rest

@@ -164,7 +164,7 @@ def test_a_cache_exchanged_while_a_run_reads_it_is_not_mixed(shell: Shell, split
         code, _, err = shell.norml(*MADE)
     assert exchanged
     assert (code, err.count("\n")) == (2, 1)
-    assert "made-omniglot.h5: was made anew with other content meanwhile; start the command again" in err
+    assert "made-omniglot.h5: changed while this command ran; start the command again" in err
     assert not list(shell.results.rglob("*.json"))
     assert shell.norml(*MADE)[0] == 0
 

@@ -1,1 +1,1 @@
-"""Commands of the data."""
+"""Commands of the Data panel."""

@@ -1,4 +1,4 @@
-"""`norml prepare DATASET`: raw source -> one checked cache with the fixed episodes of every benchmark on it."""
+"""`norml prepare DATASET`: read the raw data into a checked cache, with the fixed episodes of its benchmarks."""
 
 from pathlib import Path
 
@@ -14,38 +14,38 @@ from norml_cli.terminal.output import Output
 def prepare(
     registry: Registry, dataset_id: str, *, source: Path | None, force: bool, verify: bool, console: Output
 ) -> None:
-    """Make the cache of a data set, or say that it is up to date; `verify` only checks it.
+    """Make the cache of a data set, or say that it is up to date. With `verify`, only check the cache.
 
-    Raises UserError for a source that cannot be used and, with `verify`, for a damaged cache.
+    Raises UserError for an unusable source and, with `verify`, for a damaged cache.
     """
     entry = registry.dataset(dataset_id)
     entry_file = registry.files["datasets", dataset_id]
     if verify:
         cache = Cache.open(entry, entry_file)
-        for line in (f"verified, {cache.verify()} arrays as they were written", *hashes(cache)):
+        for line in (f"verified, all {cache.verify()} checksums are right", *hashes(cache)):
             console.print(f"{dataset_id}: {line}", highlight=False, soft_wrap=True)
         console.result(_result("verified", cache))
         return
     if source is not None and not datasets.needs_source(entry):
-        raise UserError(f"--source: '{dataset_id}' is embedded and reads no files; leave --source out")
-    state = "missing" if force else status(entry, entry_file)  # what is forced is not looked at: it may be damaged
+        raise UserError(f"--source: '{dataset_id}' is built in and reads no files; leave --source out")
+    state = "missing" if force else status(entry, entry_file)  # with --force, an old cache may be damaged
     if state == "up to date":
         cache = Cache.open(entry, entry_file)
-        unread = "" if source is None else "; --source was not read, --force reads it"
+        unread = "" if source is None else "; --source was not read, use --force to read it"
         console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){unread}", highlight=False)
         console.result(_result("up to date", cache))
         return
     if state == "stale":
-        Cache.open(entry, entry_file)  # says what is wrong with it
+        Cache.open(entry, entry_file)  # raises and says what is wrong
     cache = make(registry, entry, declared_requests(registry, dataset_id), source=source, force=force, console=console)
     console.result(_result("made", cache))
 
 
-LIKE = {False: "omniglot-5way", True: "mini-imagenet-5way-conv"}  # by whether images are in colour
+LIKE = {False: "omniglot-5way", True: "mini-imagenet-5way-conv"}  # True: colour images
 
 
 def suggest_benchmark(registry: Registry, dataset_id: str, console: Output) -> None:
-    """Say how to make a benchmark of a data set that has none."""
+    """If the data set has no benchmark, print the command that makes one."""
     if dataset_id not in {bench.dataset for bench in registry.benchmarks.values()}:
         like = LIKE[registry.dataset(dataset_id).in_colour]
         command = suggested(f"norml new benchmark NAME --like {like} --dataset {dataset_id}")
@@ -53,7 +53,7 @@ def suggest_benchmark(registry: Registry, dataset_id: str, console: Output) -> N
 
 
 def _result(state: str, cache: Cache) -> dict[str, str | None]:
-    """What `--json` prints."""
+    """The result that `--json` prints."""
     return {
         "dataset": cache.dataset,
         "state": state,

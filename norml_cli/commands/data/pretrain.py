@@ -1,4 +1,4 @@
-"""`norml pretrain`: pretrain a backbone, and keep its weights and its features of every image."""
+"""`norml pretrain`: pretrain a backbone, and store its weights and its features of every image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +30,10 @@ from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
 
 
 def pretrain(registry: Registry, resolved: ResolvedRecipe, launches: Sequence[Launch], console: Output) -> None:
-    """Pretrain a backbone for each seed (launch) and make its features, unless they are there, and print what it
-    reaches on meta-validation.
+    """Pretrain a backbone for each seed (launch), make its features, and print its accuracy on meta-validation.
 
-    Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same command goes on).
+    Keeps weights and features that exist. Raises UserError. Exits with 130 if the user stops it, after writing a
+    checkpoint.
     """
     done = [_pretrained(registry, resolved, launch, console) for launch in launches]
     if launches[0].ranks.is_first:
@@ -41,7 +41,7 @@ def pretrain(registry: Registry, resolved: ResolvedRecipe, launches: Sequence[La
 
 
 def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, console: Output) -> dict[str, Any]:
-    """What the record of one seed says."""
+    """Pretrain with one seed, unless it is done. Returns its record as JSON values."""
     spec, seed = resolved.spec, launch.seed
     ranks = launch.ranks
     record_at = Results(launch.results).pretraining_path(spec, seed)
@@ -55,16 +55,16 @@ def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, co
             _train(resolved, cache, launch, record_at, console)
         else:
             ranks.of_first(Companions(weights_at).tidy)
-            console.print(f"{spec.recipe}: pretrained already; --force does it again", highlight=False)
+            console.print(f"{spec.recipe}: already pretrained; --force pretrains again", highlight=False)
         if not ranks.is_first:
-            return {}  # one makes the features
+            return {}  # only the first rank makes the features
         record = read_pretraining(record_at)
         if trains or not backbone_path(spec, seed, FEATURES).exists():
             _embed(record, weights_at, cache, launch, console)
     FeatureCache.open(spec, seed, cache, resolved.options)
     if resolved.settings:
-        use = f"norml run METHOD --benchmark ID{resolved.settings}, on a benchmark with backbone {spec.recipe}"
-        console.print(f"its features: {use}", highlight=False, markup=False, soft_wrap=True)
+        use = f"norml run METHOD --benchmark ID{resolved.settings}, for a benchmark with backbone {spec.recipe}"
+        console.print(f"to use its features: {use}", highlight=False, markup=False, soft_wrap=True)
     for shots, accuracy in record.nearest_centroid.items():
         reached = f"{percent(accuracy.mean, accuracy.half_width)}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
@@ -73,7 +73,7 @@ def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, co
 
 
 def _train(resolved: ResolvedRecipe, cache: Cache, launch: Launch, record_at: Path, console: Console) -> None:
-    """Begin or go on, and leave the weights and their record."""
+    """Train, or resume. Writes the weights and their record."""
     spec = resolved.spec
     title = f"{spec.recipe}, seed {launch.seed}"
     named = TrainingNames(title, title, resolved.changed, "a recipe with a smaller batch_size")
@@ -85,7 +85,7 @@ def _train(resolved: ResolvedRecipe, cache: Cache, launch: Launch, record_at: Pa
     with launched(launch, companions, named, build, console=console) as pretraining:
         pretraining.train()
         if launch.ranks.is_first:
-            pretraining.keep_weights()  # first: a record without its weights could not be used
+            pretraining.keep_weights()  # before the record, which is useless without weights
             write_record(record_at, _record(pretraining, companions))
 
 
@@ -102,10 +102,10 @@ def _record(pretraining: Pretraining, companions: Companions) -> PretrainingReco
 
 
 def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: Launch, console: Console) -> None:
-    """Make the feature cache. Raises UserError if the weights are not those of the record."""
+    """Make the feature cache. Raises UserError if the weights do not match the record."""
     spec, seed, device = record.spec, record.seed, launch.device
     if file_sha256(weights_at) != record.weights_sha256:
-        raise UserError(f"{weights_at}: holds other weights than its record tells of; pretrain again with --force")
+        raise UserError(f"{weights_at}: does not match its record; pretrain again with --force")
     if record.threads is not None and device.type == "cpu":
         use_threads(record.threads)
     backbone = read_backbone(weights_at, spec, seed, cache, device)
@@ -120,10 +120,10 @@ def _embed(record: PretrainingRecord, weights_at: Path, cache: Cache, launch: La
             with stop.listening():
                 made = write_features(spec, seed, cache, feature_streams(backbone, spec, cache, device, on_progress))
         except Stopped:
-            display.say("stopped while making features; the same command makes them")
+            display.say("stopped while making features; run the same command again to make them")
             raise SystemExit(STOPPED_EXIT_CODE) from None
         size = f"{made.path.stat().st_size / 1e6:.0f} MB"
-        display.say(f"features of every image: {backbone.n_features} numbers each, {size}, sha256 {made.content_hash}")
+        display.say(f"{backbone.n_features} features of every image, {size}, sha256 {made.content_hash}")
 
 
 def verify_features(registry: Registry, resolved: ResolvedRecipe, seed: int, console: Console) -> None:
@@ -131,5 +131,5 @@ def verify_features(registry: Registry, resolved: ResolvedRecipe, seed: int, con
     spec = resolved.spec
     cache = Cache.open(registry.dataset(spec.dataset), registry.files["datasets", spec.dataset])
     features = FeatureCache.open(spec, seed, cache, resolved.options)
-    checked = f"verified, {features.verify()} arrays as they were written, content sha256 {features.content_hash}"
+    checked = f"verified, all {features.verify()} checksums are right, content sha256 {features.content_hash}"
     console.print(f"{spec.recipe}, seed {seed}: {checked}", highlight=False, soft_wrap=True)

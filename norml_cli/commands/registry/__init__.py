@@ -1,1 +1,1 @@
-"""Commands of the entries."""
+"""Commands of the Registry panel."""

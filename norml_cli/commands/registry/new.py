@@ -1,4 +1,4 @@
-"""`norml new dataset|benchmark|method NAME`: a checked entry in the user's own folder, and the next command to type."""
+"""`norml new KIND NAME`: write a checked entry into the user's own folder, and print the next command to type."""
 
 import shlex
 from collections.abc import Mapping
@@ -28,33 +28,33 @@ SETTABLE = (*OWN, "image_size_px", "resize", "crop", "channels", "background", "
 def new_dataset(
     folder: Path, id_: str, source: Path, values: Mapping[str, Any], console: Console, *, min_images: int | None = None
 ) -> None:
-    """Look at `source` and declare what is there; `values` (--set) go before what is seen. Raises UserError."""
-    from norml_cli.data.declaring import declared  # noqa: PLC0415 - numpy and Pillow, which no other kind needs
+    """Write a data set entry for the images in `source`. `values` (--set) override what was found. Raises UserError."""
+    from norml_cli.data.declaring import declared  # noqa: PLC0415 - loads numpy and Pillow, needed by this kind only
     from norml_cli.data.sources.survey import look_at  # noqa: PLC0415 - as above
 
     for key in (key for key in values if key not in SETTABLE):
-        raise UserError(f"--set {plain(key)}: is no key of a data set{did_you_mean(key, SETTABLE)}; edit the file")
-    place_of_new(folder, "datasets", id_)  # before the images are looked at
+        raise UserError(f"--set {plain(key)}: not a key of a data set{did_you_mean(key, SETTABLE)}; edit the file")
+    place_of_new(folder, "datasets", id_)  # fails fast, before the images are read
     survey = look_at(source)
     entry = declared(id_, source, survey, min_images)
     entry |= {key: value if key in OWN else sourced(value, SET) for key, value in values.items()}
     path = write_new(folder, "datasets", id_, text_of(entry))
     left_out = len(survey.sizes) - entry["classes"]
     notes = [f"left out, with fewer than {min_images} images: {left_out:,} classes"] if left_out else []
-    for line in (survey.text, *survey.remarks, *notes, f"wrote {path}; fill in its licence and citation"):
+    for line in (survey.text, *survey.remarks, *notes, f"wrote {path}; fill in the licence and citation there"):
         _print(console, f"{id_}: {line}")
     _next(console, f"norml prepare {id_} --source {shlex.quote(str(source))}", folder)
 
 
 def new_benchmark(registry: Registry, folder: Path, id_: str, changes: Changes, console: Console) -> None:
-    """Declare a benchmark by what it is like and what it changes. Raises UserError."""
+    """Write a benchmark that copies another one with `changes`. Raises UserError."""
     path = write_new(folder, "benchmarks", id_, benchmark_draft(registry, id_, changes))
     _print(console, f"{id_}: wrote {path}")
     _next(console, f"norml run maml-constant-lr norml --benchmark {id_}", folder)
 
 
 def new_method(registry: Registry, folder: Path, id_: str, changes: Changes, console: Console) -> None:
-    """Declare a method by what it is like and what it changes. Raises UserError."""
+    """Write a method that copies another one with `changes`. Raises UserError."""
     path = write_new(folder, "methods", id_, method_draft(registry, id_, changes))
     _print(console, f"{id_}: wrote {path}")
     _next(console, f"norml run {id_}", folder)

@@ -1,4 +1,4 @@
-"""`norml list`: what the registry declares; `norml show ID`: an entry with its values, and where each comes from."""
+"""`norml list`: all entries of the registry. `norml show ID`: one entry, with the source of each value."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -16,23 +16,23 @@ from norml_cli.reporting.sheets import Grid, Sheet, to_rich
 from norml_cli.terminal.output import print_text
 
 Rows = list[tuple[str, Any, str]]  # key, value, source
-# Learned values times the examples that all inner steps of an outer step see; below, a run needs no look at memory.
-# Chosen: above every declared run, so that those are shown without torch; signals are far fewer than weights.
+# Parameters times the examples in all inner steps of one outer step. Below this, a run fits any machine's memory.
+# Chosen: above every built-in run, so that `norml show` needs no torch for them.
 SURELY_FITS = 5e10
 
 
 def show(
     registry: Registry, id_: str, console: Console, *, resolve: Callable[[], Resolved], as_json: bool = False
 ) -> None:
-    """Print an entry; a method is counted as `resolve` has it on a benchmark, as `norml run` would run it."""
+    """Print an entry. For a method, `resolve` gives the values that `norml run` would use on a benchmark."""
     entry = registry.entry(id_)
     if id_ in registry.methods:
         resolved = resolve()
         rows = [*_method_rows(resolved), *_count_rows(registry, resolved), *_memory_rows(registry, resolved)]
     else:
-        rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows those
+        rows = [row for row in _entry_rows(entry) if row[0] not in Entry.model_fields]  # the title shows these
     if isinstance(entry, RecipeEntry):
-        counted = "counted: without the layer to classes"
+        counted = "counted: without the output layer"
         rows.append(("backbone parameters", f"{entry.values.backbone_parameters:,}", counted))
     if as_json:
         values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
@@ -60,7 +60,7 @@ def _method_rows(resolved: Resolved) -> Rows:
 
 def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
     counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
-    if counts is None:  # convolutions, or a rule that does not count its own
+    if counts is None:  # convolutions, or a rule that cannot count its parameters without torch
         from norml_cli.training.build import parameter_counts  # noqa: PLC0415 - torch
 
         counts = parameter_counts(registry, resolved.spec)
@@ -75,10 +75,10 @@ def _count_rows(registry: Registry, resolved: Resolved) -> Rows:
 
 
 def _work_rows(registry: Registry, resolved: Resolved) -> Rows:
-    """The work of a step where parameters do not tell it: a convolution uses each of its own at every position."""
+    """Multiplications of an inner step, for convolutions only: they use each parameter at every position."""
     if resolved.spec.protocol.learner == "fully-connected":
         return []
-    from norml_cli.training.build import multiplications  # noqa: PLC0415 - torch, for counting alone
+    from norml_cli.training.build import multiplications  # noqa: PLC0415 - loads torch
 
     of_a_step = multiplications(registry, resolved.spec)
     if of_a_step is None:
@@ -92,7 +92,7 @@ def _size(spec: RunSpec, counts: Mapping[str, int]) -> int:
 
 
 def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
-    """A warning, where a run would clearly not fit."""
+    """A warning, if a run would clearly not fit into memory."""
     counts = resolved.spec.parameter_counts(n_features(registry, resolved.spec))
     if counts is not None and _size(resolved.spec, counts) < SURELY_FITS:
         return []
@@ -109,7 +109,7 @@ def _memory_rows(registry: Registry, resolved: Resolved) -> Rows:
 
 
 def _entry_rows(entry: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Keys of any entry, dotted; a sourced value is one row with its source."""
+    """The rows of any entry, with dotted keys. A sourced value is one row with its source."""
     for key in type(entry).model_fields:
         value = getattr(entry, key)
         yield from _value_rows(f"{prefix}{key}", value)
@@ -139,7 +139,7 @@ def _text(value: Any) -> str:
 
 
 def list_entries(registry: Registry, console: Console, *, as_json: bool) -> None:
-    """Every entry by kind, with its id, title and what a user needs to run it."""
+    """Print every entry by kind: its id, its title, and what you need to run it."""
     if as_json:
         console.print_json(data=_summary(registry))
         return

@@ -1,4 +1,4 @@
-"""`norml validate [PATH]`: read every entry, resolve every run, and build every model without its numbers."""
+"""`norml validate [PATH]`: read every entry, resolve every run, and build every model without allocating weights."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,10 +12,10 @@ from norml_cli.registry.resolving import Registry
 
 
 def validate(registry: Registry, console: Console) -> None:
-    """Dry-build each method on each benchmark that it goes with, and each recipe.
+    """Build each method on each benchmark that it supports, and each recipe, without allocating weights.
 
-    Raises RegistryError with every fault found. Models of one shape are built once. Reading and cross-checking the
-    files happened when `registry` was loaded.
+    Models of the same shape are built once. Loading `registry` has already read and cross-checked the files. Raises
+    RegistryError with every fault found.
     """
     faults, n_built = [], 0
     for where, build in _builds(registry):
@@ -31,8 +31,8 @@ def validate(registry: Registry, console: Console) -> None:
 
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Where each model is declared, and what builds it."""
-    from norml_cli.training.build import parameter_counts, shape_of, try_backbone  # noqa: PLC0415 - brings torch
+    """For each model: where it is declared, and the function that builds it."""
+    from norml_cli.training.build import parameter_counts, shape_of, try_backbone  # noqa: PLC0415 - loads torch
 
     shapes = set[object]()
     for bench in registry.benchmarks.values():
@@ -48,9 +48,9 @@ def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def folder_to_validate(path: Path | None) -> Path | None:
-    """The registry folder that PATH means: itself, or the folder two above one entry file."""
+    """The registry folder of PATH: the folder itself, or for an entry file the folder two levels up."""
     if path is None or path.is_dir():
         return path
     if path.is_file() and path.suffix == ".yaml":
         return path.resolve().parent.parent
-    raise UserError(f"{path}: not a registry folder or an entry's .yaml file")
+    raise UserError(f"{path}: not found, or not a .yaml file; name a folder of entries or one entry's .yaml file")

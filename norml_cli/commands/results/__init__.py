@@ -1,1 +1,1 @@
-"""Commands that read what was made."""
+"""Commands of the Results panel."""

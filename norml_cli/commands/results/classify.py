@@ -1,4 +1,4 @@
-"""`norml classify`: what a trained learner says of one's own images, after a few labelled ones of each class."""
+"""`norml classify`: adapt a trained learner to a few labelled images of each class, and classify other images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from norml_cli.training.evaluation import multiplying_as_declared
 from norml_cli.training.launch import device_of
 from norml_cli.training.trained import Trained, rebuilt, stored_weights
 
-AT_ONCE = 256  # images that are classified together where they do not change each other's answers
+AT_ONCE = 256  # images in a batch, if they are classified independently
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ToClassify:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The labelled images of each class, K of each, and those to be classified."""
+    """The labelled images, K of each class, and the images to classify."""
 
     support: Mapping[str, Sequence[File]]
     query: Sequence[File]
@@ -60,9 +60,9 @@ class ImageFiles:
 
 
 def classify(registry: Registry, asked: ToClassify, console: Console) -> None:
-    """Print the class of each image, and write the page if there is to be one.
+    """Print the class of each image, and write the HTML page if the user asked for it.
 
-    Raises UserError, before anything is written.
+    Raises UserError before it writes anything.
     """
     require_format(asked.format_)
     run, device = read_record(asked.record), device_of(asked.device)
@@ -78,12 +78,12 @@ def classify(registry: Registry, asked: ToClassify, console: Console) -> None:
 
 
 def _say(line: str) -> None:
-    """On standard error: standard output holds the answers alone."""
+    """Print to standard error: standard output holds only the answers."""
     Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _spec(run: RunSpec, asked: ToClassify, files: ImageFiles) -> RunSpec:
-    """How the run's weights adapt to this support set. By default no image changes another's answer."""
+    """The run's spec, changed to this support set. By default, images are classified independently."""
     default = {"query_statistics": "support"} if run.rule.meta_trained else {}
     spec = adapted_as(run, default | dict(asked.overrides))
     n_way, n_files = len(files.support), len(files.query)
@@ -92,8 +92,8 @@ def _spec(run: RunSpec, asked: ToClassify, files: ImageFiles) -> RunSpec:
     by_queries = run.rule.meta_trained and protocol.query_statistics == "query" and protocol.hidden_sizes
     if by_queries and n_files < n_way:
         raise UserError(
-            f"--set query_statistics=query: batch norm cannot tell {n_way} classes apart by "
-            f"{counted(n_files, 'image')}; leave it out"
+            f"--set query_statistics=query: batch norm needs at least {n_way} images, one for each class, but --query "
+            f"has {counted(n_files, 'image')}; leave the option out"
         )
     return spec.model_copy(update={"protocol": protocol, "shots": files.shots})
 
@@ -107,7 +107,7 @@ def _trained(path: Path, run: RunRecord, spec: RunSpec, device: torch.device) ->
 def _answers(registry: Registry, trained: Trained, spec: RunSpec, files: ImageFiles, asked: ToClassify) -> Answers:
     entry, record, device = registry.dataset(spec.dataset), trained.record, device_of(asked.device)
     if fingerprint(entry, registry.files["datasets", entry.id]) != record.dataset.fingerprint:
-        _say(f"'{entry.id}' is declared otherwise now than when the run was made; images are prepared as it is now")
+        _say(f"the entry '{entry.id}' has changed since the run; images are prepared as it says now")
     reader = OwnImages(entry, thumbnails=asked.html is not None)
     support = {name: reader.read(of_class) for name, of_class in files.support.items()}
     query = reader.read(files.query)
@@ -127,7 +127,7 @@ def _answers(registry: Registry, trained: Trained, spec: RunSpec, files: ImageFi
 
 
 def _about(path: Path, record: RunRecord, spec: RunSpec) -> dict[str, str]:
-    by = {"query": "all images together (batch norm by their own statistics)", "support": "each image by itself"}
+    by = {"query": "all images together (they share batch norm's statistics)", "support": "each image by itself"}
     accuracy = percent(record.accuracy.mean, record.accuracy.half_width)
     return {
         "record": str(path),
@@ -140,7 +140,7 @@ def _about(path: Path, record: RunRecord, spec: RunSpec) -> dict[str, str]:
 
 
 def _examples(registry: Registry, record: RunRecord, images: Sequence[OwnImage], device: torch.device) -> torch.Tensor:
-    """[n, D], as the run's learner saw its own: pixels in 0..1, or what its backbone makes of them."""
+    """[n, D] inputs in the form that the run was trained on: pixels in 0..1, or its backbone's features."""
     pixels, protocol = np.stack([image.pixels for image in images]), record.spec.protocol
     if protocol.backbone is None:
         return ExamplePool.of_images(torch.from_numpy(pixels)[None].to(device), rotations=False).upright()
@@ -150,7 +150,7 @@ def _examples(registry: Registry, record: RunRecord, images: Sequence[OwnImage],
 
 @torch.no_grad()
 def _probabilities(model: torch.nn.Module, spec: RunSpec, examples: torch.Tensor) -> torch.Tensor:
-    """[M, N] of the queries, which come after the S support examples."""
+    """Class probabilities [M, N] of the queries. `examples` [S + M, D] has the S support examples first."""
     n_way, steps = spec.protocol.n_way, spec.protocol.inner_steps_test
     labels = torch.arange(n_way, device=examples.device).repeat_interleave(spec.shots)[None]
     support, query = examples[None, : labels.shape[1]], examples[None, labels.shape[1] :]

@@ -1,4 +1,4 @@
-"""`norml compare`: paired differences between methods on the same test episodes, with plain verdicts."""
+"""`norml compare`: paired differences between methods on the same test episodes, with a verdict in words."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from norml_cli.terminal.output import print_text
 
 @dataclass(frozen=True)
 class Compared:
-    """What is compared: methods on a benchmark at so many shots (None: the first method's), or a table's."""
+    """What to compare: methods on a benchmark and shots (None: the first method's), or all methods of a table."""
 
     methods: list[str]
     table: str | None = None
@@ -30,13 +30,13 @@ class Compared:
 def compare_methods(registry: Registry, asked: Compared, *, format_: str, results: Path, console: Console) -> None:
     """Print the comparison of every pair of methods, or of the methods of a table that have runs.
 
-    Raises UserError for fewer than two methods, a missing folder, and as `compare`.
+    Raises UserError for fewer than two methods, for a missing folder, and where `compare` does.
     """
     require_format(format_)
     methods, table, benchmark, shots = asked.methods, asked.table, asked.benchmark, asked.shots
     if table is not None:
         if methods or benchmark is not None or shots is not None:
-            raise UserError("--all: takes the methods and columns of its table; leave out METHOD, --benchmark, --shots")
+            raise UserError("--all: compares the methods of the table; leave out METHOD, --benchmark and --shots")
         comparisons = compare_table(registry, registry.table(table), _records(results))
         if not comparisons:
             lists = f"`{suggested('norml report')}` lists the runs"

@@ -1,4 +1,4 @@
-"""`norml evaluate`: the trained weights of runs under another protocol, each to a record beside the run's."""
+"""`norml evaluate`: test the weights of runs under another protocol. Each result is a record beside the run's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from norml_cli.training.trained import examples_seen, stored_weights, under
 
 @dataclass(frozen=True)
 class Wanted:
-    """The weights of the run whose record is at `path`, by `spec`, on a split's fixed episodes."""
+    """One evaluation: the weights of the run whose record is at `path`, under `spec`, on a split's fixed episodes."""
 
     path: Path
     run: RunRecord
@@ -36,7 +36,7 @@ class Wanted:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """What `spec` has otherwise than the run."""
+        """The values of `spec` that differ from the run's."""
         return changes(self.spec, self.run.spec)
 
     @property
@@ -46,15 +46,15 @@ class Wanted:
 
 
 def evaluate(registry: Registry, wanted: list[Wanted], *, device: str, force: bool, console: Output) -> None:
-    """Evaluate what is wanted and not there yet. force: what is there, too.
+    """Make the wanted evaluations that have no record yet. force: make them all.
 
-    Raises UserError, before anything is computed, for weights that are missing or do not fit; exits with 130 when the
-    user stopped it: what was finished stays.
+    Raises UserError before it computes anything, for weights that are missing or do not fit. Exits with 130 if the user
+    stops it; finished evaluations stay.
     """
     target, stop, results = device_of(device), StopRequest(), []
     for each in wanted:
         if not each.changed and each.split == "meta_test":
-            fault = "change something by --set, --shots, --benchmark or --split; `norml verify` repeats the test"
+            fault = "nothing to change; add --set, --shots, --benchmark or --split (`norml verify` repeats the test)"
             raise UserError(f"{each.path}: {fault}")
         under(stored_weights(each.path, each.run, "cpu"), registry, each.spec)
     try:
@@ -74,7 +74,7 @@ def evaluate(registry: Registry, wanted: list[Wanted], *, device: str, force: bo
 
 
 def _finished(wanted: Wanted, digest: str) -> EvaluationRecord | None:
-    """What is there already, of the same weights by the same values."""
+    """The existing record of this evaluation, if the weights and values are the same."""
     path = evaluation_path(wanted.path, wanted.changed, wanted.split)
     if not path.exists():
         return None
@@ -97,7 +97,7 @@ def _evaluated(
         def look(done: int, total: int) -> None:
             display.evaluating(split, done, total)
 
-        with multiplying_as_declared(spec, target), stop.breaking_off():  # it writes nothing yet
+        with multiplying_as_declared(spec, target), stop.breaking_off():  # may stop at once: nothing is written yet
             correct = count_correct(trained.model, spec, episodes, look).tolist()
     return EvaluationRecord.of(
         origin,
@@ -113,5 +113,5 @@ def _evaluated(
 def _tell(wanted: Wanted, record: EvaluationRecord, path: Path, console: Output) -> None:
     trained = wanted.run.accuracy
     reached = percent(record.accuracy.mean, record.accuracy.half_width)
-    line = f"{wanted.title}: {reached}% (the run's own test: {percent(trained.mean, trained.half_width)}%); {path}"
+    line = f"{wanted.title}: {reached}% (the run's test: {percent(trained.mean, trained.half_width)}%); {path}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)

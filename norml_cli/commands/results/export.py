@@ -1,4 +1,4 @@
-"""`norml export`: trained weights as safetensors files with their cards, and as programs that torch runs alone."""
+"""`norml export`: write trained weights as safetensors files with cards, and as programs that need only torch."""
 
 import io
 import warnings
@@ -28,7 +28,7 @@ PROGRAM = ".pt2"
 
 @dataclass(frozen=True)
 class ProgramFile:
-    """Where a program is wanted, and how it adapts where that is not as the run was tested (--set)."""
+    """Where to write a program, and the adaptation settings that differ from the run's test (--set)."""
 
     path: Path
     overrides: Mapping[str, Any]
@@ -42,17 +42,19 @@ def export(
     program: ProgramFile | None,
     console: Output,
 ) -> None:
-    """Write the weights of each record beside it, or those of a single one to `out`, and its program if wanted.
+    """Write the weights of each record beside it, or of a single record to `out`, and its program if wanted.
 
-    Raises UserError, before anything is written, for what has no weights, and for what torch cannot export.
+    Raises UserError before it writes anything: for a record without weights, and if torch cannot export the program.
     """
     _require_one(records, out, "--out", PUBLISHED)
     _require_one(records, program.path if program else None, "--program", PROGRAM)
     states, made = [], None
     for path, record in records:
         if not record.spec.rule.meta_trained:
-            raise UserError(f"{path}: {record.spec.algorithm} learns nothing, so there are no weights to export")
-        trained = stored_weights(path, record, "cpu")  # they fit
+            raise UserError(
+                f"{path}: {record.spec.algorithm} has no trained weights; name the record of another method"
+            )
+        trained = stored_weights(path, record, "cpu")  # checks that they fit
         states.append(stored_state(path, record))
         made = None if program is None else _exported(trained, adapted_as(record.spec, dict(program.overrides)))
     done = []
@@ -82,21 +84,21 @@ def _tell(console: Output, file: Path, more: str) -> None:
 
 
 class Episode(nn.Module):
-    """One episode as one function: support examples [S, D], their labels [S] and queries [M, D] -> logits [M, N]."""
+    """One episode as a function: support examples [S, D], labels [S] and queries [M, D] -> logits [M, N]."""
 
     def __init__(self, meta_learner: MetaTrained, inner_steps: int) -> None:
         super().__init__()
         self.meta_learner, self.inner_steps = meta_learner.requires_grad_(requires_grad=False), inner_steps
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Logits [M, N]."""
+        """Adapt to the support examples. Returns logits [M, N] of the queries."""
         adapted = self.meta_learner.adapt(support_x[None], support_y[None], self.inner_steps)
         return adapted.logits(query_x[None])[0]
 
 
 @dataclass(frozen=True)
 class Program:
-    """What torch made of an episode, the values that it adapts by, and what it takes, in words."""
+    """An exported episode, its adaptation settings, and its inputs and outputs in words."""
 
     exported: torch.export.ExportedProgram
     spec: RunSpec
@@ -104,13 +106,13 @@ class Program:
 
 
 def _exported(trained: Trained, spec: RunSpec) -> Program:
-    """The program of one episode by `spec`: S and M are free, but S where a rule has learned something of each example.
+    """The program of one episode under `spec`. M is free, and S too unless the rule has learned values per example.
 
-    Raises UserError where torch cannot.
+    Raises UserError if torch cannot export it.
     """
     protocol = spec.protocol.model_copy(
         update={"weight_form": "materialised"}
-    )  # the other form's choice asks for sizes
+    )  # the other forms choose by sizes, which are free here
     meta_learner = rebuilt(trained, spec.model_copy(update={"protocol": protocol})).meta_learner
     n_features, n_support = meta_learner.learner.sizes[0], protocol.n_way * spec.shots
     free = _serves_any_support(trained, spec)
@@ -123,18 +125,20 @@ def _exported(trained: Trained, spec: RunSpec) -> Program:
     )
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch's own insides
+            warnings.simplefilter("ignore")  # from torch's internals
             episode = Episode(meta_learner, protocol.inner_steps_test)
             made = torch.export.export(episode, example, dynamic_shapes=shapes)
-    except RuntimeError as error:  # whatever torch.export raises is one
-        raise UserError(f"--program: torch cannot export {spec.method} ({reason(error).split('. ')[0]})") from None
+    except RuntimeError as error:  # the base of everything that torch.export raises
+        raise UserError(
+            f"--program: torch cannot export {spec.method} ({reason(error).split('. ')[0]}); leave out --program"
+        ) from None
     what = "images" if protocol.backbone is None else f"features by '{protocol.backbone}'"
     n = "S" if free else n_support
     return Program(made, spec, f"{what} [{n}, {n_features}], labels [{n}], [M, {n_features}] -> [M, {protocol.n_way}]")
 
 
 def _serves_any_support(trained: Trained, spec: RunSpec) -> bool:
-    """Whether the number of support examples decides neither what the rule has learned nor the number of steps."""
+    """Whether the program can take any number of support examples: neither weights nor steps depend on it."""
     if spec.protocol.support_order == "one-by-one":
         return False
     try:
@@ -145,7 +149,7 @@ def _serves_any_support(trained: Trained, spec: RunSpec) -> bool:
 
 
 def _write_program(program: Program, card: Card, path: Path) -> None:
-    """Write the program with the card of its weights and the values that it adapts by, in one file."""
+    """Write the program, the card of its weights and its adaptation settings into one file."""
     target = io.BytesIO()
     extra = {"card.json": card.model_dump_json(indent=2), "spec.json": program.spec.model_dump_json(indent=2)}
     torch.export.save(program.exported, target, extra_files=extra)

@@ -1,4 +1,4 @@
-"""`norml inspect RECORD`: what the meta-learner of a finished run does while it adapts."""
+"""`norml inspect RECORD`: show what the meta-learner of a finished run does while it adapts."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,18 +24,18 @@ from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
 from norml_cli.training.trained import Trained, examples_seen, load_trained
 
-EPISODES_AT_ONCE = 8  # every weight's gradient is formed: changes memory and speed only
+EPISODES_AT_ONCE = 8  # changes memory and speed only; few, since every weight's gradient is formed
 
 
 def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, device: str, console: Output) -> None:
-    """Watch the run's meta-learner on meta-validation episodes; meta-test is for the final figure only, and not read.
+    """Watch the run's meta-learner on meta-validation episodes. Meta-test is not read: it is for the final result only.
 
-    Raises UserError for a record without weights, and if the data is not what the run saw.
+    Raises UserError for a record without weights, and if the data has changed since the run.
     """
     trained = load_trained(path, device_of(device))
     record, spec = trained.record, trained.record.spec
     if spec.protocol.inner_steps_test == 0:
-        raise UserError(f"{path}: {spec.method} takes no inner steps; there is nothing to inspect")
+        raise UserError(f"{path}: {spec.method} takes no inner steps; name the record of a method that does")
     examples = examples_seen(registry, path, record, "meta_val", console)
     fixed = FixedEpisodes.of(spec, examples, "meta_val", device_of(device))
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
@@ -97,7 +97,7 @@ def _interval(counts: list[int], n_queries: int) -> Interval:
 
 
 def _print(found: Inspection, console: Output) -> None:
-    """A page of it: layers at the first and the last step, and the freeze test."""
+    """Print a summary: layers at the first and last step, the freeze test, and accuracy by step."""
     if console.as_json:
         return
     console.print(f"{found.title}, {found.about['episodes']}", highlight=False, soft_wrap=True)

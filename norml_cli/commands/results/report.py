@@ -1,4 +1,4 @@
-"""`norml report`: a table of the paper beside our numbers, or the runs at hand, in a terminal or as an HTML page."""
+"""`norml report`: print the user's runs, or a table of the paper beside them, as text or as an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,17 +27,17 @@ EVERY = "every"  # in place of a table's id
 
 
 def report(registry: Registry, *, table_id: str | None, format_: str, results: Gathered, console: Console) -> None:
-    """Print the table `table_id` (EVERY: all that have runs), or the list of runs without one, in `format_`.
+    """Print the table `table_id` (EVERY: all tables with runs; None: the list of runs) in `format_`.
 
-    The list names damaged records on standard error and goes on; a table is not printed without them. Raises UserError
-    for an unknown table or format, a missing folder, every damaged record that a table would read (the list: if there
-    is no other), and if no table has runs.
+    The list leaves out damaged records and names them on standard error. A table needs all its records. Raises
+    UserError for an unknown table or format, a missing folder, damaged records of a table, a list whose records are all
+    damaged, and if no table has runs.
     """
     require_format(format_)
     if table_id is None:
         results.require_folder()
-        scan = results.scan_runs(intervals=False)  # as they were written; tables compute them again
-        runs = scan.records or scan.sound()  # where all are damaged there is no list
+        scan = results.scan_runs(intervals=False)  # intervals as stored; tables recompute them
+        runs = scan.records or scan.sound()  # raises if all are damaged
         print_text(render_runs(registry, runs, format_, width=console.width), console)
         name_left_out(scan.faults)
         return
@@ -51,7 +51,7 @@ def report(registry: Registry, *, table_id: str | None, format_: str, results: G
 def report_protocols(
     registry: Registry, methods: Sequence[str], *, format_: str, results: Gathered, console: Console
 ) -> None:
-    """Print what the weights of `methods` (none: of all) reached as trained and under every evaluated protocol.
+    """Print the accuracy of `methods` (empty: all) in their own test and under every evaluated protocol.
 
     Raises UserError for an unknown method or format, a missing folder, damaged runs, and if there are no evaluations.
     """
@@ -64,7 +64,7 @@ def report_protocols(
     name_left_out(scan.faults)
     if not tables:
         makes = f"`{suggested('norml evaluate RECORD --set KEY=VALUE')}`"
-        raise UserError(f"{results}: holds no evaluations of these; {makes} makes one")
+        raise UserError(f"{results}: no evaluations of these methods; {makes} makes one")
     sheets = [protocol_sheet(table) for table in tables]
     values = protocol_values(tables)
     print_text(render_sheets(sheets, PROTOCOL_KEYS, values, "protocols", format_, width=console.width), console)
@@ -73,24 +73,24 @@ def report_protocols(
 def report_series(
     what: Literal["curves", "episodes"], *, format_: str, results: Sequence[Path], console: Console
 ) -> None:
-    """Print every run's learning curve, or the counts of its test episodes, as CSV or JSON.
+    """Print every run's learning curve, or the correct answers of its test episodes, as CSV or JSON.
 
     Raises UserError for another format, a missing folder, and damaged runs.
     """
     require_format(format_)
     if format_ not in {"csv", "json"}:
-        raise UserError(f"--{what}: is rows for other programs; add --format csv or --format json")
+        raise UserError(f"--{what}: has only data formats; add --format csv or --format json")
     rows, keys = (learning_curves, CURVE_KEYS) if what == "curves" else (episode_counts, EPISODE_KEYS)
     found = rows(*results)
     print_text(to_csv(keys, found) if format_ == "csv" else to_json({what: found}), console)
 
 
 def report_html(registry: Registry, *, table_id: str | None, out: Path, results: Gathered, console: Console) -> None:
-    """Write one page of the table `table_id`, or of every table that has runs, to `out`.
+    """Write an HTML page of the table `table_id`, or of every table with runs, to `out`.
 
-    Raises UserError as `report`, and if `out` cannot be written.
+    Raises UserError where `report` does, and if `out` cannot be written.
     """
-    from norml_cli.reporting.html import render_html  # noqa: PLC0415 - brings the pictures, which only pages need
+    from norml_cli.reporting.html import render_html  # noqa: PLC0415 - loads the plotting library, needed here only
 
     tables, runs, evaluations = _tables(registry, table_id or EVERY, results)
     protocols = protocol_tables(registry, runs, evaluations)
@@ -106,7 +106,7 @@ def _size(n_bytes: int) -> str:
 def _tables(
     registry: Registry, table_id: str, results: Gathered
 ) -> tuple[list[Table], Sequence[tuple[Path, RunRecord]], Sequence[tuple[Path, EvaluationRecord]]]:
-    """The table of that id, or every one with runs; and the runs and evaluations that were read for it."""
+    """The table of that id, or every table with runs, and the runs and evaluations read for it. Raises UserError."""
     named = registry.table(table_id) if table_id != EVERY else None
     results.require_folder()
     benchmarks = benchmarks_of(named) if named else None

@@ -1,4 +1,4 @@
-"""`norml status`: what is running, what waits to be taken up, what has finished."""
+"""`norml status`: list the trainings that are running, paused or finished."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from norml_cli.terminal.output import name_left_out
 from norml_cli.terminal.progress import duration
 from norml_cli.terminal.status_files import Unfinished, find_unfinished
 
-NEWEST = 10  # finished trainings that a person is shown; `norml report` lists every run
+NEWEST = 10  # finished trainings that the text shows; `norml report` lists every run
 
 
 def status(*, results: Path, console: Console, as_json: bool) -> None:
-    """Print every training under `results`, and the pretrainings beside the caches; what is damaged is named.
+    """Print every training under `results`, and the pretrainings in the cache folder. Names damaged files.
 
     Raises UserError for a missing folder.
     """
@@ -33,7 +33,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
         console.print_json(data={"unfinished": [_values(found) for found in unfinished], "finished": finished})
         return
     if not unfinished and not finished and not faults:
-        _say(console, f"nothing is running, paused or finished; `{suggested('norml run METHOD')}` makes a run")
+        _say(console, f"no trainings yet; start one with `{suggested('norml run METHOD')}`")
     if unfinished:
         _print_unfinished(unfinished, console)
     for item in finished[:NEWEST]:
@@ -52,7 +52,7 @@ def _print_unfinished(unfinished: list[Unfinished], console: Console) -> None:
         table.add_row(found.state, *_unfinished_cells(found))
     console.print(table, highlight=False)
     for command in dict.fromkeys(f.status.command for f in unfinished if f.state == "paused"):
-        _say(console, f"goes on with: {command}")
+        _say(console, f"to resume: {command}")
 
 
 def _say(console: Console, line: str) -> None:
@@ -76,9 +76,9 @@ def _unfinished_cells(found: Unfinished) -> tuple[str, str, str, str, str]:
 
 
 def _finished(results: Results) -> tuple[list[dict[str, Any]], list[str]]:
-    """Runs with their meta-test accuracy; trials and pretrainings with what they reach on meta-validation.
+    """Runs with their meta-test accuracy, trials and pretrainings with their accuracy on meta-validation.
 
-    And a line for each record that cannot be read.
+    The second list has a line for each unreadable record.
     """
     items = []
     runs, trials, backbones = results.scan_runs(intervals=False), results.scan_trials(), results.scan_pretrainings()

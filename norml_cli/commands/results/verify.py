@@ -1,4 +1,4 @@
-"""`norml verify`: the stored weights of a run, tested again on the stored episodes, against its record."""
+"""`norml verify`: test the stored weights of a run again on the stored episodes, and compare with its record."""
 
 from pathlib import Path
 
@@ -14,19 +14,20 @@ from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
 from norml_cli.training.trained import examples_seen, stored_weights
 
-LARGEST_SHARE_ELSEWHERE = 0.001  # chosen: of all answers, on another device or number of threads; where two logits lie
-# within rounding of each other, another order of summation moves an answer
-NAMED = 5  # episodes that a message names
+# The largest share of answers that may differ on another device or number of threads. Chosen: two logits that are equal
+# up to rounding may change places when sums run in another order.
+LARGEST_SHARE_ELSEWHERE = 0.001
+NAMED = 5  # episodes that a message names one by one
 
 
 def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device: str, console: Output) -> None:
-    """Say of each record whether its weights give its counts.
+    """Test the weights of each record, and print whether the counts are those of the record.
 
-    Raises UserError with every record that does not hold; exits with 130 when the user stopped it.
+    Raises UserError with a line for each record that differs. Exits with 130 if the user stops it.
     """
     faults, stop = [], StopRequest()
     try:
-        with stop.listening(), stop.breaking_off():  # it writes nothing, so it may end anywhere
+        with stop.listening(), stop.breaking_off():  # may stop at once: it writes nothing
             for path, record in records:
                 try:
                     line = _verified(registry, path, record, device, console)
@@ -49,7 +50,7 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
     if episodes.hash != record.episodes.test_hash:
         cache = examples.cache.path.name
         raise UserError(
-            f"{path}: was tested on other episodes than {cache} holds now; run it again in another --results folder"
+            f"{path}: {cache} has other test episodes now; run the method again in another --results folder"
         )
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
 
@@ -60,12 +61,12 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
             correct = count_correct(trained.model, spec, episodes, on_progress)
     found = correct.tolist()
     if found == record.correct and record.by_class not in (None, episodes.by_class(correct)):
-        raise UserError(f"{path}: by_class is not what these answers give; the record was changed, run it again")
+        raise UserError(f"{path}: by_class does not match these answers, so the record was changed; run it again")
     return _compared(path, record, found, device_name(target, spec.examples_of_an_outer_step))
 
 
 def _compared(path: Path, record: RunRecord, found: list[int], device: str) -> str:
-    """The line of a record that holds. Raises UserError for one that does not."""
+    """The line for a record that agrees. Raises UserError for one that does not."""
     differing = [(n, a, b) for n, (a, b) in enumerate(zip(record.correct, found, strict=True)) if a != b]
     if not differing:
         return f"equal, all {len(found):,} episodes"
@@ -74,10 +75,10 @@ def _compared(path: Path, record: RunRecord, found: list[int], device: str) -> s
     share = moved / (len(found) * record.episodes.queries_per_episode)
     what = f"{len(differing):,} of {len(found):,} episodes differ, by {moved:,} answers in all ({named})"
     if device == record.device:
-        raise UserError(f"{path}: {what}, on the same kind of device; record or weights were changed, or torch was")
+        raise UserError(f"{path}: {what}, on the same kind of device; the record, its weights or torch have changed")
     if share > LARGEST_SHARE_ELSEWHERE:
         raise UserError(
             f"{path}: {what}: {100 * share:.3g}% of the answers, more than the {100 * LARGEST_SHARE_ELSEWHERE:g}% that "
-            f"rounding explains between {record.device} and {device}; verify it on the device of the record"
+            f"rounding explains between {record.device} and {device}; verify on the record's device"
         )
-    return f"equal within rounding: {what}; {record.device} made the record, this is {device}"
+    return f"equal up to rounding: {what}; the record was made on {record.device}, this is {device}"

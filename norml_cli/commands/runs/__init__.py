@@ -1,1 +1,1 @@
-"""Commands that train."""
+"""Commands of the Runs panel."""

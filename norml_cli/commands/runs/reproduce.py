@@ -1,4 +1,4 @@
-"""`norml reproduce`: the runs of a table that are missing."""
+"""`norml reproduce`: make the missing runs of a table."""
 
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.table_sheet import render_table
@@ -12,7 +12,7 @@ from norml_cli.terminal.output import Output, print_text
 
 
 def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) -> int:
-    """Run what the table `table_id` still lacks, and print it once it is whole; an exit code, as of `Swept`.
+    """Make the missing runs of the table `table_id`, then print it if it is complete. Returns the exit code.
 
     Raises UserError before anything starts.
     """

@@ -23,10 +23,10 @@ from norml_cli.training.run import Outcome, Run
 
 
 def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], console: Output) -> None:
-    """Run each resolved method that has no finished record yet, one seed (launch) after the other, and print them all.
+    """Run each resolved method without a finished record, seed by seed (`launches`), then print all of them.
 
-    Everything that can be refused is refused before the first run starts. Raises UserError; exits with 130 when the
-    user stopped it (its checkpoint is written, the same command goes on).
+    All checks come before the first run. Raises UserError. Exits with 130 if the user stops it, after writing a
+    checkpoint.
     """
     places = [
         (Results(launch.results).run_path(item.spec, launch.seed, launch.name), item, launch)
@@ -46,7 +46,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
             if ranks.of_first(path.exists) and not launch.force:
                 ranks.of_first(Companions(path).tidy)
                 which = f"{item.spec.label(launch.name)}, seed {launch.seed}"
-                console.print(f"{which}: finished already; --force runs it again", highlight=False)
+                console.print(f"{which}: already finished; --force runs it again", highlight=False)
             else:
                 _run_one(item, examples[item.spec.hash()], launch, path, console)
     if ranks.is_first:
@@ -55,7 +55,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
 
 
 def _refuse_places(places: Sequence[tuple[Path, Resolved, Launch]]) -> None:
-    """Raises UserError for a record's place that cannot be written, or holds another protocol's."""
+    """Raises UserError for a record that cannot be written, or that exists for another protocol."""
     for path, item, launch in places:
         if not launch.force:
             _refuse_other_protocol(path, item)
@@ -63,7 +63,7 @@ def _refuse_places(places: Sequence[tuple[Path, Resolved, Launch]]) -> None:
 
 
 def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> dict[str, Cache]:
-    """Open caches by data set, holding every evaluation episode that the runs ask for."""
+    """The open caches by data set, with every evaluation episode that the runs need."""
     requests: dict[str, list[EpisodeRequest]] = {}
     for item in resolved:
         requests.setdefault(item.spec.dataset, []).extend(episode_requests(item.spec))
@@ -71,12 +71,12 @@ def _caches(registry: Registry, resolved: list[Resolved], console: Console) -> d
 
 
 def _run_one(item: Resolved, examples: Examples, launch: Launch, path: Path, console: Console) -> None:
-    """Meta-train, test and write the record of one method to `path`."""
+    """Meta-train and test one method, and write its record to `path`."""
     with launched_run(item, examples, launch, Companions(path), console, "meta_val", "meta_test") as run:
         run.train()
         outcome = run.test()
         if launch.ranks.is_first:
-            run.keep_weights()  # first: a record without its weights could not be verified
+            run.keep_weights()  # before the record, which could not be verified without weights
             write_record(path, _record(run, outcome, launch.name))
 
 
@@ -99,18 +99,18 @@ def _record(run: Run, outcome: Outcome, name: str | None) -> RunRecord:
 
 
 def _refuse_idle(spec: RunSpec) -> None:
-    """A head that starts at zero and stays there answers nothing."""
+    """Raises UserError if the head starts at zero and never changes: all logits would be equal."""
     protocol = spec.protocol
     idle = {"adapted_layers: body": protocol.adapted_layers == "body", "no inner steps": not protocol.inner_steps_test}
     if protocol.head_init == "zero" and any(idle.values()):
         why = next(key for key, found in idle.items() if found)
-        raise UserError(f"{spec.method}: head_init: zero with {why} leaves all classes alike; take head_init: learned")
+        raise UserError(f"{spec.method}: head_init: zero with {why} makes all logits equal; use head_init: learned")
 
 
 def _refuse_other_protocol(path: Path, item: Resolved) -> None:
-    """A record of another protocol in this place is neither taken for this run nor overwritten unasked."""
+    """Raises UserError if a record of another protocol exists at `path`: it must not be overwritten unasked."""
     if path.exists() and read_record(path).spec_hash != item.spec.hash():
         raise UserError(
-            f"{path}: holds a finished run under other values; keep both with --name NAME or another --results folder, "
-            f"or replace it with --force"
+            f"{path}: holds a finished run with other settings; keep both with --name NAME or another --results "
+            f"folder, or replace it with --force"
         )

@@ -1,4 +1,4 @@
-"""`norml study`: the same meta-training over a grid of values, judged on meta-validation alone."""
+"""`norml study`: meta-train over a grid of settings, and compare on meta-validation only."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,23 +21,23 @@ from norml_cli.terminal.output import Output, name_left_out, print_text
 from norml_cli.terminal.status_files import find_unfinished
 
 if TYPE_CHECKING:
-    from norml_cli.training.launch import Launch  # torch; printing a study does without
+    from norml_cli.training.launch import Launch  # loads torch; printing a study does not need it
 
 
 def print_study(name: str, results: Path, *, format_: str, console: Console) -> None:
-    """Print the study's finished trials, the best first; what is damaged is named.
+    """Print the study's finished trials, the best first. Names damaged ones.
 
-    Raises UserError for a study that holds no trial at all, or damaged ones alone.
+    Raises UserError if the study has no trials, or only damaged ones.
     """
     require_format(format_)
     scan = Results(results).scan_trials(name)
-    finished = [trial for _, trial in scan.records or scan.sound()]  # where all are damaged there is no list
+    finished = [trial for _, trial in scan.records or scan.sound()]  # raises if all are damaged
     folder = results / "studies" / name
     unfinished = len(find_unfinished(folder)[0])
     if not finished and not unfinished:
-        raise UserError(f"{folder}: holds no trials; name methods, and values with --grid")
+        raise UserError(f"{folder}: no trials yet; name methods, and values with --grid")
     if unfinished and format_ == "rich":
-        said = f"{counted(unfinished, 'unfinished trial')}; `norml status` tells how far"
+        said = f"{counted(unfinished, 'unfinished trial')}; `norml status` shows their progress"
         console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
     if finished or format_ != "rich":
         print_text(render_trials(finished, format_, width=console.width), console)
@@ -45,10 +45,10 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
 
 
 def is_one_by_one(asked: Asked, n_trials: int, *, force: bool) -> bool:
-    """Whether trials are done by this process, one after the other. Raises UserError where `force` forbids another."""
+    """Whether this process runs the trials, one after the other. Raises UserError if `force` is given otherwise."""
     chosen = asked.where.at_once
     if force and not (asked.is_here and chosen in {None, 1}):
-        raise UserError("--force: does trials one after the other, here; leave out --at-once and --on")
+        raise UserError("--force: runs trials one after the other on this machine; leave out --at-once and --on")
     if not asked.is_here or asked.dry_run or asked.minutes is not None:
         return False
     return force or n_trials == 1 or (as_many_as_pay(asked) if chosen is None else chosen) == 1
@@ -57,10 +57,9 @@ def is_one_by_one(asked: Asked, n_trials: int, *, force: bool) -> bool:
 def sweep_trials(
     name: str, registry: Registry, trials: list[Resolved], asked: Asked, *, format_: str, console: Output
 ) -> int:
-    """Run each trial that has no record in the study yet, each as a process of its own, then print the study.
+    """Run each trial without a record in a process of its own, then print the study. Returns the exit code.
 
-    An exit code, as of `Swept`; a trial whose loss diverges is a finding, not a failure. Raises UserError before
-    anything starts.
+    A trial that diverges is a result, not a failure. Raises UserError before anything starts.
     """
     require_format(format_)
     missing = missing_trials(Results(asked.results), name, trials, asked.seeds)
@@ -82,11 +81,10 @@ def study(
     format_: str,
     console: Output,
 ) -> None:
-    """Run each trial that has no record in the study yet, one after the other, then print all of the study's trials.
+    """Run each trial without a record, one after the other, then print all trials of the study.
 
-    A trial that another process is at work on is left to it. Meta-test is left alone: neither its images nor its
-    episodes are read. Raises UserError; exits with 130 when the user stopped it (its checkpoint is written, the same
-    command goes on).
+    It skips trials that another process is running. It never reads meta-test images or episodes. Raises UserError.
+    Exits with 130 if the user stops it, after writing a checkpoint.
     """
     require_format(format_)
     for launch in launches:
@@ -97,7 +95,7 @@ def study(
 
 
 def _run_unless_there(name: str, registry: Registry, item: Resolved, launch: "Launch", console: Output) -> None:
-    """Run one trial that has no record; say why one is left out."""
+    """Run one trial, unless it has a record. If it is skipped or diverges, say why."""
     from norml_cli.training.divergence import Diverged  # noqa: PLC0415 - torch
 
     path = Results(launch.results).trial_path(name, item, launch.seed)
@@ -108,10 +106,10 @@ def _run_unless_there(name: str, registry: Registry, item: Resolved, launch: "La
                 Companions(path).tidy()
             else:
                 _run(registry, name, item, launch, path=path, console=console)
-    except Diverged as error:  # a finding of the study; the other trials are none the worse
+    except Diverged as error:  # a result of the study; the other trials go on
         _say(console, f"no trial of {title}: {error}")
     except Busy:
-        _say(console, f"{title}: left to the process that is at work on it")
+        _say(console, f"{title}: skipped, another process is running it")
 
 
 def _say(console: Output, line: str) -> None:

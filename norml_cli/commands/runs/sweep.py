@@ -1,4 +1,4 @@
-"""`norml sweep`: the runs of methods at several places and of several values that are missing."""
+"""`norml sweep`: make the missing runs of several methods, benchmarks, shots, seeds and settings."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from norml_cli.terminal.output import Output, print_text
 
 
 def sweep(registry: Registry, items: Sequence[Resolved], asked: Asked, console: Output) -> int:
-    """Run each of `items` with each of its seeds that has no record, and list them; an exit code, as of `Swept`.
+    """Make the missing runs of `items` with every seed, then list all runs. Returns the exit code.
 
     Raises UserError before anything starts.
     """

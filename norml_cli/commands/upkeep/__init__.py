@@ -1,1 +1,1 @@
-"""Commands that look after the installation."""
+"""Commands of the Upkeep panel."""

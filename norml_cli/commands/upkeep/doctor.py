@@ -1,4 +1,4 @@
-"""`norml doctor`: what is installed, prepared and lying about, and what to do about it. Torch-free."""
+"""`norml doctor`: check installation, caches, results and leftover files, and say what to do. Torch-free."""
 
 import importlib.metadata
 import os
@@ -22,15 +22,15 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.results.store import Results
 from norml_cli.terminal.status_files import find_unfinished
 
-LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and its features take 2 GB, their making as much again
+LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and features take 2 GB, and making them 2 GB more
 PYTHON = (3, 11)
 
-Severity = Literal["fine", "note", "must"]  # `must`: something must be done, and the exit code is 1
+Severity = Literal["fine", "note", "must"]  # `must`: the user must do something, and the exit code is 1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination; `remedy` says what to do, where there is something to do."""
+    """The result of one check. remedy: what to do; empty: nothing."""
 
     what: str
     severity: Severity
@@ -39,7 +39,7 @@ class Finding:
 
 
 def doctor(registry_folder: Path | None, results: Path, console: Console, *, as_json: bool) -> int:
-    """Print every finding; 1 if something must be done, else 0."""
+    """Print every finding. Returns the exit code: 1 if the user must do something, else 0."""
     findings = list(_findings(registry_folder, results))
     must = any(finding.severity == "must" for finding in findings)
     if as_json:
@@ -60,7 +60,7 @@ def _findings(registry_folder: Path | None, results: Path) -> Iterator[Finding]:
         registry = load_registry(registry_folder)
     except UserError as error:
         for line in str(error).splitlines():
-            yield Finding("registry", "must", line, "mend the entry; `norml validate` tells the same")
+            yield Finding("registry", "must", line, "fix the entry, then check it with `norml validate`")
     else:
         entries = len(registry.methods) + len(registry.benchmarks) + len(registry.datasets)
         yield Finding("registry", "fine", f"{entries} methods, benchmarks and data sets")
@@ -83,13 +83,13 @@ def _installation() -> Iterator[Finding]:
     compiler = next(
         (name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name and shutil.which(name)), None
     )
-    remedy = "" if compiler else "install g++ or clang++, or let long runs go uncompiled, slower"
+    remedy = "" if compiler else "install g++ or clang++; without it, long runs are not compiled and slower"
     yield Finding("C++ compiler", "fine" if compiler else "note", compiler or "none", remedy)
 
 
 def _cuda() -> Finding:
-    """By a process of its own: a broken driver cannot take this one with it, and torch is loaded only there."""
-    program = (  # one kernel, too: a GPU older than this build of torch is found and cannot compute
+    """Test CUDA in a process of its own: a broken driver may crash it, and only that process loads torch."""
+    program = (  # runs one kernel: torch may find a GPU that is too old for its build
         "import torch; there = torch.cuda.is_available(); print(torch.cuda.get_device_name() if there else ''); "
         "there and torch.ones(2, device='cuda').sum().item()"
     )
@@ -101,22 +101,22 @@ def _cuda() -> Finding:
         fault = (done.stderr.strip().splitlines() or ["no message"])[-1]
         if done.stdout.strip():
             remedy = "install a torch built for it, or use --device cpu"
-            return Finding("CUDA", "must", f"{done.stdout.strip()} computes nothing ({fault})", remedy)
-        return Finding("CUDA", "must", f"torch cannot be loaded ({fault})", "install torch anew")
+            return Finding("CUDA", "must", f"{done.stdout.strip()} cannot compute ({fault})", remedy)
+        return Finding("CUDA", "must", f"torch cannot be loaded ({fault})", "install torch again")
     return Finding("CUDA", "fine" if done.stdout.strip() else "note", done.stdout.strip() or "none; runs use the CPU")
 
 
 def _folder(what: str, folder: Path) -> Iterator[Finding]:
-    """Write rights and free space where `folder` is or would be made."""
+    """Check that `folder` is writable and has free space. It need not exist yet."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if folder == home() and place.is_dir() and not os.access(place, os.W_OK) and any(folder.glob("*.h5")):
-        remedy = "only what is not prepared yet needs another folder, by NORML_HOME"
-        yield Finding(what, "note", f"{folder} can be read, not written", remedy)
+        remedy = "to prepare more data, set NORML_HOME to another folder"
+        yield Finding(what, "note", f"{folder} is read-only", remedy)
         return
     if not place.is_dir() or not os.access(place, os.W_OK):
-        yield Finding(what, "must", f"{folder} cannot be written", "choose another by NORML_HOME or --results")
+        yield Finding(what, "must", f"{folder} cannot be written", "choose another with NORML_HOME or --results")
         return
     free = shutil.disk_usage(place).free
     short = free < LEAST_FREE_BYTES
@@ -130,11 +130,11 @@ def _caches(registry: Registry) -> Iterator[Finding]:
         try:
             state = cache.status(entry, registry.files["datasets", id_])
             if state == "missing":
-                yield Finding(f"cache of {id_}", "note", "not prepared", f"{prepare}, before it is used")
+                yield Finding(f"cache of {id_}", "note", "not prepared", f"run {prepare} before you use it")
                 continue
             opened = cache.Cache.open(entry, registry.files["datasets", id_])
             for split in ("meta_train", "meta_val", "meta_test"):
-                opened.class_names(split)  # a quick check; every image: norml prepare --verify
+                opened.class_names(split)  # a quick check; norml prepare --verify checks every image
             yield Finding(f"cache of {id_}", "fine", f"opens; {prepare} --verify checks every image")
         except UserError as error:
             yield Finding(f"cache of {id_}", "must", str(error))
@@ -142,35 +142,35 @@ def _caches(registry: Registry) -> Iterator[Finding]:
 
 def _records(results: Path) -> Iterator[Finding]:
     if not results.is_dir():
-        yield Finding("records", "note", f"there is no folder {results}", "`norml run` makes it, or name another")
+        yield Finding("records", "note", f"no folder {results}", "`norml run` creates it, or name another folder")
         return
     scan = Results(results).scan_all()
     for fault in scan.faults:
         yield Finding("record", "must", fault.splitlines()[0])
-    yield Finding("records", "fine", f"{len(scan.records):,} sound below {results}")
+    yield Finding("records", "fine", f"{len(scan.records):,} valid in {results}")
 
 
 def _leftovers(folder: Path) -> Iterator[Finding]:
-    """What killed, stopped or diverged processes left."""
+    """Files left by killed, stopped or diverged processes."""
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".part":
             remedy = "the next command that writes there removes it"
-            yield Finding("leftover", "note", f"{path}, of a writer that was killed or is at work", remedy)
+            yield Finding("leftover", "note", f"{path}, from a process that was killed or is still writing", remedy)
         elif path.suffix == DIVERGED:
-            yield Finding("diverged run", "note", str(path), "start it with other values, or again with --force")
-        elif path.suffix == LOCK and not _free(path):
-            yield Finding("lock", "note", f"{path} is held", "another norml is at work; wait for it")
+            yield Finding("diverged run", "note", str(path), "run it with other settings, or again with --force")
+        elif path.suffix == LOCK and not _is_free(path):
+            yield Finding("lock", "note", f"{path} is held", "another norml process is running; wait for it")
     unfinished, damaged = find_unfinished(folder)
     for found in unfinished:
-        remedy = "its command goes on from there" if found.state == "paused" else ""
+        remedy = "the same command resumes it" if found.state == "paused" else ""
         yield Finding(f"{found.state} training", "note", str(found.path), remedy)
     for line in damaged:
         yield Finding("status", "must", line)
 
 
-def _free(lock: Path) -> bool:
-    """Whether nobody holds a lock: its file stays when it is let go."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only where there is one
+def _is_free(lock: Path) -> bool:
+    """Whether no process holds the lock. A killed process leaves its lock file behind."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - only needed if there is a lock file
 
     try:
         with FileLock(lock, timeout=0):

@@ -1,1 +1,1 @@
-"""One module a kind of raw source; files of others are taken for hostile."""
+"""Readers of raw data, one module per kind of source. They treat all input files as hostile."""

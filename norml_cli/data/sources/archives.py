@@ -1,7 +1,7 @@
-"""Files in tar and zip archives, read one after the other into memory: nothing is ever unpacked to disk.
+"""Read files from tar and zip archives, one after the other, into memory. Nothing is unpacked to disk.
 
-An archive is taken for hostile: every size has a limit before anything is read, links and devices are passed over, and
-a name that leads out of the archive condemns it.
+Archives are treated as hostile: every size is checked before reading, links and devices are skipped, and a name that
+leads out of the archive is an error.
 """
 
 import bz2
@@ -20,17 +20,17 @@ from norml_cli.data.sources import web_pages
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import open_regular
 
-MAX_MEMBERS = 1_000_000  # chosen: over ten times what a data set here holds
+MAX_MEMBERS = 1_000_000  # chosen: over ten times the files of any data set here
 MAX_UNPACKED_BYTES = 1 << 34  # chosen: 16 GiB, over ten times the largest data set here
-MAX_HEADER_BYTES = 1 << 24  # chosen: 16 MiB; tarfile reads a header whole, and real ones have a few kilobytes
+MAX_HEADER_BYTES = 1 << 24  # chosen: 16 MiB; tarfile loads a whole header, and real ones have a few kilobytes
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")  # whatever the content turns out to be
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")  # of names; the content decides the kind
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {  # by a compressed file's first bytes
     b"\x1f\x8b": gzip.open,
     b"\xfd7zXZ\0": lzma.open,
     b"BZh": bz2.open,
 }
-ENCRYPTED = 1  # of a member's flags
+ENCRYPTED = 1  # bit in a zip member's flags
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 _DAMAGED = (
@@ -51,7 +51,7 @@ Limit = Callable[[str], int | None]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is a file whose name ends as an archive's."""
+    """Whether `path` is a file with an archive's suffix."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
@@ -62,11 +62,11 @@ def stem(path: Path) -> str:
 
 
 def read_files(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each regular file in the archive that is wanted, in the archive's order.
+    """Yield name and content of each wanted regular file, in the archive's order.
 
-    What kind of archive it is, its content says; its name may be wrong.
-    limit_bytes: the most bytes that a file of that name may have, or None for a file that is not wanted.
-    Raises UserError with one line for an archive that is damaged, too large or leads out of itself.
+    The content decides whether it is a tar or a zip archive: its name may be wrong.
+    limit_bytes: given a file's name, the most bytes that it may have, or None to skip it.
+    Raises UserError with one line for an archive that is damaged, too large, or has names that lead out of it.
     """
     kind = "zip" if path.name.lower().endswith(".zip") else "tar"
     try:
@@ -76,7 +76,7 @@ def read_files(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
         kind = "zip" if head.startswith(_ZIP_STARTS) else "tar" if _is_tar(head) else kind
         yield from (_in_zip if kind == "zip" else _in_tar)(path, limit_bytes)
     except _DAMAGED as error:
-        raise UserError(f"{path}: not a complete {kind} archive ({reason(error)}); fetch it again") from None
+        raise UserError(f"{path}: not a complete {kind} archive ({reason(error)}); download it again") from None
 
 
 def _is_tar(head: bytes) -> bool:
@@ -94,16 +94,16 @@ def _in_zip(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
             ):
                 continue
             if info.flag_bits & ENCRYPTED:
-                raise UserError(f"{path}: {name}: is encrypted; name an archive without a password")
+                raise UserError(f"{path}: {name}: encrypted; name an archive without a password")
             try:
                 content = archive.read(info)
             except _DAMAGED as error:
-                raise UserError(f"{path}: {name}: cannot be read ({reason(error)}); fetch it again") from None
+                raise UserError(f"{path}: {name}: cannot be read ({reason(error)}); download it again") from None
             yield name, content
 
 
 def _in_tar(path: Path, limit_bytes: Limit) -> Iterator[tuple[str, bytes]]:
-    with _uncompressed(path) as stream, tarfile.open(fileobj=_Forwards(stream, path), mode="r:") as archive:  # type: ignore[call-overload]
+    with _uncompressed(path) as stream, tarfile.open(fileobj=_ForwardStream(stream, path), mode="r:") as archive:  # type: ignore[call-overload]
         for count, info in enumerate(archive):
             name = _checked_name(path, info.name, count)
             if info.isreg() and _wanted(path, name, info.size, limit_bytes):
@@ -120,9 +120,9 @@ def _uncompressed(path: Path) -> Any:
 
 
 def _checked_name(path: Path, name: str, count: int) -> str:
-    """`name` without './', if it stays inside the archive and the archive within its limit of members."""
+    """`name` without './'. Raises UserError if it leads out of the archive, or if the archive has too many files."""
     if count >= MAX_MEMBERS:
-        raise UserError(f"{path}: holds more than {MAX_MEMBERS:,} files; no data set here is like that")
+        raise UserError(f"{path}: holds more than {MAX_MEMBERS:,} files; no supported data set has so many")
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or "\\" in name:
         raise UserError(f"{path}: holds {name!r}, which leads out of the archive; do not trust this file")
@@ -130,16 +130,16 @@ def _checked_name(path: Path, name: str, count: int) -> str:
 
 
 def _wanted(path: Path, name: str, size_bytes: int, limit_bytes: Limit) -> bool:
-    limit = limit_bytes(name) if name.isprintable() else None  # as macOS's 'Icon\r'
+    limit = limit_bytes(name) if name.isprintable() else None  # skips names such as macOS's 'Icon\r'
     if limit is not None and size_bytes > limit:
         raise UserError(
-            f"{path}: {name}: {size_bytes:,} bytes are too many (at most {limit:,} expected); fetch the archive again"
+            f"{path}: {name}: too large, {size_bytes:,} bytes (at most {limit:,} expected); download the archive again"
         )
     return limit is not None
 
 
-class _Forwards:
-    """A stream as tarfile reads it, forwards only and with an end: neither a header nor the whole can be endless."""
+class _ForwardStream:
+    """A forward-only stream for tarfile, with limits for each header and for the whole archive."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path, self._position = stream, path, 0
@@ -149,7 +149,7 @@ class _Forwards:
 
     def read(self, size: int) -> bytes:
         if size > MAX_HEADER_BYTES or self._position > MAX_UNPACKED_BYTES:
-            raise UserError(f"{self._path}: is far larger unpacked than any data set here; do not trust this file")
+            raise UserError(f"{self._path}: far larger unpacked than any supported data set; do not trust this file")
         data = self._stream.read(size)
         self._position += len(data)
         return data

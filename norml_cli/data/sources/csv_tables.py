@@ -1,4 +1,4 @@
-"""csv files that name images with their labels and, it may be, their splits."""
+"""Read csv files that give the label, and perhaps the split, of each image; and text files that list classes."""
 
 import codecs
 import csv
@@ -14,12 +14,12 @@ from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError, plain, reason
 
 SPLIT_COLUMN = "split"
-DELIMITERS = (",", ";", "\t")  # ; is what spreadsheets write where the comma is the decimal sign
+DELIMITERS = (",", ";", "\t")  # spreadsheets write ; in countries with a decimal comma
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """How the columns of file names and of labels may be called, in lower case."""
+    """Accepted names, in lower case, of the column of file names and the column of labels."""
 
     files: tuple[str, ...] = ("filename", "file_name")
     labels: tuple[str, ...] = ("label", "category")
@@ -27,7 +27,7 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class _Header:
-    """How a csv file is written, and its two columns as it spells them."""
+    """A csv file's delimiter, and its spelling of the two columns."""
 
     delimiter: str
     file_column: str
@@ -36,7 +36,7 @@ class _Header:
 
 @dataclass(frozen=True)
 class CsvRow:
-    """A row of a csv file."""
+    """A row of a csv file. where: file and line, for messages."""
 
     where: str
     name: str
@@ -45,7 +45,7 @@ class CsvRow:
 
 
 def column_names(info: File | None) -> ColumnNames:
-    """The usual names, and those that Meta-Album's info.json says; another json file says none."""
+    """The usual column names, and those in Meta-Album's info.json, if there is one."""
     usual = ColumnNames()
     try:
         said = {} if info is None else json.loads(info.read())
@@ -77,15 +77,15 @@ def _header(table: File, names: ColumnNames) -> _Header | None:
 
 
 def _encoding(data: bytes) -> str:
-    """UTF-8, or UTF-16 where the file says so, as spreadsheets save it."""
+    """UTF-8, or UTF-16 if the file starts with its byte order mark: some spreadsheets save that."""
     return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def rows(table: File, names: ColumnNames) -> Iterator[CsvRow]:
-    """The rows of a csv file, without the blanks around words. Raises UserError."""
+    """The rows of a csv file, with words stripped of blanks. Raises UserError."""
     header = _header(table, names)
     if header is None:
-        raise UserError(f"{table.where}:1: has no columns {names.files[0]},{names.labels[0]}; name them so")
+        raise UserError(f"{table.where}:1: no columns {names.files[0]},{names.labels[0]}; rename the columns")
     try:
         data = table.read()
         text = io.StringIO(unicodedata.normalize("NFC", data.decode(_encoding(data))))
@@ -100,19 +100,19 @@ def rows(table: File, names: ColumnNames) -> Iterator[CsvRow]:
 def _row(where: str, row: Mapping[str, str | None], header: _Header) -> CsvRow:
     name, label = ((row[column] or "").strip() for column in (header.file_column, header.label_column))
     if not name or not label:
-        raise UserError(f"{where}: lacks a file name or a label; get the original")
-    if not f"{name}{label}".isprintable():  # it would break the lines of messages
-        raise UserError(f"{where}: its file name or label cannot be printed; get the original")
+        raise UserError(f"{where}: no file name or no label; fix the row, or get the original file")
+    if not f"{name}{label}".isprintable():  # would break the lines of messages
+        raise UserError(f"{where}: file name or label is not printable; get the original file")
     said = next((value for column, value in row.items() if column and column.lower() == SPLIT_COLUMN), None)
     if said is None:
         return CsvRow(where, name, label, None)
     if said.strip().lower() not in SPLIT_OF:
-        raise UserError(f"{where}: split '{plain(said)}' is none of train, val, test; mend it")
+        raise UserError(f"{where}: unknown split '{plain(said)}'; write train, val or test")
     return CsvRow(where, name, label, SPLIT_OF[said.strip().lower()])
 
 
 def listed_classes(file: File) -> list[str]:
-    """The classes that a file lists, one a line; what follows a comma is no part of the name. Raises UserError."""
+    """The classes that a file lists, one per line, up to the first comma. Raises UserError."""
     try:
         text = unicodedata.normalize("NFC", file.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -121,7 +121,7 @@ def listed_classes(file: File) -> list[str]:
 
 
 def split_tables(tables: list[File]) -> dict[SplitName | None, File]:
-    """The files train.*, val.* and test.* among `tables`. Raises UserError for two that differ."""
+    """The files train.*, val.* and test.* among `tables`. Raises UserError if two of one split differ."""
     found: dict[SplitName | None, File] = {}
     for table in tables:
         split = SPLIT_OF.get(table.place.stem.lower())

@@ -1,4 +1,4 @@
-"""What a folder or its archives hold of a data set: images, csv files and pickles, each with its place. Read later."""
+"""Find the images, csv files and pickles in a folder or in archives. Files in a folder are read later."""
 
 import os
 import unicodedata
@@ -19,10 +19,10 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 MAX_CSV_BYTES = 20_000_000  # chosen: over ten times mini-ImageNet's train.csv
 MAX_LIST_BYTES = 1_000_000  # chosen: over a hundred times tieredImageNet's 351 names
 MAX_INFO_BYTES = 1_000_000  # chosen: over a hundred times one of Meta-Album's
-KINDS_NAMED = 4  # chosen: of passed over files, in one line
+KINDS_NAMED = 4  # chosen: kinds of ignored files that one line names
 MAX_FILES = 3_000_000  # chosen: over twice ImageNet's training images
-MAX_HELD_BYTES = 1 << 30  # chosen: 1 GiB of still encoded images from archives; mini-ImageNet has 0.15
-SPLIT_OF: dict[str, SplitName] = {  # as folders, files and csv files name splits
+MAX_HELD_BYTES = 1 << 30  # chosen: 1 GiB of encoded images from archives; mini-ImageNet has 0.15
+SPLIT_OF: dict[str, SplitName] = {  # names of splits in folders, files and csv files
     **dict.fromkeys(("train", "training", "meta-train", "meta_train", "base"), "meta_train"),
     **dict.fromkeys(("val", "valid", "validation", "meta-val", "meta_val"), "meta_val"),
     **dict.fromkeys(("test", "testing", "meta-test", "meta_test", "novel"), "meta_test"),
@@ -33,12 +33,12 @@ READ = {
     "table": MAX_CSV_BYTES,
     "list": MAX_LIST_BYTES,
     "info": MAX_INFO_BYTES,
-}  # by kind, and its most bytes; 0: as is declared
+}  # kinds that are read, and the most bytes of each; 0: the data set's own limit
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file: its place inside the source, its name in messages, and how to get its bytes."""
+    """A file: its path inside the source, its name in messages, and a function that reads its bytes."""
 
     place: PurePosixPath
     where: str
@@ -47,44 +47,44 @@ class File:
 
 @dataclass
 class SourceFiles:
-    """The files of a source, the classes' folders that hold none, and how many files were passed over."""
+    """The files of a source, its folders without images, and the number of ignored files by kind."""
 
     text: str
     images: list[File] = field(default_factory=list)
     tables: list[File] = field(default_factory=list)
-    lists: list[File] = field(default_factory=list)  # text files named by a split, which may list its classes
-    info: File | None = None  # Meta-Album's info.json, which says how the csv file's columns are called
+    lists: list[File] = field(default_factory=list)  # text files named after a split, which may list its classes
+    info: File | None = None  # Meta-Album's info.json, which names the columns of the csv file
     pickles: list[Path] = field(default_factory=list)  # in a folder
     packed_pickles: list[tuple[Path, str]] = field(default_factory=list)  # archive and name
     empty_folders: list[PurePosixPath] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: str, file: File) -> None:
-        """Put a file to those of its kind."""
+        """Add a file to the list of its kind."""
         if kind == "info":
             self.info = self.info or file
         else:
             {"image": self.images, "table": self.tables, "list": self.lists}[kind].append(file)
 
     def remark(self) -> list[str]:
-        """One line on what was passed over, if anything was."""
+        """One line on ignored files, or none."""
         kinds = self.ignored.most_common()
         named = [*sorted(kinds[:KINDS_NAMED]), ("others", sum(count for _, count in kinds[KINDS_NAMED:]))]
         counts = [f"{count:,} {what}" for what, count in named if count]
         return [f"ignored: {', '.join(counts)}"] if counts else []
 
     def seen(self) -> str:
-        """' (ignored: 3 .rar files)', for messages, or nothing."""
+        """' (ignored: 3 .rar files)' for messages, or an empty text."""
         return "".join(f" ({line})" for line in self.remark())
 
 
 def place_of(name: str) -> PurePosixPath:
-    """A file's place, in letters as keyboards write them: macOS keeps an accent apart from its letter."""
+    """The file's path in NFC, so that names from macOS, which separates accents from letters, compare equal."""
     return PurePosixPath(unicodedata.normalize("NFC", name))
 
 
 def kind_of(name: str) -> str:
-    """'image', 'table', 'list', 'info' or 'pickle'; or, of what is passed over, the words that say so."""
+    """'image', 'table', 'list', 'info' or 'pickle'; for an ignored file, its kind in words."""
     inside = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
     if hidden or inside.name.lower() in SYSTEM_FILES or not name.isprintable():
@@ -102,7 +102,7 @@ def kind_of(name: str) -> str:
 
 
 def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[SourceFiles, list[Path]]:
-    """The files anywhere in a folder, and the archives among them.
+    """The files anywhere in a folder, and the archives there.
 
     links_out: whether symbolic links may lead out of the folder. Raises UserError.
     """
@@ -123,7 +123,7 @@ def in_folder(source: Path, max_image_bytes: int, *, links_out: bool) -> tuple[S
 
 
 def _walk(source: Path, found: SourceFiles, *, links_out: bool) -> Iterator[Path]:
-    """The files under a folder in the order of their names; no folder twice, wherever links lead."""
+    """The files under a folder, sorted by name. Visits no folder twice, even if links lead to it. Raises UserError."""
     root, seen, count = source.resolve(), set[Path](), 0
     for folder, folders, names in os.walk(source, followlinks=True, onerror=_unreadable):
         here = Path(folder)
@@ -134,7 +134,7 @@ def _walk(source: Path, found: SourceFiles, *, links_out: bool) -> Iterator[Path
         folders.sort()
         for name in (*folders, *names) if not links_out else ():
             if (here / name).is_symlink() and not (here / name).resolve().is_relative_to(root):
-                raise UserError(f"{here / name}: is a link out of {source}; put what it names in its place")
+                raise UserError(f"{here / name}: a link to a place outside {source}; replace it by the files")
         found.ignored[HIDDEN] += sum(kind_of(name) == HIDDEN for name in folders)
         folders[:] = [name for name in folders if kind_of(name) != HIDDEN]
         count += len(names)
@@ -143,7 +143,7 @@ def _walk(source: Path, found: SourceFiles, *, links_out: bool) -> Iterator[Path
         if not folders and not any(kind_of(name) == "image" for name in names):
             found.empty_folders.append(PurePosixPath(here.relative_to(source).as_posix()))
         yield from (here / name for name in sorted(names))
-    found.ignored += Counter()  # without zeros
+    found.ignored += Counter()  # removes zeros
 
 
 def _unreadable(error: OSError) -> None:
@@ -156,14 +156,14 @@ def content(path: Path, limit_bytes: int) -> bytes:
         with open_regular(path) as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); get the original") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); get the original file") from None
     if len(data) > limit_bytes:
-        raise UserError(f"{path}: more than {limit_bytes:,} bytes are too many; get the original")
+        raise UserError(f"{path}: too large, more than {limit_bytes:,} bytes; get the original file")
     return data
 
 
 def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
-    """The files of all archives, as if each were unpacked into a folder of its name. Raises UserError."""
+    """The files of all archives, as if each were unpacked into a folder with the archive's name. Raises UserError."""
     found = SourceFiles("an archive" if len(paths) == 1 else f"{len(paths)} archives")
     held_bytes = 0
     limits = {kind: limit_bytes or max_image_bytes for kind, limit_bytes in READ.items()}
@@ -181,7 +181,7 @@ def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
             held_bytes += len(data)
             if held_bytes > MAX_HELD_BYTES:
                 raise UserError(
-                    f"{path}: its images take more than {MAX_HELD_BYTES:,} bytes; unpack it, name the folder"
+                    f"{path}: its images take more than {MAX_HELD_BYTES:,} bytes; unpack it and name the folder"
                 )
             file = File(place_of(f"{archives.stem(path)}/{name}"), f"{path}: {name}", partial(bytes, data))
             found.add(kind_of(name), file)
@@ -189,7 +189,7 @@ def in_archives(paths: list[Path], max_image_bytes: int) -> SourceFiles:
 
 
 def tables_beside(source: Path) -> Iterator[File]:
-    """The csv files in the folder of an archive, or in the folder that holds archives."""
+    """The csv files beside an archive, or in the folder of several archives."""
     folder = source if source.is_dir() else source.parent
     for path in sorted(folder.glob("*.[cC][sS][vV]")):
         if path.is_file() and kind_of(path.name) == "table":

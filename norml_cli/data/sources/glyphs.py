@@ -1,11 +1,11 @@
-"""Glyphs: made-up handwriting drawn from a seed, so that a first run needs no download.
+"""Glyphs: artificial handwriting drawn from a seed, so that a first run needs no download.
 
-A character is a few Bezier strokes; a drawer writes it with other control points, slant, size, place and pen. To give
-the same bytes on every platform, only PCG64's uniform numbers and operations that IEEE 754 rounds exactly are used
-(+ - * / and square root, minima, clipping, rounding), element by element: no sine, no matrix product, no sum whose
-order a library may choose.
+A character is a few Bezier strokes. Each drawer varies its control points, slant, size, place and pen. The images are
+the same bytes on every platform: the code uses only PCG64's uniform numbers and element-wise operations that IEEE 754
+rounds exactly (+ - * / and square root, minima, clipping, rounding). It uses no sine, no matrix product, and no sum
+whose order a library may choose.
 
-Lengths are fractions of the image's side; points are [..., 2] as (x, y), y downwards.
+Lengths are fractions of the image's side. Points are [..., 2] as (x, y), with y downwards.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ from norml_cli.registry.entries import DatasetEntry
 
 Floats = NDArray[np.float64]
 
-# All chosen, together: a raw-pixel nearest neighbour gets 5-way 1-shot half right and a meta-learner far more
-# (tests/norml_cli/test_glyphs.py holds the first), and a contact sheet looks like writing.
+# Chosen together, so that images look like writing, and so that a nearest neighbour on raw pixels is right in half of
+# 5-way 1-shot queries (tests/norml_cli/data/sources/test_glyphs.py) while a meta-learner does far better.
 MAX_STROKES = 4
 MIN_STROKES = 2
 CONTROL_POINTS = 4  # cubic Bezier
-SEGMENTS = 12  # straight pieces that a stroke is drawn as: below a pixel each
-MARGIN = 0.16  # control points of a character keep this far from the border
-REACH = 0.42  # a stroke's next control point lies within this of its last one, in x and in y
-JOINED = 0.6  # probability that a stroke starts where another one passes
-JITTER = 0.055  # a drawer's displacement of each control point
-SLANT = 0.22  # a drawer's departure from the identity in each element of the 2 x 2 matrix
-SHIFT = 0.08  # a drawer's displacement of the whole character
-PEN_RADIUS = (0.022, 0.042)  # half the line's width
+SEGMENTS = 12  # straight pieces of a drawn stroke, each shorter than a pixel
+MARGIN = 0.16  # least distance of a character's control points from the border
+REACH = 0.42  # greatest distance between neighbouring control points, in x and in y
+JOINED = 0.6  # probability that a stroke starts on the stroke before it
+JITTER = 0.055  # greatest displacement of a control point by a drawer
+SLANT = 0.22  # greatest deviation of a drawer's 2 x 2 matrix from the identity, per element
+SHIFT = 0.08  # greatest displacement of the whole character by a drawer
+PEN_RADIUS = (0.022, 0.042)  # half the line's width, from and to
 BATCH = 50  # characters drawn at once: a few hundred megabytes at most
 
 
 def draw(entry: DatasetEntry, progress: OnProgress) -> ImageClasses:
-    """`entry.classes` characters by `entry.examples_per_class` drawers, ink = 255."""
+    """Draw `entry.classes` characters by `entry.examples_per_class` drawers each, with ink = 255."""
     generator = np.random.Generator(np.random.PCG64(entry.generator_seed))
     characters = _characters(generator, entry.classes)
     points, radius = _drawers(generator, characters, entry.class_sizes.max)
@@ -49,7 +49,7 @@ def draw(entry: DatasetEntry, progress: OnProgress) -> ImageClasses:
 
 
 def source_sha256(classes: ImageClasses) -> str:
-    """SHA-256 over the names and pixels of the glyphs, as an entry's `source_sha256` declares it."""
+    """SHA-256 (hex) over the names and pixels of the glyphs: the entry's `source_sha256`."""
     digest = hashlib.sha256("\n".join(classes.names).encode())
     digest.update(np.ascontiguousarray(classes.images).tobytes())
     return digest.hexdigest()
@@ -59,12 +59,12 @@ def source_sha256(classes: ImageClasses) -> str:
 
 
 def _between(uniform: Floats, low: float, high: float) -> Floats:
-    """Numbers in [0, 1) -> [low, high)."""
+    """Scale numbers from [0, 1) to [low, high)."""
     return low + uniform * (high - low)
 
 
 def _characters(generator: np.random.Generator, count: int) -> Floats:
-    """Control points [count, MAX_STROKES, CONTROL_POINTS, 2]; a stroke that a character lacks repeats its first."""
+    """Control points [count, MAX_STROKES, CONTROL_POINTS, 2]. Missing strokes repeat the character's first one."""
     shape = (count, MAX_STROKES)
     points = np.empty((*shape, CONTROL_POINTS, 2))
     points[:, :, 0] = _between(generator.random((*shape, 2)), MARGIN, 1 - MARGIN)
@@ -78,14 +78,14 @@ def _characters(generator: np.random.Generator, count: int) -> Floats:
 
 
 def _reflected(points: Floats) -> Floats:
-    """Points beyond the margins, mirrored back inside: fewer strokes cling to the border than by clipping."""
+    """Mirror points beyond the margins back inside. Clipping would leave more strokes along the border."""
     low, high = MARGIN, 1 - MARGIN
     points = np.where(points < low, 2 * low - points, points)
     return np.where(points > high, 2 * high - points, points)
 
 
 def _join(points: Floats, *, joined: NDArray[np.bool_], along: Floats) -> None:
-    """Move each `joined` stroke, in place, so that it starts on the stroke before it, at parameter `along`."""
+    """Move each `joined` stroke, in place, to start on the stroke before it, at parameter `along`."""
     for stroke in range(1, MAX_STROKES):
         target = _bezier(points[:, stroke - 1], along[:, stroke, None])[:, 0]  # [count, 2]
         moved = _reflected(points[:, stroke] + (target - points[:, stroke, 0])[:, None])
@@ -93,7 +93,7 @@ def _join(points: Floats, *, joined: NDArray[np.bool_], along: Floats) -> None:
 
 
 def _bezier(points: Floats, t: Floats) -> Floats:
-    """Points [..., T, 2] at parameters t [..., T] of the cubics with control points [..., 4, 2]."""
+    """Points [..., T, 2] at parameters t [..., T] on the cubic curves with control points [..., 4, 2]."""
     s, t = 1 - t[..., None], t[..., None]
     p0, p1, p2, p3 = (points[..., index, None, :] for index in range(CONTROL_POINTS))
     return s * s * s * p0 + 3 * (s * s * t) * p1 + 3 * (s * t * t) * p2 + t * t * t * p3
@@ -103,9 +103,9 @@ def _bezier(points: Floats, t: Floats) -> Floats:
 
 
 def _drawers(generator: np.random.Generator, characters: Floats, count: int) -> tuple[Floats, Floats]:
-    """Each character as `count` drawers write it: curves [C, count, MAX_STROKES, SEGMENTS + 1, 2], radii [C, count].
+    """Each character by `count` drawers: curves [C, count, MAX_STROKES, SEGMENTS + 1, 2] and pen radii [C, count].
 
-    The strokes that a character lacks are displaced like its first one, so that they stay hidden behind it.
+    Missing strokes move with the first one, so that they stay hidden behind it.
     """
     shape = (len(characters), count)
     jitter = _between(generator.random((*shape, *characters.shape[1:])), -JITTER, JITTER)
@@ -124,9 +124,9 @@ def _drawers(generator: np.random.Generator, characters: Floats, count: int) -> 
 
 
 def _render(curves: Floats, radius: Floats, size_px: int) -> NDArray[np.uint8]:
-    """[C, P, size_px, size_px] uint8: ink falls from 255 to 0 over one pixel at the edge of the line.
+    """Images uint8 [C, P, size_px, size_px]. At the edge of a line, ink falls from 255 to 0 over one pixel.
 
-    float32 halves the time and is rounded as exactly as float64.
+    float32 halves the time, and IEEE 754 rounds it as exactly as float64.
     """
     start = (curves[..., :-1, :] * size_px).reshape(*radius.shape, -1, 2).astype(np.float32)
     along = (curves[..., 1:, :] * size_px).reshape(*radius.shape, -1, 2).astype(np.float32) - start
@@ -135,7 +135,7 @@ def _render(curves: Floats, radius: Floats, size_px: int) -> NDArray[np.uint8]:
     nearest = np.full((*radius.shape, size_px, size_px), np.float32(size_px * size_px))
     for segment in range(start.shape[2]):
         ax, ay, bx, by = (part[:, :, segment, axis, None, None] for part in (start, along) for axis in (0, 1))
-        length = np.maximum(bx * bx + by * by, np.float32(1e-6))  # squared; a point has none
+        length = np.maximum(bx * bx + by * by, np.float32(1e-6))  # squared; 1e-6 avoids a division by zero
         t = np.clip((px - ax) * (bx / length) + (py - ay) * (by / length), np.float32(0), np.float32(1))
         dx, dy = px - ax - t * bx, py - ay - t * by
         np.minimum(nearest, dx * dx + dy * dy, out=nearest)

@@ -1,7 +1,7 @@
-"""Files of classes -> images as an entry declares them, class by class, with what is seen on the way.
+"""Decode image files class by class into the form that an entry declares, and note what is found on the way.
 
-One thread decodes: a small image takes 0.1 ms, and a second thread was measured to win nothing, as most of that time is
-the interpreter's.
+One thread decodes. A small image takes 0.1 ms, most of it in the interpreter: a second thread gained nothing when
+measured.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from norml_cli.registry.entries import DatasetEntry, SourceSplit
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 MODES = {"RGB", "L", "CMYK", "P", "1", "LA", "RGBA", "PA"}  # of 8 bits a channel or fewer
-MAX_IMAGE_BYTES = 200_000  # chosen: nearly ten times the pixels of an 84 x 84 image, for files that are not resized
-MAX_PHOTO_BYTES = 50_000_000  # chosen: over twice a camera's largest JPEG, for files that are resized
+MAX_IMAGE_BYTES = 200_000  # for images that are not resized. Chosen: nearly ten times the pixels of an 84 x 84 image
+MAX_PHOTO_BYTES = 50_000_000  # for images that are resized. Chosen: over twice a camera's largest JPEG
 
 Pixels = NDArray[np.uint8]
 
@@ -38,37 +38,37 @@ def max_image_bytes(entry: DatasetEntry) -> int:
 
 @dataclass
 class Watch:
-    """What is seen while the classes go by: how many images, which labels, which images are the same."""
+    """Observes classes as they are read: counts images, hashes the source, finds duplicates and odd images."""
 
     entry: DatasetEntry
     total: int
     progress: OnProgress
     done: int = 0
-    split_of: dict[str, SplitName] = field(default_factory=dict)  # of each label
-    seen: dict[bytes, Counter[SplitName]] = field(default_factory=dict)  # hash of an image's pixels -> where it is
-    raw: dict[str, "hashlib._Hash"] = field(default_factory=dict)  # of each class's images before they are resized
-    noted: dict[str, list[str]] = field(default_factory=dict)  # where something worth a line was seen
+    split_of: dict[str, SplitName] = field(default_factory=dict)  # by label
+    seen: dict[bytes, Counter[SplitName]] = field(default_factory=dict)  # pixel hash -> number of images by split
+    raw: dict[str, "hashlib._Hash"] = field(default_factory=dict)  # by class, over its images before resizing
+    noted: dict[str, list[str]] = field(default_factory=dict)  # what was noted -> the files
 
     def add_raw(self, split: SplitName, label: str, image: Image.Image, where: str) -> None:
-        """Take note of an image as it is in the source."""
+        """Add an image of the source, before resizing."""
         name = f"{split}/{label}" if isinstance(self.entry.splits, SourceSplit) else label
         digest = self.raw.setdefault(name, hashlib.sha256())
         digest.update(f"{image.mode} {image.width} x {image.height}\n".encode())
         digest.update(image.tobytes())
-        darkest, brightest = np.atleast_2d(image.getextrema()).T  # of each channel
+        darkest, brightest = np.atleast_2d(image.getextrema()).T  # per channel
         if (darkest == brightest).all():
             self.note("images of one colour", where)
 
     def note(self, what: str, where: str) -> None:
-        """Count something worth a line."""
+        """Note something to report about the file `where`."""
         self.noted.setdefault(what, []).append(where)
 
     def add(self, split: SplitName, label: str, images: Pixels) -> None:
-        """Take note of a class as it goes into the cache. Raises UserError if it is in two splits."""
+        """Add a class in the form that the cache stores. Raises UserError if the class is in two splits."""
         if self.split_of.setdefault(label, split) != split:
             raise UserError(
-                f"class '{label}' is in {NAMES[self.split_of[label]]} and in {NAMES[split]}; get the files of one "
-                "split, which share no class"
+                f"class '{label}' is in {NAMES[self.split_of[label]]} and in {NAMES[split]}; get files whose splits "
+                "share no class"
             )
         for image in images:
             self.seen.setdefault(blake2b(image, digest_size=16).digest(), Counter())[split] += 1
@@ -76,34 +76,38 @@ class Watch:
         self.progress(self.done, self.total)
 
     def source_sha256(self) -> str:
-        """SHA-256 over names and decoded pixels of all classes, before they are resized."""
+        """SHA-256 (hex) over names and decoded pixels of all classes, before resizing."""
         lines = [f"{name}\n{digest.hexdigest()}\n" for name, digest in sorted(self.raw.items())]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def remarks(self) -> list[str]:
-        """A line each on what was seen."""
+        """Lines to print: one for each kind of note, and one on duplicates."""
         notes = [f"{what}: {len(places):,}, first {places[0]}" for what, places in sorted(self.noted.items())]
         return [*notes, self._duplicates()]
 
     def _duplicates(self) -> str:
-        """How many pairs of images have the same pixels, within and across splits."""
+        """A line with the number of pairs of images with the same pixels, within and between splits."""
         pairs: Counter[str] = Counter()
         for places in self.seen.values():
             for first, second in combinations_with_replacement(sorted(places, key=SPLITS.index), 2):
                 n, m = places[first], places[second]
-                where = f"within {_said(first)}" if first == second else f"between {_said(first)} and {_said(second)}"
+                where = (
+                    f"within {_split_words(first)}"
+                    if first == second
+                    else f"between {_split_words(first)} and {_split_words(second)}"
+                )
                 pairs[where] += n * (n - 1) // 2 if first == second else n * m
         found = [f"{count} {where}" for where, count in sorted(pairs.items()) if count]
         return f"pairs of images with the same pixels: {', '.join(found) or 'none'}"
 
 
-def _said(split: SplitName) -> str:
+def _split_words(split: SplitName) -> str:
     return split.replace("_", "-")
 
 
 @dataclass(frozen=True)
 class ImageStream:
-    """A split's classes; images are decoded when they are iterated over."""
+    """The classes of a split. Iterating decodes the images."""
 
     watch: Watch
     split: SplitName
@@ -117,7 +121,7 @@ class ImageStream:
         return (entry.image_size_px.value,) * 2 + ((3,) if entry.in_colour else ())
 
     def __iter__(self) -> Iterator[tuple[str, Pixels]]:
-        """Each class's name and its images. Raises UserError."""
+        """Yield each class's name and its images. Raises UserError."""
         for label, raw_images, n_images in self.raw_classes():
             images = np.empty((n_images, *self.example_shape), np.uint8)
             for index, (raw, where) in enumerate(raw_images):
@@ -128,7 +132,7 @@ class ImageStream:
 
 
 def stream_of_files(watch: Watch, split: SplitName, classes: dict[str, list[File]]) -> ImageStream:
-    """The stream of classes whose images are files."""
+    """A stream of classes whose images are files."""
 
     def raw_classes() -> Iterator[tuple[str, Iterator[tuple[Image.Image, str]], int]]:
         for label in sorted(classes):
@@ -139,17 +143,17 @@ def stream_of_files(watch: Watch, split: SplitName, classes: dict[str, list[File
 
 
 def decoded(watch: Watch, file: File, *, upright: bool | None = None) -> Image.Image:
-    """The image of a file in the declared channels, in its own size. Raises UserError.
+    """Decode a file, in the declared channels and its own size. Raises UserError.
 
-    upright: turned as its EXIF orientation says; None: as its kind of data set is read.
+    upright: whether to apply the EXIF orientation; None: only for data sets of kind image-folder.
     """
     entry = watch.entry
     if upright is None:
-        upright = entry.kind == "image-folder"  # mini-ImageNet's pixels are what every paper has read
+        upright = entry.kind == "image-folder"  # mini-ImageNet stays as every paper has read it
     image = pictures.decoded(file.read(), file.where, FORMATS, partial(_fault, entry), upright=upright)
     if image.has_transparency_data:
         background = "white" if entry.background is None else entry.background.value
-        watch.note(f"images with transparency, laid on {background}", file.where)
+        watch.note(f"transparent images, put on a {background} background", file.where)
         ground = Image.new("RGBA", image.size, background)
         ground.alpha_composite(image.convert("RGBA"))
         image = ground
@@ -160,12 +164,12 @@ def decoded(watch: Watch, file: File, *, upright: bool | None = None) -> Image.I
 def _fault(entry: DatasetEntry, image: Image.Image) -> str | None:
     size = entry.image_size_px.value
     if entry.resize.value == "none" and image.size != (size, size):
-        return f"{image.width} x {image.height} px, expected {size} x {size}; declare resize to have it resized"
+        return f"{image.width} x {image.height} px, expected {size} x {size}; declare resize to resize it"
     return pictures.mode_fault(MODES, image)
 
 
 def fitted(entry: DatasetEntry, image: Image.Image) -> Pixels:
-    """[height, width] or [height, width, 3], cropped, resized and inverted as declared."""
+    """Crop, resize and invert as declared. Returns uint8 [height, width] or [height, width, 3]."""
     size, crop = entry.image_size_px.value, entry.crop is not None and entry.crop.value == "centre"
     if entry.resize.value != "none":
         side = min(image.size)

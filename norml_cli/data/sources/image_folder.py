@@ -1,13 +1,12 @@
-"""Images in class folders or with csv files, in a folder or in tar and zip archives; mini-ImageNet's too.
+"""Read images in class folders or with csv files, in a folder or in archives. Also used for mini-ImageNet.
 
-    class folders    {train,val,test}/<label>/*; or <label>/* where the entry assigns classes to splits, or where
-                     train.txt, val.txt and test.txt list each split's classes, one a line
-    csv files        train.csv, val.csv, test.csv with columns filename,label, or one of filename,label[,split]
-    archives         tar or zip archives of either, the csv files inside or beside
+    class folders    {train,val,test}/<label>/*; or <label>/*, if the entry assigns classes to splits or if train.txt,
+                     val.txt and test.txt list each split's classes, one per line
+    csv files        train.csv, val.csv, test.csv with columns filename,label; or one file with filename,label[,split]
+    archives         tar or zip archives of either, with the csv files inside or beside
 
-All may lie in further folders. Whatever the form, classes come in the order of their labels and a class's images in
-the order of their file names, so that equal images make equal caches. Classes are decoded one by one while the cache is
-written.
+All may be inside further folders. In every form, classes are sorted by label and the images of a class by file name, so
+that equal images make equal caches. Classes are decoded one by one while the cache is written.
 """
 
 import itertools
@@ -31,24 +30,24 @@ FORMS = (
 
 
 def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
-    """The data set in `source`, a folder or an archive; its images are decoded when its classes are asked for.
+    """The data set in `source`, a folder or an archive. Reading the classes decodes the images.
 
-    Raises UserError with one line, now or while the classes are read, for anything but the data set that `entry`
+    Raises UserError with one line, now or while the classes are read, if the source is not the data set that `entry`
     declares.
     """
     if source is None:
         raise UserError(
-            f"'{entry.id}' is not downloaded for you ({entry.licence}); get it from {entry.home} and name what you "
-            f"have: {suggested(f'norml prepare {entry.id} --source PATH')}, with {FORMS}"
+            f"'{entry.id}' cannot be downloaded automatically ({entry.licence}); get it from {entry.home}, then run "
+            f"{suggested(f'norml prepare {entry.id} --source PATH')} with {FORMS}"
         )
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=False)
     return read_images(entry, entry_file, source, found, progress)
 
 
 def found_in(source: Path, limit: int, forms: str, *, links_out: bool) -> SourceFiles:
-    """What `source` holds: images of at most `limit` bytes in a folder or in archives, or pickles.
+    """The files in `source`: images of at most `limit` bytes, in a folder or in archives, or pickles.
 
-    links_out: whether symbolic links may lead out of it. Raises UserError for two of these.
+    links_out: whether symbolic links may lead out of it. Raises UserError if it has more than one of these forms.
     """
     if archives.is_archive(source):
         found = in_archives([source], limit)
@@ -58,7 +57,7 @@ def found_in(source: Path, limit: int, forms: str, *, links_out: bool) -> Source
         if packed:
             found = in_archives(packed, limit)
     else:
-        what = "is none of these" if source.exists() else "does not exist"
+        what = "not a folder or an archive" if source.exists() else "does not exist"
         raise UserError(f"--source {source}: {what}; name {forms}")
     if found.text != "a folder":
         found.tables += tables_beside(source)
@@ -73,16 +72,16 @@ def _require_one_form(source: Path, found: SourceFiles, packed: list[Path]) -> N
     }
     held = [f"{form} ({paths[0].relative_to(source)})" for form, paths in forms.items() if paths]
     if len(held) > 1:
-        raise UserError(f"--source {source}: holds {' and '.join(held)}, which may differ; leave one form there")
+        raise UserError(f"--source {source}: holds {' and '.join(held)}, which may differ; keep one form only")
 
 
 def read_images(
     entry: DatasetEntry, entry_file: Path, source: Path, found: SourceFiles, progress: OnProgress
 ) -> LoadedDataset:
-    """The data set whose images `found` holds. Raises UserError."""
+    """The data set with the images in `found`. Raises UserError."""
     if not found.images:
         raise UserError(
-            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+            f"--source {source}: no images of '{entry.id}' here{found.seen()}; name {FORMS}; see {entry.home}"
         )
     index = (
         _mini_index(entry, source, found) if entry.kind == "mini-imagenet" else index_of(entry.splits, source, found)
@@ -99,9 +98,9 @@ def read_images(
 
 
 def index_of(splits: Splits | None, source: Path, found: SourceFiles) -> Index:
-    """The files of each class, as the csv files say or, where there are none, the folders.
+    """The files of each class: from csv files, or from folders if there are none.
 
-    splits: as declared; None: not yet. Raises UserError.
+    splits: the declared splits; None: not declared yet. Raises UserError.
     """
     names = column_names(found.info)
     usable = [table for table in found.tables if is_index(table, names)]
@@ -111,18 +110,18 @@ def index_of(splits: Splits | None, source: Path, found: SourceFiles) -> Index:
         return class_index.by_tables(by_split, found.images, names)
     if len(usable) > 1:
         where = " and ".join(table.where for table in usable[:2])
-        raise UserError(f"--source {source}: holds {where}, both with filename,label; leave one there")
+        raise UserError(f"--source {source}: holds {where}, both with filename,label; keep one of them")
     if usable:
         return class_index.by_tables({None: usable[0]}, found.images, names)
     if found.tables and all(len(file.place.parts) == 1 or file.place.parent.name == "images" for file in found.images):
-        raise UserError(f"{found.tables[0].where}:1: has no columns filename,label; name them so")
+        raise UserError(f"{found.tables[0].where}:1: no columns filename,label; rename the columns")
     if not isinstance(splits, SeededSplit | FileSplit) and not _split_by_folders(found):
         lists = split_tables([*found.tables, *found.lists])
         if len(lists) == len(SPLITS) and class_index.lists_classes(lists, found.images):
             return class_index.by_lists(lists, found.images, found.empty_folders)
     of_folders = class_index.by_split_folders if _split_by_folders(found) else class_index.by_class_folders
     index = of_folders(found.images, found.empty_folders)
-    index.remarks += [f"not read, without columns filename,label: {table.where}" for table in found.tables]
+    index.remarks += [f"not used, no columns filename,label: {table.where}" for table in found.tables]
     return index
 
 
@@ -150,7 +149,7 @@ def _require_all(source: Path, by_split: Mapping[SplitName | None, File], advice
 def _splits(
     entry: DatasetEntry, entry_file: Path, source: Path, index: Index
 ) -> tuple[dict[SplitName, Classes], list[str]]:
-    """The classes of each split, and the names of those left out. Raises UserError."""
+    """The classes of each split, and the names of classes left out. Raises UserError."""
     index.require_disjoint(source)
     kept = {
         split: {label: files for label, files in classes.items() if not _left_out(entry, len(files))}
@@ -165,10 +164,10 @@ def _splits(
 def _split_there(
     entry: DatasetEntry, _: Path, source: Path, kept: Mapping[SplitName | None, Classes]
 ) -> dict[SplitName, Classes]:
-    """The splits that the source itself makes."""
+    """The splits that the source gives. Raises UserError."""
     if None in kept:
         raise UserError(
-            f"--source {source}: nothing says which split a class is in; add train/, val/, test/ or a column "
+            f"--source {source}: does not say which split a class is in; add folders train/, val/, test/ or a column "
             "'split', or declare splits of kind seeded or files"
         )
     splits = {split: kept.get(split, {}) for split in SPLITS}
@@ -180,22 +179,25 @@ def _split_there(
 def _split_here(
     entry: DatasetEntry, entry_file: Path, source: Path, kept: Mapping[SplitName | None, Classes]
 ) -> dict[SplitName, Classes]:
-    """The splits that the entry makes, by a seed or by files; the source's own must not contradict files."""
+    """The splits that the entry gives, by a seed or by files. Raises UserError if the source contradicts them."""
     if set(kept) != {None} and not isinstance(entry.splits, FileSplit):
-        raise UserError(f"--source {source}: says itself which split a class is in; declare splits: kind: from-source")
+        raise UserError(f"--source {source}: has splits of its own; declare splits: kind: from-source")
     classes = {label: files for part in kept.values() for label, files in part.items()}
-    if isinstance(entry.splits, FileSplit) and len(classes) > entry.classes:  # a part of a larger set
+    if isinstance(entry.splits, FileSplit) and len(classes) > entry.classes:  # the source is a larger data set
         listed = {name for part in assigned(entry, entry_file, sorted(classes)).values() for name in part}
         classes = {label: files for label, files in classes.items() if label in listed}
     check_sizes(entry, str(source), "", {label: len(files) for label, files in classes.items()})
     if len(classes) != entry.classes:
-        raise UserError(f"--source {source}: {len(classes):,} classes, but '{entry.id}' has {entry.classes:,}")
+        raise UserError(
+            f"--source {source}: {len(classes):,} classes, but '{entry.id}' declares {entry.classes:,}; get the "
+            "complete data set, or change classes"
+        )
     members = assigned(entry, entry_file, sorted(classes))
     for said, split in itertools.product(kept, SPLITS):
         for label in sorted(kept[said].keys() & members[split]) if said not in {None, split} else ():
             raise UserError(
-                f"--source {source}: has class '{label}' in {NAMES[said]}, but '{entry.id}' has it in {NAMES[split]}; "  # type: ignore[index]
-                "get the same split"
+                f"--source {source}: class '{label}' is in {NAMES[said]}, but '{entry.id}' has it in {NAMES[split]}; "  # type: ignore[index]
+                "get the data set with the same splits"
             )
     return {split: {name: classes[name] for name in members[split]} for split in SPLITS}
 
@@ -205,22 +207,23 @@ def _left_out(entry: DatasetEntry, size: int) -> bool:
 
 
 def check_classes(entry: DatasetEntry, where: str, split: SplitName, sizes: Mapping[str, int]) -> None:
-    """The declared number of classes with the declared number of images each. Raises UserError."""
+    """Raises UserError unless the split has the declared number of classes, with the declared number of images each."""
     declared = int(getattr(entry.splits, split))
     check_sizes(entry, where, f" in {NAMES[split]}", sizes)
     if len(sizes) != declared:
         raise UserError(
-            f"{where}: {len(sizes)} classes in {NAMES[split]}, but '{entry.id}' has {declared}; get the complete split"
+            f"{where}: {len(sizes)} classes in {NAMES[split]}, but '{entry.id}' declares {declared}; get the complete "
+            "split"
         )
 
 
 def check_sizes(entry: DatasetEntry, where: str, within: str, sizes: Mapping[str, int]) -> None:
-    """The declared number of images in each class. Raises UserError."""
+    """Raises UserError unless each class has the declared number of images."""
     least, most = entry.class_sizes.min, entry.class_sizes.max
-    declared = f"{least:,} of each" if least == most else f"{least:,} to {most:,}"
+    declared = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     for label, size in sorted(sizes.items()):
         if not least <= size <= most:
             raise UserError(
-                f"{where}: class '{label}'{within} has {size:,} images, but '{entry.id}' has {declared}; get the "
-                "complete set, or declare examples_per_class: {min, max}"
+                f"{where}: class '{label}'{within} has {size:,} images, but '{entry.id}' declares {declared}; get the "
+                "complete data set, or declare examples_per_class: {min, max}"
             )

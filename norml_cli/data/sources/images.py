@@ -1,4 +1,4 @@
-"""One image file, opened and decoded by Pillow, with one clear line for whatever is wrong with it."""
+"""Open and decode one image file with Pillow, with one clear error line for any fault."""
 
 import io
 import struct
@@ -35,9 +35,10 @@ def decoded(
     *,
     upright: bool = False,
 ) -> Image.Image:
-    """The image in `data`, if it is of one of Pillow's `formats` and `fault` finds none in its header.
+    """Decode the image in `data`, which must be in one of Pillow's `formats`.
 
-    upright: turned as its EXIF orientation says. Raises UserError that names `where`.
+    fault: checks the opened image; returns what is wrong, or None.
+    upright: whether to apply the EXIF orientation. Raises UserError, which names `where`.
     """
     with _opened(data, where, formats, fault) as image:
         image.load()
@@ -45,26 +46,26 @@ def decoded(
 
 
 def header(data: bytes, where: str, formats: tuple[str, ...], modes: Collection[str]) -> tuple[tuple[int, int], str]:
-    """Width and height as the image is seen, and its mode, undecoded. Raises UserError as `decoded`."""
+    """The displayed width and height, and the mode, without decoding. Raises UserError where `decoded` does."""
     with _opened(data, where, formats, partial(mode_fault, modes)) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
         return (image.height, image.width) if turned else image.size, image.mode
 
 
 def mode_fault(modes: Collection[str], image: Image.Image) -> str | None:
-    """What is wrong with an image of another mode."""
-    return None if image.mode in modes else f"of mode {image.mode}, expected RGB or grey of 8 bits"
+    """What is wrong if the image's mode is not in `modes`, or None."""
+    return None if image.mode in modes else f"mode {image.mode}, expected RGB or grey with 8 bits"
 
 
 @contextmanager
 def _opened(
     data: bytes, where: str, formats: tuple[str, ...], fault: Callable[[Image.Image], str | None]
 ) -> Iterator[Image.Image]:
-    """The image, its header read. Raises UserError, also for what goes wrong while it is used."""
+    """Open the image and read its header. Raises UserError, also for faults while the image is in use."""
     web_pages.refuse(where, data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # more is printed by nobody
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a warning would only be printed
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 found = fault(image)
                 if found is None:

@@ -1,11 +1,11 @@
-"""mini-ImageNet (Vinyals et al. 2016, split of Ravi & Larochelle 2017) in the forms in which people hold it.
+"""Read mini-ImageNet (Vinyals et al. 2016, split of Ravi & Larochelle 2017) in its usual forms.
 
-    images      as `image_folder` reads them: csv files, or class folders in train/, val/, test/; in archives or not
+    images      as in `image_folder`: csv files, or class folders in train/, val/, test/; in archives or not
     pickles     mini-imagenet-cache-{train,val,test}.pkl with 'image_data' and 'class_dict', or
                 miniImageNet_category_split_{train_phase_train,val,test}.pickle with 'data', 'labels' and
                 'catname2label'; in archives or not
 
-Classes come in the order of their labels, a pickle's images as it lists them.
+Classes are sorted by label. Images of a pickle keep its order.
 """
 
 import io
@@ -29,7 +29,7 @@ from norml_cli.files.regular import open_regular, require_regular
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry, Unequal
 
-_NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, as the caches' names have it, as the others' have it
+_NAMES: tuple[tuple[SplitName, str, str], ...] = (  # split, its name in the cache files and in the category_split files
     ("meta_train", "train", "train(_phase_train)?"),
     ("meta_val", "val(id(ation)?)?", "val"),
     ("meta_test", "test", "test"),
@@ -47,21 +47,21 @@ FORMS = (
 
 
 def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: OnProgress) -> LoadedDataset:
-    """The data set in `source`, a folder or an archive; its images are decoded when its classes are asked for.
+    """The data set in `source`, a folder or an archive. Reading the classes decodes the images.
 
-    Raises UserError with one line, now or while the classes are read, for anything but the complete data set that
+    Raises UserError with one line, now or while the classes are read, if the source is not the complete data set that
     `entry` declares.
     """
     if source is None:
         raise UserError(
-            f"'{entry.id}' is not downloaded for you ({entry.licence}); ask for it at {entry.home} and name what you "
-            f"have: {suggested(f'norml prepare {entry.id} --source PATH')}, with {FORMS}"
+            f"'{entry.id}' cannot be downloaded automatically ({entry.licence}); request it at {entry.home}, then run "
+            f"{suggested(f'norml prepare {entry.id} --source PATH')} with {FORMS}"
         )
     found = found_in(source, max_image_bytes(entry), FORMS, links_out=True)
     pickles = _pickles(source, found)
     if not pickles and not found.images:
         raise UserError(
-            f"--source {source}: holds nothing of '{entry.id}'{found.seen()}; name {FORMS}; see {entry.home}"
+            f"--source {source}: no images of '{entry.id}' here{found.seen()}; name {FORMS}; see {entry.home}"
         )
     if not pickles or found.images:
         return read_images(entry, entry_file, source, found, progress)
@@ -73,17 +73,17 @@ def read(entry: DatasetEntry, entry_file: Path, source: Path | None, progress: O
 
 @dataclass(frozen=True)
 class _Pickle:
-    """A pickle in a folder or in an archive."""
+    """A pickle file, or a pickle in an archive."""
 
     where: str
     path: Path
     inside: str | None = None  # its name in the archive
 
     def opened(self, limit_bytes: int) -> BinaryIO:
-        """Raises UserError if it is larger, and OSError."""
+        """Open the pickle. Raises UserError if it has more than `limit_bytes`, and OSError."""
         if self.inside is None:
             if require_regular(self.path) > limit_bytes:
-                raise UserError(f"{self.path}: far larger than {limit_bytes:,} bytes of pixels; get the original")
+                raise UserError(f"{self.path}: too large, more than {limit_bytes:,} bytes; get the original file")
             return open_regular(self.path)
         wanted = self.inside
         files = archives.read_files(self.path, lambda name: limit_bytes if name == wanted else None)
@@ -91,7 +91,7 @@ class _Pickle:
 
 
 def _pickles(source: Path, found: SourceFiles) -> dict[SplitName, _Pickle]:
-    """The pickle of each split, if there is any. Raises UserError if one is missing or there twice."""
+    """The pickle of each split, or an empty mapping. Raises UserError if one is missing or found twice."""
     held = [_Pickle(str(path), path) for path in found.pickles]
     held += [_Pickle(f"{path}: {name}", path, name) for path, name in found.packed_pickles]
     pickles: dict[SplitName, _Pickle] = {}
@@ -99,7 +99,7 @@ def _pickles(source: Path, found: SourceFiles) -> dict[SplitName, _Pickle]:
         name = PurePosixPath(pickle.inside or pickle.path.name).name
         for split in (split for split, pattern in PICKLES.items() if pattern.match(name)):
             if split in pickles:
-                raise UserError(f"{pickle.where}: is there twice, also as {pickles[split].where}; remove one")
+                raise UserError(f"{pickle.where}: found twice, also as {pickles[split].where}; remove one")
             pickles[split] = pickle
     missing = [_expected(split, pickles) for split in SPLITS if split not in pickles]
     if pickles and missing:
@@ -119,7 +119,7 @@ def _expected(split: SplitName, pickles: Mapping[SplitName, _Pickle]) -> str:
 
 def _stream(watch: Watch, split: SplitName, pickle: _Pickle) -> ImageStream:
     entry = watch.entry
-    if isinstance(entry.examples_per_class, Unequal):  # how many, only the pickle says: it is read once more
+    if isinstance(entry.examples_per_class, Unequal):  # only the pickle has the sizes, so it is read twice
         _, places = _unpickled(entry, pickle, split)
         sizes = tuple(len(places[label]) for label in sorted(places))
     else:
@@ -130,27 +130,28 @@ def _stream(watch: Watch, split: SplitName, pickle: _Pickle) -> ImageStream:
 def _classes(
     entry: DatasetEntry, pickle: _Pickle, split: SplitName
 ) -> Iterator[tuple[str, Iterator[tuple[Image.Image, str]], int]]:
-    """The classes of a pickle, which is held in memory while they are read."""
+    """The classes of a pickle. The whole pickle is in memory while they are read."""
     images, places = _unpickled(entry, pickle, split)
     for label in sorted(places):
         yield label, ((Image.fromarray(images[place]), pickle.where) for place in places[label]), len(places[label])
 
 
 def _unpickled(entry: DatasetEntry, pickle: _Pickle, split: SplitName) -> tuple[Pixels, dict[str, list[int]]]:
-    """Images [n, height, width, 3], and which of them each class has."""
+    """Images [n, height, width, 3], and the indices of each class's images. Raises UserError."""
     size = entry.image_size_px.value
     expected_bytes = int(getattr(entry.splits, split)) * entry.class_sizes.max * size * size * 3
     as_is = entry.resize.value == "none"
-    limit_bytes = 2 * expected_bytes + MAX_CSV_BYTES if as_is else archives.MAX_UNPACKED_BYTES  # text is longer
+    # Twice the pixels, since protocol 0 is text.
+    limit_bytes = 2 * expected_bytes + MAX_CSV_BYTES if as_is else archives.MAX_UNPACKED_BYTES
     try:
         with pickle.opened(limit_bytes) as file:
             web_pages.refuse(pickle.where, file.read(web_pages.HEAD_BYTES))
             file.seek(0)
             content = restricted_pickle.load(file)
     except OSError as error:
-        raise UserError(f"{pickle.where}: cannot be read ({reason(error)}); get the original") from None
+        raise UserError(f"{pickle.where}: cannot be read ({reason(error)}); get the original file") from None
     except ValueError as error:
-        raise UserError(f"{pickle.where}: refused, and nothing in it was run: {error}; get the original") from None
+        raise UserError(f"{pickle.where}: refused without running it: {error}; get the original file") from None
     by_category = isinstance(content, dict) and {"catname2label", b"catname2label"} & content.keys()
     images = _value(pickle, content, "data" if by_category else "image_data")
     by_label = _by_category(pickle, content) if by_category else _value(pickle, content, "class_dict")
@@ -163,29 +164,32 @@ def _value(pickle: _Pickle, content: Any, key: str) -> Any:
         for form in (key, key.encode()):
             if form in content:
                 return content[form]
-    raise UserError(f"{pickle.where}: holds no '{key}'; get one with 'image_data' and 'class_dict'")
+    raise UserError(f"{pickle.where}: no '{key}' in this pickle; get one with 'image_data' and 'class_dict'")
 
 
 def _pixels(pickle: _Pickle, images: Any, size: int | None) -> Pixels:
     if not isinstance(images, restricted_pickle.PickledArray):
-        raise UserError(f"{pickle.where}: image_data: is no array; get the original")
+        raise UserError(f"{pickle.where}: image_data: not an array; get the original file")
     array = images.value
     wanted = (size, size, 3) if size is not None else (*array.shape[1:3], 3)
     if array.dtype != np.uint8 or array.shape[1:] != wanted or array.ndim != 4:  # noqa: PLR2004 - as the shape says
         shape = f"[n, {size}, {size}, 3]" if size else "[n, height, width, 3]"
-        raise UserError(f"{pickle.where}: image_data: is {array.dtype} {list(array.shape)}, expected uint8 {shape}")
+        raise UserError(
+            f"{pickle.where}: image_data: {array.dtype} {list(array.shape)}, expected uint8 {shape}; get the original "
+            "file"
+        )
     return array
 
 
 def _by_category(pickle: _Pickle, content: Any) -> dict[Any, list[int]]:
-    """The indices of each category's images, from the number that each image has."""
+    """The indices of each category's images. 'labels' numbers the images' categories; 'catname2label' names them."""
     numbers = _value(pickle, content, "catname2label")
     labels = _integers(pickle, "labels", _value(pickle, content, "labels"))
     by_number: dict[int, list[int]] = {}
     for index, number in enumerate(labels):
         by_number.setdefault(number, []).append(index)
     if not isinstance(numbers, dict) or not by_number.keys() <= set(map(_number, numbers.values())):
-        raise UserError(f"{pickle.where}: catname2label: does not name each of the labels; get the original")
+        raise UserError(f"{pickle.where}: catname2label: some labels have no name; get the original file")
     return {name: by_number[number] for name, number in numbers.items() if number in by_number}
 
 
@@ -196,20 +200,22 @@ def _number(value: Any) -> int:
 def _places(
     entry: DatasetEntry, pickle: _Pickle, split: SplitName, by_label: Any, n_images: int
 ) -> dict[str, list[int]]:
-    """The indices of each class's images, in 0..n_images - 1 and none twice."""
+    """The indices of each class's images. Raises UserError unless they are 0..n_images - 1, each once."""
     where = pickle.where
     if not isinstance(by_label, dict):
-        raise UserError(f"{where}: class_dict: is no mapping of classes to indices; get the original")
+        raise UserError(f"{where}: class_dict: not a mapping from classes to indices; get the original file")
     places: dict[str, list[int]] = {}
     for key, value in by_label.items():
         label = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
         if not label.isprintable():
-            raise UserError(f"{where}: class_dict: the name {label!r:.60} cannot be printed; get the original")
+            raise UserError(f"{where}: class_dict: the name {label!r:.60} is not printable; get the original file")
         places[label] = _integers(pickle, f"class_dict: '{label}'", value)
     check_classes(entry, where, split, {label: len(indices) for label, indices in places.items()})
     used = sorted(index for indices in places.values() for index in indices)
     if used != list(range(n_images)):
-        raise UserError(f"{where}: class_dict: does not name each of the {n_images:,} images once; get the original")
+        raise UserError(
+            f"{where}: class_dict: does not list each of the {n_images:,} images once; get the original file"
+        )
     return places
 
 
@@ -217,5 +223,5 @@ def _integers(pickle: _Pickle, what: str, value: Any) -> list[int]:
     if isinstance(value, restricted_pickle.PickledArray) and value.value.ndim == 1:
         value = value.value.tolist()
     if not isinstance(value, Iterable) or not all(type(index) is int for index in value):
-        raise UserError(f"{pickle.where}: {what} is no list of indices; get the original")
+        raise UserError(f"{pickle.where}: {what} is not a list of indices; get the original file")
     return list(value)

@@ -1,7 +1,7 @@
-"""Omniglot (Lake et al. 2015) from its two archives, zipped or unpacked: read in memory, checked, resized.
+"""Read Omniglot (Lake et al. 2015) from its two archives, packed or unpacked: check it and resize it in memory.
 
-The archives' own checksums are no use (repacked copies hold the same drawings), so what is checked is the content:
-the alphabets, characters and drawers, and a hash over every decoded pixel.
+The checksums of the archives are of no use, since repacked copies hold the same drawings. So the content is checked:
+alphabets, characters, drawers, and a hash over every decoded pixel.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ from norml_cli.registry.checks import OMNIGLOT_PX
 from norml_cli.registry.entries import DatasetEntry
 
 PARTS = ("images_background", "images_evaluation")
-ALPHABETS = {1623: 50}  # characters -> alphabets of the whole data set; a declared subset has no known number
-MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file; more is not a drawing
-TIMEOUT_S = 60  # chosen: a server silent for that long is taken for gone
+ALPHABETS = {1623: 50}  # characters -> alphabets of the whole data set; unknown for a declared subset
+MAX_IMAGE_BYTES = 100_000  # chosen: over a hundred times a real drawing's file
+TIMEOUT_S = 60  # chosen: gives up on a server that is silent for this long
 
-_DRAWINGS = "*/character*/*.[pP][nN][gG]"  # in a part's folder
+_DRAWINGS = "*/character*/*.[pP][nN][gG]"  # inside a part's folder
 _INSIDE_PART = re.compile(r"^([^/]+/character\d\d)/\d{4}_(\d\d)\.png$", re.IGNORECASE)
 _INSIDE_ARCHIVE = re.compile(r"^(?!__MACOSX/)(?:[^/]+/)*?([^/]+/character\d\d)/\d{4}_(\d\d)\.png$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One PNG file: the character it shows, who drew it, where it lies and how to get its bytes."""
+    """One PNG file: its character, its drawer, its name in messages, and a function that reads its bytes."""
 
     character: str  # Alphabet/characterNN
     drawer: int
@@ -51,9 +51,9 @@ class _Drawing:
 
 
 def read(entry: DatasetEntry, source: Path | None, progress: OnProgress) -> tuple[ImageClasses, str, str]:
-    """All characters, sorted by name, what they were read from, and its SHA-256; downloaded if `source` is None.
+    """All characters, sorted by name, the kind of source in words, and its SHA-256. Downloads it if `source` is None.
 
-    Raises UserError with one line for anything but the complete Omniglot that `entry` declares.
+    Raises UserError with one line if the source is not the complete Omniglot that `entry` declares.
     """
     if source is not None:
         return _read_folder(entry, source, progress)
@@ -74,7 +74,7 @@ def _read_folder(entry: DatasetEntry, source: Path, progress: OnProgress) -> tup
 
 
 def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[int, _Drawing]], str]:
-    """Drawings by character and drawer, and the kind of source."""
+    """Drawings by character and drawer, and the kind of source in words. Raises UserError."""
     places = _places(entry, source)
     drawings: dict[str, dict[int, _Drawing]] = {}
     for path in places:
@@ -82,13 +82,13 @@ def _find_drawings(entry: DatasetEntry, source: Path) -> tuple[dict[str, dict[in
         for drawing in _in_folder(path) if path.is_dir() else _in_archive(path):
             drawers = drawings.setdefault(drawing.character, {})
             if drawing.drawer in drawers:
-                raise UserError(f"{drawing.where}: a second drawing by drawer {drawing.drawer:02d}; remove one")
+                raise UserError(f"{drawing.where}: second drawing by drawer {drawing.drawer:02d}; remove one")
             drawers[drawing.drawer] = drawing
             count += 1
         if not count:
             raise UserError(
-                f"{path}: not Omniglot: holds no drawing <Alphabet>/characterNN/NNNN_MM.png; unpack archives that lie "
-                f"in it, or see {entry.home}"
+                f"{path}: not Omniglot: no drawing <Alphabet>/characterNN/NNNN_MM.png here; unpack the archives inside "
+                f"it, or see {entry.home}"
             )
     return drawings, f"{entry.kind}, {_kinds(places)}"
 
@@ -106,14 +106,15 @@ def _wanted() -> list[str]:
 
 
 def _places(entry: DatasetEntry, source: Path) -> list[Path]:
-    """Where the drawings lie: both parts' archives or folders, up to three folders down; else folders of alphabets, or
-    the one archive that is there. Raises UserError.
+    """The archives or folders of the drawings, up to three levels down. Raises UserError.
+
+    These are the two parts, or else folders of alphabets, or else the only archive.
     """
     if archives.is_archive(source) and archives.stem(source) not in PARTS:
         return [source]
     if not source.is_dir():
-        what = "is a file" if source.exists() else "does not exist"
-        raise UserError(f"--source {source}: {what}; name the folder that holds {' and '.join(_wanted())}")
+        what = "this is a file" if source.exists() else "does not exist"
+        raise UserError(f"--source {source}: {what}; name the folder of {' and '.join(_wanted())}")
     below = [path for pattern in ("*", "*/*", "*/*/*") for path in sorted(source.glob(pattern))]
     folders = [path for path in (source, *below) if path.is_dir()]
     parts = {part: place for part in PARTS if (place := _place_of(part, folders)) is not None}
@@ -124,7 +125,7 @@ def _places(entry: DatasetEntry, source: Path) -> list[Path]:
     if not parts and (whole or len(packed) == 1):
         return whole or packed
     wanted = " and ".join(f"{part}.zip (or the folder {part})" for part in PARTS if part not in parts)
-    raise UserError(f"--source {source}: holds no {wanted}; get it from {entry.home}")
+    raise UserError(f"--source {source}: no {wanted} here; get it from {entry.home}")
 
 
 def _place_of(part: str, folders: Sequence[Path]) -> Path | None:
@@ -148,20 +149,20 @@ def _limited(path: Path) -> bytes:
 
 
 def _in_archive(path: Path) -> Iterator[_Drawing]:
-    """The drawings of an archive, in whatever folders it has them."""
+    """The drawings in an archive, in any folder."""
     for name, data in archives.read_files(path, lambda name: MAX_IMAGE_BYTES if _INSIDE_ARCHIVE.match(name) else None):
         match = _INSIDE_ARCHIVE.match(name)
-        assert match is not None  # noqa: S101 - no other files are read
+        assert match is not None  # noqa: S101 - the limit skips all other files
         yield _Drawing(match[1], int(match[2]), f"{path}: {name}", lambda data=data: data)  # type: ignore[misc]
 
 
 def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[int, _Drawing]]) -> None:
-    """Exactly the declared characters, each drawn once by each drawer 1..P."""
+    """Raises UserError unless these are the declared characters, each drawn by each of the drawers 1..P."""
     expected = set(range(1, entry.class_sizes.max + 1))
     for character, drawers in sorted(drawings.items()):
         wrong = sorted(expected.symmetric_difference(drawers))
         if wrong:
-            state = "missing" if wrong[0] in expected else "one too many"
+            state = "missing" if wrong[0] in expected else "unexpected"
             raise UserError(
                 f"{source}: {character}: drawer {wrong[0]:02d} is {state}; get the originals from {entry.home}"
             )
@@ -169,7 +170,7 @@ def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[
     known = ALPHABETS.get(entry.classes, len(alphabets))
     if len(drawings) != entry.classes or len(alphabets) != known:
         raise UserError(
-            f"{source}: {len(drawings):,} characters of {len(alphabets)} alphabets, but '{entry.id}' has "
+            f"{source}: {len(drawings):,} characters of {len(alphabets)} alphabets, but '{entry.id}' declares "
             f"{entry.classes:,} of {known}; get the originals from {entry.home}"
         )
 
@@ -180,7 +181,7 @@ def _check_complete(entry: DatasetEntry, source: Path, drawings: dict[str, dict[
 def _decode_all(
     entry: DatasetEntry, drawings: dict[str, dict[int, _Drawing]], progress: OnProgress
 ) -> tuple[ImageClasses, str]:
-    """The resized images, and the SHA-256 over names and 1-bit pixels of the raw ones, in sorted order."""
+    """The resized images, and the SHA-256 (hex) over names and 1-bit pixels of the originals, in sorted order."""
     digest = hashlib.sha256()
     size, names = entry.image_size_px.value, tuple(sorted(drawings))
     images = np.empty((len(names), entry.class_sizes.max, size, size), np.uint8)
@@ -189,7 +190,7 @@ def _decode_all(
         for drawer, drawing in sorted(drawings[name].items()):
             raw = _decode(drawing)
             digest.update(f"{name}/{drawer:02d}\n".encode())
-            digest.update(np.packbits(np.asarray(raw)).tobytes())  # row by row, a set bit is paper
+            digest.update(np.packbits(np.asarray(raw)).tobytes())  # row by row; a set bit is paper
             images[index, drawer - 1] = resized(raw, size, entry.resize.value, invert=entry.invert.value)
         progress((index + 1) * entry.class_sizes.max, total)
     return ImageClasses(names, images), digest.hexdigest()
@@ -200,7 +201,7 @@ def _decode(drawing: _Drawing) -> Image.Image:
     try:
         data = drawing.read()
     except OSError as error:
-        raise UserError(f"{drawing.where}: cannot be read ({reason(error)}); fetch it again") from None
+        raise UserError(f"{drawing.where}: cannot be read ({reason(error)}); download it again") from None
     return pictures.decoded(data, drawing.where, ("PNG",), _fault).convert("1", dither=Image.Dither.NONE)
 
 
@@ -208,14 +209,14 @@ def _fault(image: Image.Image) -> str | None:
     if image.size != (OMNIGLOT_PX, OMNIGLOT_PX):
         return f"{image.width} x {image.height} px, expected {OMNIGLOT_PX} x {OMNIGLOT_PX}"
     if image.mode not in {"1", "L"} or (image.mode == "L" and set(np.unique(np.asarray(image))) - {0, 255}):
-        return f"a drawing is black and white, this is not (mode {image.mode})"
+        return f"not a black and white drawing (mode {image.mode})"
     return None
 
 
 def resized(raw: Image.Image, size_px: int, resize: str, *, invert: bool) -> NDArray[np.uint8]:
-    """[size_px, size_px] uint8 from a 1-bit drawing; `invert` makes ink 255.
+    """Resize a 1-bit drawing to uint8 [size_px, size_px]. invert: ink = 255.
 
-    `lanczos` works on grey levels: Pillow silently takes NEAREST for a 1-bit image, whatever filter is named.
+    `lanczos` converts to grey levels first: for 1-bit images, Pillow silently uses NEAREST instead of any filter.
     """
     if resize == "nearest":
         raw = raw.resize((size_px, size_px), Image.Resampling.NEAREST)
@@ -230,12 +231,12 @@ def resized(raw: Image.Image, size_px: int, resize: str, *, invert: bool) -> NDA
 
 
 def _download(entry: DatasetEntry, folder: Path) -> None:
-    """Fetch both archives into `folder` by torchvision, which knows their address and md5 and shows a bar."""
-    from torchvision.datasets import Omniglot  # noqa: PLC0415 - imports torch, needed by a download alone
+    """Download both archives into `folder` with torchvision, which has their addresses and MD5. Raises UserError."""
+    from torchvision.datasets import Omniglot  # noqa: PLC0415 - loads torch, needed for downloads only
     from torchvision.datasets.utils import download_url  # noqa: PLC0415 - as above
 
     patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a silent server would be waited for without end
+    socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none, and would wait for a silent server forever
     try:
         for part in PARTS:
             url = f"{Omniglot.download_url_prefix}/{part}.zip"
@@ -243,10 +244,10 @@ def _download(entry: DatasetEntry, folder: Path) -> None:
                 download_url(url, str(folder), md5=Omniglot.zips_md5[part])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # the answer that it carries holds the connection open
+            error.close()  # its response keeps the connection open
         raise UserError(
-            f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home} and name "
-            f"their folder: {suggested(f'norml prepare {entry.id} --source FOLDER')}"
+            f"cannot download {url} ({reason(error)}); get {' and '.join(_wanted())} from {entry.home}, then run "
+            f"{suggested(f'norml prepare {entry.id} --source FOLDER')}"
         ) from None
     finally:
         socket.setdefaulttimeout(patience)

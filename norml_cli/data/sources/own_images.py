@@ -1,7 +1,7 @@
-"""Images of one's own for a trained learner: labelled ones in class folders, others to be classified.
+"""Read the user's own images for `norml classify`: labelled images in class folders, and images to classify.
 
-They become what the images of the learner's data set became: its channels, size, filter, crop and inversion. Of photos
-the EXIF orientation is obeyed, whatever the data set.
+They get the channels, size, filter, crop and inversion of the learner's data set. The EXIF orientation is always
+applied.
 """
 
 import io
@@ -23,7 +23,7 @@ THUMBNAIL_PX = 96
 
 @dataclass(frozen=True)
 class OwnImage:
-    """An image file: its place in its folder, its pixels as the learner's data set has them, a small PNG of it."""
+    """An image: its path in its folder, its pixels in the form of the learner's data set, and a small PNG."""
 
     name: str
     pixels: Pixels
@@ -31,13 +31,13 @@ class OwnImage:
 
 
 class OwnImages:
-    """Reads image files as the data set of `entry` declares; `remarks` are what was seen on the way."""
+    """Reads image files in the form that `entry` declares."""
 
     def __init__(self, entry: DatasetEntry, *, thumbnails: bool) -> None:
         self._watch, self._thumbnails = Watch(entry, 0, lambda _done, _total: None), thumbnails
 
     def read(self, files: Sequence[File]) -> list[OwnImage]:
-        """The images of `files`. Raises UserError for one that is unreadable, or not as the data set declares."""
+        """The images of `files`. Raises UserError for an image that is unreadable, or not as `entry` declares."""
         return [self._read(file) for file in files]
 
     def _read(self, file: File) -> OwnImage:
@@ -49,7 +49,7 @@ class OwnImages:
 
     @property
     def remarks(self) -> list[str]:
-        """A line each."""
+        """Lines on odd images among those read, such as images of one colour."""
         return [f"{what}: {len(places):,}, first {places[0]}" for what, places in sorted(self._watch.noted.items())]
 
 
@@ -61,14 +61,14 @@ def _thumbnail(image: Image.Image) -> bytes:
 
 
 def support_files(folder: Path) -> dict[str, list[File]]:
-    """The files of each class in a folder of class folders, as many of each, by the classes' names in their order.
+    """The files of each class in a folder of class folders, sorted by class name.
 
-    Raises UserError.
+    Raises UserError, also if the classes differ in size.
     """
     found = _found(folder, "--support")
     if not found.images:
         raise UserError(
-            f"--support {folder}: holds no images; name a folder that has a folder of images for each class"
+            f"--support {folder}: no images here; name a folder with one subfolder of images for each class"
         )
     classes = by_class_folders(found.images, found.empty_folders).classes.get(None, {})
     _require_equal(folder, classes)
@@ -79,29 +79,29 @@ def _require_equal(folder: Path, classes: Mapping[str, Sequence[File]]) -> None:
     sizes = {label: len(files) for label, files in sorted(classes.items())}
     least, most = (of(sizes, key=sizes.__getitem__) for of in (min, max))
     if not sizes[least]:
-        raise UserError(f"--support {folder}: class '{least}' holds no images; add some, or remove its folder")
+        raise UserError(f"--support {folder}: class '{least}' has no images; add some, or remove its folder")
     if len(sizes) == 1:
-        raise UserError(f"--support {folder}: holds one class, '{least}'; name a folder of two or more class folders")
+        raise UserError(f"--support {folder}: only one class, '{least}'; name a folder of two or more class folders")
     if sizes[least] != sizes[most]:
         raise UserError(
             f"--support {folder}: class '{least}' has {counted(sizes[least], 'image')}, but '{most}' has "
-            f"{sizes[most]:,}; give every class as many"
+            f"{sizes[most]:,}; give every class the same number"
         )
 
 
 def query_files(source: Path) -> list[File]:
-    """The image files anywhere in a folder, or the one that `source` is. Raises UserError."""
+    """The image files anywhere in the folder `source`, or the image file `source`. Raises UserError."""
     if source.is_file():
         if kind_of(source.name) != "image":
-            raise UserError(f"--query {source}: is no image file (jpg, png, bmp or webp), and no folder")
+            raise UserError(f"--query {source}: not an image; name a folder, or a jpg, png, bmp or webp file")
         return [File(PurePosixPath(source.name), str(source), partial(content, source, MAX_PHOTO_BYTES))]
     found = _found(source, "--query")
     if not found.images:
-        raise UserError(f"--query {source}: holds no images; name the folder of those to classify")
+        raise UserError(f"--query {source}: no images here; name the folder of the images to classify")
     return found.images
 
 
 def _found(folder: Path, option: str) -> SourceFiles:
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: {'is no folder' if folder.exists() else 'does not exist'}")
+        raise UserError(f"{option} {folder}: {'not a folder' if folder.exists() else 'does not exist'}; name a folder")
     return in_folder(folder, MAX_PHOTO_BYTES, links_out=False)[0]

@@ -1,12 +1,12 @@
-"""Pickled numpy arrays and scalars in builtin containers, read without calling anything that the pickle names.
+"""Read pickled numpy arrays and scalars in builtin containers, without calling anything that the pickle names.
 
-A pickle is a program: it names functions and has them called. The few names by which numpy pickles an array lead to
-stand-ins here, which take plain values and build the array themselves, so that neither numpy's own unpickling (which
-trusts its input) nor anything else is ever called. Every other name is refused before anything is done with it.
+A pickle is a program: it names functions and calls them. Here, the few names that numpy needs to pickle an array lead
+to stand-ins, which take plain values and build the array themselves. Numpy's own unpickling, which trusts its input, is
+never called. Every other name is refused.
 
-The unpickler is the standard library's in Python, not its twin in C: that one gives a pickle of a few bytes gigabytes
-of memory (a list as long as the largest number under which something is remembered), and copies Python 2's texts, so
-that an array takes twice its size. The few ten thousand steps of a pickled data set take a fraction of a second.
+It uses the standard library's unpickler in Python, not the one in C. With the C one, a pickle of a few bytes can
+allocate gigabytes (its memo is a list as long as the largest memo number), and Python 2's texts are copied, so that an
+array takes twice its size. A pickled data set has some ten thousand steps, which take a fraction of a second.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from norml_cli.files.errors import reason
 
-_DAMAGED = (  # what the unpickler and the stand-ins make of bytes that are no pickle of arrays
+_DAMAGED = (  # what the unpickler and the stand-ins raise for bytes that are not a pickle of arrays
     pickle.UnpicklingError,
     AttributeError,
     ImportError,
@@ -35,15 +35,15 @@ _DAMAGED = (  # what the unpickler and the stand-ins make of bytes that are no p
 _INTEGERS = re.compile(r"^[iu][1248]$")
 _SCALARS = re.compile(r"^([iu][1248]|f[248]|b1|U\d{1,3}|S\d{1,3})$")
 _LONGEST_RANGE = 10_000_000  # chosen: over a hundred times mini-ImageNet's images
-_LONGEST_NAME = 60  # characters of a refused name that a message repeats
+_LONGEST_NAME = 60  # characters of a refused name that a message shows
 
 
-class _Refused(Exception):  # noqa: N818 - says what was done
-    """The pickle asks for what no array needs; the text says for what."""
+class _Refused(Exception):  # noqa: N818 - names what was done
+    """The pickle needs something that no array needs. The text says what."""
 
 
 class PickledArray:
-    """An array of integers as the pickle holds it; `value` is complete once the pickle has been read."""
+    """An array of integers in the pickle. `value` is complete once the whole pickle has been read."""
 
     __slots__ = ("value",)
 
@@ -51,15 +51,15 @@ class PickledArray:
         self.value: NDArray[Any] = np.empty(0, np.uint8) if value is None else value
 
     def __setstate__(self, state: Any) -> None:
-        _version, shape, dtype, fortran, data = state  # as numpy.ndarray.__reduce__ gives it
+        _version, shape, dtype, fortran, data = state  # the state of numpy.ndarray.__reduce__
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
 def load(file: BinaryIO) -> Any:
-    """What the pickle in `file` (protocols 0 to 5) holds, each array as a `PickledArray`.
+    """The content of the pickle in `file` (protocols 0 to 5), with each array as a `PickledArray`.
 
-    Texts that Python 2 wrote are bytes. Raises ValueError with one line for a pickle that names anything else, is
-    damaged or holds arrays of anything but integers, and OSError if `file` cannot be read.
+    Texts written by Python 2 are bytes. Raises ValueError with one line for a pickle that is damaged, names anything
+    else, or has arrays that are not of integers; and OSError if `file` cannot be read.
     """
     try:
         return _Unpickler(file, encoding="bytes").load()
@@ -68,13 +68,13 @@ def load(file: BinaryIO) -> Any:
     except EOFError:
         raise ValueError("it ends too early") from None
     except KeyError:
-        raise ValueError("it is no pickle, or a damaged one") from None
+        raise ValueError("it is not a pickle, or damaged") from None
     except _DAMAGED as error:
         raise ValueError(f"it is damaged ({reason(error)})") from None
 
 
 class _Dtype:
-    """A stand-in for numpy.dtype: the type of an array of integers, or of a scalar."""
+    """A stand-in for numpy.dtype, for arrays of integers and for scalars."""
 
     __slots__ = ("text", "value")
 
@@ -85,7 +85,7 @@ class _Dtype:
         self.value = np.dtype(self.text)
 
     def refuse(self) -> None:
-        raise _Refused(f"it holds an array of type {self.text!r:.20}, and only integers are read")
+        raise _Refused(f"it has an array of type {self.text!r:.20}, but only integers are allowed")
 
     def __setstate__(self, state: Any) -> None:
         order: Any = state[1].decode() if isinstance(state[1], bytes) else state[1]
@@ -94,35 +94,35 @@ class _Dtype:
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise _Refused("it holds an array that is not of plain integers")
+        raise _Refused("it has an array that is not of plain integers")
     if not _INTEGERS.match(dtype.text):
         dtype.refuse()
     return np.frombuffer(data, dtype.value).reshape(shape, order=order)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    """A numpy scalar as the plain number or text that it is."""
+    """A numpy scalar as a plain Python number or text."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or len(data) != dtype.value.itemsize:
-        raise _Refused("it holds a scalar that is no plain number or text")
+        raise _Refused("it has a scalar that is not a plain number or text")
     return np.frombuffer(data, dtype.value)[0].item()
 
 
 def _plain_list(items: Any = ()) -> list[Any]:
-    """A set as a list, since to hash what it holds is not safe (see `_Mapping`)."""
+    """A set as a list: hashing its items is not safe, see `_Mapping`."""
     if not isinstance(items, list | tuple):
-        raise _Refused("it makes a container of what is none")
+        raise _Refused("it makes a container from something else")
     return list(items)
 
 
 def _range(*bounds: Any) -> list[int]:
-    """A range as the list of its numbers, no longer than an array of images has rows."""
+    """A range as the list of its numbers, of limited length."""
     if not all(type(bound) is int for bound in bounds) or len(range(*bounds)) > _LONGEST_RANGE:
-        raise _Refused("it makes a range that names no images")
+        raise _Refused("it makes a range that cannot be image numbers")
     return list(range(*bounds))
 
 
 def _mapping(pairs: Any = ()) -> "_Mapping":
-    """An OrderedDict; Python 2 gives its pairs, Python 3 sets them afterwards."""
+    """A stand-in for OrderedDict. Python 2 passes the pairs here; Python 3 sets them later."""
     made = _Mapping()
     for key, value in _plain_list(pairs):
         made[key] = value
@@ -134,18 +134,18 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
-    """The bytes that Python 3 writes as text in protocol 2."""
+    """Bytes, which Python 3 writes as text in protocol 2."""
     if not isinstance(encoding, str | bytes) or encoding not in {"latin1", b"latin1"}:
-        raise _Refused("it encodes a text by other than latin1")
+        raise _Refused("it uses a text encoding other than latin1")
     return bytes(text.encode("latin1"))
 
 
-def _nothing(*_: Any) -> Any:
+def _refuse_construction(*_: Any) -> Any:
     raise _Refused("it makes an array without its content")
 
 
 class _StandIn:
-    """One callable that a pickle may name; it has no attributes that the pickle could set."""
+    """A callable that a pickle may name. It has no attributes that a pickle could set."""
 
     __slots__ = ("_call",)
 
@@ -160,11 +160,11 @@ class _StandIn:
 
 
 _STAND_INS = {
-    "numpy.ndarray": _StandIn(_nothing),
+    "numpy.ndarray": _StandIn(_refuse_construction),
     "numpy.dtype": _StandIn(_Dtype),
     "_codecs.encode": _StandIn(_latin1),
     "collections.OrderedDict": _StandIn(_mapping),
-    "collections.defaultdict": _StandIn(lambda *_: _mapping()),  # what it makes of a missing key is never asked
+    "collections.defaultdict": _StandIn(lambda *_: _mapping()),  # its default factory is never called
     **{
         f"{builtins}.{name}": _StandIn(_plain_list)
         for builtins in ("builtins", "__builtin__")
@@ -190,18 +190,18 @@ _STAND_INS = {
 
 
 class _Mapping(dict[str | bytes | int, Any]):
-    """A mapping whose keys are texts and numbers: to hash a tuple nested deep enough would crash the interpreter."""
+    """A mapping with texts and whole numbers as keys. Hashing a deeply nested tuple would crash the interpreter."""
 
     __slots__ = ()
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not isinstance(key, str | bytes | int):
-            raise _Refused("it has a key that is neither text nor number")
+            raise _Refused("it has a key that is neither text nor a whole number")
         super().__setitem__(key, value)
 
 
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
-    append: Callable[[Any], None]  # these four are the base class's, which its stubs leave out
+    append: Callable[[Any], None]  # these four belong to the base class; its stubs lack them
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
     stack: list[Any]
@@ -216,11 +216,11 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
             self.stack[-1][key] = value
 
     def load_buffer(self) -> None:
-        """A bytearray's content as bytes, which are read once; a bytearray would be copied twice more."""
+        """Read a bytearray's content as bytes, which saves two copies."""
         self.append(self.read(*struct.unpack("<Q", self.read(8))))
 
     def load_set(self) -> None:
-        """A set as a list: its items would be hashed, as a mapping's keys are."""
+        """Read a set as a list, so that its items are not hashed."""
         self.append([])
 
     def load_items(self) -> None:
@@ -228,7 +228,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - see the top
         self.stack[-1].extend(items)
 
     def load_frozen_set(self) -> None:
-        items = self.pop_mark()  # which also changes where `append` leads
+        items = self.pop_mark()  # first: it also changes what `append` appends to
         self.append(items)
 
     dispatch: ClassVar[dict[int, Any]] = {

@@ -1,4 +1,4 @@
-"""What lies in a folder or archive of images, looked at before there is an entry: classes, sizes, channels."""
+"""Survey a folder or archive of images before an entry exists: classes, sizes, channels."""
 
 import json
 from collections import Counter
@@ -19,13 +19,13 @@ GREY_MODES = {"1", "L", "LA"}
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen. classes: the number of images of each class by split; under None where no split is said."""
+    """What the source holds. classes: the number of images of each class by split; None: the split is not given."""
 
     form: str
     classes: Mapping[SplitName | None, Mapping[str, int]]
     sides_px: Mapping[tuple[int, int], int]  # images by (width, height)
     in_colour: bool
-    said: Mapping[str, str]  # what Meta-Album's info.json says of the data set
+    said: Mapping[str, str]  # the texts of Meta-Album's info.json
     remarks: list[str]
 
     @property
@@ -35,7 +35,7 @@ class Survey:
 
     @property
     def text(self) -> str:
-        """What was seen, in a line."""
+        """The survey in one line."""
         widths, heights = zip(*self.sides_px, strict=True)
         least, most = min(self.sizes.values()), max(self.sizes.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
@@ -46,11 +46,11 @@ class Survey:
 
 
 def look_at(source: Path) -> Survey:
-    """Look at every image's header. Raises UserError with one line for what no data set can be made of."""
+    """Read the header of every image. Raises UserError with one line if no data set can be made of the source."""
     found = found_in(source, MAX_PHOTO_BYTES, FORMS, links_out=False)
     if not found.images:
         passed = "; ".join(found.remark()) or "it is empty"
-        raise UserError(f"--source {source}: holds no jpg, png, bmp or webp images ({passed}); name {FORMS}")
+        raise UserError(f"--source {source}: no jpg, png, bmp or webp images here ({passed}); name {FORMS}")
     index = index_of(None, source, found)
     index.require_disjoint(source)
     _require_classes(source, index.classes)
@@ -74,9 +74,9 @@ def _require_classes(source: Path, classes: Mapping[SplitName | None, Mapping[st
         raise UserError(f"--source {source}: class '{label}' has no images; add some, or remove its folder")
     missing = [NAMES[split] for split in SPLITS if split not in classes]
     if None in classes and len(classes) > 1:
-        raise UserError(f"--source {source}: says of some classes which split they are in, of others not; say all")
+        raise UserError(f"--source {source}: gives the split of some classes only; give it for all or for none")
     if missing and None not in classes:
-        raise UserError(f"--source {source}: has no classes in {' and in '.join(missing)}; move some there")
+        raise UserError(f"--source {source}: no classes in {' and in '.join(missing)}; move some there")
 
 
 def _said(found: SourceFiles) -> dict[str, str]:

@@ -219,7 +219,7 @@ def test_a_class_that_cannot_be_read_leaves_the_old_cache(entry_file: Path):
 def test_another_source_than_the_declared_is_refused(entry_file: Path):
     declared = synthetic.entry(source_sha256="5" * 64)
     assert write_cache(declared, entry_file, loaded(), []).source_sha256 == "5" * 64
-    with pytest.raises(UserError, match=f"source_sha256: the source holds other pixels or names, {'5' * 64}"):
+    with pytest.raises(UserError, match=f"source_sha256: the source has other pixels or names .{'5' * 64}"):
         write_cache(synthetic.entry(source_sha256="0" * 64), entry_file, loaded(), [])
 
 
@@ -290,7 +290,8 @@ def test_whatever_decides_the_content_changes_the_fingerprint(entry_file: Path, 
     assert fingerprint(other, entry_file) != fingerprint(ENTRY, entry_file)
     assert status(other, entry_file) == "stale"
     with pytest.raises(
-        UserError, match=r"made for another declaration of 'made-omniglot'; .*norml prepare made-omniglot --force"
+        UserError,
+        match=r"does not match the current entry 'made-omniglot'; .*norml prepare made-omniglot --force",
     ):
         Cache.open(other, entry_file)
 
@@ -312,7 +313,7 @@ def test_the_content_of_split_files_is_part_of_the_fingerprint(tmp_path: Path):
     (path.parent / "meta_val.txt").write_text("Aleph/meta_val\nAleph/another\n")
     assert fingerprint(entry, path) != first
     (path.parent / "meta_val.txt").unlink()
-    with pytest.raises(UserError, match=r"meta_val\.txt: cannot be read as a split file: No such file"):
+    with pytest.raises(UserError, match=r"meta_val\.txt: cannot be read as a split file \(No such file"):
         fingerprint(entry, path)
 
 
@@ -320,7 +321,7 @@ def test_another_schema_is_told(entry_file: Path, monkeypatch: pytest.MonkeyPatc
     written(entry_file)
     monkeypatch.setattr(cache_module, "SCHEMA_VERSION", 2)
     assert status(ENTRY, entry_file) == "stale"
-    with pytest.raises(UserError, match=r"has schema version 1, this norml reads 2; .* --force"):
+    with pytest.raises(UserError, match=r"has schema version 1, but this norml reads 2; .* --force"):
         Cache.open(ENTRY, entry_file)
 
 
@@ -400,7 +401,7 @@ def test_exchanged_parts_are_found(entry_file: Path):
         file.move("images/meta_val", "images/x")
         file.move("images/meta_test", "images/meta_val")
         file.move("images/x", "images/meta_test")
-    with pytest.raises(UserError, match="parts are not those it was made with"):
+    with pytest.raises(UserError, match="arrays do not match its content hash"):
         cache.verify()
 
 
@@ -477,7 +478,7 @@ def test_a_cache_made_anew_under_an_open_one_is_not_mixed_with_it(entry_file: Pa
     write_cache(ENTRY, entry_file, loaded(), [])  # the same content: nothing to tell
     assert (cache.images("meta_val") == loaded().splits["meta_val"].images).all()
     write_cache(ENTRY, entry_file, loaded(seed=1), [])
-    message = r"made-omniglot\.h5: was made anew with other content meanwhile; start the command again"
+    message = r"made-omniglot\.h5: changed while this command ran; start the command again"
     for read in (
         lambda: cache.images("meta_test"),
         lambda: cache.class_names("meta_val"),

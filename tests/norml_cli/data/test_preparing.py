@@ -137,7 +137,7 @@ def test_split_files_of_rotated_classes_are_prepared(tmp_path: Path, source: Pat
     images = opened(registry).images("meta_val")
     assert (images[1] == np.rot90(images[0], 1, axes=(1, 2))).all()
     too_many = replace(requests(registry)[0], n_way=13)
-    with pytest.raises(UserError, match="meta_val: n_way = 13, but there are 12 classes"):
+    with pytest.raises(UserError, match="meta_val: n_way is 13, but there are 12 classes"):
         opened(registry).episodes(too_many)
 
 
@@ -185,7 +185,7 @@ def test_up_to_date_is_found_in_under_a_second_without_torch(registry: Registry,
 
 def test_a_source_beside_a_cache_is_said_not_to_be_read(registry: Registry, source: Path):
     prepared(registry, source)
-    assert "up to date (made-omniglot.h5); --source was not read, --force reads it" in prepared(registry, source)
+    assert "up to date (made-omniglot.h5); --source was not read, use --force to read it" in prepared(registry, source)
 
 
 def test_another_declaration_needs_force_and_keeps_the_old_cache_until_then(
@@ -194,9 +194,11 @@ def test_another_declaration_needs_force_and_keeps_the_old_cache_until_then(
     prepared(registry, source)
     before = cache_path("made-omniglot").read_bytes()
     other = write_registry(tmp_path / "other", resize__value="nearest")
-    with pytest.raises(UserError, match=r"made for another declaration .* norml prepare made-omniglot --force"):
+    with pytest.raises(
+        UserError, match=r"does not match the current entry 'made-omniglot'; .* norml prepare made-omniglot --force"
+    ):
         prepared(other, source)
-    with pytest.raises(UserError, match=r"holds no images_background\.zip"):
+    with pytest.raises(UserError, match=r"no images_background\.zip"):
         prepared(other, tmp_path / "other", force=True)
     assert cache_path("made-omniglot").read_bytes() == before
     prepared(other, source, force=True)
@@ -235,7 +237,7 @@ def test_a_home_that_cannot_be_written_is_told(registry: Registry, source: Path,
 
 def test_verify_finds_a_whole_cache_whole_and_a_damaged_one_damaged(registry: Registry, source: Path):
     prepared(registry, source)
-    assert "verified, 12 arrays" in prepared(registry, None, verify=True)
+    assert "verified, all 12 checksums" in prepared(registry, None, verify=True)
     cache = opened(registry)
     data = bytearray(cache.path.read_bytes())
     data[bytes(data).index(cache.images("meta_val").tobytes()) + 99] ^= 1
@@ -288,7 +290,7 @@ def test_an_embedded_data_set_is_prepared_by_the_run(tmp_path: Path):
     assert isinstance(console.file, io.StringIO)
     assert "(embedded)" in console.file.getvalue()
     assert all(len(cache.episodes(request).classes) == request.episodes for request in wanted)
-    with pytest.raises(UserError, match="--source: 'tiny-glyphs' is embedded and reads no files"):
+    with pytest.raises(UserError, match="--source: 'tiny-glyphs' is built in and reads no files"):
         prepared(registry, tmp_path, dataset="tiny-glyphs")
 
 

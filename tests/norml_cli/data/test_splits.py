@@ -47,7 +47,7 @@ def test_the_order_is_that_of_sha256_of_seed_and_name():
 
 
 def test_too_few_classes_are_told():
-    with pytest.raises(UserError, match=r"x\.yaml: splits: 12 classes in all, but there are 11"):
+    with pytest.raises(UserError, match=r"x\.yaml: splits: declares 12 classes in all, but there are 11"):
         cut(synthetic.entry(), Path("x.yaml"), ImageClasses(NAMES[:11], CLASSES.images[:11]))
 
 
@@ -91,9 +91,9 @@ def test_rotated_classes_turn_as_episodes_do(tmp_path: Path):
             NAMES[2],
             "meta_train.txt:2: 'made-omniglot' has no class 'Alphabet0/cara",
         ),
-        (f"{NAMES[1]}\n{NAMES[1]}\n", NAMES[2], f"meta_train.txt:2: '{NAMES[1]}' stands twice"),
-        (NAMES[1], f"{NAMES[2]}\n\n{NAMES[1]}", f"meta_val.txt:3: '{NAMES[1]}' is in meta_train already"),
-        (f"{NAMES[1]}/rot090", NAMES[2], "meta_train.txt:1: .* declare rotations: as-classes, or leave /rot090 out"),
+        (f"{NAMES[1]}\n{NAMES[1]}\n", NAMES[2], f"meta_train.txt:2: '{NAMES[1]}' is listed twice"),
+        (NAMES[1], f"{NAMES[2]}\n\n{NAMES[1]}", f"meta_val.txt:3: '{NAMES[1]}' is already in meta_train"),
+        (f"{NAMES[1]}/rot090", NAMES[2], "meta_train.txt:1: .* declare rotations: as-classes, or leave out /rot090"),
         (NAMES[1], "", "meta_val.txt: lists no classes"),
     ],
 )
@@ -109,7 +109,7 @@ def test_rotated_classes_need_one_of_four_rotations(tmp_path: Path, line: str):
 
 
 def test_a_character_may_not_be_in_two_splits_by_its_rotations(tmp_path: Path):
-    with pytest.raises(UserError, match=f"meta_val.txt:1: '{NAMES[1]}' is in meta_train already; keep it in one split"):
+    with pytest.raises(UserError, match=f"meta_val.txt:1: '{NAMES[1]}' is already in meta_train; keep it in one split"):
         cut_by(tmp_path, f"{NAMES[1]}/rot000", f"{NAMES[1]}/rot090", f"{NAMES[3]}/rot000", rotations=AS_CLASSES)
 
 
@@ -119,7 +119,7 @@ def test_the_nearest_class_is_suggested(tmp_path: Path):
 
 
 def test_unreadable_split_files_are_told(tmp_path: Path):
-    with pytest.raises(UserError, match=r"meta_train\.txt: cannot be read as a split file: No such file"):
+    with pytest.raises(UserError, match=r"meta_train\.txt: cannot be read as a split file \(No such file"):
         cut(file_entry(), tmp_path / "x.yaml", CLASSES)
     (tmp_path / "meta_train.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8 text"):

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from norml_cli.app.main import app
-from norml_cli.files.suggestions import _DEFAULTS, _TAKE, remember_places, suggested
+from norml_cli.files.suggestions import _DEFAULTS, _TAKES, remember_places, suggested
 
 PLACES = {"results": Path("my results"), "registry": Path("mine"), "source": Path("raw"), "device": "cpu"}
 
@@ -41,4 +41,4 @@ def test_every_command_is_suggested_with_the_places_that_it_has():
     commands = typer.main.get_command(app).commands
     places = {name: {each.name for each in command.params} & set(_DEFAULTS) for name, command in commands.items()}
     places["new"].remove("source")  # of a data set alone
-    assert {name: set(options) for name, options in _TAKE.items()} == places
+    assert {name: set(options) for name, options in _TAKES.items()} == places

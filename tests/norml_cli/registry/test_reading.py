@@ -366,7 +366,7 @@ def test_a_benchmark_asks_no_more_classes_than_a_split_at_the_source_has(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id: mine\ntitle: a\ntitle: b\n", "line 3: key 'title' stands twice"),
+        ("id: mine\ntitle: a\ntitle: b\n", "line 3: duplicate key 'title'"),
         ("id: mine\nrule: &a {}\n", "line 2: anchors and aliases are not allowed"),
         ("id: mine\nrule: *a\n", "line 2: anchors and aliases are not allowed"),
         ("id: mine\nrule: {<<: {a: 1}}\n", "line 2: could not determine a constructor for the tag"),
@@ -375,8 +375,8 @@ def test_a_benchmark_asks_no_more_classes_than_a_split_at_the_source_has(tmp_pat
         ("id: mine\n---\nid: other\n", "line 2: but found another document"),
         ("id: !!python/object:os.system x\n", "line 1: could not determine a constructor"),
         ("? [a, b]\n: c\n", "line 1: a key is not plain text"),
-        ("- id: mine\n", "holds no mapping; start with 'id: ...'"),
-        ("", "holds no mapping; start with 'id: ...'"),
+        ("- id: mine\n", "not a mapping; start with 'id: ...'"),
+        ("", "not a mapping; start with 'id: ...'"),
         ("[" * 5000, "not readable as YAML"),
         (b"id: m\xff\n", "byte 5 is not UTF-8; save the file as UTF-8"),
         (b"id: \x00\n", "not readable as YAML: unacceptable character"),

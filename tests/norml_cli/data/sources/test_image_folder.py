@@ -82,12 +82,12 @@ def test_an_image_is_turned_cropped_resized_and_laid_on_its_background(tmp_path:
     split = next(split for split in SPLITS if "class-00" in cache.class_names(split))
     place = sum(cache.sizes(split)[: cache.class_names(split).index("class-00")])
     assert (cache.images(split)[place] == expected).all()
-    assert "images with transparency, laid on white: 1, first" in out
+    assert "transparent images, put on a white background: 1, first" in out
 
 
 def test_small_classes_are_left_out_or_refused_by_name(tmp_path: Path):
     source = write_files(tmp_path / "source", {**own_images(), "tiny/1.png": photo("x", kind="PNG")})
-    with pytest.raises(UserError, match="class 'tiny' has 1 images, but 'mine' has 8 to 25"):
+    with pytest.raises(UserError, match="class 'tiny' has 1 images, but 'mine' declares 8 to 25"):
         prepared(registry_of(tmp_path / "a"), source)
     sizes = {"min": 8, "max": 25, "smaller": "leave-out"}
     out, _ = prepared(registry_of(tmp_path / "b", examples_per_class=sizes), source)
@@ -120,15 +120,15 @@ def outside(folder: Path) -> None:
 
 
 BAD: list[tuple[Callable[[Path], object], str]] = [
-    (outside, r"link\.png: is a link out of"),
+    (outside, r"link\.png: a link to a place outside"),
     (lambda folder: (folder / "class-00/0.jpg").write_bytes(b"x"), r"0\.jpg: not a complete JPEG, PNG, BMP or WEBP"),
     (lambda folder: os.mkfifo(folder / "class-00/pipe.png"), r"pipe\.png: cannot be read \(.*it is a named pipe"),
     (lambda folder: (folder / "empty").mkdir(), "class 'empty' has 0 images"),
     (
         lambda folder: (folder / "x.csv").write_text("filename,label\n/a/0.jpg,a\n"),
-        r"x\.csv:2: .* a path of one machine",
+        r"x\.csv:2: .* an absolute path",
     ),
-    (lambda folder: (folder / "x.csv").write_text("filename,label\n0.jpg,a\n"), r"is there twice, also as"),
+    (lambda folder: (folder / "x.csv").write_text("filename,label\n0.jpg,a\n"), r"found twice, also as"),
 ]
 
 

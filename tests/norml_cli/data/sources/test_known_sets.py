@@ -92,7 +92,9 @@ def test_cifar_fs_in_its_own_form_in_a_zip_and_split_by_folders(tmp_path: Path):
         _, found = prepared(registry, source)
         assert (found.content_hash, found.source_sha256) == (first.content_hash, first.source_sha256)
     moved = {name.replace("train/apple/", "test/apple/"): data for name, data in by_folders.items()}
-    with pytest.raises(UserError, match="has class 'apple' in test, but 'mini' has it in train; get the same split"):
+    with pytest.raises(
+        UserError, match="class 'apple' is in test, but 'mini' has it in train; get the data set with the same splits"
+    ):
         prepared(registry, write_files(tmp_path / "moved", moved))
 
 
@@ -143,7 +145,7 @@ def test_tiered_imagenet_in_split_folders_and_as_imagenet_with_ren_s_lists(tmp_p
     }
     out, found = prepared(registry, write_files(tmp_path / "imagenet", imagenet | lists))
     assert (found.content_hash, found.source_sha256) == (first.content_hash, first.source_sha256)
-    assert "not listed, passed over: 1 folder, first 'n99999999'" in out
+    assert "skipped, not listed: 1 folder, first 'n99999999'" in out
     missing = {name: data for name, data in imagenet.items() if "n01770081" not in name}
     with pytest.raises(UserError, match=r"val\.csv: lists class 'n01770081', which has no folder"):
         prepared(registry, write_files(tmp_path / "missing", missing | lists))

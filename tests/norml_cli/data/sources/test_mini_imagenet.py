@@ -249,7 +249,7 @@ def test_a_declared_content_is_checked(registry: Registry, folder: Path, tmp_pat
             prepared(other, folder)
             before = cache_path("made-mini").read_bytes()
         else:
-            with pytest.raises(UserError, match=f"source_sha256: the source holds other pixels .*{content}"):
+            with pytest.raises(UserError, match=f"source_sha256: the source has other pixels .*{content}"):
                 prepared(other, folder)
             assert cache_path("made-mini").read_bytes() == before
 
@@ -285,18 +285,18 @@ def csv_with(old: str, new: str) -> bytes:
 
 
 BAD_FILES = [
-    pytest.param(IMAGE, None, ["train.csv:2", FIRST, "which the source does not hold"], id="file missing"),
+    pytest.param(IMAGE, None, ["train.csv:2", FIRST, "which is not in the source"], id="file missing"),
     pytest.param("val.csv", None, ["holds images, but no val.csv", "github.com"], id="csv missing"),
     pytest.param(IMAGE, photo(FIRST)[:-60], [FIRST, "not a complete JPEG, PNG, BMP or WEBP image"], id="truncated jpg"),
     pytest.param(IMAGE, b"", [FIRST, "not a complete JPEG, PNG, BMP or WEBP image"], id="empty jpg"),
     pytest.param(IMAGE, b"GIF89a", [FIRST, "not a complete JPEG, PNG, BMP or WEBP image"], id="not an image"),
     pytest.param(IMAGE, photo("x", 32), [FIRST, f"32 x 32 px, expected {SIZE_PX} x {SIZE_PX}"], id="wrong size"),
     pytest.param(IMAGE, b"<html>", [FIRST, "is a web page, not the file"], id="web page"),
-    pytest.param(IMAGE, bytes(200_001), [FIRST, "bytes are too many"], id="huge"),
+    pytest.param(IMAGE, bytes(200_001), [FIRST, "too large"], id="huge"),
     pytest.param(
         "train.csv",
         csv_with(f"{FIRST},{LABEL}\n", ""),
-        [f"class '{LABEL}' in train has 3 images, but 'made-mini' has 4"],
+        [f"class '{LABEL}' in train has 3 images, but 'made-mini' declares 4"],
         id="one image too few",
     ),
     pytest.param(
@@ -308,18 +308,16 @@ BAD_FILES = [
     pytest.param(
         "train.csv",
         csv_with(f"{FIRST},{LABEL}\n", f"{FIRST},{LABEL}\n" * 2),
-        ["train.csv:3", FIRST, "a second time"],
+        ["train.csv:3", FIRST, "again, after"],
         id="named twice",
     ),
     pytest.param("train.csv", b"file,class\nx,y\n", ["train.csv:1", "filename,label"], id="other columns"),
     pytest.param("train.csv", b"", ["train.csv:1", "filename,label"], id="empty csv"),
-    pytest.param(
-        "train.csv", b"filename,label\nx.jpg\n", ["train.csv:2", "lacks a file name or a label"], id="short row"
-    ),
-    pytest.param("train.csv", b'filename,label\n"x\ny.jpg",x\n', ["train.csv:3", "cannot be printed"], id="two lines"),
+    pytest.param("train.csv", b"filename,label\nx.jpg\n", ["train.csv:2", "no file name or no label"], id="short row"),
+    pytest.param("train.csv", b'filename,label\n"x\ny.jpg",x\n', ["train.csv:3", "is not printable"], id="two lines"),
     pytest.param("train.csv", b"filename,label\n\xff,x\n", ["train.csv", "not readable as csv"], id="not utf-8"),
     pytest.param("train.csv", b'filename,label\n"x', ["train.csv", "not readable as csv"], id="open quote"),
-    pytest.param("val.csv", photos.table("train"), ["val.csv:2", "a second time, after"], id="same csv twice"),
+    pytest.param("val.csv", photos.table("train"), ["val.csv:2", "again, after"], id="same csv twice"),
 ]
 
 
@@ -354,11 +352,11 @@ def test_an_unprepared_set_says_what_to_do(registry: Registry, dataset: str):
 
 def test_a_source_of_nothing_is_refused(registry: Registry, folder: Path):
     refused(
-        registry, folder, f"--source {folder}: holds nothing of 'made-mini'", "mini-imagenet-cache", "image-net.org"
+        registry, folder, f"--source {folder}: no images of 'made-mini' here", "mini-imagenet-cache", "image-net.org"
     )
     refused(registry, folder / "nowhere", "nowhere: does not exist")
     (folder / "x.pkl").write_bytes(b"x")
-    refused(registry, folder / "x.pkl", "x.pkl: is none of these")
+    refused(registry, folder / "x.pkl", "x.pkl: not a folder or an archive")
 
 
 @pytest.mark.parametrize(
@@ -370,16 +368,16 @@ def test_a_source_of_nothing_is_refused(registry: Registry, folder: Path):
     ids=["pickles", "archives"],
 )
 def test_two_forms_at_once_are_refused(registry: Registry, folder: Path, files: dict[str, bytes], words: list[str]):
-    refused(registry, write_files(in_images(folder), files), "leave one form", *words)
+    refused(registry, write_files(in_images(folder), files), "keep one form", *words)
 
 
 def test_two_images_of_one_name_are_refused(registry: Registry, folder: Path):
     write_files(folder, {**with_images(), FIRST: photo(FIRST)})
-    refused(registry, folder, "is there twice, also as", FIRST)
+    refused(registry, folder, "found twice, also as", FIRST)
     doubled = folder.parent / "doubled"
     for number in range(2):
         write_tar(doubled / f"{number}.tar", class_folders())
-    refused(registry, doubled, "is there twice, also as", "1.tar", "0.tar")
+    refused(registry, doubled, "found twice, also as", "1.tar", "0.tar")
 
 
 def test_two_different_csv_files_are_refused(registry: Registry, folder: Path):
@@ -396,7 +394,7 @@ def test_a_csv_file_that_contradicts_the_folders_is_refused(registry: Registry, 
     in_class_folders_with_csv(folder)
     path = folder / "train" / LABEL / FIRST
     path.rename(folder / "val" / LABELS["val"][0] / FIRST)
-    refused(registry, folder, "train.csv:2", f"is of class '{LABEL}', but lies in", f"val/{LABELS['val'][0]}")
+    refused(registry, folder, "train.csv:2", f"has class '{LABEL}', but is at", f"val/{LABELS['val'][0]}")
 
 
 def test_class_folders_that_contradict_themselves_are_refused(registry: Registry, folder: Path):
@@ -408,14 +406,14 @@ def test_class_folders_that_contradict_themselves_are_refused(registry: Registry
 
 def test_an_image_outside_the_class_folders_is_refused(registry: Registry, folder: Path):
     write_files(in_class_folders(folder), {"stray.jpg": photo("x")})
-    refused(registry, folder, "stray.jpg: lies in no folder train/<label>")
+    refused(registry, folder, "stray.jpg: not in a folder train/<label>")
 
 
 def test_a_class_folder_too_many_and_a_split_missing_are_counted(registry: Registry, folder: Path):
     files = {f"val/n9/{number}.jpg": photo(str(number)) for number in range(PER_CLASS)}
-    refused(registry, write_files(in_class_folders(folder), files), "3 classes in val, but 'made-mini' has 2")
+    refused(registry, write_files(in_class_folders(folder), files), "3 classes in val, but 'made-mini' declares 2")
     archive = write_zip(folder.parent / "no-test.zip", {**class_folders("train"), **class_folders("val")})
-    refused(registry, archive, "0 classes in test, but 'made-mini' has 2")
+    refused(registry, archive, "0 classes in test, but 'made-mini' declares 2")
 
 
 def test_a_class_in_two_splits_is_refused(registry: Registry, folder: Path):
@@ -456,7 +454,7 @@ def test_links_and_devices_in_archives_are_passed_over(registry: Registry, folde
     prepared(registry, folder)
     del files[IMAGE]
     write_tar(folder / "a.tar", files, link(IMAGE, "/etc/passwd", kind))
-    refused(registry, folder, "train.csv:2", "which the source does not hold")
+    refused(registry, folder, "train.csv:2", "which is not in the source")
 
 
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "tar.xz", "zip"])
@@ -466,7 +464,7 @@ def test_a_truncated_archive_is_refused(registry: Registry, folder: Path, form: 
     archive = (write_zip if form == "zip" else write_tar)(folder / f"mini.{form}", files)
     data = archive.read_bytes()
     archive.write_bytes(data[: int(len(data) * part)])
-    refused(registry, folder, f"mini.{form}: not a complete", "fetch it again")
+    refused(registry, folder, f"mini.{form}: not a complete", "download it again")
 
 
 def test_archives_of_more_than_memory_should_hold_are_refused(
@@ -495,23 +493,23 @@ assert isinstance(IMAGES_OF_TRAIN, np.ndarray)
 BAD_PICKLES = [
     pytest.param(b"", ["refused", "it ends too early"], id="empty"),
     pytest.param(pickles()[pickle_name("train")][:-200], ["refused"], id="truncated"),
-    pytest.param(pickle.dumps([1]), ["holds no 'image_data'"], id="no mapping"),
-    pytest.param(pickle.dumps({"image_data": 1}), ["holds no 'class_dict'"], id="no classes"),
-    pytest.param(spoilt(image_data=[1]), ["image_data: is no array"], id="no array"),
+    pytest.param(pickle.dumps([1]), ["no 'image_data' in this pickle"], id="no mapping"),
+    pytest.param(pickle.dumps({"image_data": 1}), ["no 'class_dict' in this pickle"], id="no classes"),
+    pytest.param(spoilt(image_data=[1]), ["image_data: not an array"], id="no array"),
     pytest.param(spoilt(image_data=IMAGES_OF_TRAIN.astype(np.int64)), ["int64", "expected uint8"], id="wide"),
     pytest.param(spoilt(image_data=IMAGES_OF_TRAIN / 255), ["array of type 'f8'", "only integers"], id="floats"),
     pytest.param(spoilt(image_data=np.array([{}])), ["array of type 'O8'", "only integers"], id="objects"),
     pytest.param(spoilt(image_data=IMAGES_OF_TRAIN[:, :8]), [f"[12, 8, {SIZE_PX}, 3], expected"], id="wrong size"),
-    pytest.param(spoilt(image_data=IMAGES_OF_TRAIN[1:]), ["does not name each of the 11 images once"], id="lacks one"),
-    pytest.param(spoilt(class_dict=[1]), ["class_dict: is no mapping"], id="classes no mapping"),
+    pytest.param(spoilt(image_data=IMAGES_OF_TRAIN[1:]), ["does not list each of the 11 images once"], id="lacks one"),
+    pytest.param(spoilt(class_dict=[1]), ["class_dict: not a mapping"], id="classes no mapping"),
     pytest.param(spoilt(class_dict=places(n1=[1])), ["class 'n1' in train has 1 images"], id="another class"),
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2]})), ["has 3 images, but"], id="one index too few"),
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2, 4]})), ["once"], id="index twice"),
     pytest.param(spoilt(class_dict=places(**{LABEL: [0, 1, 2, -1]})), ["once"], id="index outside"),
-    pytest.param(spoilt(class_dict=places(**{"a\nb": [1]})), ["'a\\nb' cannot be printed"], id="label of two lines"),
-    pytest.param(spoilt(class_dict=places(**{LABEL: "0123"})), ["is no list of indices"], id="text for indices"),
-    pytest.param(spoilt(class_dict=places(**{LABEL: 7})), ["is no list of indices"], id="number for indices"),
-    pytest.param(bytes(30_000_000), ["far larger than", "of pixels"], id="huge"),
+    pytest.param(spoilt(class_dict=places(**{"a\nb": [1]})), ["'a\\nb' is not printable"], id="label of two lines"),
+    pytest.param(spoilt(class_dict=places(**{LABEL: "0123"})), ["is not a list of indices"], id="text for indices"),
+    pytest.param(spoilt(class_dict=places(**{LABEL: 7})), ["is not a list of indices"], id="number for indices"),
+    pytest.param(bytes(30_000_000), ["too large, more than"], id="huge"),
 ]
 
 
@@ -532,7 +530,7 @@ class Evil:
 
 def test_a_pickle_that_would_run_code_is_refused_and_nothing_is_run(registry: Registry, folder: Path):
     write_files(folder, {**pickles(), pickle_name("val"): pickle.dumps({"image_data": Evil()})})
-    refused(registry, folder, "cache-val.pkl: refused, and nothing in it was run: it names 'posix.mkdir'")
+    refused(registry, folder, "cache-val.pkl: refused without running it: it names 'posix.mkdir'")
 
 
 # ----------------------------------------------------------------------------------------------- the real mini-ImageNet

@@ -106,10 +106,10 @@ def test_pickles(tmp_path: Path, files: Files, write: Callable[[Path, Files], Pa
         (b"<!DOCTYPE html><title>Quota exceeded</title>", "is a web page, not the file"),
         (b"\xef\xbb\xbf\n <HTML>", "is a web page, not the file"),
         (b"<!-- saved from --><html>", "is a web page, not the file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:x\n", "is a pointer of Git LFS, not the file"),
-        (b'{"error": "quota"}', "it is no pickle, or a damaged one"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:x\n", "this is a Git LFS pointer, not the file"),
+        (b'{"error": "quota"}', "it is not a pickle, or damaged"),
         (b"", "it ends too early"),
-        (pickle.dumps({"class_dict": range(10**12)}), "it makes a range that names no images"),
+        (pickle.dumps({"class_dict": range(10**12)}), "it makes a range that cannot be image numbers"),
     ],
 )
 def test_what_was_saved_in_a_pickle_s_place_is_named(tmp_path: Path, data: bytes, said: str):
@@ -206,7 +206,7 @@ def test_an_archive_is_what_its_content_says(tmp_path: Path, name: str, data: by
 
 def test_images_of_another_size_are_resized_where_that_is_declared(tmp_path: Path, expected: tuple[object, str]):
     large = write_files(tmp_path, {name: photo(name, 60) for name in class_folders()})
-    with pytest.raises(UserError, match="60 x 60 px, expected 12 x 12; declare resize to have it resized"):
+    with pytest.raises(UserError, match="60 x 60 px, expected 12 x 12; declare resize to resize it"):
         read(large)
     assert read(large, resize__value="lanczos")[0] == expected[0]
 
@@ -217,20 +217,20 @@ def test_images_of_another_size_are_resized_where_that_is_declared(tmp_path: Pat
 def test_other_kinds_of_images_are_converted_and_transparent_ones_told(tmp_path: Path, mode: str, kind: str):
     files = {name.replace("jpg", kind.lower()): photo(name, mode=mode, kind=kind) for name in class_folders()}
     _, _, remarks = read(write_files(tmp_path, files))
-    told = [remark for remark in remarks if remark.startswith("images with transparency, laid on white: 28")]
+    told = [remark for remark in remarks if remark.startswith("transparent images, put on a white background: 28")]
     assert len(told) == ("A" in mode)
 
 
 def test_a_smaller_class_is_read_where_unequal_classes_are_declared(tmp_path: Path, expected: tuple[object, str]):
     files = class_folders()
     del files[next(iter(files))]
-    with pytest.raises(UserError, match=r"has 3 images, but 'made-mini' has 4 of each; .* declare examples_per_class"):
+    with pytest.raises(UserError, match=r"has 3 images, but 'made-mini' declares 4; .* declare examples_per_class"):
         read(write_files(tmp_path, files))
     assert read(tmp_path, examples_per_class={"min": 3, "max": 4})[0] == expected[0]
 
 
 def test_what_is_not_read_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds nothing of 'made-mini' \(ignored: 1 \.hdf5 files, 1 \.rar files\)"):
+    with pytest.raises(UserError, match=r"no images of 'made-mini' here \(ignored: 1 \.hdf5 files, 1 \.rar files\)"):
         read(write_files(tmp_path, {"mini.rar": b"Rar!", "train_data.hdf5": b"\x89HDF"}))
 
 

@@ -32,7 +32,7 @@ def test_a_photo_of_the_declared_size_is_taken_as_it_is_and_no_other():
     (found,) = reader.read([file(photos.photo("a"), "a.jpg")])
     assert (found.pixels == photos.pixels(photos.photo("a"))).all()
     assert found.thumbnail.startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"^b.jpg: 20 x 20 px, expected 12 x 12; declare resize to have it resized"):
+    with pytest.raises(UserError, match=r"^b.jpg: 20 x 20 px, expected 12 x 12; declare resize to resize it"):
         reader.read([file(photos.photo("b", 20), "b.jpg")])
 
 

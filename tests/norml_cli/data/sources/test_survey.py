@@ -138,32 +138,32 @@ def test_what_is_passed_over_is_counted(tmp_path: Path):
     survey = look_at(write_files(tmp_path / "s", {**images("abcdef"), **rubbish}))
     ignored, not_read = survey.remarks
     assert ignored == "ignored: 1 .heic files, 1 .txt files, 3 hidden or system files"
-    assert not_read == f"not read, without columns filename,label: {tmp_path / 's/other.csv'}"
+    assert not_read == f"not used, no columns filename,label: {tmp_path / 's/other.csv'}"
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "holds no jpg, png, bmp or webp images (it is empty)"),
-        ({"a/1.heic": b"x", "a/2.heic": b"x"}, "images (ignored: 2 .heic files)"),
-        ({"1.png": PNG}, "1.png: lies in no class folder; move it into the folder of its class"),
-        (images("abcde"), "has 3, 1, 1 classes for training, validation and test; each needs 2 at least"),
+        ({}, "no jpg, png, bmp or webp images here (it is empty)"),
+        ({"a/1.heic": b"x", "a/2.heic": b"x"}, "images here (ignored: 2 .heic files)"),
+        ({"1.png": PNG}, "1.png: not in a class folder; move it into the folder of its class"),
+        (images("abcde"), "has 3, 1, 1 classes for training, validation and test; each needs at least 2"),
         (split(test="e"), "has 2, 2, 1 classes for training, validation and test"),
-        ({**images("ab", folder="train/"), **images("cd", folder="test/")}, "has no classes in val; move some there"),
-        (split(val="bc"), "class 'b' is in train and in val; few-shot learning splits classes, not images"),
-        ({**images("abcdef"), "g/0.png": PNG}, "class 'g' has 1 image; each needs 2, one to learn from"),
+        ({**images("ab", folder="train/"), **images("cd", folder="test/")}, "no classes in val; move some there"),
+        (split(val="bc"), "class 'b' is in train and in val, but few-shot learning splits classes, not images"),
+        ({**images("abcdef"), "g/0.png": PNG}, "class 'g' has 1 image, but needs 2: one to learn from"),
         ({**images("abcdef"), "a/bad.png": b"x"}, "a/bad.png: not a complete JPEG, PNG, BMP or WEBP image"),
-        ({**images("abcdef"), "a/page.jpg": b"<!DOCTYPE html>"}, "a/page.jpg: is a web page, not the file"),
-        ({"1.png": PNG, "list.csv": b"image,class\n1.png,a\n"}, "list.csv:1: has no columns filename,label; name"),
+        ({**images("abcdef"), "a/page.jpg": b"<!DOCTYPE html>"}, "a/page.jpg: this is a web page, not the file"),
+        ({"1.png": PNG, "list.csv": b"image,class\n1.png,a\n"}, "list.csv:1: no columns filename,label; rename"),
         (
             {**images("a"), "list.csv": b"filename,label\n/photos/a/0.png,a\n"},
-            "2: names '/photos/a/0.png', a path of one",
+            "2: names '/photos/a/0.png', an absolute path",
         ),
-        ({**images("a"), "list.csv": b"filename,label\nC:\\a\\0.png,a\n"}, "a path of one machine"),
-        ({**images("ab"), "list.csv": b"filename,label\n0.png,a\n"}, "is there twice, also as"),
-        ({**images("a"), "list.csv": b"filename,label\na/9.png,a\n"}, "names 'a/9.png', which the source does not"),
-        ({**images("a"), "list.csv": b"filename,label\na/0.png,\n"}, "list.csv:2: lacks a file name or a label"),
-        ({**images("a"), "list.csv": b"filename,label,split\na/0.png,a,dev7\n"}, "split 'dev7' is none of train,"),
+        ({**images("a"), "list.csv": b"filename,label\nC:\\a\\0.png,a\n"}, "an absolute path"),
+        ({**images("ab"), "list.csv": b"filename,label\n0.png,a\n"}, "found twice, also as"),
+        ({**images("a"), "list.csv": b"filename,label\na/9.png,a\n"}, "names 'a/9.png', which is not in the source"),
+        ({**images("a"), "list.csv": b"filename,label\na/0.png,\n"}, "list.csv:2: no file name or no label"),
+        ({**images("a"), "list.csv": b"filename,label,split\na/0.png,a,dev7\n"}, "unknown split 'dev7'; write train,"),
         (
             {**images("a"), "list.csv": "filename,label\na/0.png,caf\u00e9\n".encode("latin-1")},
             "list.csv: not readable as",
@@ -187,5 +187,5 @@ def test_an_empty_class_and_a_link_out_of_the_folder_are_refused(tmp_path: Path)
     (source / "g").rmdir()
     (tmp_path / "secret.png").write_bytes(PNG)
     (source / "a/link.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(UserError, match=r"link\.png: is a link out of"):
+    with pytest.raises(UserError, match=r"link\.png: a link to a place outside"):
         look_at(source)
