@@ -1,4 +1,4 @@
-"""The cells of a sweep: trainings without a record, and the data sets and backbones that they need. Torch-free."""
+"""The cells of a sweep: missing trainings, and the data sets and backbones that they need. Torch-free."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from norml_cli.registry.specs import RunSpec
 from norml_cli.results.missing import Missing
 
 ENGINES = ("here", "ray", "slurm")
-FETCHED = "{results}"  # in a cell's arguments: the folder that a worker keeps its results in until they are fetched
+FETCHED = "{results}"  # in a cell's arguments: the worker's own results folder
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where cells run, as the options say.
+    """Where cells run, from the command's options.
 
-    on: here, ray or slurm. at_once: cells side by side; None: as many as pay. gpus: of a cell; None: by what there is.
-    address: of a Ray cluster. fetch: workers do not see the results folder. sbatch: more of its options.
+    on: here, ray or slurm. at_once: cells at once; None: as many as pay. gpus: for each cell; None: chosen by what
+    there is. address: the Ray cluster's. fetch: workers cannot see the results folder. sbatch: options for sbatch.
     """
 
     on: str = "here"
@@ -36,7 +36,7 @@ class Where:
     sbatch: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises UserError for a place that there is not, and for options of another."""
+        """Raises UserError for an unknown place, and for options that belong to another place."""
         if self.on not in ENGINES:
             raise UserError(f"--on {plain(self.on)}: unknown; use {', '.join(ENGINES)}")
         if self.on == "here" and self.gpus is not None:
@@ -51,11 +51,11 @@ class Where:
 
 @dataclass(frozen=True)
 class Asked:
-    """How the user wants cells to be run.
+    """How the user wants cells to run.
 
-    threads: of each cell; None: 1 beside others. minutes: after which to stop. retries: of each cell that fails.
-    source: of raw data. options: of every training, such as --no-compile. words: what the user called a method, by id,
-    where that is a file.
+    threads: for each cell; None: 1 if cells run side by side. minutes: time limit. retries: for each cell that fails.
+    source: where the raw data lies. options: passed to every training, such as --no-compile. words: what the user typed
+    for a method, by id, where that is a file.
     """
 
     results: Path
@@ -73,17 +73,17 @@ class Asked:
 
     @property
     def is_here(self) -> bool:
-        """Whether cells run on this machine, in this working folder."""
+        """Whether cells run on this machine."""
         return self.where.on == "here"
 
 
 @dataclass(frozen=True)
 class SweepCell:
-    """One `norml` command, which has nothing to do once `leaves` is there.
+    """One `norml` command. It is done once the file `leaves` exists.
 
-    arguments: after `norml`. path: shares its stem with the command's lock, status file and log. needs: must be done
-    before. expected_s: None: unknown. is_trial: of a study, to which a loss that diverges is a finding. seed: of a
-    training. kind: what trainings share that differ in their seed alone, and so take equally long.
+    arguments: what follows `norml`. path: its lock, status file and log share this stem. needs: cells to finish first.
+    expected_s: None if unknown. is_trial: whether it belongs to a study, where a diverging loss is a result. seed: of a
+    training. kind: equal for trainings that differ only in their seed, which take equally long.
     """
 
     title: str
@@ -98,7 +98,7 @@ class SweepCell:
 
 
 def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> list[SweepCell]:
-    """What is needed first, each once, then the trainings in their order.
+    """The cells for `missing`: first what they need, each once, then the trainings in order.
 
     Raises UserError for data that cannot be prepared.
     """
@@ -109,7 +109,7 @@ def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> li
 
 class _Plan:
     def __init__(self, registry: Registry, asked: Asked) -> None:
-        self.needed: dict[Path, SweepCell] = {}  # by what it leaves
+        self.needed: dict[Path, SweepCell] = {}  # by the file that each leaves
         self._registry, self._asked = registry, asked
         self._entries = ("--registry", self._place(asked.registry)) if asked.registry is not None else ()
         threads = () if asked.threads is None else ("--threads", str(asked.threads))
@@ -139,7 +139,7 @@ class _Plan:
         )
 
     def _place(self, path: Path) -> str:
-        """A path as the process of a cell finds it."""
+        """A path that a cell's process can use."""
         return str(path if self._asked.is_here else path.absolute())
 
     def _data(self, spec: RunSpec) -> tuple[SweepCell, ...]:
@@ -150,7 +150,7 @@ class _Plan:
             if state == "up to date" or (self._asked.where.fetch and not datasets.needs_source(entry)):
                 return ()
             if state == "stale" or self._asked.where.fetch or (source is None and not datasets.is_downloaded(entry)):
-                Cache.open(entry, entry_file)  # says what is wrong with it
+                Cache.open(entry, entry_file)  # raises with what is wrong
             named = ("--source", self._place(source)) if source is not None and datasets.needs_source(entry) else ()
             arguments = ("prepare", entry.id, *named, *self._entries)
             self.needed[path] = SweepCell(f"prepare {entry.id}", arguments, path, path)
@@ -176,14 +176,14 @@ class _Plan:
 
 
 def changes(item: Resolved) -> tuple[str, ...]:
-    """The values that the command line changed, as options of a command of its own."""
+    """The changed values, as `--set` options of a command."""
     said = item.spec.model_dump(mode="json")
     values = said["protocol"] | said["rule"]
     return tuple(word for key in item.changed for word in ("--set", f"{key}={json.dumps(values[key])}"))
 
 
 def environment() -> dict[str, str]:
-    """NORML_HOME and the like, for a process on another machine or in another folder."""
+    """NORML_* variables with absolute paths, for a process on another machine or in another folder."""
     named = {key: value for key, value in os.environ.items() if key.startswith("NORML_") and value}
     return {key: str(Path(value).absolute()) for key, value in named.items()}
 

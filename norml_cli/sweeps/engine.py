@@ -1,4 +1,4 @@
-"""What a sweep asks of whatever runs its cells: this machine, a Ray cluster or Slurm. Torch-free."""
+"""The interface between a sweep and what runs its cells: this machine, Ray or Slurm. Torch-free."""
 
 import signal
 from abc import ABC, abstractmethod
@@ -11,14 +11,14 @@ from typing_extensions import override
 
 from norml_cli.sweeps.cells import SweepCell
 
-TO_STOP = signal.SIGTERM  # after its step
-TO_STOP_AT_ONCE = signal.SIGINT  # after TO_STOP
+TO_STOP = signal.SIGTERM  # stop after the current step
+TO_STOP_AT_ONCE = signal.SIGINT  # after TO_STOP: stop now
 MOST_ON_A_GPU = 4  # chosen: large learners fit beside each other; small ones leave room for more (--at-once, --gpus)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell whose process has ended. code: of its exit; None: unknown. fault: what happened to it, for a person."""
+    """A cell whose process ended. code: its exit code; None if unknown. fault: what happened, as text."""
 
     cell: SweepCell
     code: int | None
@@ -26,12 +26,12 @@ class Ended:
 
 
 class Engine(AbstractContextManager["Engine"], ABC):
-    """Starts cells, tells which have ended and hands signals on. Which cell begins when is the sweep's to say.
+    """Starts cells, reports which ended and forwards signals. The sweep decides the order.
 
-    As a context it holds what it has opened, a connection or files; no cell outlives it.
+    Use it as a context manager: it closes its connections and files, and no cell outlives it.
     """
 
-    look_every_s = 0.1  # chosen: nothing beside the seconds that a process takes to start
+    look_every_s = 0.1  # chosen: short against the seconds that a process takes to start
 
     @override
     def __exit__(
@@ -41,29 +41,29 @@ class Engine(AbstractContextManager["Engine"], ABC):
 
     @abstractmethod
     def room(self) -> int:
-        """How many more cells may be started now."""
+        """The number of cells that may start now."""
 
     @abstractmethod
     def start(self, cells: Sequence[SweepCell]) -> None:
-        """Start as many cells as there is room for. Raises UserError."""
+        """Start these cells, at most `room()` of them. Raises UserError."""
 
     @abstractmethod
     def ended(self) -> list[Ended]:
-        """The cells that have ended since this was asked last; no process is at work on them any more."""
+        """The cells that ended since the last call. No process works on them any more."""
 
     @abstractmethod
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to every cell that runs; what has not begun does not begin any more."""
+        """Send a signal to every running cell. Cells that have not begun will not begin."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End what is left, whatever it is doing; its last checkpoint is at most half a minute old."""
+        """Kill the remaining cells. Their last checkpoints are at most half a minute old."""
 
     def queued(self) -> Collection[SweepCell]:
-        """Started cells that still wait for their turn."""
+        """Cells that were started but still wait in a queue."""
         return ()
 
 
 def fault_of(code: int) -> str:
-    """What an exit code, or minus a signal's number, says."""
+    """An exit code, or minus a signal's number, in words."""
     return f"ended by signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Cells on this machine, so many processes side by side. Torch-free."""
+"""Run cells as processes on this machine. Torch-free."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ MEMORY_EACH = 2**30  # chosen: a run of a fully connected learner takes half of 
 
 
 class Here(Engine):
-    """Processes of this machine; where it has several GPUs, each cell sees the one with the fewest cells."""
+    """Runs cells as processes. With several GPUs, each cell gets the GPU with the fewest cells."""
 
     def __init__(self, at_once: int, gpus: Sequence[str] = ()) -> None:
         self._at_once, self._gpus = at_once, gpus
@@ -59,9 +59,9 @@ class Here(Engine):
 
 
 def as_many_as_pay(asked: Asked) -> int:
-    """Cells side by side: as asked for, or by cores, memory and GPUs. Raises UserError for a device that is not there.
+    """The number of cells to run at once: the user's, or what cores, memory and GPUs allow.
 
-    Torch, which alone knows the devices, is loaded where it has to be asked.
+    Loads torch only where the device decides. Raises UserError for a device that does not exist.
     """
     at_once, device = asked.where.at_once, asked.device
     decides = device == "auto" and at_once is None and not asked.dry_run
@@ -75,7 +75,7 @@ def as_many_as_pay(asked: Asked) -> int:
 
 
 def gpus_for(device: str) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs that cells may share; none: there is at most one, or it is named."""
+    """The GPUs to share out, as CUDA_VISIBLE_DEVICES names them. Empty if there is one or none, or if one was named."""
     if device not in {"auto", "cuda"}:
         return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,7 @@
-"""Cells on a Ray cluster, each an actor that keeps an ordinary `norml` process. Torch-free; needs norml[ray]."""
+"""Run cells on a Ray cluster: one actor a cell, which runs an ordinary `norml` process. Needs norml[ray].
+
+Torch-free.
+"""
 
 import logging
 import os
@@ -24,15 +27,15 @@ from norml_cli.sweeps.engine import MOST_ON_A_GPU, Ended, Engine, fault_of
 from norml_cli.sweeps.process import CellOnWorker, Files
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
 
-ANSWERS_WITHIN_S = 5.0  # chosen: the head of a cluster
-SEES_WITHIN_S = 60.0  # chosen: a worker that has to start Python first
-COUNT_EVERY_S = 2.0  # chosen: nodes of the cluster
-STORE_BYTES = 2**28  # chosen: of a local Ray, which moves checkpoints of a few megabytes at most
+ANSWERS_WITHIN_S = 5.0  # chosen: time for the cluster's head to answer
+SEES_WITHIN_S = 60.0  # chosen: a worker may have to start Python first
+COUNT_EVERY_S = 2.0  # chosen: how often to count the cluster's nodes
+STORE_BYTES = 2**28  # chosen: a local Ray moves only checkpoints, of a few megabytes each
 
 
 @dataclass
 class _Away:
-    """A cell's actor, its answer that is waited for, and what is held for it here."""
+    """A cell on the cluster: its actor, the pending answer, and the locks held for it here."""
 
     actor: Any
     answer: Any
@@ -47,7 +50,7 @@ class _Slots:
 
 
 class OnRay(Engine):
-    """Actors of a cluster that exists, or of one that is started here and ends with this process."""
+    """Runs cells as actors of an existing cluster, or of one that starts here and ends with this process."""
 
     def __init__(self, asked: Asked) -> None:
         self._asked, self._where = asked, asked.where
@@ -92,7 +95,7 @@ class OnRay(Engine):
         return 1 / MOST_ON_A_GPU if has_gpus and self._asked.device != "cpu" else 0.0
 
     def _slots_of(self, node: Mapping[str, Any]) -> int:
-        """How many cells fit on a node."""
+        """The number of cells that fit on a node."""
         resources = node["Resources"]
         by_cpus = int(resources.get("CPU", 0) // self._threads)
         return min(by_cpus, int(resources.get("GPU", 0) / self._gpus + 1e-9)) if self._gpus else by_cpus
@@ -108,7 +111,7 @@ class OnRay(Engine):
             )
 
     def _require_shared(self) -> None:
-        """Raises UserError for a worker that does not see the results folder."""
+        """Raises UserError if a worker cannot see the results folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On  # noqa: PLC0415 - optional
 
         sees = self._ray.remote(os.path.exists)
@@ -217,7 +220,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Raises UserError."""
+    """Join the cluster at `address`, or start a local one. Raises UserError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     how = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
@@ -234,7 +237,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """A look at the head's port first: Ray itself would try for a minute. Raises UserError."""
+    """Check that the head's port is open: Ray alone would try for a minute. Raises UserError."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if address == "auto":
         return
@@ -252,7 +255,7 @@ def _require_answer(address: str) -> None:
 
 
 def _keep(cell: SweepCell, files: Files) -> None:
-    """Write what was fetched beside the cell's record, and that last."""
+    """Write the fetched files beside the cell's record; the record itself comes last."""
     for name in sorted(files, key=lambda each: each == cell.leaves.name):
         write_atomically(cell.path.with_name(name), lambda file, name=name: file.write(files[name]))  # type: ignore[misc]
     if cell.leaves.name in files:

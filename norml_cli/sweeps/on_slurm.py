@@ -1,7 +1,7 @@
-"""Cells as tasks of Slurm's array jobs. Torch-free.
+"""Run cells as tasks of Slurm array jobs. Torch-free.
 
-By a plain script of sbatch: a cell is a command line, which a person can read there and start again by hand, and needs
-neither another package nor pickled functions. Exit codes come back as files, so that no accounting is needed.
+It submits a plain sbatch script. Each cell is a command line that a person can read and start again by hand, and no other
+package is needed. Exit codes come back as files, so Slurm's accounting is not needed either.
 """
 
 import getpass
@@ -25,9 +25,9 @@ from norml_cli.sweeps.engine import Ended, Engine, fault_of
 from norml_cli.sweeps.process import PROGRAM
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
 
-ASK_EVERY_S = 2.0  # chosen: a call of squeue, which many users' commands make
-GRACE_S = 15.0  # chosen: until a shared file system shows a file that another node has written
-MOST_TASKS = 1000  # of an array: below Slurm's own default of 1001
+ASK_EVERY_S = 2.0  # chosen: how often to call squeue, which many users share
+GRACE_S = 15.0  # chosen: a shared file system may show another node's file this late
+MOST_TASKS = 1000  # of an array; Slurm's default limit is 1001
 
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -48,7 +48,7 @@ echo "$code" > "$SLURM_ARRAY_TASK_ID.new" && mv "$SLURM_ARRAY_TASK_ID.new" "$SLU
 
 
 class _Task(NamedTuple):
-    """Which task of which array job, and its folder."""
+    """A task of an array job, and the job's folder."""
 
     job: str
     number: int  # from 1 on
@@ -56,7 +56,7 @@ class _Task(NamedTuple):
 
     @property
     def code(self) -> int | None:
-        """Its exit code; None: it has not ended, or left none."""
+        """Its exit code; None if it has not ended or left none."""
         try:
             return int(self.folder.joinpath(f"{self.number}.code").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -64,9 +64,9 @@ class _Task(NamedTuple):
 
 
 class OnSlurm(Engine):
-    """One array job for all cells that can begin; another for those that are begun again or had to wait."""
+    """Submits one array job for all cells that can start, and another for those that start later or again."""
 
-    look_every_s = 1.0  # chosen: a queue takes seconds
+    look_every_s = 1.0  # chosen: a queue moves in seconds
 
     def __init__(self, asked: Asked) -> None:
         self._asked, self._where = asked, asked.where
@@ -128,7 +128,7 @@ class OnSlurm(Engine):
         return [self._gone(*each) for each in list(self._over())]
 
     def _over(self) -> Iterator[tuple[SweepCell, int | None, str]]:
-        """Cells that have left an exit code, or the queue without one."""
+        """Cells that left an exit code, and cells that left the queue without one."""
         now = time.monotonic()
         for cell, task in self._tasks.items():
             state = self._states.get((task.job, task.number))
@@ -145,7 +145,7 @@ class OnSlurm(Engine):
         return Ended(cell, code, fault)
 
     def _ask(self) -> None:
-        """Read the queue, now and then; where Slurm does not answer, what is known stays."""
+        """Read the queue every `ASK_EVERY_S`. If Slurm does not answer, keep the last state."""
         now = time.monotonic()
         if now - self._asked_at < ASK_EVERY_S:
             return
@@ -190,7 +190,7 @@ def _line(cell: SweepCell) -> str:
 
 
 def _called(*words: str) -> str:
-    """What a program of Slurm prints. Raises UserError with what it says where it refuses."""
+    """The output of a Slurm program. Raises UserError with its message if it refuses."""
     done = _ran(*words)
     if done.returncode:
         said = plain(" ".join(done.stderr.split()), 300)
@@ -205,4 +205,4 @@ def _cancel(*words: str) -> None:
 
 
 def _ran(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - of Slurm
+    return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - a Slurm program

@@ -1,4 +1,4 @@
-"""A cell's process, on this machine or on a worker of a Ray cluster. Torch-free."""
+"""The process of a cell, on this machine or on a Ray worker. Torch-free."""
 
 import os
 import shutil
@@ -15,18 +15,18 @@ from norml_cli.files.errors import UserError, reason
 from norml_cli.sweeps.cells import FETCHED
 
 PROGRAM = (sys.executable, "-m", "norml_cli")
-WAIT_S = 1.0  # chosen: how long a worker waits for the end of a cell before it answers
+WAIT_S = 1.0  # chosen: a worker answers this often while a cell runs
 
-Files = dict[str, bytes]  # by name
+Files = dict[str, bytes]  # contents by file name
 
 
 class CellProcess:
-    """An ordinary `norml` process, which adds what it says to a log."""
+    """An ordinary `norml` process that appends its output to a log."""
 
     def __init__(
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], before: Sequence[str] = ()
     ) -> None:
-        """`before`: what the command is run by, if anything. Raises UserError where the log cannot be written."""
+        """`before`: a program to run the command with. Raises UserError if the log cannot be written."""
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
@@ -36,13 +36,13 @@ class CellProcess:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment},
-                    process_group=0,  # a terminal's Ctrl-C reaches the sweep alone, which asks its cells to stop
+                    process_group=0,  # so Ctrl-C reaches only the sweep, which then stops its cells
                 )
         except OSError as error:
             raise UserError(f"{log}: cannot be written ({reason(error)}); choose another folder") from error
 
     def code(self, wait_s: float = 0.0) -> int | None:
-        """Its exit code, or minus the signal that ended it; None: it runs, also after `wait_s`."""
+        """Its exit code, or minus the signal that ended it; None if it still runs after `wait_s`."""
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(wait_s)
         return None
@@ -58,22 +58,22 @@ class CellProcess:
 
 
 class CellOnWorker:
-    """A cell on a worker of a cluster; what a Ray actor is made of.
+    """A cell on a Ray worker: the class of the actor.
 
-    If the worker does not see the results folder, the cell has a folder of its own, and each answer holds the files
-    that have changed.
+    If the worker cannot see the results folder, the cell gets a folder of its own, and each answer brings the changed
+    files.
     """
 
     def __init__(
         self, arguments: Sequence[str], log: str, environment: Mapping[str, str], brought: Files | None
     ) -> None:
-        """`log`: its path, below the results folder where files are fetched. brought: files to go on from.
+        """`log`: its path; relative to the results folder if files are fetched.
 
-        None: the worker sees the results folder.
+        brought: files to continue from. None: the worker sees the results folder.
         """
         self._folder = None if brought is None else Path(tempfile.mkdtemp(prefix="norml-"), "results")
         self._log = Path(log) if self._folder is None else self._folder / log
-        self._seen: dict[str, int] = {}  # when each file was changed
+        self._seen: dict[str, int] = {}  # each file's time of change
         if brought is not None:
             self._log.parent.mkdir(parents=True)
             for name, content in brought.items():
@@ -83,7 +83,7 @@ class CellOnWorker:
         self._process = CellProcess(words, self._log, environment, before=_leash())
 
     def look(self) -> tuple[int | None, Files]:
-        """Its exit code, None while it runs, and the files to fetch; answers after a second, or when it ends."""
+        """Its exit code (None while it runs) and the files to fetch. Answers when it ends, or after a second."""
         code = self._process.code(WAIT_S)
         files = self._changed()
         if code is not None and self._folder is not None:
@@ -106,6 +106,6 @@ class CellOnWorker:
 
 
 def _leash() -> tuple[str, ...]:
-    """What ends a process when the worker that started it is lost, so that it keeps no lock; Linux alone has it."""
+    """A prefix that ends the process if its worker is lost, so that it keeps no lock. Linux only."""
     program = shutil.which("setpriv")
     return (program, "--pdeathsig", "KILL") if program is not None else ()

@@ -1,7 +1,7 @@
-"""Many trainings, each an ordinary `norml` process: begun, followed, begun again where they fail. Torch-free.
+"""Run many trainings, each an ordinary `norml` process; follow them, and start failed ones again. Torch-free.
 
-Nothing is kept about a sweep: what is done is what has a record, and what is begun has its checkpoint. So the same
-command goes on, and two of them on one folder share the work.
+A sweep keeps no state of its own. A finished cell has a record, and a started one has a checkpoint. So the same command
+continues a stopped sweep, and two sweeps of one folder share the work.
 """
 
 import signal
@@ -29,20 +29,20 @@ from norml_cli.terminal.progress import RunDisplay, duration
 from norml_cli.terminal.status_files import read_status
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
 
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: time is up, the same command goes on
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: time is up, the same command continues
 FAILED = 1
-LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: at what other processes hold
-TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing is saved
-TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step or evaluation before it a few
-SHOW_EVERY_S = 0.5  # the live line is drawn as often
+LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: how often to check the locks of other processes
+TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing has to be saved
+TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step before it a few
+SHOW_EVERY_S = 0.5  # as often as the live line is drawn
 LAST_LINES = 5  # of a failed cell's log
 
 
 @dataclass(frozen=True)
 class Swept:
-    """An exit code, and what became of each cell, as JSON.
+    """An exit code, and the state of each cell as JSON.
 
-    0: all records are there. 1: some cells failed, the others are there. 75: time was up. 130: the user stopped it.
+    0: all records exist. 1: some cells failed. 75: time was up. 130: the user stopped it.
     """
 
     code: int
@@ -52,7 +52,7 @@ class Swept:
 def carry_out(
     registry: Registry, title: str, missing: Sequence[Missing], asked: Asked, *, n_finished: int, console: Output
 ) -> Swept:
-    """Run what is missing, and what that needs first. Raises UserError before anything starts."""
+    """Run what is missing, after what it needs. Raises UserError before anything starts."""
     deadline = time.monotonic() + (float("inf") if asked.minutes is None else 60 * asked.minutes)
     if asked.source is not None and not asked.source.exists():
         raise UserError(f"--source {asked.source}: no such file or folder; name where the raw data lies")
@@ -110,11 +110,11 @@ class Sweep:
     ) -> None:
         self._title, self._console, self._engine, self._retries = title, console, engine, retries
         self._cells, self._waiting = list(cells), list(cells)
-        self._running: dict[SweepCell, float] = {}  # and when each began
+        self._running: dict[SweepCell, float] = {}  # when each began
         self._done: set[SweepCell] = set()
-        self._failed: dict[SweepCell, str] = {}  # and why
+        self._failed: dict[SweepCell, str] = {}  # why each failed
         self._failures: Counter[SweepCell] = Counter()
-        self._elsewhere: dict[SweepCell, float] = {}  # and when it was looked for
+        self._elsewhere: dict[SweepCell, float] = {}  # when each lock was last checked
         self._begun: Counter[SweepCell] = Counter()
         self._turn = {seed: turn for turn, seed in enumerate(dict.fromkeys(cell.seed for cell in cells))}
         self._took: dict[str | None, list[float]] = {}  # seconds, by kind
@@ -122,7 +122,7 @@ class Sweep:
         self._shown_at, self._is_ending = 0.0, False
 
     def run(self, deadline: float) -> int:
-        """Until all is done, `deadline` (of time.monotonic) or a stop request; an exit code, as of `Swept`."""
+        """Run until all is done, `deadline` (of time.monotonic) or a stop. Returns an exit code as in `Swept`."""
         with RunDisplay(self._console, self._title) as self._display:
             with self._stop.listening():
                 try:
@@ -141,7 +141,7 @@ class Sweep:
         return FAILED if failed else TRY_AGAIN if left else 0
 
     def states(self) -> list[dict[str, Any]]:
-        """Every cell with what became of it."""
+        """Every cell with its state."""
         return [
             {
                 **told(cell),
@@ -161,7 +161,7 @@ class Sweep:
     # ------------------------------------------------------------------------------------------------- cells begin
 
     def _next(self) -> list[SweepCell]:
-        """The cells that may begin now, as many as there is room for."""
+        """The cells to begin now, as many as there is room for."""
         room, chosen = self._engine.room(), list[SweepCell]()
         for cell in sorted(self._waiting, key=self._place):
             if len(chosen) < room and self._may_begin(cell):
@@ -169,17 +169,17 @@ class Sweep:
         return chosen
 
     def _place(self, cell: SweepCell) -> tuple[int, int, float]:
-        """Its place in the queue: what is begun again comes after the others, which it may stand in the way of."""
+        """Its place in the queue. Restarted cells come last, since they may have blocked the others."""
         expected_s = self._expected_s(cell)
         return self._begun[cell], self._turn[cell.seed], -(float("inf") if expected_s is None else expected_s)
 
     def _expected_s(self, cell: SweepCell) -> float | None:
-        """By the plan, else by its other seeds in this sweep; None: nothing to go by."""
+        """From the plan, else from its other seeds in this sweep; None if neither tells."""
         took = self._took.get(cell.kind, ())
         return fmean(took) if cell.expected_s is None and took else cell.expected_s
 
     def _may_begin(self, cell: SweepCell) -> bool:
-        """Whether it is to be done now, and not done already, held by another process or out of reach."""
+        """Whether it should start now: it is not done, not held by another process, and its needs are done."""
         lost = [need.title for need in cell.needs if need in self._failed]
         if lost:
             self._waiting.remove(cell)
@@ -192,7 +192,7 @@ class Sweep:
         return False
 
     def _is_elsewhere(self, cell: SweepCell) -> bool:
-        """Whether another process is at work on it, as of a second ago."""
+        """Whether another process works on it (checked once a second)."""
         now = time.monotonic()
         if now - self._elsewhere.get(cell, 0.0) < LOOK_ELSEWHERE_EVERY_S:
             return True
@@ -206,7 +206,7 @@ class Sweep:
     def _begin(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             if not self._failures[cell]:
-                _drop_log(cell)  # of an earlier sweep
+                _drop_log(cell)  # from an earlier sweep
         if cells:
             self._engine.start(cells)
         for cell in cells:
@@ -227,13 +227,13 @@ class Sweep:
             self._took.setdefault(cell.kind, []).append(took)
             self._finished(cell, f"finished in {duration(took)}")
         elif self._asks_to_stop and (each.code is None or each.code < 0 or each.code == STOPPED_EXIT_CODE):
-            self._waiting.append(cell)  # as it was asked to
+            self._waiting.append(cell)  # as requested
             _drop_log(cell)
         elif each.code == STOPPED_EXIT_CODE:
             self._waiting.append(cell)
             self._display.say(f"{cell.title}: was stopped, by a time limit or a person; it goes on later")
         elif is_held(cell.path):
-            self._waiting.append(cell)  # another process was the first to begin it
+            self._waiting.append(cell)  # another process began it first
         elif _has_diverged(cell):
             self._fails(cell, "its numbers diverged")  # and would again
         else:
@@ -262,7 +262,7 @@ class Sweep:
         self._display.say(f"{cell.title}: failed ({how})")
 
     def _tell_failed(self) -> None:
-        """On standard error, whatever is left out elsewhere."""
+        """Print every failure on standard error, even with --quiet."""
         for cell, how in self._failed.items():
             lines, log = [f"error: {cell.title}: {how}"], Companions(cell.path).log
             if self._failures[cell]:
@@ -273,7 +273,7 @@ class Sweep:
             sys.stderr.write("\n".join([*lines, ""]))
 
     def _end(self) -> None:
-        """Ask those that run to stop, wait until they have saved their step; at a second Ctrl-C wait no longer."""
+        """Ask running cells to stop and wait until they have saved; a second Ctrl-C stops the waiting."""
         self._is_ending = True
         with suppress(Stopped):
             self._signal(TO_STOP, TIME_TO_STOP_S)
@@ -282,7 +282,7 @@ class Sweep:
         self._collect()
 
     def _signal(self, number: signal.Signals, wait_s: float) -> None:
-        """Once, for a second one would stop them at once; and wait until they have ended, at most so long."""
+        """Send it once (a second one would stop them at once), and wait for their end, at most `wait_s`."""
         if self._running:
             self._engine.signal(number)
         too_late = time.monotonic() + wait_s
@@ -303,7 +303,7 @@ class Sweep:
         self._display.cells(len(self._done), len(self._cells), far, len(queued), self._seconds_left(now, len(far)))
 
     def _seconds_left(self, now: float, n_running: int) -> float | None:
-        """By what finished runs took; None where there is none to go by."""
+        """An estimate from finished runs; None if there are none."""
         took = [seconds for each in self._took.values() for seconds in each]
         mean_s = fmean(took) if took else None
         spent = dict.fromkeys(self._waiting, 0.0) | {cell: now - begun for cell, begun in self._running.items()}
@@ -318,8 +318,8 @@ class Sweep:
 
 
 def _fraction(cell: SweepCell) -> float:
-    """How much of its phase a cell has done, by its status file."""
-    with suppress(UserError):  # damaged: the cell's own to say
+    """How much of its phase a cell has done, from its status file."""
+    with suppress(UserError):  # damaged: the cell itself reports it
         found = read_status(Companions(cell.path).status)
         if found is not None and found.status.total:
             return found.status.done / found.status.total
