@@ -1,6 +1,6 @@
 """Run cells as tasks of Slurm array jobs. Torch-free.
 
-It submits a plain sbatch script. Each cell is a command line that a person can read and start again by hand, and no other
+It submits a plain sbatch script. Each cell is a command line that a person can read and start again, and no other
 package is needed. Exit codes come back as files, so Slurm's accounting is not needed either.
 """
 
