@@ -17,7 +17,7 @@ from norml_cli.reporting.formats import percent
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.results.comparisons import Comparison
 
-HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "inside seed scatter", "not told apart", "not tested"
+HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "within seed variation", "not significant", "not tested"
 OTHER = "another backbone than the paper's"
 CONSTANT, GLOBAL, LAYERWISE = "maml-constant-lr", "maml-global-lr", "maml-layerwise-lr"
 ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN = "norml-zero-hidden-zero-cell", "norml-zero-cell", "norml-zero-hidden"

@@ -258,7 +258,7 @@ WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str
     (LISTED, {"mine/tables/b.yaml": "? [a]\n: 1\n"}, ["b.yaml: ", "not plain text"]),
     (LISTED, {"mine/recipes/b.yaml": "id: b\nrecipe: {steps: {value: 1}}\n"}, ["b.yaml: recipe"]),
     (("report",), {RECORD: ""}, ["seed-0.json: not JSON"]),
-    (("report",), {RECORD: "[]"}, ["seed-0.json: not a run record"]),
+    (("report",), {RECORD: "[]"}, ["seed-0.json: is not a record"]),
     (("report",), {RECORD: b"\xff\xfe"}, ["seed-0.json: not JSON"]),
     (("report",), {RECORD: '{"schema_version": 1}'}, ["seed-0.json: "]),
     (("report",), {RECORD: '{"schema_version": 9}'}, ["schema_version 9"]),
@@ -268,7 +268,7 @@ WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str
     (("report",), {RECORD: "[" * 100_000}, ["seed-0.json: "]),
     (("report",), {RECORD: '{"a":' * 900 + "1" + "}" * 900}, ["seed-0.json: "]),
     (("report",), {RECORD: None}, ["seed-0.json: cannot be read"]),
-    (RUN, {RECORD: "{}"}, ["seed-0.json: not a run record"]),
+    (RUN, {RECORD: "{}"}, ["seed-0.json: is not a record"]),
     (RUN, {RECORD.replace(".json", ".checkpoint"): b"not a checkpoint"}, [".checkpoint: not a readable checkpoint"]),
     (RUN, {RECORD.replace(".json", ".checkpoint"): None}, [".checkpoint: not a readable checkpoint"]),
 ]

@@ -168,10 +168,7 @@ def test_other_numbers_of_classes(shell: Shell):
     shutil.rmtree("support/birch")
     code, _, err = shell.norml("classify", str(RECORD), "--support", "support", "--query", "query")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert (
-        "--support support: has 3 classes, but the learner has an output for each of its 5; train with --set head"
-        in err
-    )
+    assert "--support support: has 3 classes, but the learner has 5 outputs; train with --set head" in err
     assert probabilities(shell, "--set", "head_init=zero").shape == (N_QUERIES, 3)
     record = run(shell, "norml", "--set", "head_init=zero")
     found = probabilities(shell, record=record)
@@ -196,7 +193,7 @@ BAD = {
     "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to have it"),
     "a value of training": (
         ["--set", "inner_lr=1"],
-        "--set inner_lr: cannot be changed here; this command takes inner",
+        "--set inner_lr: cannot be changed here; this command can change inner",
     ),
     "too few": (
         ["--query", "query/q0.png", "--set", "query_statistics=query"],

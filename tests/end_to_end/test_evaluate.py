@@ -123,31 +123,34 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
         ([], "change something by --set, --shots, --benchmark or --split; `norml verify` repeats the test"),
         (
             ["--set", "n_way=3"],
-            "--set n_way: has 3 classes, but the learner has an output for each of its 5; train with --set head",
+            "--set n_way: has 3 classes, but the learner has 5 outputs; train with --set head",
         ),
         (["--set", "n_way=3", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
         (["--set", "head_init=learned"], "change something by --set"),
         (["--set", "n_way=9", "--set", "head_init=zero"], "n_way: 9 is more than the 8 classes of 'tiny-glyphs'"),
         (
             ["--set", "inner_lr=0.3"],
-            "--set inner_lr: is fixed once the weights are trained; evaluate takes n_way, queries",
+            "--set inner_lr: is fixed by training; `norml evaluate` can change n_way, queries",
         ),
-        (["--set", "gate_scale=2"], "--set gate_scale: is fixed once the weights are trained"),
+        (["--set", "gate_scale=2"], "--set gate_scale: is fixed by training"),
         (["--set", "querys_per_class=3"], "unknown key, did you mean 'queries_per_class' or "),
         (["--set", "queries_per_class=many"], "--set queries_per_class=many: "),
         (["--set", "queries_per_class=900"], "queries_per_class: shots + queries_per_class = 901 is more than the "),
-        (["--set", "validation_episodes=3"], "--set validation_episodes: says nothing of --split meta-test; set test_"),
+        (
+            ["--set", "validation_episodes=3"],
+            "--set validation_episodes: has no effect on --split meta-test; set test_",
+        ),
         (["--split", "meta-train"], "--split meta-train: expected meta-val or meta-test"),
         (
             ["--benchmark", "tiny-3way"],
-            "--benchmark tiny-3way: has 3 classes, but the learner has an output for each of",
+            "--benchmark tiny-3way: has 3 classes, but the learner has 5 outputs",
         ),
         (
             ["--benchmark", "tiny-large"],
             "--benchmark tiny-large: has images of 20 x 20 grey pixels, but the learner was",
         ),
         (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; take one"),
-        (["--benchmark", "mini-imagenet-5way"], "come from another backbone"),
+        (["--benchmark", "mini-imagenet-5way"], "uses another backbone than"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str], says: str):
@@ -249,7 +252,7 @@ def test_a_head_that_stays_at_zero_is_refused_before_anything_runs(shell: Shell)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "boil: head_init: zero with adapted_layers: body leaves all classes alike; take head_init: learned" in err
     code, _, err = shell.norml(*RUN, "--set", "head_init=zero", "--set", "head_weight_std=1.0")
-    assert (code, "head_weight_std: is declared, but head_init: zero draws no weights there" in err) == (2, True)
+    assert (code, "head_weight_std: is declared, but head_init is zero" in err) == (2, True)
 
 
 def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: Path):
@@ -295,7 +298,7 @@ def test_an_evaluation_that_was_changed_or_moved_or_is_of_other_weights_is_named
     path = Path(str(evaluated(shell, "--set", "queries_per_class=3")["record"]))
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"seed": 1}))
-    assert "digest: is not that of the rest" in refused(shell, "--set", "queries_per_class=3")
+    assert "digest: does not match the content" in refused(shell, "--set", "queries_per_class=3")
     content["correct"][0] ^= 1
     path.write_text(json.dumps(content | {"digest": digest_of(content)}))
     assert "accuracy.mean is not the mean of correct" in refused(shell, "--set", "queries_per_class=3")
@@ -305,7 +308,7 @@ def test_an_evaluation_that_was_changed_or_moved_or_is_of_other_weights_is_named
     assert shell.norml(*RUN, "--force", "--set", "outer_steps=8")[0] == 0
     faults = Results(Path("results")).scan_evaluations().faults
     assert faults == [
-        f"{path}: evaluates weights of another run than seed-0.json beside it; delete it",
+        f"{path}: evaluates other weights than those of seed-0.json next to it; delete it",
         f"{copied}: holds the evaluation that belongs at {path}; move it there or delete it",
     ]
     assert "is the record of an evaluation; name a run's record instead" in shell.norml("verify", str(path))[2]

@@ -110,7 +110,10 @@ def test_what_looks_at_all_examples_at_once_keeps_their_number(shell: Shell):
     [
         (["--program", "learner.bin"], "--program learner.bin: takes one RECORD and a file that ends in .pt2"),
         (["--set", "inner_steps_test=2"], "--set: says how a program adapts; give --program FILE with it"),
-        (["--program", "x.pt2", "--set", "inner_lr=1"], "--set inner_lr: cannot be changed here; this command takes"),
+        (
+            ["--program", "x.pt2", "--set", "inner_lr=1"],
+            "--set inner_lr: cannot be changed here; this command can change",
+        ),
         (["--program", "x.pt2", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
     ],
 )
