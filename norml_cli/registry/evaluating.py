@@ -63,7 +63,7 @@ def at_ways(spec: RunSpec, protocol: Protocol, option: str) -> Protocol:
 
     `option` is the command-line option that set n_way. Raises UserError.
     """
-    answers_any = not spec.rule.meta_trained or protocol.head_init == "zero"
+    answers_any = not spec.rule.has_head or protocol.head_init == "zero"
     if protocol.n_way != spec.protocol.n_way and not answers_any:
         raise UserError(
             f"{option}: has {protocol.n_way} classes, but the learner has {spec.protocol.n_way} outputs; train with "
@@ -84,10 +84,15 @@ def _of_episodes(split: str) -> list[str]:
     return [key for key in OF_EPISODES if key not in NUMBER.values() or key == NUMBER[split]]
 
 
+def _of_adaptation(spec: RunSpec) -> list[str]:
+    """The keys of `OF_ADAPTATION` that apply to the method."""
+    lacks = {*spec.rule.lacks, *(() if spec.rule.has_head else ("head_init",))}
+    return [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in lacks]
+
+
 def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     """`value` as a protocol holds it. Raises UserError for a key that evaluation cannot change."""
-    of_adaptation = [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in spec.rule.lacks]
-    keys = [*_of_episodes(split), *of_adaptation]
+    keys = [*_of_episodes(split), *_of_adaptation(spec)]
     if key in keys:
         checked = checked_value(Protocol, key, value)
         if key == "head_init" and checked == "learned" != spec.protocol.head_init:
@@ -97,7 +102,8 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
     if key in OF_EPISODES:
         raise UserError(f"--set {named}: has no effect on --split {split.replace('_', '-')}; set {NUMBER[split]}")
     if key in OF_ADAPTATION:
-        raise UserError(f"--set {named}: {spec.algorithm} takes no inner steps")
+        lacking = "has no head" if key == "head_init" else "takes no inner steps"
+        raise UserError(f"--set {named}: {spec.algorithm} {lacking}")
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
         raise UserError(
             f"--set {named}: is fixed by training; `norml evaluate` can change {', '.join(keys)}; "

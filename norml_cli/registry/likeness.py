@@ -4,12 +4,14 @@ An entry's own value always wins over the other entry's. For example, a value th
 also replaces the other's value for one number of shots.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from norml_cli.registry.entries import EVERYWHERE
 from norml_cli.registry.faults import did_you_mean
+
+T = TypeVar("T")
 
 NOUNS = {"benchmarks": "benchmark", "methods": "method"}  # kinds that allow `like`
 
@@ -66,6 +68,15 @@ def in_full(kind: str, line: Collection[str], stated: Mapping[str, Stated]) -> S
     for id_ in reversed(others):
         full = _merged(kind, full, stated[id_])
     return full
+
+
+def carried_over(values: Mapping[str, T], lines: Iterable[Sequence[str]]) -> dict[str, T]:
+    """`values` by benchmark id, completed: a benchmark without a value takes that of the benchmark that it is like.
+
+    lines: of each benchmark, as `line_of` returns them.
+    """
+    nearest = {line[0]: next((id_ for id_ in line if id_ in values), None) for line in lines}
+    return {**values, **{id_: values[found] for id_, found in nearest.items() if found is not None}}
 
 
 def _merged(kind: str, base: Stated, own: Stated) -> Stated:

@@ -22,7 +22,7 @@ from norml_cli.registry.entries import (
     TableEntry,
 )
 from norml_cli.registry.faults import did_you_mean, fault_lines, in_short
-from norml_cli.registry.likeness import NOUNS, Stated, faulty, in_full, line_of
+from norml_cli.registry.likeness import NOUNS, Stated, carried_over, faulty, in_full, line_of
 from norml_cli.registry.resolving import Registry
 
 KINDS: dict[str, TypeAdapter[Any]] = {
@@ -132,6 +132,7 @@ class _Reading:
                 self._fault((kind, id_), f"{self.files[kind, id_]}: {error}")
         for kind, line in sorted(lines, key=lambda each: len(each[1])):
             self._complete(kind, line)
+        self._carry_over([line for kind, line in lines if kind == "benchmarks"])
         for key, fault in self.taken:
             self._fault(key, fault)
         for kind, stated in self.stated.items():  # restore the order of the files
@@ -154,6 +155,20 @@ class _Reading:
             self._fault(key, f"{path}: {text}")
             return
         self.entries[kind][entry.id] = entry
+
+    def _carry_over(self, lines: list[list[str]]) -> None:
+        """Copy methods' settings for a benchmark to the benchmarks that are like it."""
+        shots = {id_: bench.shots for id_, bench in self.entries["benchmarks"].items()}
+        sound = [line for line in lines if line[0] in shots]
+        for id_, method in self.entries["methods"].items():
+            by_shots = carried_over(method.rule_by_shots, sound)
+            for bench in by_shots.keys() - method.rule_by_shots.keys():
+                by_shots[bench] = {k: values for k, values in by_shots[bench].items() if k in shots[bench]}
+            settings = {
+                "rule_by_benchmark": carried_over(method.rule_by_benchmark, sound),
+                "rule_by_shots": by_shots,
+            }
+            self.entries["methods"][id_] = method.model_copy(update=settings)
 
     def _fault(self, key: tuple[str, str], *lines: str) -> None:
         self.faults.setdefault(key, []).extend(lines)

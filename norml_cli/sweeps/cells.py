@@ -82,7 +82,8 @@ class SweepCell:
     """One `norml` command, which has nothing to do once `leaves` is there.
 
     arguments: after `norml`. path: shares its stem with the command's lock, status file and log. needs: must be done
-    before. expected_s: None: unknown. is_trial: of a study, to which a loss that diverges is a finding.
+    before. expected_s: None: unknown. is_trial: of a study, to which a loss that diverges is a finding. seed: of a
+    training. kind: what trainings share that differ in their seed alone, and so take equally long.
     """
 
     title: str
@@ -92,6 +93,8 @@ class SweepCell:
     needs: tuple["SweepCell", ...] = ()
     expected_s: float | None = None
     is_trial: bool = False
+    seed: int | None = None
+    kind: str | None = None
 
 
 def cells_of(registry: Registry, missing: Sequence[Missing], asked: Asked) -> list[SweepCell]:
@@ -123,7 +126,17 @@ class _Plan:
         alone = ("--at-once", "1") if each.study is not None else ()
         arguments = (*command, *place, *named, *changes(each.item), *alone, *self._asked.options, *self._options)
         title = spec.title(each.item.changed, each.seed)
-        return SweepCell(title, arguments, each.path, each.path, needs, each.expected_s, each.study is not None)
+        return SweepCell(
+            title,
+            arguments,
+            each.path,
+            each.path,
+            needs,
+            each.expected_s,
+            is_trial=each.study is not None,
+            seed=each.seed,
+            kind=spec.hash(),
+        )
 
     def _place(self, path: Path) -> str:
         """A path as the process of a cell finds it."""

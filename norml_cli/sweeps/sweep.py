@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from norml_cli.files.companions import Companions
@@ -97,9 +98,11 @@ def _print_plan(title: str, cells: Sequence[SweepCell], n_finished: int, at_once
 
 
 class Sweep:
-    """Cells in their order, as the engine has room; each that fails or is lost is begun again `retries` times.
+    """Runs cells as the engine has room, and begins each that fails or is lost again, `retries` times.
 
-    A cell that a process of someone else holds is left to that; it is done when what it leaves is there.
+    One seed of every training comes before a second. Within a seed the longest comes first, so that no long cell is
+    left to run alone at the end (longest processing time first; Graham 1969). A cell that another process holds is
+    left to that process; it is done when what it leaves is there.
     """
 
     def __init__(
@@ -112,7 +115,9 @@ class Sweep:
         self._failed: dict[SweepCell, str] = {}  # and why
         self._failures: Counter[SweepCell] = Counter()
         self._elsewhere: dict[SweepCell, float] = {}  # and when it was looked for
-        self._took: list[float] = []  # seconds
+        self._begun: Counter[SweepCell] = Counter()
+        self._turn = {seed: turn for turn, seed in enumerate(dict.fromkeys(cell.seed for cell in cells))}
+        self._took: dict[str | None, list[float]] = {}  # seconds, by kind
         self._stop = StopRequest(lambda _: self._display.say("stopping; each cell finishes its step and saves it"))
         self._shown_at, self._is_ending = 0.0, False
 
@@ -158,10 +163,20 @@ class Sweep:
     def _next(self) -> list[SweepCell]:
         """The cells that may begin now, as many as there is room for."""
         room, chosen = self._engine.room(), list[SweepCell]()
-        for cell in list(self._waiting):
+        for cell in sorted(self._waiting, key=self._place):
             if len(chosen) < room and self._may_begin(cell):
                 chosen.append(cell)
         return chosen
+
+    def _place(self, cell: SweepCell) -> tuple[int, int, float]:
+        """Its place in the queue: what is begun again comes after the others, which it may stand in the way of."""
+        expected_s = self._expected_s(cell)
+        return self._begun[cell], self._turn[cell.seed], -(float("inf") if expected_s is None else expected_s)
+
+    def _expected_s(self, cell: SweepCell) -> float | None:
+        """By the plan, else by its other seeds in this sweep; None: nothing to go by."""
+        took = self._took.get(cell.kind, ())
+        return fmean(took) if cell.expected_s is None and took else cell.expected_s
 
     def _may_begin(self, cell: SweepCell) -> bool:
         """Whether it is to be done now, and not done already, held by another process or out of reach."""
@@ -195,6 +210,7 @@ class Sweep:
         if cells:
             self._engine.start(cells)
         for cell in cells:
+            self._begun[cell] += 1
             self._running[cell] = time.monotonic()
             self._display.say(f"{cell.title}: started")
 
@@ -208,7 +224,7 @@ class Sweep:
     def _ended(self, each: Ended, took: float) -> None:
         cell = each.cell
         if cell.leaves.exists():
-            self._took.append(took)
+            self._took.setdefault(cell.kind, []).append(took)
             self._finished(cell, f"finished in {duration(took)}")
         elif self._asks_to_stop and (each.code is None or each.code < 0 or each.code == STOPPED_EXIT_CODE):
             self._waiting.append(cell)  # as it was asked to
@@ -235,7 +251,7 @@ class Sweep:
     def _failed_once(self, cell: SweepCell, how: str) -> None:
         if self._failures[cell] < self._retries and not self._asks_to_stop:
             self._failures[cell] += 1
-            self._waiting.append(cell)  # after the others, which it may have stood in the way of
+            self._waiting.append(cell)
             self._display.say(f"{cell.title}: failed ({how}); it is begun again later")
         else:
             self._fails(cell, how)
@@ -288,11 +304,13 @@ class Sweep:
 
     def _seconds_left(self, now: float, n_running: int) -> float | None:
         """By what finished runs took; None where there is none to go by."""
-        mean_s = sum(self._took) / len(self._took) if self._took else None
+        took = [seconds for each in self._took.values() for seconds in each]
+        mean_s = fmean(took) if took else None
         spent = dict.fromkeys(self._waiting, 0.0) | {cell: now - begun for cell, begun in self._running.items()}
         left = 0.0
         for cell, spent_s in spent.items():
-            expected_s = mean_s if cell.expected_s is None else cell.expected_s
+            known_s = self._expected_s(cell)
+            expected_s = mean_s if known_s is None else known_s
             if expected_s is None:
                 return None
             left += max(0.0, expected_s - spent_s)

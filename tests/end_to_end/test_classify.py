@@ -79,8 +79,17 @@ def by_library(glyphs: np.ndarray, statistics: str, record: str = str(RECORD), s
     return adapted.logits(query, query_statistics=statistics)[0].softmax(-1)
 
 
-@pytest.mark.parametrize("statistics", ["support", "query"])
-@pytest.mark.parametrize("method", ["maml-constant-lr", "norml"])
+@pytest.mark.parametrize(
+    ("method", "statistics"),
+    [
+        ("maml-constant-lr", "support"),
+        ("norml", "support"),
+        ("norml", "query"),
+        ("alfa", "query"),
+        ("prototypical-network", "support"),
+        ("matching-network", "query"),
+    ],
+)
 def test_it_says_what_the_library_says_of_the_same_images(
     shell: Shell, images: np.ndarray, method: str, statistics: str
 ):
@@ -174,8 +183,8 @@ def test_other_numbers_of_classes(shell: Shell):
     found = probabilities(shell, record=record)
     assert found.shape == (N_QUERIES, 3)
     torch.testing.assert_close(found.sum(-1), torch.ones(N_QUERIES))
-    fitted = run(shell, "nearest-centroid")
-    assert probabilities(shell, record=fitted).shape == (N_QUERIES, 3)
+    for method in ("nearest-centroid", "prototypical-network"):
+        assert probabilities(shell, record=run(shell, method)).shape == (N_QUERIES, 3)
 
 
 BAD = {

@@ -10,7 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from norml import GradientDescent, Learner, MetaLearner
+from norml import GradientDescent, Learner, MetaLearner, MetricLearner, SupportComparison
+from norml.meta_training import MetaTrained
 from norml_cli.commands.results import evaluate
 from norml_cli.data.cache import Cache
 from norml_cli.data.fixed_episodes import episode_requests
@@ -223,7 +224,22 @@ def test_a_learned_head_is_left_out_where_the_rule_knows_no_classes(shell: Shell
     assert json.loads(out)[0]["episodes"]["queries_per_episode"] == 3 * found["spec"]["protocol"]["queries_per_class"]
 
 
-def correct_by_hand(meta_learner: MetaLearner, spec: dict) -> list[int]:
+@pytest.mark.parametrize("method", ["prototypical-network", "matching-network"])
+def test_a_comparison_answers_any_number_of_classes(shell: Shell, method: str):
+    assert shell.norml("run", method, "--benchmark", "tiny-5way")[0] == 0
+    path, options = str(FOLDER / method / "seed-0.json"), ("--device", "cpu", "--json", "--quiet")
+    code, out, err = shell.norml("evaluate", path, "--set", "n_way=3", *options)
+    assert code == 0, err
+    (found,) = json.loads(out)
+    trained = load_trained(path).meta_learner
+    comparison = SupportComparison(trained.rule.compared_with, trained.rule.similarity)
+    by_hand = MetricLearner(trained.learner, comparison, n_way=3)
+    assert found["correct"] == correct_by_hand(by_hand, found["spec"])
+    code, _, err = shell.norml("evaluate", path, "--set", "head_init=zero", *options)
+    assert (code, err) == (2, "error: --set head_init: comparison has no head\n")
+
+
+def correct_by_hand(meta_learner: MetaTrained, spec: dict) -> list[int]:
     """Correct answers on the fixed meta-test episodes that `spec` names, one episode at a time."""
     run = RunSpec.model_validate(spec)
     entries = load_registry()

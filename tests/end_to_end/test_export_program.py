@@ -65,6 +65,14 @@ def test_a_program_gives_the_models_logits_without_norml(shell: Shell):
         torch.testing.assert_close(found, by_norml(record, inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["alfa", "prototypical-network", "matching-network"])
+def test_rivals_are_programs_too(shell: Shell, method: str):
+    record = trained(shell, method)
+    program = exported(shell, record).module()
+    for inputs in (episode(1, 6), episode(3, 8)):
+        torch.testing.assert_close(program(*inputs), by_norml(record, inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_it_carries_its_card_and_how_it_adapts(shell: Shell):
     record = trained(shell, "maml-constant-lr")
     change = ("--set", "query_statistics=support", "--set", "inner_steps_test=2")

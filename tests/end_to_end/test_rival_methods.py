@@ -178,6 +178,10 @@ def test_the_two_gradients_of_a_run_are_compiled_one_after_the_other(shell: Shel
             ("matching-network", "--set", "adapted_layers=body"),
             "adapted_layers: is body, but there are no inner steps; leave it out",
         ),
+        (
+            ("matching-network", "--set", "head_init=zero"),
+            "head_init: is zero, but a comparison has no head; leave it out",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

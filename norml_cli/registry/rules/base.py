@@ -32,6 +32,9 @@ class RuleSettings(Model):
     meta_trained: ClassVar[bool]
     """Whether there is an outer loop."""
 
+    has_head: ClassVar[bool] = False
+    """Whether the learner ends in a layer with an output for each class."""
+
     lacks: ClassVar[Mapping[str, str]] = {}
     """Protocol values that are always 0 for this algorithm, each with the reason."""
 
@@ -45,6 +48,7 @@ class LearnedSettings(RuleSettings):
     """Settings of an update rule, which is meta-trained together with the learner's initial weights."""
 
     meta_trained: ClassVar[bool] = True
+    has_head: ClassVar[bool] = True
 
     @abstractmethod
     def update_rule(
@@ -84,6 +88,8 @@ class ComparingSettings(RuleSettings):
         for key, value in (untouched | {"outer_gradient": "query-loss"}).items():
             if getattr(protocol, key) != value:
                 yield key, f"is {getattr(protocol, key)}, but there are no inner steps; leave it out"
+        if protocol.head_init != "learned":
+            yield "head_init", f"is {protocol.head_init}, but a comparison has no head; leave it out"
 
 
 class FittedSettings(RuleSettings):

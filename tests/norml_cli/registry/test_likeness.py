@@ -88,6 +88,20 @@ def test_likeness_may_be_of_a_file_that_is_read_later_and_of_one_that_is_like_an
     assert list(registry.benchmarks)[-2:] == ["a", "z"]
 
 
+def test_what_a_method_sets_on_a_benchmark_counts_on_one_that_is_like_it(tmp_path: Path):
+    registry = registry_with(
+        tmp_path, mine="like: omniglot-20way\n", twice="like: mine\n", narrower="like: mine\nshots: [5]\n"
+    )
+    for id_ in ("mine", "twice"):
+        cells = [registry.resolve("norml", id_, shots).spec.rule.cell_size for shots in (1, 5)]
+        assert cells == [64, 16]  # as on omniglot-20way
+    assert registry.resolve("norml", "narrower").spec.rule.cell_size == 16  # what norml says of 1 shot is left out
+    other = f"like: norml\nrule_by_shots: {{mine: {{1: {{cell_size: {json.dumps(sourced(8))}}}}}}}\n"
+    put(tmp_path, "methods", "other", other)
+    registry = read_registry([builtin_registry(), tmp_path])
+    assert registry.resolve("other", "mine", 1).spec.rule.cell_size == 8  # its own word goes before
+
+
 def test_a_method_is_like_another(tmp_path: Path):
     text = 'like: norml\nrule: {cell_size: {value: 8, source: "chosen: x"}}\n'
     put(tmp_path, "methods", "norml-8", text)

@@ -98,6 +98,20 @@ def test_what_is_needed_comes_first(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("scripts")
+def test_the_longest_of_a_seed_comes_first_as_planned_or_as_its_other_seed_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sleeps = "import time; time.sleep(0.5); " + LEAVES
+    seed_0 = [cell(tmp_path, "a0", seed=0, kind="a"), cell(tmp_path, "b0", sleeps, seed=0, kind="b")]
+    seed_1 = [cell(tmp_path, f"{kind}1", seed=1, kind=kind) for kind in "ab"]
+    long = cell(tmp_path, "c1", seed=1, kind="c", expected_s=100.0)
+    assert swept(*seed_0, *seed_1, long)[0] == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    begun = [event["line"].split(":")[0] for event in events if event.get("line", "").endswith(": started")]
+    assert begun == ["a0", "b0", "c1", "b1", "a1"]
+
+
+@pytest.mark.usefixtures("scripts")
 def test_when_time_is_up_cells_are_stopped_and_left_for_the_next_start(tmp_path: Path):
     obeys = cell(tmp_path, "obeys", OBEYS.format(code=130, then="open({path!r} + '.begun', 'w').close()"))
     assert swept(obeys, seconds=3) == (TRY_AGAIN, {"obeys": "left"})
