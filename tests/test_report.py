@@ -145,10 +145,10 @@ def test_the_tests_of_one_method_are_over_the_seeds_that_had_all_of_them(write, 
     assert numbers().tests(CONSTANT, 1).splitlines() == [
         "| test | accuracy, mean over seeds: 1 |",
         "| --- | ---: |",
-        "| as trained: turned classes, as many queries as shots | 60.0 |",
-        "| not turned | 45.0 |",
-        "| turned, 15 queries a class | 50.0 |",
-        "| not turned, 15 queries a class | 50.0 |",
+        "| as trained: rotated classes, as many queries as shots | 60.0 |",
+        "| no rotations | 45.0 |",
+        "| rotated, 15 queries per class | 50.0 |",
+        "| no rotations, 15 queries per class | 50.0 |",
     ]
 
 

@@ -88,9 +88,9 @@ def _merged(kind: str, base: Stated, own: Stated) -> Stated:
         }  # settings of another algorithm
     _drop_undeclared_shots(taken, own)
     for place, values in _layers(kind, taken):
-        for wider, said in _layers(kind, own):
+        for wider, stated in _layers(kind, own):
             if wider == place[: len(wider)]:
-                for key in said:
+                for key in stated:
                     values.pop(key, None)
     merged: Stated = _overlaid({"citation": f"this project, like '{base.get('id')}'", **taken}, own)
     return merged

@@ -269,8 +269,8 @@ WRONG_FILES: list[tuple[tuple[str, ...], dict[str, str | bytes | None], list[str
     (("report",), {RECORD: '{"a":' * 900 + "1" + "}" * 900}, ["seed-0.json: "]),
     (("report",), {RECORD: None}, ["seed-0.json: cannot be read"]),
     (RUN, {RECORD: "{}"}, ["seed-0.json: is not a record"]),
-    (RUN, {RECORD.replace(".json", ".checkpoint"): b"not a checkpoint"}, [".checkpoint: not a readable checkpoint"]),
-    (RUN, {RECORD.replace(".json", ".checkpoint"): None}, [".checkpoint: not a readable checkpoint"]),
+    (RUN, {RECORD.replace(".json", ".checkpoint"): b"not a checkpoint"}, [".checkpoint: is not a readable checkpoint"]),
+    (RUN, {RECORD.replace(".json", ".checkpoint"): None}, [".checkpoint: is not a readable checkpoint"]),
 ]
 
 

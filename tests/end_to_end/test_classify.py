@@ -244,7 +244,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(shell: Shell):
     RECORD.with_suffix(".weights").unlink()
     code, out, err = shell.norml("classify", str(RECORD), "--support", "support", "--query", "query")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert "seed-0.weights: not there, nor are published ones; make them with: norml run maml-constant-lr" in err
+    assert "seed-0.weights: no such file, and no published weights; make them with: norml run maml-constant-lr" in err
 
 
 @pytest.mark.usefixtures("images")

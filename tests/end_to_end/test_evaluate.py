@@ -126,7 +126,7 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
             ["--set", "n_way=3"],
             "--set n_way: has 3 classes, but the learner has 5 outputs; train with --set head",
         ),
-        (["--set", "n_way=3", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
+        (["--set", "n_way=3", "--set", "head_init=zero"], "norml has parameters for each class; train with it"),
         (["--set", "head_init=learned"], "change something by --set"),
         (["--set", "n_way=9", "--set", "head_init=zero"], "n_way: 9 is more than the 8 classes of 'tiny-glyphs'"),
         (
@@ -284,7 +284,7 @@ def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: 
     write_entry(shell.registry, "datasets", data | {"generator_seed": 99})
     shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "caches"))
     assert shell.norml("prepare", "tiny-glyphs")[0] == 0
-    assert "was made on other images than" in refused(shell, "--set", "queries_per_class=3")
+    assert "was made with other images than" in refused(shell, "--set", "queries_per_class=3")
 
 
 def test_what_is_fitted_to_each_support_set_takes_other_episodes_and_no_inner_steps(shell: Shell):
@@ -430,7 +430,7 @@ def test_damaged_or_other_published_weights_are_refused(shell: Shell, record: Pa
     card.unlink()
     assert "seed-0.card.json: no such file" in refused(shell, "--set", "inner_steps_test=4")
     file.unlink()
-    assert "seed-0.weights: not there, nor are published ones; make them with: norml run norml" in refused(
+    assert "seed-0.weights: no such file, and no published weights; make them with: norml run norml" in refused(
         shell, "--set", "inner_steps_test=4"
     )
 

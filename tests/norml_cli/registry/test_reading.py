@@ -304,7 +304,7 @@ FROM_SOURCE = {"kind": "from-source", "meta_train": 10, "meta_val": 4, "meta_tes
     ("changes", "fault"),
     [
         ({"splits": FROM_SOURCE}, "splits.kind: 'from-source' is not for kind: glyphs"),
-        ({"kind": "mini-imagenet"}, "splits.kind: 'seeded' is not for kind: mini-imagenet; 'from-source' is for"),
+        ({"kind": "mini-imagenet"}, "splits.kind: 'seeded' is not for kind: mini-imagenet; 'from-source' needs"),
         (
             {"kind": "mini-imagenet", "splits": FROM_SOURCE | {"meta_val": 3}},
             "splits: 19 classes in all, but the data set has 20",
@@ -510,7 +510,7 @@ def test_registry_named_by_the_environment(tmp_path, monkeypatch):
 
 def test_registry_folder_that_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.delenv("NORML_REGISTRY", raising=False)
-    with pytest.raises(UserError, match=r"^--registry .*nowhere: not a folder"):
+    with pytest.raises(UserError, match=r"^--registry .*nowhere: is not a folder"):
         load_registry(tmp_path / "nowhere")
 
 
@@ -749,5 +749,5 @@ def test_a_convolutional_learner_that_cannot_be_is_refused_with_the_key_to_chang
 def test_colour_images_need_features_or_convolutions():
     registry = load_registry()
     assert registry.resolve("norml", "mini-imagenet-5way-conv", 5).spec.protocol.learner == "conv-4"
-    with pytest.raises(UserError, match="name a recipe for features, or declare learner: conv-4"):
+    with pytest.raises(UserError, match="name a recipe to make features, or declare learner: conv-4"):
         registry.resolve("norml", "mini-imagenet-5way-conv", 5, {"learner": "fully-connected"})

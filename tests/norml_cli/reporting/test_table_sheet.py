@@ -672,5 +672,5 @@ def test_without_evaluations_there_is_no_such_column(tmp_path):
 
 
 def test_a_second_test_that_evaluate_cannot_make_is_refused(tmp_path):
-    with pytest.raises(RegistryError, match=r"second_test\.changed: 'inner_lr' is nothing that"):
+    with pytest.raises(RegistryError, match=r"second_test\.changed: `norml evaluate` cannot change 'inner_lr'"):
         made_registry(tmp_path / "entries", second_test={"title": "other rate", "changed": {"inner_lr": 1}})

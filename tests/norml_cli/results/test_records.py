@@ -213,7 +213,7 @@ def test_not_json(tmp_path, text):
     path.write_bytes(text)
     fault = fault_of(path)
     assert fault.startswith(f"{path}: is not JSON (")
-    assert fault.endswith("), so damaged or cut off; delete it and run again")
+    assert fault.endswith("); it is damaged or cut off, delete it and run again")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "3"])
