@@ -265,7 +265,7 @@ def test_flattened_gates_stay_at_their_shots(shell: Shell, images: np.ndarray):
     record = run(shell, "norml", "--set", "gates=flattened")
     code, _, err = shell.norml("classify", record, "--support", "support", "--query", "query")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "trained at 5-way 1-shot cannot adapt to 5-way 2-shot" in err
+    assert "trained for 5-way 1-shot cannot adapt to 5-way 2-shot" in err
     for name in CLASSES:
         Path(f"support/{name}/1.png").unlink()
     found = probabilities(shell, record=record)

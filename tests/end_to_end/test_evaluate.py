@@ -150,7 +150,7 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
             ["--benchmark", "tiny-large"],
             "--benchmark tiny-large: has images of 20 x 20 grey pixels, but the learner was",
         ),
-        (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; take one"),
+        (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; use one"),
         (["--benchmark", "mini-imagenet-5way"], "uses another backbone than"),
     ],
 )
@@ -169,7 +169,7 @@ def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str
 
 def test_gates_of_all_support_examples_at_once_stay_at_their_shots(shell: Shell):
     assert shell.norml(*RUN, "--set", "gates=flattened")[0] == 0
-    assert "trained at 5-way 1-shot cannot adapt to 5-way 2-shot" in refused(shell, "--shots", "2")
+    assert "trained for 5-way 1-shot cannot adapt to 5-way 2-shot" in refused(shell, "--shots", "2")
     assert evaluated(shell, "--set", "inner_steps_test=3")["new"] is True
 
 

@@ -303,7 +303,7 @@ def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: obje
     assert shell.norml(*PRETRAIN)[0] == 0
     (path,) = (shell.results / "pretraining").rglob("*.json")
     edited = json.loads(path.read_text()) | {key: value}
-    for content, expected in ((edited, "digest: is not that"), (edited | {"digest": digest_of(edited)}, fault)):
+    for content, expected in ((edited, "digest: does not match"), (edited | {"digest": digest_of(edited)}, fault)):
         path.write_text(json.dumps(content))
         code, _, err = shell.norml(*PRETRAIN)
         assert (code, err.count("\n")) == (2, 1)
