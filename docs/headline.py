@@ -55,7 +55,7 @@ def lead() -> str:
     table = _table("table-2")
     pairs = compare_table(_registry(), table.entry, [record for _, record in _runs()])
     said = [f"{_lead(pair)} at {_shots(pair.shots)}{_in_paper(table, pair.shots)}" for pair in pairs if _is_lead(pair)]
-    return f"NORML minus MAML with a constant rate, in points: {'; '.join(said)}."
+    return f"NORML minus MAML (constant lr), in points of accuracy: {'; '.join(said)}."
 
 
 def _is_lead(pair: Comparison) -> bool:
@@ -87,9 +87,7 @@ def seeds() -> str:
     counts = sorted({len(each.runs.seeds) for each in ours})
     many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     [episodes] = {each.accuracy.interval.n for each in ours}
-    return (
-        f"Our cells are means over {episodes:,} test episodes and {many} seeds, with their 95% intervals over episodes."
-    )
+    return f"Ours are means over {episodes:,} test episodes and {many} seeds, with 95% intervals over episodes."
 
 
 def full(table_id: str) -> str:

@@ -29,6 +29,7 @@ DEVICES = "tests/scale/test_ranks.py::test_two_devices_learn_what_one_does_and_o
 # all with the same options; each of them must stand in that file, too.
 COVERED = {
     "norml --version": "test_usage.py::test_the_version_names_the_commit_of_a_checkout",
+    "norml --install-completion": "test_display.py::test_completion_can_be_shown_and_installed",
     "norml COMMAND --help": "test_usage.py::test_help_is_made_for_people",
     "norml classify": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml classify --format --query --support": "test_classify.py::test_every_format_says_the_same",
@@ -36,6 +37,7 @@ COVERED = {
     "norml classify --query --registry --support": "test_own_images.py::test_a_folder_of_images_goes_the_whole_way",
     "norml classify --query --support": "test_classify.py::test_it_says_what_the_library_says_of_the_same_images",
     "norml compare": "test_commands.py::test_every_table_and_the_page_after_a_run",
+    "norml compare --benchmark": "test_commands.py::test_every_table_and_the_page_after_a_run",
     "norml doctor": "test_verify_and_doctor.py::test_doctor_is_content_with_a_sound_place",
     "norml doctor --json": "test_verify_and_doctor.py::test_doctor_says_what_to_do_and_returns_1",
     "norml evaluate": "test_evaluate.py::test_a_record_of_its_own_beside_the_run_that_no_list_of_runs_shows",
@@ -75,6 +77,7 @@ COVERED = {
     "norml run --benchmark --no-compile": "test_run.py::test_compiling_pays_for_long_runs_where_there_is_a_compiler",
     "norml run --benchmark --shots": "test_run.py::test_all_methods_run_and_are_tabulated",
     "norml run --benchmark --outer-steps --registry": "test_own_images.py::test_the_commands_of_the_page_run",
+    "norml run --benchmark --name --set": "test_series.py::test_the_command_prints_the_same_rows",
     "norml run --device": "test_convolutional_run.py::test_a_run_is_verified_inspected_reported_and_loaded",
     "norml run --devices --shots": DEVICES,
     "norml run --registry": "test_docs.py::test_a_benchmark_and_a_method_of_ones_own_run_as_the_page_says",
@@ -87,7 +90,7 @@ COVERED = {
     "norml show --shots": "test_commands.py::test_show_gives_each_value_its_source_and_counts_parameters",
     "norml status": "test_pretrain.py::test_json_is_the_record_alone_and_status_lists_it",
     "norml study": "test_study.py::test_every_combination_is_tried_and_told_best_first",
-    "norml study --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
+    "norml study --benchmark --grid --outer-steps": "test_study.py::test_trials_are_as_short_as_asked",
     "norml sweep": "test_sweep.py::test_two_sweeps_of_one_folder_do_no_cell_twice",
     "norml sweep --address --fetch --on": "tests/scale/sweeps/test_on_ray.py::test_workers_that_see_nothing",
     "norml sweep --address --gpus --on": "tests/scale/sweeps/test_on_ray.py::test_more_devices_than_there_are",
@@ -121,7 +124,7 @@ def named(page: Path) -> Iterator[list[str]]:
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     blocks = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
     for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
-        for command in re.split(r"&&|;", code.split("  #")[0]):
+        for command in re.split(r"&&|;| > ", code.split("  #")[0]):
             bare = re.sub(r"^\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?|[][]", "", command)
             if any(re.match(rf"{program}(?:$| (?![ \[<]))", bare) for program in PROGRAMS):
                 yield shlex.split(bare)
