@@ -93,7 +93,7 @@ def test_a_checkpoint_is_never_overwritten_by_bad_weights(shell: Shell, monkeypa
     code, _, err = shell.norml(*RUN)
     assert code == 2
     assert "are not finite after outer step 6" in err
-    assert "the checkpoint of outer step 5 is kept" in err
+    assert "the checkpoint of outer step 5 keeps" in err
     (checkpoint,) = places(shell, "*.checkpoint")
     content = read_checkpoint(checkpoint, {})
     assert content["state"]["step"] == 5
