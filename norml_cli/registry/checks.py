@@ -1,7 +1,7 @@
 """Checks across entries: unknown ids, missing protocol values, contradictions."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,16 +202,19 @@ def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> It
         if not layers:
             continue  # the benchmark's own values are checked already
         values, _ = layered(bench, shots, method)
-        values_of = {key: values[key] for key in Protocol.model_fields}
-        protocol = Protocol.model_validate(values_of)
-        saying = {key: [place for place in layers if getattr(layers[place], key) is not None] for key in values_of}
+        protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
         for key, fault in contradictions(protocol, shots, ids.registry.datasets[bench.dataset], ids.recipes):
-            yield f"{[*layers, *saying[key]][-1]}.{key}: {fault}"
+            yield f"{[*layers, *_saying(layers, key)][-1]}.{key}: {fault}"
         rule = RULES[method.algorithm]
         settings = rule.model_validate({key: values[key] for key in rule.model_fields})
         for key, fault in settings.contradictions(protocol):
-            if saying[key]:  # otherwise the value is the benchmark's; the method may suit other benchmarks
-                yield f"{saying[key][-1]}.{key}: {fault}"
+            if places := _saying(layers, key):  # otherwise the value is the benchmark's
+                yield f"{places[-1]}.{key}: {fault}"
+
+
+def _saying(layers: Mapping[str, Any], key: str) -> list[str]:
+    """The places of the layers that state a value for `key`."""
+    return [place for place, layer in layers.items() if getattr(layer, key) is not None]
 
 
 def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -175,10 +176,10 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
         method.rule_by_benchmark.get(bench.id),
         method.rule_by_shots.get(bench.id, {}).get(shots),
     ]
-    values = defaults(Protocol) | defaults(RULES[method.algorithm])
+    values = {**defaults(Protocol), **defaults(RULES[method.algorithm])}
     sources = dict.fromkeys(values, "norml's default")
     for layer in layers:
-        for key in type(layer).model_fields if layer is not None else ():
+        for key in layer.model_fields_set if layer is not None else ():
             sourced = getattr(layer, key)
             if sourced is not None:
                 values[key], sources[key] = sourced.value, sourced.source
@@ -187,9 +188,11 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
     return values, sources
 
 
-def defaults(model: type[Model]) -> dict[str, Any]:
+@cache
+def defaults(model: type[Model]) -> Mapping[str, Any]:
     """The values of a protocol or a rule that have defaults."""
-    return {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
+    found = {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
+    return MappingProxyType(found)
 
 
 def _override(

@@ -5,11 +5,14 @@ import re
 import shlex
 from pathlib import Path
 
+import h5py
 import pytest
+import yaml
 
 from tests.helpers.command_line import Shell
-from tests.helpers.own_images import own_images
-from tests.helpers.photos import photo, write_files
+from tests.helpers.own_images import SIZES, own_images
+from tests.helpers.photos import benchmark_values, photo, recipe_values, write_files
+from tests.helpers.tiny import write_entry
 
 SMALL = "hidden_sizes=[8] outer_steps=4 validate_every=2 validation_episodes=20 test_episodes=30 queries_per_class=5"
 BENCHMARK = (
@@ -60,6 +63,25 @@ def test_a_folder_of_images_goes_the_whole_way(user: Shell, channels: str):
     typed(user, f"evaluate {RECORD} --registry mine --set queries_per_class=2")
     typed(user, f"verify {RECORD} --registry mine")
     classify(user, f"classify {RECORD} --support labelled --query new --registry mine --json")
+
+
+def test_a_backbone_is_pretrained_on_classes_of_unequal_size(user: Shell, tmp_path: Path):
+    """Every image gets its features; episodes of them and a run on them know how many each class has."""
+    typed(user, "new dataset my-birds --source birds --set channels=rgb --set image_size_px=16")
+    typed(user, "prepare my-birds --source birds --registry mine")
+    write_entry(user.folder / "mine", "recipes", recipe_values())
+    write_entry(user.folder / "mine", "benchmarks", benchmark_values() | {"dataset": "my-birds"})
+    out = typed(user, "pretrain my-birds --recipe made-recipe --registry mine --device cpu")
+    entry = yaml.safe_load((user.folder / "mine/datasets/my-birds.yaml").read_text())
+    (path,) = (tmp_path / "caches").rglob("*.features.h5")
+    with h5py.File(path) as file:
+        stored = {name: array.shape for name, array in file["features"].items()}
+    assert sum(shape[0] for shape in stored.values()) == sum(SIZES.values())
+    assert {shape[1] for shape in stored.values()} == {6}
+    assert entry["examples_per_class"] == {"min": 8, "max": 25}
+    assert "2-way 1-shot nearest centroid on meta-validation" in out
+    typed(user, "run nearest-centroid maml-constant-lr --benchmark made-2way --registry mine --no-compile --quiet")
+    assert len(list((user.results / "made-2way/1-shot").glob("*/seed-0.json"))) == 2
 
 
 def classify(user: Shell, line: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.helpers.command_line import Shell
 
-SWEEP = ("sweep", "norml", "maml-constant-lr", "--benchmark", "tiny-5way", "--shots", "1", "--seeds", "0..1")
+CELLS = ("norml", "maml-constant-lr", "--benchmark", "tiny-5way")
+SWEEP = ("sweep", *CELLS, "--shots", "1", "--seeds", "0..1")
 
 
 def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
@@ -19,16 +20,9 @@ def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
     return {str(path.relative_to(results)): (each["correct"], each["curve"]) for path, each in records.items()}
 
 
-def one_after_the_other(shell: Shell, *options: str) -> dict[str, tuple[list[int], list[dict]]]:
-    for seed in ("0", "1"):
-        run = ("run", "norml", "maml-constant-lr", "--benchmark", "tiny-5way", "--seed", seed, "--device", "cpu")
-        assert shell.norml(*run, *options, "--results", "apart")[0] == 0
-    return numbers(shell.folder / "apart")
-
-
 def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other(shell: Shell):
-    long = ("--outer-steps", "300", "--set", "validate_every=300")
-    process = shell.start(*SWEEP, *long, "--at-once", "2")
+    long = (*CELLS, "--outer-steps", "150", "--set", "validate_every=150", "--set", "test_episodes=64")
+    process = shell.start("sweep", *long, "--at-once", "2")
     try:
         until = time.monotonic() + 120
         while len(list(shell.results.rglob("*.status"))) < 2:
@@ -41,9 +35,10 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other
     assert process.returncode == 130
     assert re.search(r"stopped: \d of \d finished, \d left; the same command goes on from here\n$", said)
     assert not list(shell.results.rglob(".*.lock"))  # nobody is left
-    code, out, err = shell.norml(*SWEEP, *long, "--at-once", "2")
+    code, out, err = shell.norml("sweep", *long, "--at-once", "2")
     assert (code, err) == (0, "")
-    assert numbers(shell.results) == one_after_the_other(shell, *long)
+    assert shell.norml("run", *long, "--device", "cpu", "--results", "apart")[0] == 0
+    assert numbers(shell.results) == numbers(shell.folder / "apart")
     assert not [path for path in shell.results.rglob("*.*") if path.suffix not in {".json", ".weights"}]
     assert out.count("maml-constant-lr") >= 2  # the list of runs
 

@@ -129,7 +129,10 @@ def test_the_exit_code_is_that_of_the_rank_at_fault(codes, code, said, capsys: p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["norml", "maml-layerwise-lr"])
+@pytest.mark.parametrize(
+    "method",
+    ["norml", "maml-layerwise-lr", "maml-plus-plus", "alfa", "reptile", "prototypical-network", "matching-network"],
+)
 def test_one_two_and_four_ranks_learn_the_same(shell: Shell, method: str):
     run = ("run", method, *RUN[2:], "--set", "meta_batch_size=5")
     assert shell.norml(*run, "--results", "1")[0] == 0
