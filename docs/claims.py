@@ -1,8 +1,7 @@
-"""Each claim of the paper with a verdict of its own, made from records and the registry by code.
+"""A verdict on each claim of the paper, computed from records and the registry.
 
-A verdict is no stronger than what it rests on. Where both rows have three seeds, it is over seeds. Where they have
-fewer, a difference counts only if it is larger than what the scatter of other rows' seeds makes of two such rows.
-Where there is no record, the claim is not tested.
+If both methods have three seeds, a verdict is over seeds. With fewer seeds, a difference must be larger than the
+differences between seeds of other methods would make it. Without a record, a claim is not tested.
 """
 
 import math
@@ -17,20 +16,20 @@ from norml_cli.reporting.formats import percent
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.results.comparisons import Comparison
 
-HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "inside seed scatter", "not told apart", "not tested"
+HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "within seed variation", "not significant", "not tested"
 OTHER = "another backbone than the paper's"
 CONSTANT, GLOBAL, LAYERWISE = "maml-constant-lr", "maml-global-lr", "maml-layerwise-lr"
 ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN = "norml-zero-hidden-zero-cell", "norml-zero-cell", "norml-zero-hidden"
 SHOTS = (1, 5)
 PAPERS_BACKBONE = "mtl-2019"
-WIDTHS = (1, 64)  # by which the learner's hidden layers are multiplied
-LINEAR = 1.05  # chosen: a power that is linear, with room for what is not yet negligible at that width
+WIDTHS = (1, 64)  # factors of the learner's hidden layers
+LINEAR = 1.05  # chosen: largest power that counts as linear, because smaller terms still matter at that width
 MANY_STEPS = (20, 50, 100)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison that a claim rests on. seeds: of both rows; '' where none are involved."""
+    """A comparison that a claim depends on. seeds: common seeds; '' if no runs are involved."""
 
     what: str
     paper: str
@@ -41,7 +40,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, where, and what the records say of it."""
+    """A claim of the paper with its evidence."""
 
     title: str
     says: str
@@ -49,7 +48,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """Over all evidence: 'holds', 'holds in 2 of 4; 3 not tested', 'inside seed scatter', ..."""
+        """The verdict over all evidence: 'holds', 'holds in 2 of 4; 3 not tested', 'within seed variation', ..."""
         found = [each.verdict for each in self.evidence if each.verdict not in {UNTESTED, OTHER}]
         untested = sum(each.verdict == UNTESTED for each in self.evidence)
         if not found:
@@ -63,7 +62,7 @@ class Claim:
 
 
 def claims(registry: Registry, numbers: Numbers) -> list[Claim]:
-    """In the order in which the paper makes them."""
+    """The paper's claims, in a fixed order."""
     return [
         Claim(
             "Gates beat learned rates",
@@ -116,7 +115,7 @@ def claims(registry: Registry, numbers: Numbers) -> list[Claim]:
 
 
 def claims_markdown(registry: Registry, numbers: Numbers) -> str:
-    """The claims with their verdicts, and what each rests on."""
+    """The claims with their verdicts and evidence."""
     found = claims(registry, numbers)
     rows = [[claim.title, claim.says, claim.verdict] for claim in found]
     parts = [to_markdown(Sheet(Grid(["claim", "the paper", "verdict"], rows, words=[1, 2])))]
@@ -142,7 +141,7 @@ def _gates_at_equal_work(numbers: Numbers) -> Iterator[Evidence]:
 
 
 def _gates_under_the_second_test(numbers: Numbers) -> Iterator[Evidence]:
-    """The paired difference of the same weights; what seeds scatter is taken from rows that were evaluated so."""
+    """Paired differences in the second test; variation between seeds comes from methods evaluated in that test."""
     for shots in SHOTS:
         second, title = numbers.second("norml", shots), numbers.second_title
         what = f"NORML - {numbers.title(CONSTANT)}, {shots}-shot, {title}"
@@ -151,8 +150,8 @@ def _gates_under_the_second_test(numbers: Numbers) -> Iterator[Evidence]:
             yield Evidence(what, "-", "no record", "0", UNTESTED)
             continue
         n_seeds, need = len(second.seeds), numbers.least_second_difference(shots, len(second.seeds))
-        told = abs(difference.mean) > difference.half_width
-        verdict = _by_scatter(difference.mean, need, told=told)
+        significant = abs(difference.mean) > difference.half_width
+        verdict = _by_seed_variation(difference.mean, need, significant=significant)
         ours = percent(difference.mean, difference.half_width, sign="+")
         yield Evidence(what, "-", ours, str(n_seeds), verdict)
 
@@ -180,10 +179,8 @@ def _many_steps(numbers: Numbers) -> Iterator[Evidence]:
 
 
 def _survival(numbers: Numbers, steps: int) -> Evidence:
-    """Whether more nearly all of the meta-gradient at the last step's weights is left at the first's, by NORML."""
-    what = (
-        f"of the meta-gradient's norm after {steps} steps, how much is left before the first: NORML, MAML (constant lr)"
-    )
+    """Whether NORML's meta-gradient changes its norm less over the inner steps than MAML's."""
+    what = f"norm of the meta-gradient before {steps} steps divided by that after them: NORML, MAML (constant lr)"
     left = [kept_gradient(numbers, method, steps) for method in ("norml", CONSTANT)]
     if left[0] is None or left[1] is None:
         return Evidence(what, "nearer 1", "no record", "0", UNTESTED)
@@ -209,7 +206,7 @@ def _accuracies(numbers: Numbers) -> Iterator[Evidence]:
 
 
 def _table_1(numbers: Numbers) -> Iterator[Evidence]:
-    """On every backbone, with full-support steps; the verdict is that of the paper's own."""
+    """NORML on every backbone with full-support steps; only the paper's backbone decides the verdict."""
     for goal, entrants in numbers.goals("table-1", "norml"):
         paper = goal.published.text.replace("+-", "±")
         for entrant in entrants:
@@ -229,7 +226,7 @@ def _reached(ours: float, paper: float) -> str:
 
 
 def _parameters(registry: Registry) -> Iterator[Evidence]:
-    """Of NORML as it is declared, from shapes alone."""
+    """Ratios of parameters of NORML as declared, computed from shapes."""
     for benchmark, shots in (
         (BENCHMARK, 1),
         (BENCHMARK, 5),
@@ -246,7 +243,7 @@ def _parameters(registry: Registry) -> Iterator[Evidence]:
 
 
 def _growth(registry: Registry) -> Iterator[Evidence]:
-    """By which power of the learner's parameters the meta-learner's grow as all hidden layers become twice as wide."""
+    """The power of the learner's size with which the meta-learner grows when all hidden layers double."""
     for cell in ("layer-width", 64):
         powers = [_power(registry, times, cell) for times in WIDTHS]
         what = f"power of the learner's size, cell of {cell}, hidden layers {WIDTHS[0]} and {WIDTHS[1]} times as wide"
@@ -263,14 +260,14 @@ def _power(registry: Registry, times: int, cell: object) -> float:
 def _counts(
     registry: Registry, method: str, benchmark: str, shots: int, *, times: int = 1, **values: object
 ) -> dict[str, int]:
-    """Of learner and meta-learner, with hidden layers `times` as wide."""
+    """Numbers of parameters of learner and meta-learner, with hidden layers `times` as wide."""
     spec = registry.resolve(method, benchmark, shots).spec
     if times > 1 or values:
         sizes = [times * size for size in spec.protocol.hidden_sizes]
         spec = registry.resolve(method, benchmark, shots, {"hidden_sizes": sizes, **values}).spec
     counts = spec.parameter_counts(n_features(registry, spec))
     if counts is None:
-        raise ValueError(f"{method} on {benchmark} does not count its parameters")
+        raise ValueError(f"{method} on {benchmark}: parameters cannot be counted from shapes")
     return counts
 
 
@@ -284,7 +281,7 @@ def _ahead(numbers: Numbers, a: str, b: str, benchmark: str, shots: int) -> Evid
 
 
 def _same(numbers: Numbers, a: str, b: str, benchmark: str, shots: int) -> Evidence:
-    """Whether the two differ, which would refute that they are the same; nothing here could prove it."""
+    """Whether the two differ, which refutes that they are the same. No test can prove that they are the same."""
     pair = numbers.pair(a, b, benchmark, shots)
     found = verdict_of(numbers, pair) if pair else UNTESTED
     verdict = FAILS if found == HOLDS else found
@@ -306,19 +303,19 @@ def _compared(
 
 
 def verdict_of(numbers: Numbers, pair: Comparison) -> str:
-    """Whether `pair.a` is ahead: over seeds where both have three, else by what other rows' seeds scatter."""
+    """Whether `pair.a` is ahead: over seeds if both have three, otherwise by other methods' variation between seeds."""
     over_seeds, over_episodes = pair.over_seeds, pair.over_episodes
     if over_seeds is not None and over_seeds.enough:
         return _sign(over_seeds.interval.mean) if over_seeds.settled else INSIDE
     need = numbers.least_difference(pair.benchmark, pair.shots, len(over_episodes.seeds))
-    return _by_scatter(over_episodes.interval.mean, need, told=pair.for_new_classes.settled)
+    return _by_seed_variation(over_episodes.interval.mean, need, significant=pair.for_new_classes.settled)
 
 
-def _by_scatter(mean: float, need: float | None, *, told: bool) -> str:
-    """need: None where no row has several seeds; then the test over episodes is all there is."""
+def _by_seed_variation(mean: float, need: float | None, *, significant: bool) -> str:
+    """The verdict on a difference. need: its limit from seeds; None if no method has several seeds."""
     if need is not None and abs(mean) < need:
         return INSIDE
-    return _sign(mean) if told else LEVEL
+    return _sign(mean) if significant else LEVEL
 
 
 def _sign(mean: float) -> str:

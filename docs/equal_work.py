@@ -1,4 +1,4 @@
-"""NORML beside MAML at equal work: meta-validation accuracy against core-seconds and against multiplications."""
+"""NORML and MAML at equal work: meta-validation accuracy by core-seconds and by multiplications."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,18 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Course:
-    """One method's learning curve by the work done: points (work, accuracy in percent)."""
+    """A method's learning curve by work: points (work, accuracy in percent)."""
 
     title: str
     points: Sequence[tuple[float, float]]
 
     def after(self, work: float) -> float | None:
-        """The accuracy of the last meta-validation within so much work; None: there is none yet."""
+        """The accuracy of the last meta-validation within this work; None if there is none yet."""
         return next((accuracy for done, accuracy in reversed(self.points) if done <= work), None)
 
 
 def courses(numbers: Numbers, shots: int, unit: str) -> list[Course]:
-    """Of every method with a record that tells that work."""
+    """The courses of all methods whose record has that unit of work."""
     found = []
     for method in METHODS:
         step = _work_of_a_step(numbers, method, shots, unit)
@@ -54,12 +54,12 @@ def _work_of_a_step(numbers: Numbers, method: str, shots: int, unit: str) -> flo
 
 
 def seconds_of_a_step(run: RunRecord) -> float:
-    """Of training alone."""
+    """Training time per outer step, without validation and compiling."""
     return run.cost.training_s / run.spec.protocol.outer_steps
 
 
 def norml_multiplications(numbers: Numbers, shots: int) -> float:
-    """Of an outer step of NORML, in those of MAML, as the bench counted them."""
+    """Multiplications of an outer step of NORML relative to MAML, as the benchmark counted them."""
     cell, queries = numbers.value("norml", shots, "cell_size"), numbers.value("norml", shots, "queries_per_class")
     sections = json.loads(SPEED.read_text(encoding="utf-8"))["sections"]
     [times] = {
@@ -73,7 +73,7 @@ def norml_multiplications(numbers: Numbers, shots: int) -> float:
 
 
 def work_markdown(numbers: Numbers) -> str:
-    """Every method after as much work as the shortest of their runs took, by both units."""
+    """A table of all methods after the work of the shortest run, in both units."""
     shown, rows = (*MAML, "norml"), []
     for shots in SHOTS:
         for unit, label in UNITS.items():
@@ -90,7 +90,7 @@ def _after(course: Course | None, work: float) -> str:
 
 
 def work_pictures(numbers: Numbers) -> Iterator[Picture]:
-    """A picture for each number of shots and unit where NORML's work is known."""
+    """A picture for each number of shots and unit for which NORML's work is known."""
     order = [numbers.title(method) for method in METHODS]
     for shots in SHOTS:
         for unit, label in UNITS.items():

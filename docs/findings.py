@@ -1,7 +1,7 @@
-"""The numbers that docs/findings.md.jinja speaks of, each taken from a record, a trial, an inspection or the registry.
+"""Numbers for docs/findings.md.jinja, from records, trials, inspections and the registry.
 
-What is asked for and not there raises an error, so that no sentence outlives the record it rests on. Accuracies are
-returned as the page prints them: in percent.
+A missing number raises an error, so that no sentence stays after its record is gone. Accuracies are text in percent, as
+the page prints them.
 """
 
 import csv
@@ -28,15 +28,15 @@ from norml_cli.results.tables import build_table
 
 BENCHMARK, TABLE = "omniglot-20way", "table-2"
 TESTS = {
-    "as trained": "as trained: turned classes, as many queries as shots",
-    "rotations none": "not turned",
-    "queries_per_class 15": "turned, 15 queries a class",
-    "queries_per_class 15, rotations none": "not turned, 15 queries a class",
+    "as trained": "as trained: rotated classes, as many queries as shots",
+    "rotations none": "no rotations",
+    "queries_per_class 15": "rotated, 15 queries per class",
+    "queries_per_class 15, rotations none": "no rotations, 15 queries per class",
 }
 
 
 class Numbers:
-    """Read from the records under `results` once, looked up by name."""
+    """Numbers by name, from the records in a results folder, which is read once."""
 
     def __init__(self, registry: Registry, results: Results) -> None:
         self._registry, self._folder = registry, results.folder
@@ -56,24 +56,24 @@ class Numbers:
         }
 
     def value(self, method: str, shots: int, key: str) -> Any:
-        """What the registry declares."""
+        """The registry's value of `key`."""
         [value] = self._registry.resolve(method, BENCHMARK, shots).spec.values_of([key]).values()
         return f"{value:,}" if isinstance(value, int) else value
 
     def accuracy(self, method: str, shots: int) -> str:
-        """On meta-test, mean over seeds: '90.53'."""
+        """Meta-test accuracy, mean over seeds: '90.53'."""
         return f"{100 * self._over_runs(method, shots, lambda run: run.accuracy.mean):.2f}"
 
     def validation_at(self, method: str, shots: int, step: int) -> str:
-        """On meta-validation, of a run's weights after so many outer steps, mean over seeds: '90.7'."""
+        """Meta-validation accuracy after outer step `step`, mean over seeds: '90.7'."""
         return f"{100 * self._over_runs(method, shots, lambda run: _point(run, step).validation_accuracy):.1f}"
 
     def best_validation(self, method: str, shots: int) -> str:
-        """On meta-validation, of the weights that a run keeps, mean over seeds: '90.8'."""
+        """Meta-validation accuracy of the best weights, mean over seeds: '90.8'."""
         return f"{100 * self._over_runs(method, shots, lambda run: run.best.validation_accuracy):.1f}"
 
     def training_at(self, method: str, shots: int, step: int) -> str:
-        """On queries of training episodes, over the steps since the meta-validation before, mean over seeds: '97.7'."""
+        """Query accuracy in training, over the steps since the last meta-validation, mean over seeds: '97.7'."""
         return f"{100 * self._over_runs(method, shots, lambda run: _train_accuracy(run, step)):.1f}"
 
     def validated(self, method: str, benchmark: str, shots: int = 1) -> float | None:
@@ -84,7 +84,7 @@ class Numbers:
         return fmean(run.best.validation_accuracy for run in runs) if runs else None
 
     def tuned(self, study: str, method: str, benchmark: str) -> float | None:
-        """The same of the best of its run and its trials in a study."""
+        """The best meta-validation accuracy of a method's runs and its trials in a study; None without trials."""
         place = (study, method, benchmark)
         tried = [
             trial.best.validation_accuracy
@@ -95,22 +95,22 @@ class Numbers:
         return max([*tried, *([run] if run is not None else [])], default=None) if tried else None
 
     def first_run(self, method: str, shots: int) -> RunRecord | None:
-        """The first seed."""
+        """The record of the first seed; None without records."""
         return next(iter(self._found(method, shots)), None)
 
     def run_on_a_core(self, method: str, shots: int) -> RunRecord | None:
-        """The first seed that was trained by one CPU thread from beginning to end; None: there is none."""
+        """The record of the first seed trained entirely with one CPU thread; None if there is none."""
         return next(
             (run for run in self._found(method, shots) if run.threads == 1 and ", then " not in run.device), None
         )
 
     def seeds_range(self) -> str:
-        """How many seeds the cells of Table 2 have: '1 to 3'."""
+        """Range of the number of seeds in Table 2's cells: '1 to 3'."""
         counts = {len(cell.ours.runs.seeds) for _, _, cell in self._table.cells() if cell.ours}
         return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
     def tests(self, method: str, shots: int) -> str:
-        """A table of what a method's weights reached by each test, of the seeds that were evaluated by all of them."""
+        """A table of the accuracy of a method's weights in each test, for the seeds that have all tests."""
         runs = [run for run in self._runs(method, shots) if self._evaluated(run).keys() >= set(TESTS)]
         rows = [
             [says, f"{100 * fmean(self._evaluated(run)[test] for run in runs):.1f}" if runs else "no record"]
@@ -120,29 +120,29 @@ class Numbers:
         return to_markdown(Sheet(Grid(["test", f"accuracy, mean over seeds: {seeds}"], rows))).rstrip()
 
     def _evaluated(self, run: RunRecord) -> dict[str, float]:
-        """Accuracies of its weights on meta-test, by the title of each test."""
+        """Meta-test accuracies of the run's weights, by the test's title."""
         found = {protocol_title({}, "meta_test"): run.accuracy.mean}
         for each in self.evaluations.of(run):
             found[protocol_title(each.changed, each.split)] = each.accuracy.mean
         return found
 
     def backbone(self, benchmark: str) -> str:
-        """The recipe of its features."""
+        """The recipe of the benchmark's features."""
         backbone = self._registry.benchmark(benchmark).protocol.backbone
         if backbone is None:
             raise ValueError(f"{benchmark} has no backbone")
         return str(backbone.value)
 
     def n_seeds(self, method: str, shots: int, benchmark: str = BENCHMARK) -> int:
-        """How often it was trained."""
+        """Number of seeds with a record."""
         return len(self._found(method, shots, benchmark))
 
     def title(self, method: str) -> str:
-        """As tables print it."""
+        """The method's title."""
         return self._registry.method(method).title
 
     def interval(self, method: str, benchmark: str, shots: int) -> Interval | None:
-        """On meta-test, mean over seeds, with its interval over episodes; None: no record."""
+        """Meta-test accuracy, mean over seeds, with its interval over episodes; None without a record."""
         runs = self._found(method, shots, benchmark)
         if not runs:
             return None
@@ -156,7 +156,7 @@ class Numbers:
         return f"{100 * interval.mean:.2f}"
 
     def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
-        """`a` minus `b`, among all pairs of the first table that shows both there; None where one has no record."""
+        """The comparison of `a` and `b`, among all pairs of Table 2 or of another table; None without records."""
         if not all(self._found(method, shots, benchmark) for method in (a, b)):
             return None
         place = (benchmark, shots)
@@ -170,7 +170,7 @@ class Numbers:
         return compare(self._registry, [a, b], benchmark, shots, self.records)[0]
 
     def _compared(self, table: str, place: tuple[str, int]) -> list[Comparison]:
-        """All pairs of a table's methods there; [] where some cannot be paired."""
+        """All pairs of a table's methods at `place`; [] if some cannot be paired."""
         if (table, place) not in self._families:
             methods = places_of(self._registry.table(table))[place]
             ran = [method for method in dict.fromkeys(methods) if self._found(method, place[1], place[0])]
@@ -181,37 +181,37 @@ class Numbers:
         return self._families[table, place]
 
     def least_difference(self, benchmark: str, shots: int, n_seeds: int) -> float | None:
-        """What two rows of so many seeds must differ by, from the scatter of all rows there that have several."""
+        """The significant difference of two methods with `n_seeds` seeds each, from all methods with several seeds."""
         labels = dict.fromkeys(r.label for r in self.records if (r.spec.benchmark, r.spec.shots) == (benchmark, shots))
         groups = [choose_runs(self._registry, label, benchmark, shots, self.records)[0] for label in labels]
         means = [[run.accuracy.mean for run in group.records] for group in groups if group is not None]
         return least_difference(means, n_seeds)
 
     def needed(self, shots: int) -> str:
-        """The same of two single-seed rows of Table 2, in points: '0.30'."""
+        """The significant difference of two methods of Table 2 with one seed each, in points: '0.30'."""
         need = self.least_difference(BENCHMARK, shots, 1)
         if need is None:
             raise ValueError(f"no row has several seeds at {shots} shots; say something else")
         return f"{100 * need:.2f}"
 
     def scattering(self, shots: int) -> list[str]:
-        """The titles of the rows of Table 2 that have several seeds."""
+        """Titles of the methods of Table 2 that have several seeds."""
         return [self.title(row.method) for row in self._rows() if self.n_seeds(row.method, shots) > 1]
 
     @property
     def second_title(self) -> str:
-        """What the table's second test is called."""
+        """The title of the table's second test."""
         return self._table.entry.second_test.title if self._table.entry.second_test else ""
 
     def second(self, method: str, shots: int) -> Reached | None:
-        """What a method's weights reached in the second test, beside MAML's with a constant rate."""
+        """The result of a method's weights in the second test, with the difference from MAML with a constant rate."""
         [ours] = [
             cell.ours for row, column, cell in self._table.cells() if (row.method, column.shots) == (method, shots)
         ]
         return ours.second if ours else None
 
     def least_second_difference(self, shots: int, n_seeds: int) -> float | None:
-        """As `least_difference`, of the second test."""
+        """As `least_difference`, for the second test."""
         test = self._table.entry.second_test
         means = [
             [each.accuracy.mean for run in self._found(row.method, shots) for each in self._second(run, test)]
@@ -224,7 +224,7 @@ class Numbers:
         return [e for e in self.evaluations.of(run) if (e.split, dict(e.changed)) == ("meta_test", changed)]
 
     def goals(self, table: str, method: str) -> list[tuple[Goal, list[Entrant]]]:
-        """The paper's numbers for `method` in a table of several backbones, and ours by it on each, steps in full."""
+        """Published numbers of `method` in a table, each with our results on all backbones with full-support steps."""
         built = build_table(self._registry, self._registry.table(table), self.records)
         found = []
         for goal in built.goals:
@@ -238,13 +238,13 @@ class Numbers:
         return found
 
     def paper_difference(self, a: str, b: str, shots: int) -> str:
-        """`a` minus `b` in the paper: '+4.0'; '-' where it does not have both."""
+        """`a` minus `b` in the paper: '+4.0'; '-' if the paper does not have both."""
         if not {(a, shots), (b, shots)} <= self._published.keys():
             return "-"
         return f"{self._published[a, shots] - self._published[b, shots]:+.1f}"
 
     def trials_of(self, method: str, shots: int) -> str:
-        """Trials of Table 2's benchmark by their outer steps: '28 of 1,500, 3 of 5,000'; 'none'."""
+        """Numbers of trials on Table 2's benchmark, by outer steps: '28 of 1,500, 3 of 5,000', or 'none'."""
         steps = Counter(
             trial.spec.protocol.outer_steps
             for trial in {t.spec_hash: t for t in self.trials}.values()
@@ -256,36 +256,36 @@ class Numbers:
         return [row for row in self._table.entry.rows if row.method]
 
     def paper(self, method: str, shots: int) -> str:
-        """What the paper prints: '90.3'."""
+        """The paper's accuracy: '90.3'."""
         return f"{self._published[method, shots]:.1f}"
 
     def trial(self, study: str, method: str, shots: int, outer_steps: int, /, **values: Any) -> str:
-        """The best accuracy on meta-validation of the trial that `norml study` makes with these values: '81.8'."""
+        """Best meta-validation accuracy of a study's trial with these values: '81.8'."""
         spec = self._registry.resolve(method, BENCHMARK, shots, {"outer_steps": outer_steps, **values}).spec
         [trial] = [trial for trial in self.trials if (trial.study, trial.spec_hash) == (study, spec.hash())]
         return f"{100 * trial.best.validation_accuracy:.1f}"
 
     def effective_rate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
-        """What `norml inspect` found in the weights of a run."""
+        """Effective learning rate of a layer in an inner step, from `norml inspect`."""
         return self._inspected(method, shots, "layers", "effective_rate", layer=layer, inner_step=inner_step)
 
     def cosine(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
-        """Of a layer's inner step to its gradient."""
+        """Cosine of a layer's inner step and its gradient."""
         return self._inspected(method, shots, "layers", "cosine_to_gradient", layer=layer, inner_step=inner_step)
 
     def mean_gate(self, method: str, layer: int, inner_step: int, shots: int = 1) -> float:
-        """Of NORML's gates of the error signal (delta), over examples and neurons."""
+        """Mean of NORML's gates of delta over examples and neurons."""
         return self._inspected(method, shots, "gates", "mean", layer=layer, inner_step=inner_step, signal="delta")
 
     def after_steps(self, method: str, steps: Sequence[int], shots: int = 1) -> str:
-        """Meta-validation accuracies of a run's weights after so many inner steps: '64.5, 70.1'; '': no record."""
+        """Meta-validation accuracies after each of `steps` inner steps: '64.5, 70.1'; '' without a record."""
         if not (self._inspection(method, shots) / "accuracy-by-step.csv").exists():
             return ""
         found = [self._inspected(method, shots, "accuracy-by-step", "accuracy", inner_steps=step) for step in steps]
         return ", ".join(f"{100 * accuracy:.1f}" for accuracy in found)
 
     def frozen(self, method: str, case: str, shots: int = 1) -> str:
-        """Meta-validation accuracy with parts of the learner left as they were: '64.5'."""
+        """Meta-validation accuracy with parts of the learner frozen: '64.5'."""
         return f"{100 * self._inspected(method, shots, 'freezing', 'accuracy', case=case):.1f}"
 
     def _found(self, method: str, shots: int, benchmark: str = BENCHMARK) -> list[RunRecord]:
@@ -305,7 +305,7 @@ class Numbers:
         return self._folder / benchmark / f"{shots}-shot" / method / "seed-0-inspection"
 
     def meta_gradients(self, method: str, benchmark: str, shots: int) -> list[float]:
-        """Of a run's meta-gradient, the norm over all layers after 0 to T inner steps; [] without a record."""
+        """Norms of a run's meta-gradient over all layers after 0 to T inner steps; [] without a record."""
         path = self._inspection(method, shots, benchmark) / "meta-gradient-by-step.csv"
         squares: dict[int, float] = {}
         if path.exists():
@@ -316,7 +316,7 @@ class Numbers:
         return [math.sqrt(squares[step]) for step in sorted(squares)]
 
     def _inspected(self, method: str, shots: int, name: str, column: str, /, **labels: int | str) -> float:
-        """One number of a file that `norml inspect` wrote, in the row that has these labels."""
+        """A number of a file of `norml inspect`, from the row with these labels."""
         path = self._inspection(method, shots) / f"{name}.csv"
         with path.open(encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in labels.items())]
@@ -332,5 +332,5 @@ def _point(run: RunRecord, step: int) -> CurvePoint:
 def _train_accuracy(run: RunRecord, step: int) -> float:
     accuracy = _point(run, step).train_accuracy
     if accuracy is None:
-        raise ValueError(f"nothing was trained before step {step}")
+        raise ValueError(f"there is no training before step {step}")
     return accuracy

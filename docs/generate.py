@@ -1,8 +1,8 @@
-"""Write the pages of docs/reference and the made parts of other pages: `nox -s docs`; --check: compare only.
+"""Write the pages of docs/reference and the generated parts of other pages: `nox -s docs`; --check only compares.
 
-Commands come from the declarations that `--help` prints, keys and formats from the models that check entries and
-records and from the tables that write CSV, the library from its docstrings. In other pages the text between
-`<!-- made: NAME -->` and `<!-- end -->` comes from records. None can drift: a test of the default suite compares.
+Sources: the commands' declarations, as in `--help`; the models that check entries and records; the keys of CSV files;
+the library's docstrings. In other pages the text between `<!-- made: NAME -->` and `<!-- end -->` comes from records. A
+test checks that all pages are up to date.
 """
 
 import inspect
@@ -48,51 +48,56 @@ from norml_cli.results.records import RunRecord
 from norml_cli.terminal.usage import PANELS
 
 HERE = Path(__file__).parent
-MADE = "<!-- made by `nox -s docs`; edit the code's own words instead -->"
+MADE = "<!-- made by `nox -s docs` from texts in the code; edit those instead -->"
 
 COMMANDS_HEAD = """\
-`norml COMMAND --help` prints the same, with examples. Bad input is one line on standard error and exit code 2. A
-training that Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 stopped leaves with 130; started again, it goes on.
+`norml COMMAND --help` prints the same, with examples. For bad input a command prints one line to standard error and
+exits with code 2. A training that is stopped by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 exits with code 130; the same
+command goes on.
 
-With `--json` a command's standard output is its result alone, one JSON document. What it says on its way goes to
-standard error, a JSON object a line: `{"event": "progress", "title", "phase", "done", "total", "per_s",
-"seconds_left"}`, with `loss` and `validation` (the last accuracy on meta-validation) where there are any, at most once
-a second; and `{"event": "line", "line"}` for lines that a person would see. `--quiet` leaves these out. An error is a
-plain line there, in any mode.
-`norml --install-completion` lets the shell complete commands, options and ids. `NO_COLOR` is respected.
+With `--json`, standard output is one JSON document, the result. Progress goes to standard error, one JSON object per
+line:
+
+- `{"event": "progress", "title", "phase", "done", "total", "per_s", "seconds_left"}`, at most once a second. Trainings
+  add `loss` and `validation`, the last accuracy on meta-validation.
+- `{"event": "line", "line"}` for each line that a terminal would show.
+
+`--quiet` leaves both out. Errors are always plain lines. `norml --install-completion` installs the shell's completion
+of commands, options and ids. `NO_COLOR` switches colours off.
 """
 
 KEYS_HEAD = """\
-First the values that entries declare, each as `{value: ..., source: ...}`; `--set KEY=VALUE` changes them for one run.
-Keys with a default may be left out. Below: the keys of the entries themselves, one YAML file each.
+The first tables list the values that entries declare, each as `{value: ..., source: ...}`. `--set KEY=VALUE` changes
+them for one run. Keys with a default may be left out. The last tables list the keys of the entries themselves. Each
+entry is a YAML file.
 """
 
 FORMATS_HEAD = """\
-`--format csv` and `--format json` give the same values under the same keys, fractions to 12 digits. In CSV a list
-is joined by spaces (numbers) or ` | ` (texts), and what is not there is empty; in JSON it is `null`. JSON holds the
-rows under the name in brackets, beside `half_width_formula`, and a table's `table`, `title`, `citation`, `reference`
-and `second_test`.
+`--format csv` and `--format json` have the same values and keys, with fractions to 12 digits. CSV joins lists by spaces
+(numbers) or ` | ` (texts) and leaves missing values empty; JSON has `null`. JSON has the rows under the name in
+brackets, next to `half_width_formula`. The JSON of a table also has `table`, `title`, `citation`, `reference` and
+`second_test`.
 """
 
 RECORDS_HEAD = """\
-One file a run, `results/<benchmark>/<K>-shot/<method>/seed-<n>.json`, in UTF-8. `digest` is the SHA-256 of the JSON of
-all other keys, keys sorted, without spaces. A record that contradicts itself is refused. A study's trials hold the same
-without a meta-test, in `results/studies/<study>/<K>-shot/<method>/`, named by what they vary
-(`inner_lr=0.2,gate_scale=4.0-seed-0.json`). `results/other-protocols/NAME/` keeps runs of a table by other values than
-the declared ones: a results folder of its own, which the table leaves out and `--results` shows.
+Each run has a file `results/<benchmark>/<K>-shot/<method>/seed-<n>.json` in UTF-8. `digest` is the SHA-256 of the JSON
+of all other keys, sorted and without spaces. Reading a record that contradicts itself is an error. A trial of a study
+has the same keys without a meta-test. It is in `results/studies/<study>/<K>-shot/<method>/`, named after its changed
+values (`inner_lr=0.2,gate_scale=4.0-seed-0.json`). `results/other-protocols/NAME/` is a separate results folder for
+runs with other than the declared values. Tables leave it out; `--results` shows it.
 """
 
 
 EVALUATIONS_HEAD = """\
-`norml evaluate` writes one file for each protocol that it evaluates a run's weights by, named by what it changes:
-`seed-<n>-evaluations/queries_per_class=15,rotations=none.json`, beside the run's `seed-<n>.json`. It carries a `digest`
-as records do, and names that of the run: an evaluation of weights that were replaced since is refused.
+`norml evaluate` writes a file for each test protocol, next to the run's `seed-<n>.json` and named after the changed
+values: `seed-<n>-evaluations/queries_per_class=15,rotations=none.json`. It has a `digest`, as records do, and the
+run's digest. So an evaluation of weights that have been replaced is an error.
 """
 
 CARDS_HEAD = """\
-`norml export` writes a run's weights as `seed-<n>.safetensors` and what is said of them as `seed-<n>.card.json`, with a
-`digest`. Both may be published beside the record; `verify`, `inspect` and `evaluate` read them where the run's own
-`seed-<n>.weights` is missing, and refuse a file whose SHA-256 is not the card's, and the card of another run.
+`norml export` writes a run's weights as `seed-<n>.safetensors` and their description as `seed-<n>.card.json`, with a
+`digest`. You can publish both with the record. `verify`, `inspect` and `evaluate` read them if the run's own
+`seed-<n>.weights` is missing. They check the file's SHA-256 and that the card belongs to the run.
 """
 
 
@@ -114,7 +119,7 @@ def commands_page() -> str:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument or option, as its declaration in `app` says."""
+    """An argument or option, as declared in `app`."""
 
     info: Any  # what typer.Argument or typer.Option made
     key: str
@@ -123,7 +128,7 @@ class Parameter:
 
     @property
     def is_argument(self) -> bool:
-        """Whether it is told by its place."""
+        """Whether it is positional."""
         return isinstance(self.info, type(typer.Argument()))
 
     @property
@@ -134,7 +139,7 @@ class Parameter:
 
     @property
     def usage(self) -> str:
-        """Its names, and what an option takes."""
+        """Its names and, for an option, its value."""
         if self.is_argument:
             return f"`{self.name}`"
         declared = [self.info.default, *(self.info.param_decls or ())]  # typer keeps the first name as a default
@@ -144,7 +149,7 @@ class Parameter:
 
     @property
     def meaning(self) -> str:
-        """Its help, and its default where the help says nothing of it."""
+        """Its help, with its default if the help does not say it."""
         says = self.default not in (None, False, inspect.Parameter.empty) and "default" not in self.info.help.lower()
         default = f" Default: {self.default}." if says else ""
         return f"{self.info.help}{default}"
@@ -158,7 +163,7 @@ def _parameters(callback: Any) -> Iterator[Parameter]:
 
 
 def keys_page() -> str:
-    """Every value that an entry may declare and that decides a number."""
+    """All values and keys of entries."""
     lines = ["# Keys", "", MADE, "", KEYS_HEAD]
     lines += ["## protocol", "", Protocol.__doc__ or "", "", *_table(Protocol)]
     for algorithm, rule in RULES.items():
@@ -170,7 +175,7 @@ def keys_page() -> str:
 
 
 def formats_page() -> str:
-    """What scripts read: the keys of CSV and JSON, and those of a record."""
+    """The keys of CSV, JSON and records."""
     lines = ["# What scripts read", "", MADE, "", FORMATS_HEAD]
     for title, keys in SCRIPTS.items():
         rows = [f"| `{key}` | {_cell(meaning)} |" for key, meaning in keys.items()]
@@ -186,13 +191,13 @@ def formats_page() -> str:
 
 
 def _record_rows(model: type[Model], prefix: str) -> Iterator[str]:
-    """A row a key; those of a part stand below it, with its name before theirs."""
+    """A row per key; the keys of a part follow it, with its name as prefix."""
     for key, field in model.model_fields.items():
         parts = [kind for kind in (field.annotation, *typing.get_args(field.annotation)) if _is_part(kind)]
         meaning = field.description or (inspect.getdoc(parts[0]) if parts else "") or ""
         several = "[]" if typing.get_origin(field.annotation) is list else ""
         yield f"| `{prefix}{key}{several}` | {_cell(meaning)} |"
-        if parts and not issubclass(parts[0], RunSpec):  # what a spec holds is in keys.md
+        if parts and not issubclass(parts[0], RunSpec):  # keys.md has the keys of a spec
             yield from _record_rows(parts[0], f"{prefix}{key}{several}.")
 
 
@@ -210,7 +215,7 @@ def _table(model: type[Model]) -> Iterator[str]:
 
 
 def _entry_table(model: type[Model]) -> Iterator[str]:
-    """The keys of an entry itself; a key that must be there is marked."""
+    """The keys of an entry; required keys are marked."""
     yield "| key | required | meaning |"
     yield "| --- | --- | --- |"
     for key, field in model.model_fields.items():
@@ -219,7 +224,7 @@ def _entry_table(model: type[Model]) -> Iterator[str]:
 
 
 def _values(schema: Mapping[str, Any]) -> str:
-    """What a key takes, in words: a JSON schema as pydantic makes it."""
+    """A key's values in words, from pydantic's JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_values(choice) for choice in schema["anyOf"])
     if "enum" in schema or "const" in schema:
@@ -270,7 +275,7 @@ SCRIPTS = {
 
 
 def commands_table() -> str:
-    """The commands, a line each, in the panels of `norml --help`."""
+    """The commands, one line each, by panels of `norml --help`."""
     group: Any = typer.main.get_command(app)
     lines = ["| panel | command | what it does |", "| --- | --- | --- |"]
     for panel in PANELS:
@@ -285,7 +290,7 @@ BLOCKS = {"commands": commands_table, **headline.BLOCKS, **speed_tables.BLOCKS, 
 
 
 def with_blocks(text: str) -> str:
-    """`text` with what stands between each pair of marks made again: `<!-- made: NAME -->` ... `<!-- end -->`."""
+    """`text` with new content between each pair of marks `<!-- made: NAME -->` ... `<!-- end -->`."""
     pattern = re.compile(r"(<!-- made: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
 
@@ -299,7 +304,7 @@ REFERENCE = {
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each page that is made, in whole or in part, and what it must hold."""
+    """Each page that is generated, completely or in part, and its text."""
     for name, page in REFERENCE.items():
         yield HERE / "reference" / f"{name}.md", page()
     for path in [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]:
@@ -309,7 +314,7 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 
 def main() -> None:
-    """Write the pages, or with --check leave with 1 if one is not what would be written."""
+    """Write the pages; with --check, exit with 1 if one is out of date."""
     stale = []
     for path, text in pages():
         if "--check" not in sys.argv[1:]:
@@ -317,7 +322,7 @@ def main() -> None:
         elif path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
     if stale:
-        sys.exit(f"{', '.join(stale)}: not what the code says; run `nox -s docs`")
+        sys.exit(f"{', '.join(stale)}: out of date; run `nox -s docs`")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many inner steps: accuracy by their number, and how the meta-gradient survives the way back through them."""
+"""Many inner steps: accuracy by number of steps, and the norm of the meta-gradient through them."""
 
 import math
 from collections.abc import Iterator
@@ -15,28 +15,26 @@ STEPS = (5, 10, 20, 50, 100)
 
 
 def benchmark_of(steps: int) -> str:
-    """The benchmark with so many inner steps."""
+    """The benchmark with `steps` inner steps."""
     return f"omniglot-5way-{steps}-steps"
 
 
 def kept_gradient(numbers: Numbers, method: str, steps: int) -> float | None:
-    """The meta-gradient's norm before the first inner step over that after the last; None: not inspected."""
+    """Norm of the meta-gradient before the first inner step, divided by that after the last; None if not inspected."""
     norms = numbers.meta_gradients(method, benchmark_of(steps), 1)
     return norms[0] / norms[-1] if norms else None
 
 
 def many_steps_markdown(numbers: Numbers) -> str:
-    """Meta-validation accuracy of every method by inner steps, at an equal inner_lr x inner_steps and at the best."""
+    """A table of meta-validation accuracies by inner steps, at inner_lr x inner_steps = 1 and at the best product."""
     rows = []
     for steps in STEPS:
         equal = [numbers.validated(method, benchmark_of(steps)) for method in METHODS]
         tuned = [numbers.tuned(STUDY, method, benchmark_of(steps)) for method in METHODS]
         rows.append([str(steps), *(_text(a, b) for a, b in zip(equal, tuned, strict=True))])
     grid = Grid(["inner steps", *(numbers.title(method) for method in METHODS)], rows, n_left=0)
-    says = (
-        "meta-validation accuracy in percent of the best weights, at inner_lr x inner_steps = 1 / at the best product"
-    )
-    return to_markdown(Sheet(grid, footer=[f"{says} tried (study {STUDY})"])).rstrip()
+    says = "best meta-validation accuracy in percent: with inner_lr x inner_steps = 1 / with the best product"
+    return to_markdown(Sheet(grid, footer=[f"{says} of study {STUDY}"])).rstrip()
 
 
 def _text(equal: float | None, tuned: float | None) -> str:
@@ -45,7 +43,7 @@ def _text(equal: float | None, tuned: float | None) -> str:
 
 
 def many_steps_pictures(numbers: Numbers) -> Iterator[Picture]:
-    """Accuracy by inner steps, and the meta-gradient by step of the longest adaptation that was inspected."""
+    """Pictures of accuracy by inner steps, and of the meta-gradient by step in the longest inspected adaptation."""
     order = [numbers.title(method) for method in METHODS]
     accuracies = {
         numbers.title(method): [
@@ -72,7 +70,7 @@ def _gradient_picture(numbers: Numbers, order: list[str]) -> Iterator[Picture]:
             if found
         }
         if lines:
-            axes = Axes("inner steps after which the weights are taken", "norm of the meta-gradient", log="y")
+            axes = Axes("weights after this many inner steps", "norm of the meta-gradient", log="y")
             title = f"Omniglot 5-way, 1-shot: the meta-gradient through {steps} inner steps"
             yield Picture("many-steps-gradient", draw_lines(lines, title, axes, order=order), title)
             return

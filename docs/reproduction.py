@@ -1,6 +1,6 @@
-"""Write results/REPORT.md, what was reproduced of the paper, from the records in this checkout: `nox -s reproduction`.
+"""Write results/REPORT.md, the report on the reproduction, from the records in this checkout: `nox -s reproduction`.
 
-Its words are those of docs/findings.md.jinja, its numbers all come from records and the registry.
+The text is in docs/findings.md.jinja. All numbers come from records and the registry.
 """
 
 import itertools
@@ -28,12 +28,12 @@ from norml_cli.results.tables import Table, build_table
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results"
 PICTURES = RESULTS / "pictures"
-MADE = "<!-- made by `nox -s reproduction` from docs/findings.md.jinja and the records; edit the former instead -->"
+MADE = "<!-- made by `nox -s reproduction` from docs/findings.md.jinja and the records; edit docs/findings.md.jinja -->"
 EXTERNAL, RIVALS = "table-omniglot-5way", "table-omniglot-methods"
 
 
 def report() -> str:
-    """The page; pictures are written beside it."""
+    """The page; also writes its pictures."""
     registry = read_registry([builtin_registry()])
     numbers = Numbers(registry, Results(RESULTS))
     others = {name: Numbers(registry, folder) for name, folder in Results(RESULTS).other_protocols().items()}
@@ -51,9 +51,9 @@ def report() -> str:
 
 
 def findings(registry: Registry, numbers: Numbers, others: dict[str, Numbers]) -> str:
-    """What the numbers say: words, with the claims' verdicts, numbers and pictures made by code.
+    """The text of docs/findings.md.jinja with verdicts, numbers and pictures.
 
-    others: of Table 2 by other protocols. Raises whatever a number that is not there raises.
+    others: numbers of Table 2 under other protocols. Raises an error if a number is missing.
     """
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - Markdown
     template = (DOCS / "findings.md.jinja").read_text(encoding="utf-8")
@@ -68,11 +68,11 @@ def findings(registry: Registry, numbers: Numbers, others: dict[str, Numbers]) -
 
 
 def trials_markdown(registry: Registry, numbers: Numbers) -> str:
-    """How many trials each row of Table 2 had, by their outer steps."""
+    """Numbers of trials of each method of Table 2, by outer steps."""
     table = registry.table(TABLE)
     methods = [row.method for row in table.rows if row.method is not None]
     rows = [[numbers.title(method), *(numbers.trials_of(method, c.shots) for c in table.columns)] for method in methods]
-    headers = ["trials of so many outer steps", *(column.title for column in table.columns)]
+    headers = ["trials, by outer steps", *(column.title for column in table.columns)]
     return to_markdown(Sheet(Grid(headers, rows, n_left=len(headers)))).rstrip()
 
 
@@ -83,22 +83,23 @@ def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
     yield from _pictures(table)
     yield "## Pair by pair\n"
     yield (
-        "The paper's differences, from its printed accuracies, beside ours on the same test episodes. *Weights*: what "
-        "the test over episodes says of the trained weights (Holm's method over all pairs of a column): *agrees* with "
-        "the sign of the paper's difference, *contradicts* it (or the paper's two numbers are equal), or *not told "
-        "apart*. *Methods*: the same over seeds, where both methods have three or more. With fewer, a difference "
-        "counts only beyond what the scatter of the rows with several seeds makes of two such rows; below, it is "
-        "*inside seed scatter*. *Preliminary*: one of the two has not been run by the declared protocol.\n"
+        "The paper's differences come from its printed accuracies, ours from the same test episodes. *Weights* is "
+        "about the trained weights, by the test over episodes with Holm correction for all pairs of a column. It "
+        "*agrees* with the sign of the paper's difference, *contradicts* it (also if the paper's two numbers are "
+        "equal), or is *not significant*. *Methods* is about the methods, over seeds if both have at least three. "
+        "With fewer seeds, a difference must be larger than differences between seeds of the methods that have "
+        "several; otherwise it is *within seed variation*. *Preliminary*: one of the two did not run with the "
+        "declared protocol.\n"
     )
     yield to_markdown(_pairs(numbers, table))
     for matrix in matrix_sheets(numbers.comparisons):
         yield to_markdown(matrix)
-    yield "## What it cost\n"
+    yield "## Cost\n"
     yield to_markdown(Sheet(cost_grid(list(groups_of(table)))))
 
 
 def _pairs(numbers: Numbers, table: Table) -> Sheet:
-    """Every pair of methods with what the paper says of it."""
+    """Every pair of methods with the paper's difference."""
     published = {
         (row.entry.method, column.shots): cell.published.accuracy
         for row in table.rows
@@ -121,12 +122,12 @@ def _pairs(numbers: Numbers, table: Table) -> Sheet:
 
 
 def _beside(paper: float, ours: float) -> str:
-    """What a difference that was told apart says beside the paper's."""
+    """Whether a significant difference has the sign of the paper's."""
     return "agrees" if paper * ours > 0 else "contradicts"
 
 
 def _table_1(registry: Registry, numbers: Numbers) -> Iterator[str]:
-    """By what the paper's two numbers are reached; the rows of ours that have records."""
+    """Which methods reach the paper's numbers, and the tables of ours that have records."""
     yield "## Table 1\n"
     table = build_table(registry, registry.table("table-1"), numbers.records)
     for goal in table.goals:
@@ -139,7 +140,7 @@ def _table_1(registry: Registry, numbers: Numbers) -> Iterator[str]:
 
 
 def _other_protocols(registry: Registry, others: dict[str, Numbers]) -> Iterator[str]:
-    """What was made of Table 2 by other values than the declared ones, too; the notes name them."""
+    """Table 2 from runs with other than the declared values, which the notes name."""
     for name, numbers in others.items():
         if not numbers.records:  # git leaves the folders of records that were moved
             continue
@@ -148,7 +149,7 @@ def _other_protocols(registry: Registry, others: dict[str, Numbers]) -> Iterator
         entry = registry.table(TABLE)
         columns = [column for column in entry.columns if (column.benchmark, column.shots) in ran]
         rows = [row for row in entry.rows if row.method in methods]
-        yield f"## Table 2 by another protocol: {name}\n"
+        yield f"## Table 2 under another protocol: {name}\n"
         part = entry.model_copy(update={"columns": columns, "rows": rows})
         yield _markdown(build_table(registry, part, numbers.records))
         for matrix in matrix_sheets(numbers.comparisons):
@@ -157,29 +158,27 @@ def _other_protocols(registry: Registry, others: dict[str, Numbers]) -> Iterator
 
 def _external(registry: Registry, numbers: Numbers) -> Iterator[str]:
     table = build_table(registry, registry.table(EXTERNAL), numbers.records)
-    yield "## The engine against the outside world\n"
+    yield "## Comparison with published MAML\n"
     yield _markdown(table)
     yield from _pictures(table)
 
 
 def _rivals(registry: Registry, numbers: Numbers) -> Iterator[str]:
-    """Short runs of everything that a learner of this kind is usually compared with."""
+    """Short runs of the methods that such a learner is usually compared with."""
     table = build_table(registry, registry.table(RIVALS), numbers.records)
     yield "## Beside other methods, after short training\n"
     yield (
-        "All methods train the same fully connected learner for 3,000 outer steps of 16 episodes, with the inner rate "
-        "that was best for MAML on meta-validation; none was tuned by itself, and the fully trained runs of Table 2 "
-        "take 20,000. Each row is one seed, so a difference speaks of these weights, not of methods.\n"
+        "All methods train the same fully connected learner, for 3,000 outer steps of 16 episodes; the runs of Table 2 "
+        "take 20,000. The inner rate is the one that was best for MAML on meta-validation, and no method was tuned by "
+        "itself. Each row is one seed, so its differences are about these weights, not about methods.\n"
     )
     yield _markdown(table)
-    yield (
-        "What each run took, on one core of a machine that other work shared. Training times compare only roughly.\n"
-    )
+    yield ("The cost of each run, on one core of a machine with other work. Compare the times only roughly.\n")
     yield to_markdown(Sheet(cost_grid(list(groups_of(table)))))
 
 
 def _studies(trials: list[TrialRecord]) -> Iterator[str]:
-    """Every trial that a protocol value was chosen by."""
+    """All trials that helped to choose a protocol value."""
     yield "## Studies on meta-validation\n"
     for name, of_study in itertools.groupby(
         sorted(trials, key=lambda trial: trial.study), key=lambda trial: trial.study
@@ -197,7 +196,7 @@ def _pictures(table: Table) -> Iterator[str]:
 
 
 def _drawn(pictures: Iterable[Picture]) -> Iterator[str]:
-    """Each written beside the report, and what shows it there."""
+    """Write each picture next to the report, and yield the line that shows it."""
     PICTURES.mkdir(exist_ok=True)
     for picture in pictures:
         (PICTURES / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")

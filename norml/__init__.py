@@ -1,18 +1,18 @@
-"""The shared models of NORML and its MAML baselines: pure torch, no files, no prints, no global generator.
+"""The models of NORML and its MAML baselines in pure torch: no files, no printing, no global random state.
 
-Dimension letters, used in every shape of this package:
+Letters in the shapes of this package:
 
     E episodes          N way               K shots             Q queries per class
     S = N * K support   M = N * Q query     D input features    L layers
     O neurons out       I neurons in        T inner steps       F LSTM inputs       H LSTM cell size
-    P positions of a convolution's maps, whose "neurons" are channels; C channels
+    P positions of a convolution's maps         C channels, the "neurons" of a convolution
 
-Words: an *episode* is one N-way K-shot problem with a *support* and a *query* set; the *learner* is adapted to it by
-*inner steps*; an *update rule* turns the learner's *update signals* (layer gradients delta and layer inputs h; the
-paper's "node" is a neuron) into the scaled signals of a step; the *meta-learner* holds what *outer steps* learn.
+Terms: an *episode* is one N-way K-shot problem with a *support set* and *queries*. *Inner steps* adapt the *learner* to
+it. An *update rule* turns the learner's *update signals* (layer gradients delta and layer inputs h) into the scaled
+signals of a step. The *meta-learner* has the parameters that *outer steps* learn. The paper's "node" is a neuron.
 
-What is listed in `__all__` can be imported from here; docs/how-to/library.md shows how. Importing this package does not
-load torch. The first name that is taken from it does.
+All names in `__all__` can be imported from `norml`; docs/how-to/library.md has examples. `import norml` does not load
+torch; using one of its names does.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""The inner loop, the only one: for training and evaluation, for every update rule; and its reverse.
+"""The inner loop and its reverse. Training and evaluation of all update rules use this one loop.
 
-Going through it backwards is written by hand: the learner's passes and the weights have their adjoints beside them, so
-that second order takes a few passes over memory instead of a tape of thousands of small operations. Update rules alone
-are left to autograd (`update_rules.calls`).
+The reverse is written by hand: each pass of the learner and each operation on weights has an adjoint next to it. So
+second-order gradients take a few passes over memory instead of a tape of thousands of small operations. Only update
+rules use autograd (`update_rules.calls`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,15 +30,16 @@ SupportOrder = Literal["full", "one-by-one"]
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How the learner is adapted and queried.
+    """Settings of the inner loop.
 
-    inner_lr: eta, on the mean over the support set. first_order: the meta-gradient treats delta and h as constants.
-    query_statistics: whose statistics batch norm uses for queries. weight_form: 'auto' lets each layer take the cheaper
-    form; a layer with a rate for every weight is materialised always. recompute: going backwards, each step's
-    intermediate values are computed again instead of kept, which makes memory grow with the signals and weights of a
-    step alone; the gradients are the same. support_order: 'full', an inner step sees the whole support set;
-    'one-by-one', it sees one example, as in the paper's Algorithm 1, and `inner_steps` counts passes over the support
-    set: of each class the first example, then of each the second, and so on. It needs a learner without hidden layers.
+    inner_lr: eta, for the mean loss over the support set. first_order: the meta-gradient treats delta and h as
+    constants. query_statistics: 'query' or 'support', the set whose statistics batch norm uses for queries.
+    weight_form: 'auto' takes the cheaper form for each layer; a layer with a rate for every weight is always
+    materialised. recompute: the reverse recomputes each step's intermediate values instead of keeping them; memory then
+    grows only with the signals and weights of the steps, and the gradients are the same. support_order: 'full', each
+    inner step sees the whole support set; 'one-by-one', each sees one example as in the paper's Algorithm 1: the first
+    example of each class, then the second of each, and so on. `inner_steps` then counts passes over the support set.
+    'one-by-one' needs a learner without hidden layers.
     """
 
     inner_lr: float
@@ -51,24 +52,25 @@ class InnerLoop:
 
 @dataclass(frozen=True)
 class Step:
-    """What one inner step leaves for its reverse. Of the pass before it: logits [E, S, N], and delta_out alike."""
+    """Values of one inner step that its reverse needs. logits, delta_out: [E, S, N], of the pass before the step."""
 
     logits: Tensor
     delta_out: Tensor
     forward: ForwardTrace
     backward: BackwardTrace
-    calls: list[Call]  # of the rule, one a layer
-    products: list[tuple[Tensor, Tensor]]  # delta_hat, and the patches of h_hat: whose outer products are the step
-    pace: Call | None  # of the rule, for all layers
+    calls: list[Call]  # calls of the rule, one per layer
+    products: list[tuple[Tensor, Tensor]]  # delta_hat and the patches of h_hat; their outer products are the step
+    pace: Call | None  # the rule's call for all layers
 
 
 class Adaptation(Adapted):
-    """E episodes whose learners are adapted to their support sets, step by step; then queried; then gone back through.
+    """Adapts E learners to the support sets of E episodes step by step, answers queries, and computes the reverse.
 
-    The support loss is a mean over S and a sum over E, so no episode sees another. One by one (paper Algorithm 1), the
-    loss of a step is that of its example alone. With batch norm that has no meaning: one example is its own mean.
+    The support loss is a mean over S and a sum over E, so episodes do not affect each other. One by one (paper
+    Algorithm 1), the loss of a step is that of its single example. Batch norm cannot work then, because one example is
+    its own mean.
 
-    n_steps: inner steps that change the weights: T = `inner_steps` of them, or T * S one by one.
+    n_steps: inner steps that change the weights: T = `inner_steps`, or T * S one by one.
     """
 
     def __init__(
@@ -84,29 +86,29 @@ class Adaptation(Adapted):
         queried_each_step: bool = False,
         part: int | None = None,
     ) -> None:
-        """Of x [E, S + M, D] the support sets come first, then the queries, if known; support_y [E, S] int64 in 0..N-1.
+        """Data: x [E, S + M, D], the support sets, then the queries if known; support_y [E, S] int64 in 0..N-1.
 
-        `inner_steps`: inner steps, or one by one, passes over the support set.
-        `reversible`: it can be gone back through, which needs the queries. `queried_each_step`: the known queries are
-        asked for after each step. `part`: an inner step sees so many examples, of each class alike, in turn; what makes
-        no whole part is left out. Raises TypeError or ValueError for what does not go with the learner; labels are
-        looked at on the CPU only.
+        inner_steps: inner steps, or passes over the support set one by one. reversible: keep what `reverse` needs;
+        requires the queries. queried_each_step: the caller will ask for the known queries after each step. part: number
+        of examples that an inner step sees, equally many of each class; steps take the parts in turn, and examples
+        beyond the last whole part are not used. Raises TypeError or ValueError for data that do not fit the learner;
+        labels are checked on the CPU only.
         """
         super().__init__(learner, x, support_y, n_way=learner.sizes[-1], query_statistics=loop.query_statistics)
         check_count("inner_steps", inner_steps)
         _check_order(loop, learner)
         self.rule, self.loop, self.inner_steps = rule, loop, inner_steps
         self._pass = self._examples_of_a_pass(part)
-        self._steps_of_one = len(self._pass) if self._one_by_one else 1  # weights change so often in an `inner_steps`
+        self._steps_of_one = len(self._pass) if self._one_by_one else 1  # changes of the weights per `inner_steps`
         self.n_steps = inner_steps * self._steps_of_one
         self._reversible, self._reversed, self._queried_each_step = reversible, False, queried_each_step
-        self._queries: dict[int, _QueryPass] = {}  # by the steps taken before it
+        self._queries: dict[int, _QueryPass] = {}  # by the number of steps before it
         self._steps: list[Step] = []
-        self._carried: list[list[Carried]] = []  # into each step, by layer
-        self._initial_calls: list[Call] = []  # for what is carried into the first step, by layer
-        self._input_call: Call | None = None  # for what the first layer's constant inputs give to the rule
-        self._of_inputs: list[Carried] = []  # that, by the place in a pass of those who see them
-        # Once: a rule's answer goes through its modules, which would take as long as a small step's arithmetic.
+        self._carried: list[list[Carried]] = []  # tensors carried into each step, by layer
+        self._initial_calls: list[Call] = []  # calls that made the tensors carried into the first step, by layer
+        self._input_call: Call | None = None  # the rule's call on the first layer's constant inputs
+        self._of_inputs: list[Carried] = []  # its results, by place in a pass over the support set
+        # Ask the rule once: listing its parameters takes as long as the arithmetic of a small step.
         self._parameters = [rule.parameters_of(layer) if reversible else None for layer in range(learner.n_layers)]
         self._rates = [self._rates_of(layer) for layer in range(learner.n_layers)]
         if rule.sets_pace and any(self._rates):
@@ -137,7 +139,7 @@ class Adaptation(Adapted):
         )
 
     def _inputs(self) -> Inputs:
-        """What meets the first layer's weights."""
+        """The inputs of the first layer's weights."""
         first = self.learner.layers[0]
         return Inputs(
             first.patches(self.learner.rows(self._x)),
@@ -147,7 +149,7 @@ class Adaptation(Adapted):
         )
 
     # ------------------------------------------------------------------------------------------------------ forwards
-    # torch 2.11 does not compile methods that `no_grad` decorates, so it is entered inside them.
+    # torch 2.11 does not compile methods decorated with `no_grad`, so they enter it inside.
 
     def run(self) -> Self:
         """Take all inner steps (paper Algorithm 1, lines 7-13; eqs 8-10)."""
@@ -156,16 +158,16 @@ class Adaptation(Adapted):
         return self
 
     def logits_of_each_step(self) -> Iterator[Tensor]:
-        """In place of `run`: logits [E, M, N] of the known queries before the first inner step and after each.
+        """Instead of `run`: logits [E, M, N] of the known queries before the first inner step and after each.
 
-        One by one: before the first pass over the support set and after each.
+        One by one: before the first pass over the support set and after each pass.
         """
         yield self.logits(after=0)
         for taken in range(self.inner_steps):
             yield self._stepped_and_queried(taken)
 
     def logits_after_each_step(self) -> list[Tensor]:
-        """In place of `run`: logits [E, M, N] of the known queries after each inner step (one by one: pass)."""
+        """Instead of `run`: logits [E, M, N] of the known queries after each inner step (one by one: each pass)."""
         return [self._stepped_and_queried(taken) for taken in range(self.inner_steps)]
 
     def _stepped_and_queried(self, taken: int) -> Tensor:
@@ -198,7 +200,7 @@ class Adaptation(Adapted):
         return of_queries
 
     def take(self, t: int) -> Step:
-        """Take inner step t, from 0, after those before it; `run` takes all."""
+        """Take inner step t, counted from 0, after all earlier steps; `run` takes all steps."""
         with torch.no_grad():
             return self._taken(t)
 
@@ -220,7 +222,7 @@ class Adaptation(Adapted):
         return step
 
     def _step(self, t: int, *, reversible: bool) -> Step:
-        """The signals of step t, from the weights before it and what is carried into it."""
+        """The signals of step t, from the weights before it and the tensors carried into it."""
         x, y = self.examples_of(t)
         logits, forward = self.learner(self.weights, t, x, source="support")
         losses, delta_out = cross_entropy(logits, y)
@@ -247,7 +249,7 @@ class Adaptation(Adapted):
         return Step(logits, delta_out, forward, backward, calls, products, pace)
 
     def _pace_of(self, t: int, forward: ForwardTrace, backward: BackwardTrace, *, reversible: bool) -> Call:
-        """The rule's rate and decay of each layer in step t, from the means of weights and gradients of all."""
+        """The rule's rate and decay of each layer in step t, from the mean weights and gradients of all layers."""
         of_gradients = torch.stack(
             [gradient_mean(*signals) for signals in zip(backward.deltas, forward.patches, strict=True)], dim=1
         )
@@ -261,7 +263,7 @@ class Adaptation(Adapted):
         )
 
     def _decayed(self) -> list[Decayed]:
-        """The weights of every layer, where the rule sets the pace."""
+        """The weights of every layer if the rule sets the pace, otherwise []."""
         return [weights for weights in self.weights if isinstance(weights, Decayed)]
 
     def _initial_call(self, layer: int, delta: Tensor, h: Tensor) -> Call:
@@ -274,10 +276,10 @@ class Adaptation(Adapted):
         )
 
     def _look_at_inputs(self) -> None:
-        """What the rule makes of the first layer's inputs, each a set that a step sees: once, as they never change."""
+        """Call the rule once on the first layer's inputs of all steps of a pass, because they are constant."""
         first = self.learner.layers[0]
         inputs = [first.signal(self.learner.rows(x), x.shape[1]) for x, _ in self._pass]
-        sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # of no two does a rule mix the examples
+        sets = inputs[0] if len(inputs) == 1 else torch.cat(inputs)  # a rule never mixes examples of two sets
         function = partial(_of_constant_input, self.rule)
         self._input_call = call_rule(
             self.rule, function, Values({"h": sets}, {}), self._parameters[0], constants=frozenset({"h"})
@@ -287,7 +289,7 @@ class Adaptation(Adapted):
         self._of_inputs = [{name: of[place] for name, of in parts.items()} for place in range(len(inputs))]
 
     def _rates_of(self, layer: int) -> Call | None:
-        """The rule's rates of a layer; they depend on its parameters alone."""
+        """The call for the rule's rates of a layer, which depend only on its parameters; None without rates."""
         with torch.no_grad():
             if self.rule.rates(layer) is None:
                 return None
@@ -306,7 +308,7 @@ class Adaptation(Adapted):
         )
 
     def _constants(self, layer: int) -> frozenset[str]:
-        """Which of a layer's signals do not depend on what is learned, or are taken not to."""
+        """Names of a layer's signals that get no derivatives: the constant input, or all signals in first order."""
         if self.loop.first_order:
             return frozenset({"delta", "h", "losses"})
         return frozenset({"h"}) if layer == 0 else frozenset()
@@ -314,7 +316,7 @@ class Adaptation(Adapted):
     # ------------------------------------------------------------------------------------------- which examples when
 
     def examples_of(self, t: int) -> tuple[Tensor, Tensor]:
-        """What inner step t sees: inputs [E, S, D] and labels [E, S], of the support set or, with S = 1, of one."""
+        """Examples of inner step t: inputs [E, S, D] and labels [E, S]; one by one, S = 1."""
         return self._pass[t % len(self._pass)]
 
     @property
@@ -322,18 +324,18 @@ class Adaptation(Adapted):
         return self.loop.support_order == "one-by-one"
 
     def _examples_of_a_pass(self, part: int | None) -> list[tuple[Tensor, Tensor]]:
-        """What the inner steps of one pass over the support set see, in order."""
+        """The examples of each inner step in one pass over the support set, in order."""
         x, y = self.support_x, self.support_y
         if not self._one_by_one and part is None:
             return [(x, y)]
         one_hot = functional.one_hot(y, self.learner.sizes[-1])
-        rounds = (one_hot.cumsum(dim=1) * one_hot).sum(dim=-1)  # 1 for the first of its class
+        rounds = (one_hot.cumsum(dim=1) * one_hot).sum(dim=-1)  # 1 for the first example of its class
         order = (rounds * one_hot.shape[-1] + y).argsort(dim=1)
         y, x = y.gather(1, order), x.gather(1, order.unsqueeze(-1).expand_as(x))
         if part is not None:
             whole = y.shape[1] // part * part
             return list(zip(*(torch.split(of[:, :whole], part, dim=1) for of in (x, y)), strict=True))
-        x = x.transpose(0, 1).contiguous()  # each example side by side
+        x = x.transpose(0, 1).contiguous()  # store all episodes' values of one step side by side
         return list(zip(x.unsqueeze(2).unbind(), y.unsqueeze(2).unbind(1), strict=True))
 
     # ----------------------------------------------------------------------------------------------------- backwards
@@ -348,10 +350,10 @@ class Adaptation(Adapted):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """As `Adapted.reverse`.
 
-        `before_step` is called for each t = T..1, when `weights` hold the derivatives by W_t and b_t.
+        before_step: called for each t = T..1, when `weights` have the derivatives by W_t and b_t.
         """
         if self._reversed:
-            raise RuntimeError("an adaptation can be gone back through once; adapt again for another derivative")
+            raise RuntimeError("an adaptation can be reversed only once; adapt again for another derivative")
         self._reversed = True
         for layer_weights in self.weights:
             layer_weights.begin_reverse()
@@ -360,7 +362,7 @@ class Adaptation(Adapted):
         logits_bars = {after * self._steps_of_one: bar for after, bar in (earlier or {}).items()}
         self._query_reverse(self.n_steps, logits_bar)
         carried_bars: list[Carried] = [{} for _ in self.weights]
-        self._input_bars: list[Carried] = [{} for _ in self._pass]  # by what the constant inputs gave, as `_of_inputs`
+        self._input_bars: list[Carried] = [{} for _ in self._pass]  # derivatives by `_of_inputs`
         for t in reversed(range(self.n_steps)):
             if before_step is not None:
                 before_step()
@@ -386,7 +388,7 @@ class Adaptation(Adapted):
         self.learner.forward_adjoint(self.weights, t, trace, logits_bar, self._gradients, n_reference=n_reference)
 
     def _step_reverse(self, t: int, step: Step, carried_bars: list[Carried]) -> list[Carried]:
-        """From the derivatives by what is carried out of step t to those by what is carried into it."""
+        """Derivatives by the tensors carried into step t, from those by the tensors carried out of it."""
         input_bars, n_seen = [], step.logits.shape[1]
         for number, (call, products, bars) in enumerate(zip(step.calls, step.products, carried_bars, strict=True)):
             layer = self.learner.layers[number]
@@ -400,7 +402,7 @@ class Adaptation(Adapted):
         for name in self._of_inputs[0]:
             if name in input_bars[0].carried:
                 _add(of_inputs, {name: input_bars[0].carried.pop(name)})
-        if t == 0:  # whose signals make what is carried into it, too
+        if t == 0:  # its signals also made the tensors carried into it
             for call, bars_in in zip(self._initial_calls, input_bars, strict=True):
                 _add(bars_in.signals, self._pulled_back(call, Values({}, bars_in.carried)).signals)
         if step.pace is not None:
@@ -410,7 +412,7 @@ class Adaptation(Adapted):
         return [bars.carried for bars in input_bars]
 
     def _pace_reverse(self, t: int, step: Step, call: Call, signal_bars: list[Named]) -> None:
-        """What the pace of step t gives to the weights W_t, and adds to what the signals got."""
+        """Add the derivatives through the pace of step t to those by the weights W_t and by the signals."""
         rate_bars, decay_bars = zip(*(decayed.pace_adjoint(t) for decayed in self._decayed()), strict=True)
         pace_bars = {"rate": torch.stack(rate_bars, dim=1), "decay": torch.stack(decay_bars, dim=1)}
         mean_bars = self._pulled_back(call, Values(pace_bars, {})).signals
@@ -425,7 +427,7 @@ class Adaptation(Adapted):
                 _add(signal_bars[number], {"h": layer.signal(layer.maps(patches_bar), n_seen)})
 
     def _signals_reverse(self, t: int, step: Step, signal_bars: list[Named]) -> None:
-        """What the signals of step t, by way of the learner's two passes, give to the weights W_t."""
+        """Add the derivatives through the signals of step t, by the learner's two passes, to those by W_t."""
         layers = self.learner.layers
         delta_bars = [
             layer.rows(bars["delta"]) if "delta" in bars else torch.zeros_like(delta)
@@ -456,7 +458,7 @@ class Adaptation(Adapted):
 
 
 class _QueryPass(NamedTuple):
-    """What a query pass leaves for its reverse."""
+    """Values of a query pass that its reverse needs."""
 
     trace: ForwardTrace
     n_reference: int | None
@@ -467,13 +469,13 @@ def _check_order(loop: InnerLoop, learner: Learner) -> None:
         raise ValueError(f"support_order must be 'full' or 'one-by-one', got {loop.support_order!r}")
     if loop.support_order == "one-by-one" and learner.n_layers > 1:
         raise ValueError(
-            "support_order 'one-by-one' needs a learner without hidden layers: their batch norm cannot take its "
-            "statistics from one example; take 'full'"
+            "support_order 'one-by-one' needs a learner without hidden layers, because batch norm needs more than one "
+            "example; use 'full'"
         )
 
 
 def _products(layer: LayerShape, call: Call, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """delta_hat [E, S * P, O] and the patches of h_hat [E, S * P, I]; `patches`: those of h."""
+    """delta_hat [E, S * P, O] and the patches of h_hat [E, S * P, I]. patches: the patches of h."""
     signals = call.outputs.signals
     if not call.hands_through("h_hat", "h"):
         patches = layer.patches(layer.rows(signals["h_hat"]))

@@ -1,7 +1,7 @@
-"""Checks of what the public calls are passed: errors that name the argument, what is expected and what came.
+"""Checks of arguments of public functions. Errors name the argument, the expected value and the given one.
 
-They look at types, shapes and devices, which costs no look at a GPU's memory and nothing in a compiled graph. Values
-are looked at on the CPU alone, and not while torch.compile traces: reading them would make a GPU wait.
+Types, shapes and devices are always checked, which needs no data from the GPU and costs nothing in a compiled graph.
+Values are checked only on the CPU and not while torch.compile traces, because reading them would make a GPU wait.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from norml.layers import LayerShape
 
 
 def check_tensor(name: str, value: object, letters: str) -> None:
-    """`value` is a tensor with the dimensions of `letters`, such as '[E, S, D]'. Raises TypeError, ValueError."""
+    """Check that `value` is a tensor with dimensions `letters`, such as '[E, S, D]'. Raises TypeError, ValueError."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor {letters}, got {type(value).__name__}")
     if value.dim() != letters.count(",") + 1:
@@ -21,7 +21,7 @@ def check_tensor(name: str, value: object, letters: str) -> None:
 
 
 def check_examples(name: str, x: Tensor, letters: str, n_features: int, weight: Tensor) -> None:
-    """Examples x [E, B, D] go with the learner of D = `n_features` that has `weight`. Raises TypeError, ValueError."""
+    """Check examples x [E, B, D] for a learner with D = `n_features` and `weight`. Raises TypeError, ValueError."""
     check_tensor(name, x, letters)
     if x.shape[2] != n_features:
         raise ValueError(f"{name} must be {letters} with D = {n_features}, the learner's, got {list(x.shape)}")
@@ -33,7 +33,7 @@ def check_examples(name: str, x: Tensor, letters: str, n_features: int, weight: 
 
 
 def check_layers(layers: Sequence[LayerShape]) -> None:
-    """`layers` are a learner's, not numbers of neurons. Raises TypeError."""
+    """Check that `layers` are LayerShapes, not numbers of neurons. Raises TypeError."""
     for layer in layers:
         if not isinstance(layer, LayerShape):
             what = "a learner's `layers`, or fully_connected(sizes)"
@@ -41,7 +41,7 @@ def check_layers(layers: Sequence[LayerShape]) -> None:
 
 
 def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> None:
-    """Labels y of `shape`, int64. Raises TypeError, ValueError."""
+    """Check that labels y are int64 with `shape`. Raises TypeError, ValueError."""
     check_tensor(name, y, letters)
     if tuple(y.shape) != shape:
         raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(y.shape)}")
@@ -50,11 +50,11 @@ def check_labels(name: str, y: Tensor, letters: str, shape: tuple[int, int]) -> 
 
 
 def check_range(name: str, values: Tensor, end: int | Tensor, what: str) -> None:
-    """Integers in 0..end - 1, of each its own `end` if that is a tensor; on the CPU only. Raises ValueError."""
+    """Check on the CPU that integers are in 0..end - 1; a tensor `end` has a bound per value. Raises ValueError."""
     if values.device.type != "cpu" or torch.compiler.is_compiling() or not values.numel():
         return
     if isinstance(end, Tensor) and (values < end).all():
-        end = int(end.max())  # all that can be wrong now is a number below 0
+        end = int(end.max())  # now only a negative number can be wrong
     elif isinstance(end, Tensor):
         beyond = values >= end
         values, end = values[beyond], int(end.expand_as(values)[beyond].min())
@@ -64,12 +64,12 @@ def check_range(name: str, values: Tensor, end: int | Tensor, what: str) -> None
 
 
 def check_device(name: str, value: Tensor, device: torch.device, owner: str) -> None:
-    """`value` lies where `owner` does. Raises ValueError."""
+    """Check that `value` is on `owner`'s device. Raises ValueError."""
     if value.device != device:
         raise ValueError(f"{name} must be on {device}, as {owner} is, got {value.device}")
 
 
 def check_count(name: str, value: int) -> None:
-    """A whole number from 0 on. Raises ValueError."""
+    """Check for a whole number of at least 0. Raises ValueError."""
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{name} must be a whole number from 0 on, got {value}")

@@ -1,4 +1,4 @@
-"""Episodes: which classes, examples and turns they hold (indices), and the tensors they become (batches)."""
+"""Episodes as indices of classes, examples and rotations, and as batches of tensors."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ TURNS = 4  # 0, 90, 180, 270 degrees
 
 @dataclass(frozen=True)
 class EpisodeIndices:
-    """Where the examples of E episodes lie in a pool of classes.
+    """The examples of E episodes, as indices into a pool of classes.
 
-    classes: [E, N] int64, distinct within an episode, label = position. examples: [E, N, K + Q] int64, distinct
-    within a class; the first K are the support. turns: [E, N] int64 in 0..3, quarter turns of each class.
+    classes: [E, N] int64, distinct within an episode; the label is the position. examples: [E, N, K + Q] int64,
+    distinct within a class; the first K are support examples. turns: [E, N] int64 in 0..3, quarter turns of each class.
     """
 
     classes: Tensor
@@ -36,10 +36,10 @@ class EpisodeIndices:
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """E episodes: x [E, S + M, D] and y [E, S + M] int64 in 0..N-1, the `n_support` = S support examples first.
+    """E episodes: x [E, S + M, D] and y [E, S + M] int64 in 0..N-1, with the `n_support` = S support examples first.
 
-    They are kept side by side since the first layer meets all of them in one product. Raises TypeError or ValueError if
-    they do not go together.
+    Support and queries share a tensor so that the first layer needs one product for both. Raises TypeError or
+    ValueError if x and y do not fit together.
     """
 
     x: Tensor
@@ -55,7 +55,7 @@ class EpisodeBatch:
 
     @classmethod
     def joined(cls, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> "EpisodeBatch":
-        """From support [E, S, D] and [E, S], and queries [E, M, D] and [E, M]. Raises TypeError or ValueError."""
+        """Join support [E, S, D] and [E, S] with queries [E, M, D] and [E, M]. Raises TypeError or ValueError."""
         check_tensor("support_x", support_x, "[E, S, D]")
         check_tensor("query_x", query_x, "[E, M, D]")
         check_labels("support_y", support_y, "[E, S]", (support_x.shape[0], support_x.shape[1]))
@@ -109,10 +109,9 @@ def sample_indices(
 ) -> EpisodeIndices:
     """Draw E = `n_episodes` episodes uniformly: N classes of `n_classes`, K + Q = `examples_per_class` of `n_examples`.
 
-    n_examples: of every class, or [C] of each. Classes are drawn first, so that a large class comes as often as a small
-    one; equal sizes give the same episodes in either form.
-    A random order cut short is a uniform draw without replacement; it needs no loop over episodes. The draw happens
-    on the generator's device.
+    n_examples: of every class, or [C] of each class; for equal sizes both give the same episodes. Classes are drawn
+    first, so large and small classes are equally likely. A class's examples are the first of a random order, which
+    draws uniformly without replacement and without a loop over episodes. All draws happen on the generator's device.
     Raises ValueError if there are too few classes or examples.
     """
     device = generator.device
@@ -126,35 +125,35 @@ def sample_indices(
     order = torch.rand(n_episodes, n_way, largest, generator=generator, device=device)
     if isinstance(n_examples, Tensor):
         lacking = torch.arange(largest, device=device) >= n_examples[classes].unsqueeze(-1)
-        order.masked_fill_(lacking, -1)  # below every number drawn, and there are enough of those
+        order.masked_fill_(lacking, -1)  # below all drawn numbers, so `topk` never takes these
     examples = order.topk(examples_per_class, dim=2).indices  # [E, N, K + Q]
     turns = torch.randint(TURNS, (n_episodes, n_way), generator=generator, device=device)  # [E, N]
     return EpisodeIndices(classes, examples, turns if rotations else torch.zeros_like(turns))
 
 
 def turns_as_classes(images: Tensor, *, first: int = 2) -> Tensor:
-    """Images [C, P, height, width, ...] and their quarter turns as classes of their own, [4 * C, P, ...]: turn by turn.
+    """Images [C, P, height, width, ...] and their rotations by quarter turns as separate classes [4 * C, P, ...].
 
-    first: the dimension of height; 1 for images [n, height, width, ...] that lie class by class.
+    first: the dimension of height; 1 for images [n, height, width, ...] that are sorted by class.
     """
     return torch.cat([torch.rot90(images, turn, dims=(first, first + 1)) for turn in range(TURNS)])
 
 
 def _extremes(n_examples: int | Tensor) -> tuple[int, int]:
-    """The sizes of the smallest and of the largest class."""
+    """Sizes of the smallest and the largest class."""
     if isinstance(n_examples, int):
         return n_examples, n_examples
     return int(n_examples.min()), int(n_examples.max())
 
 
 class ExamplePool:
-    """The examples of one split, resident on a device, from which episodes are gathered.
+    """The examples of one split on a device, from which episodes are gathered.
 
-    They lie as rows of one table, class by class, and once for each turn, so that gathering is copying rows.
+    All examples are rows of one table, sorted by class, once for each rotation. So gathering only copies rows.
     """
 
     def __init__(self, rows: Tensor, n_classes: int, n_examples: int | Tensor, *, rotations: bool) -> None:
-        """rows: [turns * n, D], float, or uint8 for pixels, which become 0..1; n_examples: of each class, or [C]."""
+        """rows: [turns * n, D], float, or uint8 for pixels, which become 0..1. n_examples: of every class, or [C]."""
         self._rows = rows
         self.rotations = rotations
         self.n_classes, self.n_examples = n_classes, n_examples
@@ -164,10 +163,10 @@ class ExamplePool:
 
     @classmethod
     def of_images(cls, images: Tensor, *, rotations: bool, sizes: Tensor | None = None) -> "ExamplePool":
-        """Square images [C, P, height, width] uint8, or [C, P, height, width, 3] in colour.
+        """A pool of square images [C, P, height, width] uint8, or [C, P, height, width, 3] in colour.
 
-        sizes: [C] int64 where classes differ in size; the images are then [n, height, width] or [n, height, width, 3],
-        class by class. rotations: in all four turns. Raises TypeError or ValueError.
+        sizes: [C] int64 if classes differ in size; the images are then [n, height, width] or [n, height, width, 3],
+        sorted by class. rotations: also store the images rotated by quarter turns. Raises TypeError or ValueError.
         """
         letters = "C, P, height, width" if sizes is None else "n, height, width"
         first = 2 if sizes is None else 1  # the dimension of height
@@ -183,9 +182,9 @@ class ExamplePool:
 
     @classmethod
     def of_features(cls, features: Tensor, *, unit_length: bool, sizes: Tensor | None = None) -> "ExamplePool":
-        """Features [C, P, D], float; `unit_length`: each example's are scaled to length one.
+        """A pool of features [C, P, D], float. unit_length: scale each example's features to length one.
 
-        sizes: [C] int64 where classes differ in size; the features are then [n, D], class by class.
+        sizes: [C] int64 if classes differ in size; the features are then [n, D], sorted by class.
         Raises TypeError or ValueError.
         """
         letters = "[C, P, D]" if sizes is None else "[n, D]"
@@ -210,13 +209,13 @@ class ExamplePool:
         return self._rows.shape[1]
 
     def upright(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """All examples unturned, class by class, as episodes hold them: [n, D]."""
+        """All examples without rotations, sorted by class, as episodes have them: [n, D]."""
         return _scaled(self._rows[: self._n_upright], dtype)
 
     def gather(self, indices: EpisodeIndices, *, k_shot: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
-        """The episodes at `indices`, pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118).
+        """The episodes at `indices`, with pixels scaled to [0, 1] (cbfinn/maml data_generator.py:114-118).
 
-        Raises ValueError for indices that this pool does not have (looked at on the CPU only), or on another device.
+        Raises ValueError for indices outside this pool (checked on the CPU only) or on another device.
         """
         check_device("indices", indices.classes, self._rows.device, "the pool")
         check_range("indices.classes", indices.classes, self.n_classes, "the pool's classes")
@@ -237,5 +236,5 @@ class ExamplePool:
 
 
 def _scaled(examples: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixels in 0..1, features as they are; a tensor of its own."""
+    """Pixels scaled to 0..1, features unchanged, as a new tensor."""
     return examples.to(dtype).div_(255) if examples.dtype == torch.uint8 else examples.to(dtype)

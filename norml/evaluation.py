@@ -1,4 +1,4 @@
-"""Accuracy on a fixed set of episodes, one count an episode."""
+"""Correct answers on a fixed set of episodes."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ def correct_counts(
     dtype: torch.dtype = torch.float32,
     episodes_at_once: int = 32,
 ) -> Tensor:
-    """How many of an episode's M queries are classified correctly: [E] int64.
+    """The number of correctly classified queries, of M, in each episode: [E] int64.
 
-    `query_logits`: logits [E, M, N] of a batch's queries, from its support sets. Episodes are independent, so
-    `episodes_at_once` changes memory and speed only. Raises ValueError if there are no episodes.
+    query_logits: returns logits [E, M, N] of a batch's queries. episodes_at_once: changes only memory and speed,
+    because episodes are independent. Raises ValueError if there are no episodes.
     """
     if not len(episodes):
         raise ValueError("no episodes to evaluate; expected at least one")

@@ -1,16 +1,16 @@
-"""An adapted layer: the initial weights minus a sum of outer products of update signals, held in one of three forms.
+"""Weights of an adapted layer: the initial weights minus a sum of outer products of update signals, in several forms.
 
     W_t = W_0 - eta * sum_u sum_s delta_hat_u[s] h_hat_u[s]^T        b_t = b_0 - eta * sum_u sum_s delta_hat_u[s]
 
-(paper eqs 9-10 with Algorithm 1's sign, summed over steps u < t). `Materialised` adds each product into [E, O, I]
-weights. `Factored` keeps the signals and never forms W_t: h W_t^T = h W_0^T - eta * sum_u (h h_hat_u^T) delta_hat_u,
-where h W_0^T is one product shared by all episodes. `FactoredInput` is the factored form of a layer whose input is the
-same in every step: it carries that input's pre-activations. All compute the same numbers; `cheaper_form` chooses.
-`Rated` is the materialised form with a rate for every weight, by which each sum of products is multiplied: no factors
-can carry that. `Decayed` is the materialised form whose every step has a rate, and a decay of W_t before it.
+(paper eqs 9-10 with Algorithm 1's sign, summed over steps u < t). `Materialised` computes W_t [E, O, I]. `Factored`
+keeps the signals and never computes W_t: h W_t^T = h W_0^T - eta * sum_u (h h_hat_u^T) delta_hat_u, where h W_0^T is
+one product for all episodes. `FactoredInput` is the factored form of a layer whose input is the same in every step; it
+updates that input's pre-activations. These forms compute the same numbers; `cheaper_form` chooses between them.
+`Rated` is the materialised form with a rate for every weight, which multiplies the sum of products; factors cannot
+express that. `Decayed` is the materialised form in which each step has a rate and decays W_t first.
 
-Every operation has its adjoint beside it: from the derivative of the query loss by its result (`*_bar`) to that by its
-operands. Adjoints are called in the reverse order of the operations and add up what W_0 and b_0 get.
+Every operation has its adjoint next to it: from the derivative of the query loss by the result (`*_bar`) it computes
+those by the operands. Call adjoints in the reverse order of the operations. They add up the derivatives by W_0 and b_0.
 """
 
 from abc import ABC, abstractmethod
@@ -25,21 +25,21 @@ from typing_extensions import override
 from norml.layers import LayerShape
 
 Form = Literal["materialised", "factored"]
-InputSource = Literal["support", "query", "other"]  # whose inputs; "query": of the queries known at the start
-Product = Tensor | None  # what an operation leaves for its adjoint
+InputSource = Literal["support", "query", "other"]  # origin of the inputs; "query": the queries known at the start
+Product = Tensor | None  # value of an operation that its adjoint needs
 
 
 class LayerWeights(ABC):
-    """One layer's weights W_t, one set an episode, over the inner steps t = 0..T of one adaptation."""
+    """A layer's weights W_t of E episodes over the inner steps t = 0..T of one adaptation."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
-        """`weight` [O, I], `bias` [O]: W_0 and b_0. `reversible`: every W_t stays at hand, for the adjoints."""
+        """Start with W_0 = `weight` [O, I] and b_0 = `bias` [O]. reversible: keep every W_t for the adjoints."""
         self.weight, self.bias, self.eta, self.reversible = weight, bias, eta, reversible
         self._biases: list[Tensor] = [bias]  # b_t, [E, 1, O] after a step
 
     @abstractmethod
     def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
-        """Pre-activations a = W_t h + b_t (eq. 1): [E, B, I] -> [E, B, O]. `source`: whose inputs."""
+        """Pre-activations a = W_t h + b_t (eq. 1): [E, B, I] -> [E, B, O]. source: origin of the inputs h."""
 
     @abstractmethod
     def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
@@ -47,10 +47,10 @@ class LayerWeights(ABC):
 
     @abstractmethod
     def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
-        """One more inner step with signals [E, S, O] and [E, S, I]. `h_is_scaled`: h_hat is not the layer's input."""
+        """Take an inner step with signals [E, S, O] and [E, S, I]. h_is_scaled: h_hat is not the layer's input."""
 
     def begin_reverse(self) -> None:
-        """Set all that the adjoints add up to zero."""
+        """Set all sums of the adjoints to zero."""
         self._weight_bar = torch.zeros_like(self.weight)
         self._bias_bar: Tensor | None = None  # [E, 1, O]
 
@@ -66,7 +66,7 @@ class LayerWeights(ABC):
 
     @abstractmethod
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        """delta_hat_bar [E, S, O] and h_hat_bar [E, S, I] of step t; None where h_hat is the constant input."""
+        """delta_hat_bar [E, S, O] and h_hat_bar [E, S, I] of step t; None if h_hat is the constant input."""
 
     def initial_gradients(self) -> tuple[Tensor, Tensor]:
         """Derivatives by W_0 [O, I] and b_0 [O], after all adjoints."""
@@ -93,7 +93,7 @@ class Materialised(LayerWeights):
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
         super().__init__(weight, bias, eta, reversible=reversible)
-        self._weights: list[Tensor] = [weight]  # W_t, or the newest alone unless kept
+        self._weights: list[Tensor] = [weight]  # all W_t if reversible, otherwise the newest
 
     @override
     def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
@@ -115,7 +115,7 @@ class Materialised(LayerWeights):
     @override
     def begin_reverse(self) -> None:
         super().begin_reverse()
-        self._weights_bar: Tensor | None = None  # [E, O, I], by W_t of all steps passed
+        self._weights_bar: Tensor | None = None  # [E, O, I], summed over the W_t of all steps reversed so far
 
     @override
     def linear_adjoint(
@@ -143,7 +143,7 @@ class Materialised(LayerWeights):
         return weight_bar if self._weights_bar is None else weight_bar + self._weights_bar.sum(dim=0), bias_bar
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Derivatives by W_t [E, O, I] and b_t [E, 1, O] of the step that the adjoints have come down to; t > 0."""
+        """Derivatives by W_t [E, O, I] and b_t [E, 1, O], where t > 0 is the step that the reverse has reached."""
         if self._weights_bar is None:
             raise RuntimeError("no adjoint has been called")
         return self._weights_bar, self._bias_sum()
@@ -152,7 +152,7 @@ class Materialised(LayerWeights):
         return self._weights[t] if self.reversible else self._weights[-1]
 
     def _add_at(self, t: int, out: Tensor, into: Tensor) -> None:
-        """Add sum_s out[s] into[s]^T to what W_t gets."""
+        """Add sum_s out[s] into[s]^T to the derivative by W_t."""
         if t == 0:  # shared by all episodes: one product
             self._add_to_weight(out, into)
         elif self._weights_bar is None:
@@ -167,7 +167,7 @@ class Rated(Materialised):
     def __init__(
         self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, rates: tuple[Tensor, Tensor]
     ) -> None:
-        """`rates` [O, I] and [O]: of the weights, and of the biases; or [1, I] and [1], the same for each output."""
+        """rates: [O, I] of weights and [O] of biases; or [1, I] and [1], the same for all outputs."""
         super().__init__(weight, bias, eta, reversible=reversible)
         self._weight_rate, self._bias_rate = rates
 
@@ -187,7 +187,10 @@ class Rated(Materialised):
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
         if self._weights_bar is None:
             raise RuntimeError("no adjoint has been called")
-        bias_bar, gradient = self._bias_sum(), delta_hat.mT @ h_hat  # again: keeping it would cost as much as W_t
+        bias_bar, gradient = (
+            self._bias_sum(),
+            delta_hat.mT @ h_hat,
+        )  # recomputed; keeping it would take as much memory as W_t
         weight_rate_bar = (gradient * self._weights_bar).sum_to_size(self._weight_rate.shape)
         self._weight_rate_bar.sub_(weight_rate_bar, alpha=self.eta)
         bias_rate_bar = (delta_hat.sum(dim=1, keepdim=True) * bias_bar).sum_to_size(self._bias_rate.shape)
@@ -199,19 +202,19 @@ class Rated(Materialised):
         return delta_hat_bar, (delta_hat @ gradient_bar).mul_(-self.eta)
 
     def rate_gradients(self) -> tuple[Tensor, Tensor]:
-        """Derivatives by the rates of weights and of biases, after all adjoints."""
+        """Derivatives by the rates of weights and biases, after all adjoints."""
         return self._weight_rate_bar, self._bias_rate_bar
 
 
 class Decayed(Materialised):
-    """Materialised, at a pace: W_{t+1} = decay * W_t - eta * rate * sum_s delta_hat[s] h_hat[s]^T, and b_t likewise."""
+    """Materialised, with a pace: W_{t+1} = decay * W_t - eta * rate * sum_s delta_hat[s] h_hat[s]^T; b_t likewise."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
         super().__init__(weight, bias, eta, reversible=reversible)
         self._paces: list[tuple[Tensor, Tensor]] = []  # rate and decay of each step, [E, 1, 1]
 
     def set_pace(self, rate: Tensor, decay: Tensor) -> None:
-        """Rate [E] and decay [E] of the step that comes."""
+        """Set rate [E] and decay [E] of the next step."""
         self._paces.append((rate[:, None, None], decay[:, None, None]))
 
     def mean(self, t: int) -> Tensor:
@@ -228,14 +231,14 @@ class Decayed(Materialised):
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `LayerWeights.step_adjoint`; `pace_adjoint` comes after it."""
+        """As `LayerWeights.step_adjoint`; call `pace_adjoint` after it."""
         rate = self._paces[t][0]
         change_bar, h_hat_bar = super().step_adjoint(t, rate * delta_hat, h_hat)
         self._rate_bar = (change_bar * delta_hat).sum(dim=(1, 2))
         return rate * change_bar, h_hat_bar
 
     def pace_adjoint(self, t: int) -> tuple[Tensor, Tensor]:
-        """Derivatives [E] by rate and decay of step t; from here on the sums are those by W_t and b_t."""
+        """Derivatives [E] by rate and decay of step t; afterwards the sums are derivatives by W_t and b_t."""
         weights_bar, bias_bar = self.gradients()
         decay_bar = (weights_bar * self._at(t)).sum(dim=(1, 2)) + (bias_bar * self._biases[t]).sum(dim=(1, 2))
         decay = self._paces[t][1]
@@ -244,12 +247,12 @@ class Decayed(Materialised):
         return self._rate_bar, decay_bar
 
     def mean_adjoint(self, mean_bar: Tensor) -> None:
-        """Add what the mean over W_t got [E], after `pace_adjoint` of step t."""
+        """Add the derivative [E] by the mean of W_t, after `pace_adjoint` of step t."""
         self.gradients()[0].add_(mean_bar[:, None, None] / self.weight.numel())
 
 
 class _Signals(NamedTuple):
-    """The signals of several steps, one after the other: [E, t * S, O] and [E, t * S, I]."""
+    """The signals of t steps, concatenated: [E, t * S, O] and [E, t * S, I]."""
 
     delta_hats: Tensor
     h_hats: Tensor
@@ -259,7 +262,7 @@ class _Signals(NamedTuple):
 
 
 class Factored(LayerWeights):
-    """The signals of every step; W_t is never formed. Those of all steps meet an input in one product."""
+    """Keeps the signals of every step and never computes W_t. An input needs one product with all signals."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool) -> None:
         super().__init__(weight, bias, eta, reversible=reversible)
@@ -289,7 +292,7 @@ class Factored(LayerWeights):
     @override
     def begin_reverse(self) -> None:
         super().begin_reverse()
-        self._bars: _Signals | None = None  # by the signals of the steps that are still to be gone back through
+        self._bars: _Signals | None = None  # derivatives by the signals of the steps not reversed yet
 
     @override
     def linear_adjoint(
@@ -327,12 +330,12 @@ class Factored(LayerWeights):
         return None if t == 0 or self._signals is None else self._signals.rows(slice(t * self._n_support))
 
     def _minus_steps(self, base: Tensor, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Product]:
-        """The sum base - eta * (x keys^T) values over the rows of all steps; and x keys^T [E, B, t * S]."""
+        """The sum base - eta * (x keys^T) values over the rows of all steps, and x keys^T [E, B, t * S]."""
         product = x @ keys.mT
         return base.baddbmm_(product, values, alpha=-self.eta), product
 
     def _add_to_signals(self, t: int, to_delta_hats: tuple[Tensor, Tensor], to_h_hats: tuple[Tensor, Tensor]) -> None:
-        """Add to the bars of the signals before t: -eta * left^T right of each pair, left [E, B, t * S]."""
+        """Add -eta * left^T right of each pair to the derivatives by the signals before t; left [E, B, t * S]."""
         products = [(left.mT, right) for left, right in (to_delta_hats, to_h_hats)]
         if self._bars is None:
             self._bars = _Signals(*((left @ right).mul_(-self.eta) for left, right in products))
@@ -344,10 +347,10 @@ class Factored(LayerWeights):
 
 
 class Inputs(NamedTuple):
-    """What goes into the first layer: rows [E, S + M, D], of which the first `n_support` = S are the support set.
+    """Inputs of the first layer: rows [E, S + M, D], of which the first `n_support` = S are the support set.
 
-    query_from: the row with which a query pass begins. It is S, or 0 where queries are passed beside the support set,
-    which then makes batch norm's statistics. queried_once: after the last step alone.
+    query_from: first row of a query pass: S, or 0 if the support set gives batch norm's statistics and goes through
+    with the queries. queried_once: queries come only after the last step.
     """
 
     rows: Tensor
@@ -361,39 +364,39 @@ class Inputs(NamedTuple):
         return self.rows[:, : self.n_support]
 
     def of_support(self, per_row: Tensor) -> Tensor:
-        """The part [E, S, ...] of what there is for each row."""
+        """The support rows [E, S, ...] of a tensor with all rows."""
         return per_row[:, : self.n_support]
 
     def of_query(self, per_row: Tensor) -> Tensor:
-        """The part [E, B, ...] of a query pass, of what there is for each row."""
+        """The rows [E, B, ...] of a query pass, of a tensor with all rows."""
         return per_row[:, self.query_from :]
 
 
 class FactoredInput(LayerWeights):
-    """The factored form of the first layer: its support set is the same in every step, its queries are known.
+    """The factored form of the first layer, whose support set is the same in every step and whose queries are known.
 
-    With K_u = x h_hat_u^T, the support set's pre-activations follow
-    a_{u+1} = a_u - eta * (K_u delta_hat_u + sum_s delta_hat_u[s]): each step costs the same, however many came before.
-    Where h_hat_u = x (a rule that scales no inputs), K is one product for all steps, and queries that come once meet
-    the sum of all delta_hat_u at once.
+    With K_u = x h_hat_u^T, the support set's pre-activations are
+    a_{u+1} = a_u - eta * (K_u delta_hat_u + sum_s delta_hat_u[s]), so the cost of a step does not depend on its number.
+    If h_hat_u = x, for a rule that does not scale inputs, K is the same for all steps. Queries that come only once then
+    need a single product with the sum of all delta_hat_u.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, eta: float, *, reversible: bool, inputs: Inputs) -> None:
-        """All of `inputs` go through each product."""
+        """inputs: all of them are rows of each product."""
         super().__init__(weight, bias, eta, reversible=reversible)
         self._inputs = inputs
         base = functional.linear(inputs.rows, weight)
         self._query_base = inputs.of_query(base)
-        self._a: list[Tensor] = [inputs.of_support(base) + bias]  # a_t, or the newest alone unless reversible
-        self._merges = inputs.queried_once  # and no step so far has scaled its input
+        self._a: list[Tensor] = [inputs.of_support(base) + bias]  # all a_t if reversible, otherwise the newest
+        self._merges = inputs.queried_once  # false once a step has scaled its input
         self._gram: Tensor | None = None
-        self._products: list[Tensor] = []  # of all inputs with h_hat_u: [E, S + M, S]
+        self._products: list[Tensor] = []  # products of all inputs with h_hat_u: [E, S + M, S]
         self._delta_hats: list[Tensor] = []
         self._h_hats: list[Tensor] = []
 
     @override
     def linear(self, t: int, h: Tensor, source: InputSource) -> tuple[Tensor, Product]:
-        """As `LayerWeights.linear`; of rows but the support set's, by the newest weights alone."""
+        """As `LayerWeights.linear`; rows other than the support set's can only use the newest weights."""
         if source == "support":
             return self._a[t if self.reversible else -1], None
         base = self._query_base if source == "query" else functional.linear(h, self.weight)
@@ -405,7 +408,7 @@ class FactoredInput(LayerWeights):
 
     @override
     def pull_back(self, t: int, delta: Tensor) -> tuple[Tensor, Product]:
-        raise NotImplementedError("nothing lies below the first layer")
+        raise NotImplementedError("there is no layer below the first")
 
     @override
     def step(self, delta_hat: Tensor, h_hat: Tensor, *, h_is_scaled: bool) -> None:
@@ -422,7 +425,7 @@ class FactoredInput(LayerWeights):
     @override
     def begin_reverse(self) -> None:
         super().begin_reverse()
-        self._support_bar = torch.zeros_like(self._a[0])  # by a_t, summed over the steps passed
+        self._support_bar = torch.zeros_like(self._a[0])  # derivatives by a_t, summed over the steps reversed so far
         self._query_bar: Tensor | None = None
         self._from_query: _Signals | None = None
 
@@ -431,7 +434,7 @@ class FactoredInput(LayerWeights):
         self, t: int, h: Tensor, source: InputSource, product: Product, a_bar: Tensor, *, to_input: bool
     ) -> Tensor | None:
         if source == "other":
-            raise ValueError("of a factored first layer, only the queries it was made with can be gone back through")
+            raise ValueError("a factored first layer can only be reversed for the queries that it was made with")
         self._add_to_bias(a_bar)
         if source == "support":
             self._support_bar += a_bar
@@ -444,7 +447,7 @@ class FactoredInput(LayerWeights):
 
     @override
     def pull_back_adjoint(self, t: int, delta: Tensor, product: Product, below_bar: Tensor) -> Tensor:
-        raise NotImplementedError("nothing lies below the first layer")
+        raise NotImplementedError("there is no layer below the first")
 
     @override
     def step_adjoint(self, t: int, delta_hat: Tensor, h_hat: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -468,7 +471,7 @@ class FactoredInput(LayerWeights):
         return super().initial_gradients()
 
     def _add_from_query(self, bars: _Signals) -> None:
-        """Of several queries the last comes first: it has met the signals of most steps."""
+        """Add the derivatives of a query pass. The last of several comes first, so it has the most steps' signals."""
         if self._from_query is None:
             self._from_query = bars
             return
@@ -485,11 +488,11 @@ class FactoredInput(LayerWeights):
         return bar
 
     def _keys(self) -> list[Tensor]:
-        """What an input's products are made with: h_hat of every step, or the support set once for all."""
+        """Factors of an input's products: h_hat of every step, or the support set once for all steps."""
         return [self._inputs.support] if self._merges else self._h_hats
 
     def _values(self, t: int) -> Tensor:
-        """What those products multiply: delta_hat of every step before t, [E, t * S, O], or their sum [E, S, O]."""
+        """Factors of those products: delta_hat of every step before t, [E, t * S, O], or their sum [E, S, O]."""
         before = self._delta_hats[:t]
         return torch.stack(before).sum(dim=0) if self._merges else torch.cat(before, dim=1)
 
@@ -498,7 +501,7 @@ class FactoredInput(LayerWeights):
         return torch.cat([self._inputs.of_query(product) for product in products], dim=2)
 
     def _gram_of_inputs(self) -> Tensor:
-        """All inputs' products with the support set [E, S + M, S], the same ones for all steps."""
+        """Products of all inputs with the support set [E, S + M, S], the same for all steps."""
         if self._gram is None:
             self._gram = self._inputs.rows @ self._inputs.support.mT
         return self._gram
@@ -516,10 +519,10 @@ def layer_forms(
     one_by_one: bool = False,
     same_inputs: bool = True,
 ) -> list[Form]:
-    """The form of each of `layers`; 'auto' takes the cheaper one, in which an example's every position is a row.
+    """The form of each of `layers`; 'auto' takes the cheaper one, counting each position of an example as a row.
 
-    `one_by_one`: each step sees one example; so many small steps are cheaper on weights than on all signals so far.
-    `same_inputs`: the first layer's input is the same in every step.
+    one_by_one: each step sees one example; many small steps are cheaper on materialised weights than on all signals.
+    same_inputs: the first layer's input is the same in every step.
     """
     if form != "auto":
         return [form] * len(layers)
@@ -550,11 +553,11 @@ def initial_layers(
     rates: Sequence[tuple[Tensor, Tensor] | None] | None = None,
     decays: bool = False,
 ) -> list[LayerWeights]:
-    """The weights of every layer before the first step, from W_0 and b_0 of each.
+    """The weights of every layer before the first step, from each layer's W_0 and b_0.
 
-    `inputs`: asked for what meets the first layer, if its form needs that; None unless every step sees the whole
-    support set. `rates`: of weights [O, I] and biases [O] of each layer; a layer that has them is materialised,
-    whatever its form. `decays`: so are all, for steps that have a pace.
+    inputs: returns the first layer's inputs, called if its form needs them; None unless every step sees the whole
+    support set. rates: of weights [O, I] and biases [O] of each layer; a layer with rates is always materialised.
+    decays: steps have a pace; all layers are then materialised.
     """
     rates = [None] * len(forms) if rates is None else rates
     layers: list[LayerWeights] = []
@@ -583,18 +586,18 @@ def cheaper_form(
     scales_inputs: bool,
     device: torch.device,
 ) -> Form:
-    """The form that takes less time for one episode's inner loop and query pass, by counted multiplications.
+    """The faster form for one episode's inner loop and query pass, by counted multiplications.
 
-    `is_first`: nothing is pulled back through the first layer, and its input stays the same. `scales_inputs`: h_hat
-    changes from step to step even where h does not (NORML).
-    Products with W_0, one for all episodes, count once. An episode's own small products count `_episode_cost` times: on
-    a CPU they reach about half of the speed at 20 rows, and nearly all of it at 100. The reverse does the same products
-    twice more in either form, so it changes nothing here.
+    is_first: the first layer needs no pull-back, and its input stays the same. scales_inputs: h_hat changes from step
+    to step even if h does not (NORML).
+    Products with W_0 are shared by all episodes and count once. An episode's own small products count `_episode_cost`
+    times; on a CPU they reach about half the speed with 20 rows and nearly full speed with 100. The reverse needs each
+    product twice more in either form, so it does not affect the choice.
     """
     support, query, weights, pair = n_support, n_query, n_in * n_out, n_in + n_out
     episode_cost = _episode_cost(n_support, device)
     later = max(inner_steps - 1, 0)
-    passes = 1 if is_first else 2  # forward, and pulling delta back
+    passes = 1 if is_first else 2  # forward and pull-back
     materialised = passes * support * weights * (min(inner_steps, 1) + later * episode_cost)
     materialised += inner_steps * support * weights + query * weights * episode_cost
     if not is_first:
@@ -610,5 +613,5 @@ def cheaper_form(
 
 
 def _episode_cost(rows: int, device: torch.device) -> float:
-    """What a multiplication of an episode's own product costs, in those of one shared product."""
-    return 1 + 20 / rows if device.type == "cpu" else 1.0  # on CPUs fitted to two cores; on others not measured
+    """Cost of a multiplication in an episode's own product, relative to one in a shared product."""
+    return 1 + 20 / rows if device.type == "cpu" else 1.0  # fitted on two CPU cores; not measured on GPUs

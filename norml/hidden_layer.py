@@ -1,12 +1,12 @@
-"""Batch norm and ReLU of a hidden layer: forward, the explicit backward pass, and the adjoints of both.
+"""Batch norm and ReLU of a hidden layer: forward pass, explicit backward pass, and the adjoints of both.
 
     n = (a - mean a) / sqrt(var a + epsilon)        h = relu(scale * n + shift)
 
-Batch norm normalises each neuron over the examples of one episode's set. Scale and shift belong to the initial weights
-and are learned by the outer loop only (cbfinn/maml does the same with a shift).
+Batch norm normalises each neuron over the examples of one episode's set. Only the outer loop learns scale and shift
+(cbfinn/maml does the same with a shift).
 
-The adjoint of the backward pass is what second order costs. Written by hand it needs a few passes over [E, B, O],
-since the projection in it is its own transpose and the sums over examples that both adjoints need are the same ones.
+Second-order gradients need the adjoint of the backward pass. Written by hand it takes a few passes over [E, B, O],
+because its projection is its own transpose and both adjoints need the same sums over examples.
 `*_bar` is the derivative of the query loss by `*`. Means are over the examples of an episode: [E, 1, O].
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Forward:
-    """h, n and active (1 where the ReLU passes), each [E, B, O], and inverse_std [E, 1, O]."""
+    """h, n and active (1 if the ReLU is active), each [E, B, O], and inverse_std [E, 1, O]."""
 
     h: Tensor
     normalised: Tensor
@@ -28,7 +28,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """delta = scale * unscaled; masked = what passes the ReLU [E, B, O], its mean and its mean along n [E, 1, O]."""
+    """delta = scale * unscaled; masked: gradient below the ReLU [E, B, O]; means of masked and masked * n [E, 1, O]."""
 
     delta: Tensor
     unscaled: Tensor
@@ -39,7 +39,7 @@ class Backward:
 
 @dataclass(frozen=True)
 class BackwardBar:
-    """What `backward_adjoint` leaves for `forward_adjoint`, since the backward pass used n and inverse_std, too."""
+    """Values that `backward_adjoint` passes to `forward_adjoint`, because the backward pass uses n and inverse_std."""
 
     centred: Tensor
     mean: Tensor
@@ -55,17 +55,17 @@ class Gradients:
         self.shift: Tensor | None = None
 
     def add_to_scale(self, mean: Tensor, n_examples: int) -> None:
-        """Add a mean over `n_examples`."""
+        """Add a mean over `n_examples` to the sum."""
         self.scale = mean * n_examples if self.scale is None else self.scale.add_(mean, alpha=n_examples)
 
     def add_to_shift(self, mean: Tensor, n_examples: int) -> None:
-        """Add a mean over `n_examples`."""
+        """Add a mean over `n_examples` to the sum."""
         self.shift = mean * n_examples if self.shift is None else self.shift.add_(mean, alpha=n_examples)
 
 
 def forward(a: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float, n_reference: int | None = None) -> Forward:
-    """Pre-activations [E, B, O] -> activations; the first `n_reference` examples (default: all) make the statistics."""
-    # Two means: on the CPU torch.var_mean takes tens of times as long as one.
+    """Pre-activations [E, B, O] -> activations. n_reference: first examples for the statistics; default all."""
+    # Two means, because torch.var_mean takes tens of times as long as a mean on the CPU.
     centred = a - _mean(a[:, :n_reference])
     variance = _mean(centred[:, :n_reference].square())
     inverse_std = torch.rsqrt(variance + epsilon)
@@ -75,7 +75,7 @@ def forward(a: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float, n_refere
 
 
 def backward(above: Tensor, forward_pass: Forward, scale: Tensor) -> Backward:
-    """dL/dh [E, B, O] -> delta = dL/da (eq. 4 with batch norm), for statistics made by all examples."""
+    """dL/dh [E, B, O] -> delta = dL/da (eq. 4 with batch norm), for statistics over all examples."""
     masked = above * forward_pass.active
     mean, along = _mean(masked), _mean(masked * forward_pass.normalised)
     unscaled = (masked - mean).addcmul_(forward_pass.normalised, along, value=-1).mul_(forward_pass.inverse_std)
@@ -105,7 +105,7 @@ def forward_adjoint(
 ) -> Tensor:
     """h_bar -> a_bar [E, B, O]; adds to `gradients`.
 
-    `of_backward`: the backward pass that went through this layer, with what its adjoint left.
+    of_backward: the backward pass of this layer with the result of its adjoint.
     """
     n_examples = h_bar.shape[1]
     z_bar = h_bar * forward_pass.active

@@ -1,4 +1,4 @@
-"""Images shifted and turned by small amounts, as training examples may be. Pure torch; every draw from a generator."""
+"""Random small shifts and rotations of images, for training. Pure torch; all draws use a given generator."""
 
 import math
 
@@ -12,7 +12,7 @@ from norml.arguments import check_tensor
 def moved_at_random(
     x: Tensor, *, in_colour: bool, max_shift_px: float, max_tilt_degrees: float, generator: torch.Generator
 ) -> Tensor:
-    """Every image of x [..., D] by a shift and a tilt of its own, drawn evenly up to the given sizes.
+    """Shift and rotate every image of x [..., D] by its own random amounts, uniform up to the given limits.
 
     The draws happen on the generator's device. Raises ValueError as `moved`.
     """
@@ -23,11 +23,11 @@ def moved_at_random(
 
 
 def moved(images: Tensor, shifts_px: Tensor, tilts: Tensor, *, in_colour: bool) -> Tensor:
-    """Square images [n, D] after a turn about the centre and a shift, interpolated linearly; 0 comes in from outside.
+    """Rotate square images [n, D] about their centres, then shift them, with linear interpolation and zeros outside.
 
-    D: pixels row by row, of three values each where they are in colour. shifts_px [n, 2]: right and down. tilts [n]:
+    D: pixels row by row, with three values each in colour. shifts_px [n, 2]: right and down, in pixels. tilts [n]:
     counter-clockwise, in radians.
-    Raises TypeError or ValueError for what is no tensor of square images.
+    Raises TypeError or ValueError if `images` is not a tensor of square images.
     """
     check_tensor("images", images, "[n, D]")
     colours = 3 if in_colour else 1
@@ -41,7 +41,7 @@ def moved(images: Tensor, shifts_px: Tensor, tilts: Tensor, *, in_colour: bool) 
 
 
 def _sources(shifts: Tensor, tilts: Tensor) -> Tensor:
-    """Where in the image each place is taken from: [n, 2, 3], of places (right, down) in -1..1."""
+    """Affine maps [n, 2, 3] from each output position (right, down) in -1..1 to its source position."""
     cos, sin = tilts.cos(), tilts.sin()
-    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # back: clockwise, with down as the second axis
+    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # inverse: clockwise, with down as the second axis
     return torch.cat([turn, -(turn @ shifts.unsqueeze(-1))], dim=2)

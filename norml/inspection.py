@@ -1,10 +1,10 @@
-"""What a meta-learner does while it adapts: its gates, its effective learning rates, its accuracy step by step and with
-parts of it held still. Nothing here changes the meta-learner; every figure comes from the engine itself, watched.
+"""Inspect a meta-learner while it adapts: gates, effective learning rates, accuracy after each step, and accuracy when
+parts of the learner are frozen. Nothing here changes the meta-learner; all numbers come from the inner loop itself.
 
-Effective rate: a rule's step may differ from the gradient step in size and direction. Of a neuron's incoming weights w
-(one row of a layer), with gradient g and step s = w_t - w_{t+1}, the effective learning rate is the share of the step
-along the gradient, <s, g> / <g, g>: eta for gradient descent, whatever the episode. The cosine of s and g of a whole
-layer tells how far the rule turns the step: 1 where it only changes its size.
+Effective learning rate: a rule's step may differ from the gradient step in size and direction. For a neuron's incoming
+weights w (one row of a layer) with gradient g and step s = w_t - w_{t+1}, the effective rate is the part of the step
+along the gradient, <s, g> / <g, g>. For gradient descent it is always eta. The cosine of s and g of a whole layer shows
+how far the rule turns the step; it is 1 if the rule only changes the step's size.
 """
 
 import itertools
@@ -31,8 +31,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class LayerStep(NamedTuple):
     """One layer in one inner step of E episodes.
 
-    delta_gate [E, S, O] and h_gate [E, S, I]: of a rule with gates, else None; of neurons or channels. along [E, O]:
-    <s, g> of each one's incoming weights. gradient [E, O]: <g, g>. step [E]: <s, s> of the whole layer.
+    delta_gate [E, S, O], h_gate [E, S, I]: gates of neurons or channels; None for a rule without gates. along [E, O]:
+    <s, g> of each neuron's incoming weights. gradient [E, O]: <g, g> of the same. step [E]: <s, s> of the whole layer.
     """
 
     delta_gate: Tensor | None
@@ -43,9 +43,9 @@ class LayerStep(NamedTuple):
 
 
 class Watched(Wrapped):
-    """A rule whose every call is written down, in `steps[t][layer]`; `losses[t]` [E, S] are the examples' losses.
+    """A rule that records its calls in `steps[t][layer]` and the examples' losses in `losses[t]` [E, S].
 
-    Of a rule that sets the pace, the rate counts, and the decay of weights does not: it follows no gradient.
+    For a rule that sets the pace, effective rates include the rate but not the decay, which follows no gradient.
     """
 
     def __init__(self, rule: UpdateRule, eta: float, layers: Sequence[LayerShape]) -> None:
@@ -53,8 +53,8 @@ class Watched(Wrapped):
         self.eta, self.layers = eta, layers
         self.steps: list[list[LayerStep]] = []
         self.losses: list[Tensor] = []
-        self.deltas_out: list[Tensor] = []  # of the last layer, [E, S, N]
-        self._rate: Tensor | None = None  # of the step, [E, L]
+        self.deltas_out: list[Tensor] = []  # delta of the last layer in each step, [E, S, N]
+        self._rate: Tensor | None = None  # rates of the current step, [E, L]
 
     @override
     def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
@@ -71,7 +71,7 @@ class Watched(Wrapped):
             self.steps.append([])
             self.losses.append(losses)
             self.deltas_out.append(delta)
-        self.deltas_out[-1] = delta  # the last layer's stays
+        self.deltas_out[-1] = delta  # the last layer comes last and stays
         gates: tuple[Tensor | None, Tensor | None] = (None, None)
         if isinstance(self.rule, Gated):
             delta_gate, h_gate, _ = self.rule.gates_of(layer, delta, h, losses, carried)
@@ -84,7 +84,7 @@ class Watched(Wrapped):
     def _sums(
         self, layer: int, gradient: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """<s, g> and <g, g> of each neuron's incoming weights [E, O], <s, s> of the layer [E], from their signals."""
+        """<s, g> and <g, g> of each neuron's incoming weights [E, O], and <s, s> of the layer [E], from signals."""
         rates, is_convolution = self.rule.rates(layer), self.layers[layer].window is not None
         if rates is None and not is_convolution:
             squares = self.eta**2 * _products(step, step)
@@ -94,24 +94,24 @@ class Watched(Wrapped):
         return (s * g).sum(-1), g.square().sum(-1), s.square().sum((-2, -1))
 
     def _summed(self, layer: int, delta: Tensor, h: Tensor) -> Tensor:
-        """The sum of outer products itself, [E, O, I]: of a convolution smaller than products between all positions."""
+        """The sum of outer products [E, O, I]; for a convolution it is smaller than products between all positions."""
         shape = self.layers[layer]
         return shape.rows(delta).mT @ shape.patches(shape.rows(h))
 
 
 def _products(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Inner products [E, O] of the rows of two sums of outer products, by way of [E, S, S]: neither is formed."""
+    """Inner products [E, O] of the rows of two sums of outer products, by [E, S, S] without forming the sums."""
     (delta, h), (other_delta, other_h) = one, other
     return (delta * ((h @ other_h.mT) @ other_delta)).sum(dim=1)
 
 
 @dataclass(frozen=True)
 class GateSummary:
-    """The gates of one signal of one layer in one inner step, over examples and neurons of all episodes.
+    """Gates of one signal in one layer and inner step, over examples and neurons of all episodes.
 
-    quantiles: at QUANTILES. loss_correlation: Pearson's, between an example's mean gate and its loss (None: one of them
-    does not vary). when_right, when_wrong: mean gate of support examples that the learner classifies rightly or wrongly
-    before the step (None: there are none).
+    quantiles: at QUANTILES. loss_correlation: Pearson correlation of an example's mean gate with its loss; None if one
+    of them is constant. when_right, when_wrong: mean gate of support examples that the learner classifies correctly or
+    wrongly before the step; None if there are none.
     """
 
     quantiles: tuple[float, ...]
@@ -126,8 +126,8 @@ class GateSummary:
 class LayerSummary:
     """One layer in one inner step.
 
-    neuron_rates [O]: the effective learning rate of each neuron's incoming weights over all episodes; not a number
-    where no gradient reached it. rate, cosine: of the layer as a whole, means over episodes.
+    neuron_rates [O]: effective learning rate of each neuron's incoming weights over all episodes; NaN if no gradient
+    reached it. rate, cosine: of the whole layer, mean over episodes.
     """
 
     layer: int
@@ -141,9 +141,9 @@ class LayerSummary:
 
 @torch.no_grad()
 def watch(meta_learner: MetaLearner, batches: Iterable[EpisodeBatch], inner_steps: int) -> list[LayerSummary]:
-    """What the rule does in each step on the support sets of `batches`, by step and layer.
+    """Summaries of the rule's steps on the support sets of `batches`, by step and layer.
 
-    `inner_steps`: steps, or passes over the support set where a step sees one example.
+    inner_steps: steps, or passes over the support set if a step sees one example.
     """
     learner, device = meta_learner.learner, meta_learner.learner.weights[0].device
     totals: dict[tuple[int, int], _Total] = {}
@@ -165,21 +165,21 @@ def logits_of_each_step(meta_learner: MetaLearner, batch: EpisodeBatch, inner_st
 
 
 def frozen(meta_learner: MetaLearner, layers: Collection[int]) -> MetaLearner:
-    """The same meta-learner with the adaptation of `layers` switched off."""
+    """The same meta-learner without adaptation of `layers`."""
     return MetaLearner(meta_learner.learner, Frozen(meta_learner.rule, layers), meta_learner.inner_loop)
 
 
 @torch.no_grad()
 def meta_gradient_norms(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> Tensor:
-    """How far the query loss reaches back: norms [E, T + 1, L] of its derivative by W_t and b_t, for t = 0..T.
+    """Norms [E, T + 1, L] of the derivative of the query loss by W_t and b_t, for t = 0..T.
 
-    Each episode's own loss, the mean over its queries, by a layer's weights and biases together. The derivative is that
-    of the meta-gradient: by way of all later steps and of what the rule carries between them (first order: by way of
-    the weights alone).
+    The loss is each episode's mean over its queries; a norm covers a layer's weights and biases. As in the
+    meta-gradient, the derivative goes through all later steps and through the tensors that the rule carries between
+    them (first order: only through the weights).
     """
     episodes = [
         EpisodeBatch(batch.x[e : e + 1], batch.y[e : e + 1], batch.n_support) for e in range(len(batch.x))
-    ]  # one at a time: by W_0, which all share, each would get the sum
+    ]  # one at a time, because episodes share W_0 and would get the sum of derivatives
     return torch.stack([_norms_of_one(meta_learner, each, inner_steps) for each in episodes])
 
 
@@ -187,7 +187,7 @@ def _norms_of_one(meta_learner: MetaLearner, episode: EpisodeBatch, inner_steps:
     loop = replace(meta_learner.inner_loop, weight_form="materialised")
     parts = (meta_learner.learner, meta_learner.rule, loop, episode.x, episode.support_y)
     adaptation = Adaptation(*parts, inner_steps=inner_steps, reversible=True).run()
-    by_step: list[Tensor] = []  # of W_T, .., W_1
+    by_step: list[Tensor] = []  # for W_T, .., W_1
 
     def before_step() -> None:
         materialised = [weights for weights in adaptation.weights if isinstance(weights, Materialised)]  # all are
@@ -204,7 +204,7 @@ def _norms(by_layer: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def freezings(n_layers: int) -> dict[str, frozenset[int]]:
-    """Which layers stay at their initial weights, by a name for each case."""
+    """Layers that keep their initial weights, by the name of the case."""
     cases = {"all layers adapted": frozen_layers("all", n_layers), "nothing adapted": frozenset(range(n_layers))}
     if n_layers > 1:
         cases |= {f"{part} alone adapted": frozen_layers(part, n_layers) for part in ("head", "body")}
@@ -214,11 +214,11 @@ def freezings(n_layers: int) -> dict[str, frozenset[int]]:
 
 @dataclass(frozen=True)
 class _Total:
-    """One layer in one inner step, over the batches seen so far.
+    """One layer in one inner step, over all batches so far.
 
-    along, gradient: summed over episodes [O]. rates, cosines: of each episode. gates: of delta and of h, with losses
-    and rightness, by batch. Nothing else of a batch is kept: small tensors between large ones that come and go would
-    leave gaps that no large one fits into, and memory would grow with every batch.
+    along, gradient [O]: sums over episodes. rates, cosines: of each episode. gates: of delta and of h, with losses and
+    correctness, by batch. Nothing else of a batch is kept, because small tensors between large ones fragment memory,
+    which would grow with every batch.
     """
 
     along: Tensor
@@ -258,7 +258,7 @@ def _right(delta_out: Tensor, labels: Tensor) -> Tensor:
 
 
 def gate_summary(gates: Tensor, losses: Tensor, right: Tensor) -> GateSummary:
-    """Of gates [E, S, neurons], with the examples' losses [E, S] and whether they are classified rightly [E, S]."""
+    """Summarise gates [E, S, neurons], given the examples' losses [E, S] and whether they are classified correctly."""
     ordered = gates.flatten().sort().values
     by_example = gates.mean(dim=-1)
     return GateSummary(
@@ -272,7 +272,7 @@ def gate_summary(gates: Tensor, losses: Tensor, right: Tensor) -> GateSummary:
 
 
 def quantile_places(n: int) -> list[int]:
-    """Where QUANTILES lie among `n` values in rising order."""
+    """Indices of QUANTILES among `n` sorted values."""
     return [round(q * (n - 1)) for q in QUANTILES]
 
 
@@ -283,7 +283,7 @@ def _correlation(x: Tensor, y: Tensor) -> float | None:
 
 
 def _is_constant(x: Tensor) -> bool:
-    """Whether all entries are one number but for the rounding of a mean."""
+    """Whether all entries are equal up to the rounding of a mean."""
     return bool(((x - x[0]).abs() <= 10 * torch.finfo(x.dtype).eps * x[0].abs()).all())
 
 

@@ -2,8 +2,8 @@
 eqs 1-5), and the adjoints of both.
 
 Symbols: a_l = pre-activations at the linear output (before batch norm), h_l = activations, delta_l = dL/da_l, where L
-is the support loss. `*_bar` = the derivative of the query loss by `*`: what the outer loop needs. A convolution's have
-a row for each example and position, [E, B * P, C]: it is a linear layer on patches (`norml.layers.convolution`).
+is the support loss. `*_bar` = the derivative of the query loss by `*`, which the outer loop needs. A convolution is a
+linear layer on patches (`norml.layers.convolution`); its tensors have a row per example and position, [E, B * P, C].
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ HeadInit = Literal["learned", "zero"]
 
 @dataclass(frozen=True)
 class ForwardTrace:
-    """What a forward pass leaves; lists run over layers from the input up.
+    """Values of a forward pass that the backward pass and the adjoints need; lists are by layer, from the input up.
 
-    source: whose inputs went through. inputs: h_{l-1} of every layer, and patches: of those, what met its weights
-    (fully connected: the same [E, B, I]). products: of every linear part. hidden: of every hidden layer, and choices:
-    what the pools after it took.
+    source: origin of the inputs. inputs: h_{l-1} of every layer. patches: the rows of those that the weights multiply
+    (fully connected: the same [E, B, I]). products: of every linear operation. hidden: of every hidden layer. choices:
+    of the pools after every hidden layer.
     """
 
     source: InputSource
@@ -42,10 +42,10 @@ class ForwardTrace:
 
 @dataclass(frozen=True)
 class BackwardTrace:
-    """What a backward pass leaves.
+    """Values of a backward pass that its adjoint needs.
 
-    deltas: [E, B * P, O] of every layer. products: of every pull-back, of all layers but the first. hidden: of every
-    hidden layer.
+    deltas: [E, B * P, O] of every layer. products: of every pull-back, for all layers except the first. hidden: of
+    every hidden layer.
     """
 
     deltas: list[Tensor]
@@ -56,8 +56,8 @@ class BackwardTrace:
 class Learner(nn.Module):
     """Initial weights of a D -> hidden -> N network, shared by all episodes.
 
-    weights: what is learned of each layer in `layers`, [O, I]; of a convolution, I = k * k * C values of a patch; of a
-    head that starts at zero, no row.
+    weights: the learned weights of each layer in `layers`, [O, I]; a convolution has I = k * k * C values of a patch; a
+    head that starts at zero has no rows.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Learner(nn.Module):
     ) -> None:
         """Draw truncated-normal weights (cut at two standard deviations) and zero biases (cbfinn/maml maml.py:168-177).
 
-        The defaults are cbfinn/maml's, but for the learned scale. `initial_weight_std`: 'he' is sqrt(2 / inputs),
-        'xavier' draws uniform weights instead (Glorot & Bengio 2010). `head_weight_std`: of the last layer, where it
-        differs. `head_init`: what the last layer is before the first inner step, 'learned' or 'zero' (Kao et al. 2022).
-        From zero, classes differ by their support examples alone, and what is learned serves any N. A row that all
-        classes share (UNICORN-MAML: Ye & Chao 2022) makes the same learner: it adds the same to all logits, and softmax
-        takes that out. `n_way` = 0 makes a body alone, whose last layer has no outputs. `convolutions`: how hidden
-        layers are convolutions, to as many channels as `hidden_sizes` says.
-        Raises ValueError if the images are too small for them, or have not D values.
+        The defaults are cbfinn/maml's, except for the learned scale. initial_weight_std: 'he' is sqrt(2 / inputs),
+        'xavier' draws uniform weights (Glorot & Bengio 2010). head_weight_std: of the last layer, if it differs.
+        head_init: the last layer before the first inner step, 'learned' or 'zero' (Kao et al. 2022). With 'zero',
+        classes differ only by their support examples, so the learner works for any N. One learned row shared by all
+        classes (UNICORN-MAML: Ye & Chao 2022) is equivalent: it adds the same number to all logits, which softmax
+        cancels. n_way: 0 makes a body whose last layer has no outputs. convolutions: makes the hidden layers
+        convolutions, with `hidden_sizes` channels.
+        Raises ValueError if the images are too small for the convolutions or do not have D values.
         """
         super().__init__()
         self.sizes = (n_features, *hidden_sizes, n_way)
@@ -94,7 +94,7 @@ class Learner(nn.Module):
             if n_features != convolutions.n_features:
                 raise ValueError(f"{n_features} features, but images have {convolutions.n_features} values")
             self.layers = convolutional(convolutions, hidden_sizes, n_way)
-            self.register_buffer("n_features", torch.tensor(n_features))  # which no weight's shape tells
+            self.register_buffer("n_features", torch.tensor(n_features))  # not known from the weights' shapes
         if head_init == "zero":
             self.layers[-1] = replace(self.layers[-1], tied=True)
         learned_rows = [*hidden_sizes, 0 if head_init == "zero" else n_way]
@@ -110,7 +110,7 @@ class Learner(nn.Module):
 
     @property
     def n_layers(self) -> int:
-        """L: linear layers."""
+        """L: number of linear layers."""
         return len(self.weights)
 
     def initial_weights(self) -> list[tuple[Tensor, Tensor]]:
@@ -122,7 +122,7 @@ class Learner(nn.Module):
         return [*below, (weight, bias)]
 
     def learned_gradients(self, layer: int, weight_bar: Tensor, bias_bar: Tensor) -> dict[str, Tensor]:
-        """Derivatives by what is learned of a layer, by name, from those by its W_0 [O, I] and b_0 [O]."""
+        """Derivatives by a layer's parameters, by name, from those by its W_0 [O, I] and b_0 [O]."""
         return {} if self.layers[layer].tied else {f"weights.{layer}": weight_bar, f"biases.{layer}": bias_bar}
 
     def forward(
@@ -134,9 +134,9 @@ class Learner(nn.Module):
         source: InputSource = "other",
         n_reference: int | None = None,
     ) -> tuple[Tensor, ForwardTrace]:
-        """Logits [E, B, N] for x [E, B, D], by the weights W_t of every layer.
+        """Logits [E, B, N] for x [E, B, D], with the weights W_t of every layer.
 
-        `source`: whose inputs x are. The first `n_reference` of its rows (default: all) make batch norm's statistics.
+        source: origin of x. n_reference: number of first examples for batch norm's statistics; default all.
         """
         trace = ForwardTrace(source, [], [], [], [], [])
         h = self.rows(x)
@@ -161,7 +161,7 @@ class Learner(nn.Module):
         return a, trace
 
     def rows(self, x: Tensor) -> Tensor:
-        """Examples [E, B, D] as the first layer takes them: a convolution's a row a pixel, [E, B * P, C]."""
+        """Examples [E, B, D] as rows of the first layer; for a convolution a row per pixel, [E, B * P, C]."""
         return x if self.layers[0].window is None else x.reshape(x.shape[0], -1, self.layers[0].nodes_in)
 
     def backward(
@@ -188,7 +188,7 @@ class Learner(nn.Module):
         delta_bars: list[Tensor],
         gradients: Sequence[hidden_layer.Gradients],
     ) -> tuple[Tensor, list[hidden_layer.BackwardBar]]:
-        """delta_bar of every layer -> delta_out_bar [E, B, N], and what `forward_adjoint` needs."""
+        """delta_bar of every layer -> delta_out_bar [E, B, N], and values for `forward_adjoint`."""
         bars = []
         for layer in range(self.n_layers - 1):
             above_bar, bar = hidden_layer.backward_adjoint(
@@ -218,10 +218,10 @@ class Learner(nn.Module):
         of_backward: tuple[BackwardTrace, list[hidden_layer.BackwardBar]] | None = None,
         n_reference: int | None = None,
     ) -> None:
-        """Add to the gradients of weights, scales and shifts what logits_bar [E, B, N] gives.
+        """Add the derivatives through logits_bar [E, B, N] to the gradients of weights, scales and shifts.
 
-        `input_bars`: what each layer's input h_{l-1} got elsewhere. `of_backward`: the backward pass through the same
-        trace, with what its adjoint left.
+        input_bars: derivatives by each layer's input h_{l-1} from elsewhere. of_backward: the backward pass through the
+        same trace, with the result of its adjoint.
         """
         a_bar = logits_bar
         for layer in reversed(range(self.n_layers)):
@@ -245,7 +245,7 @@ class Learner(nn.Module):
     def named_gradients(
         self, weights: Sequence[LayerWeights], gradients: Sequence[hidden_layer.Gradients]
     ) -> dict[str, Tensor]:
-        """What all adjoints have added up, by the names of the parameters here; none where there is no influence."""
+        """The sums of all adjoints, by parameter name; parameters without influence are left out."""
         by_name: dict[str, Tensor] = {}
         for layer, layer_weights in enumerate(weights):
             by_name |= self.learned_gradients(layer, *layer_weights.initial_gradients())
@@ -266,7 +266,7 @@ class Learner(nn.Module):
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each example [E, B] and delta_out = (softmax - one-hot) / B [E, B, N] (eq. 3, for the mean over B).
 
-    Softmax cross-entropy in place of eq. 2's sum of binary terms, whose gradient would not be eq. 3.
+    Uses softmax cross-entropy, because the gradient of eq. 2's sum of binary terms is not eq. 3.
     """
     log_p = functional.log_softmax(logits, dim=-1)
     losses = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -291,7 +291,7 @@ def _initial_weights(layer: LayerShape, n_rows: int, std: WeightStd, generator: 
     n_out, n_in = layer.weight_shape
     weights = torch.empty(n_rows, n_in)
     if std == "xavier":
-        bound = (6 / (n_in + n_in // layer.nodes_in * n_out)) ** 0.5  # fans of a convolution count its window
+        bound = (6 / (n_in + n_in // layer.nodes_in * n_out)) ** 0.5  # a convolution's fans include its window
         return nn.init.uniform_(weights, -bound, bound, generator=generator)
     scale = (2 / n_in) ** 0.5 if std == "he" else std
     return nn.init.trunc_normal_(weights, std=scale, a=-2 * scale, b=2 * scale, generator=generator)

@@ -1,4 +1,4 @@
-"""The meta-learner (initial weights and update rule together), its meta-gradient and its outer step."""
+"""The meta-learner (initial weights and update rule), its meta-gradient and its outer step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from norml.update_rules import UpdateRule
 
 
 class MetaTrained(nn.Module, ABC):
-    """What the outer loop learns: a learner's initial weights theta_0 and a rule's parameters Phi."""
+    """Everything that the outer loop learns: a learner's initial weights theta_0 and a rule's parameters Phi."""
 
     def __init__(self, learner: Learner, rule: nn.Module, *, n_way: int) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class MetaTrained(nn.Module, ABC):
     def forward(self, batch: EpisodeBatch, inner_steps: int) -> Tensor:
         """Query logits [E, M, N] after `inner_steps` inner steps on the support sets.
 
-        They can be differentiated once by this module's parameters, not by the episodes. Raises TypeError or ValueError
-        for a batch that does not go with the learner; support labels are looked at on the CPU only.
+        Differentiable once, by this module's parameters but not by the episodes. Raises TypeError or ValueError for a
+        batch that does not fit the learner; support labels are checked on the CPU only.
         """
         if not torch.is_grad_enabled():
             return self.adapt_and_query(batch, inner_steps, reversible=False)[1]
@@ -38,9 +38,9 @@ class MetaTrained(nn.Module, ABC):
         return logits
 
     def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int) -> Adapted:
-        """The learner adapted to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; ask it for `logits`.
+        """Adapt the learner to support sets [E, S, D] with labels [E, S] int64 in 0..N-1; then call its `logits`.
 
-        Raises TypeError or ValueError for what does not go with the learner; labels are looked at on the CPU only.
+        Raises TypeError or ValueError for data that do not fit the learner; labels are checked on the CPU only.
         """
         self._check_support(support_x, support_y)
         return self.adapted(support_x, support_y, inner_steps, reversible=False)
@@ -51,7 +51,7 @@ class MetaTrained(nn.Module, ABC):
 
     @abstractmethod
     def adapted(self, x: Tensor, support_y: Tensor, inner_steps: int, *, reversible: bool) -> Adapted:
-        """As `adapt`, of x [E, S + M, D] with the queries behind. `reversible`: it can be gone back through."""
+        """As `adapt`, for x [E, S + M, D] with the queries last. reversible: keep what `reverse` needs."""
 
     def adapt_and_query(self, batch: EpisodeBatch, inner_steps: int, *, reversible: bool) -> tuple[Adapted, Tensor]:
         """The learner adapted to the support sets, and the query logits [E, M, N]."""
@@ -59,7 +59,7 @@ class MetaTrained(nn.Module, ABC):
         return adapted, adapted.logits()
 
     def parameter_counts(self) -> dict[str, int]:
-        """Numbers of learned values: of the learner (batch norm left out, as the paper counts), and of the rule."""
+        """Numbers of parameters of the learner (without batch norm, as the paper counts) and of the rule."""
         linear = [*self.learner.weights, *self.learner.biases]
         return {
             "learner": sum(p.numel() for p in linear),
@@ -67,13 +67,13 @@ class MetaTrained(nn.Module, ABC):
         }
 
     def named(self, learner: dict[str, Tensor], rule: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Values of the learner's and the rule's parameters under the names that they have here."""
+        """Join values by the learner's and by the rule's parameter names into values by this module's names."""
         parts = {"learner": learner, "rule": rule}
         return {f"{part}.{name}": value for part, of in parts.items() for name, value in of.items()}
 
 
 class MetaLearner(MetaTrained):
-    """A learner and the update rule that adapts it, in inner steps."""
+    """A learner and the update rule that adapts it in inner steps."""
 
     rule: UpdateRule
 
@@ -93,7 +93,7 @@ class MetaLearner(MetaTrained):
 
 
 class _QueryLogits(torch.autograd.Function):
-    """The adaptation and its query pass as one operation, whose backward is the adaptation's own reverse."""
+    """The adaptation and its query pass as one autograd operation; its backward is the adaptation's `reverse`."""
 
     @staticmethod
     def forward(
@@ -118,10 +118,11 @@ MetaGradient = Callable[[MetaTrained, EpisodeBatch, int], tuple[Tensor, Tensor, 
 def meta_gradient(
     meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Query loss and accuracy, both scalars, and the loss's derivative by each parameter that it depends on, by name.
+    """Query loss and accuracy, both scalars, and the derivatives of the loss by the parameters, by name.
 
-    The loss is the mean over episodes and queries: the paper's sum divided by a constant, which Adam does not see.
-    Raises TypeError or ValueError for a batch that does not go with the learner; labels are looked at on the CPU only.
+    The loss is the mean over episodes and queries. The paper has the sum; Adam does not depend on a constant factor.
+    Parameters without influence have no derivative. Raises TypeError or ValueError for a batch that does not fit the
+    learner; labels are checked on the CPU only.
     """
     check_range("query_y", batch.query_y, meta_learner.n_way, "the learner's N classes")
     adaptation, logits = meta_learner.adapt_and_query(batch, inner_steps, reversible=True)
@@ -134,9 +135,9 @@ def meta_gradient(
 def compiled_meta_gradient(device: torch.device, gradient: MetaGradient = meta_gradient) -> MetaGradient:
     """`gradient` as one compiled graph (on a GPU, captured as a CUDA graph).
 
-    Compiling takes a minute or more, once for each set of shapes; torch keeps the result on disk. The numbers are
-    those of `gradient` to float32 rounding. Graphs compiled earlier are forgotten: torch keeps but a few of one
-    function, and a run needs its own alone.
+    Compiling takes a minute or more for each set of shapes; torch caches the result on disk. The numbers equal those of
+    `gradient` up to float32 rounding. Clears graphs compiled earlier, because torch keeps only a few per function and a
+    run needs only its own.
     """
     torch.compiler.reset()
     mode = "reduce-overhead" if device.type == "cuda" else None
@@ -145,10 +146,11 @@ def compiled_meta_gradient(device: torch.device, gradient: MetaGradient = meta_g
 
 
 class CapturedMetaGradient:
-    """A meta-gradient on a GPU as one CUDA graph, captured at the first call: thousands of launches become one.
+    """A meta-gradient on a GPU as a CUDA graph, captured in the first call: one launch instead of thousands.
 
-    For one meta-learner, whose parameters stay where they are in memory, and batches of one shape. What a call returns
-    is overwritten by the next. The numbers are those of the plain one: its own kernels in its own order.
+    Use it for one meta-learner, whose parameters must stay in place in memory, and for batches of one shape. The next
+    call overwrites the results of the last. The numbers equal those without the graph, which has the same kernels in
+    the same order.
     """
 
     def __init__(self, gradient: MetaGradient = meta_gradient) -> None:
@@ -180,13 +182,13 @@ def _captured(gradient: MetaGradient, meta_learner: MetaTrained, batch: EpisodeB
     batch = EpisodeBatch(batch.x.clone(), batch.y.clone(memory_format=torch.contiguous_format), batch.n_support)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(batch.x.device):
-        # Once by itself, apart from the usual stream as torch asks: what libraries set up at first use is not captured.
+        # Run once on a separate stream, as torch requires, so that first-use initialisation is not captured.
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             gradient(meta_learner, batch, inner_steps)
         torch.cuda.current_stream().wait_stream(stream)
-        # A thread of NCCL may look at the GPU meanwhile.
+        # "thread_local", because a thread of NCCL may query the GPU during capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = gradient(meta_learner, batch, inner_steps)
     return _Captured(graph, batch, results)
@@ -202,10 +204,10 @@ def outer_step(
     gradient_norm_limit: float | None = None,
     gradient: MetaGradient = meta_gradient,
 ) -> tuple[Tensor, Tensor]:
-    """One step on theta_0 and Phi (paper eqs 12-13); returns the query loss and accuracy, both scalars on the device.
+    """Take a step on theta_0 and Phi (paper eqs 12-13); returns query loss and accuracy, scalars on the device.
 
-    `gradient_clip` bounds each element of the meta-gradient, `gradient_norm_limit` then its length over all parameters
-    (Pascanu, Mikolov & Bengio 2013). `gradient`: `meta_gradient` itself, compiled, or another one.
+    gradient_clip: bounds each element of the meta-gradient. gradient_norm_limit: then bounds its norm over all
+    parameters (Pascanu, Mikolov & Bengio 2013). gradient: `meta_gradient`, compiled or not, or another objective's.
     """
     loss, accuracy, gradients = gradient(meta_learner, batch, inner_steps)
     for name, parameter in meta_learner.named_parameters():
@@ -219,9 +221,9 @@ def outer_step(
 
 
 def outer_lr_at(step: int, *, outer_lr: float, outer_steps: int, schedule: Literal["constant", "cosine"]) -> float:
-    """The outer learning rate of step `step` in 0..outer_steps - 1; cosine falls from outer_lr towards 0.
+    """The outer learning rate of step `step` in 0..outer_steps - 1; 'cosine' falls from outer_lr towards 0.
 
-    Of no steps it is outer_lr.
+    Without steps it is outer_lr.
     """
     if schedule == "constant" or not outer_steps:
         return outer_lr

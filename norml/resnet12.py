@@ -1,12 +1,12 @@
-"""ResNet-12, the backbone of the mini-ImageNet literature: four residual blocks of three 3x3 convolutions each.
+"""ResNet-12, the usual backbone for mini-ImageNet: four residual blocks of three 3x3 convolutions each.
 
-Two designs go under this name. Tian et al. (2020, RFS; WangYueFt/rfs models/resnet.py, BasicBlock), after Lee et al.
-(2019, MetaOptNet), normalise the skip, activate after the sum and drop squares of the late feature maps. Sun et al.
-(2019, MTL; yaoyao-liu/meta-transfer-learning tensorflow/models/resnet12.py, pretrain_block_forward) activate all three
-convolutions, add the bare 1x1 convolution of the skip and leave the sum as it is. `Blocks` holds what differs.
+Two designs have this name. Tian et al. (2020, RFS; WangYueFt/rfs models/resnet.py, BasicBlock), after Lee et al. (2019,
+MetaOptNet), normalise the skip, activate after the sum and drop squares of the late feature maps. Sun et al. (2019,
+MTL; yaoyao-liu/meta-transfer-learning tensorflow/models/resnet12.py, pretrain_block_forward) activate after each of the
+three convolutions, do not normalise the skip and do not activate the sum. `Blocks` has the differences.
 
-Departs from MTL in evaluation: its batch norm takes the statistics of the batch at hand there too, which makes an
-image's features depend on its neighbours; here it takes the running statistics of training.
+Evaluation differs from MTL. There, batch norm always uses the current batch's statistics, so an image's features depend
+on the other images. Here it uses the running statistics of training.
 
 B images, F features (the last width). Images are [B, 3, height, width]; channels-last memory is kept.
 """
@@ -26,9 +26,9 @@ DROP_BLOCK_FROM = 2  # the blocks from this index on drop squares (WangYueFt/rfs
 
 
 class PartOfBatch(NamedTuple):
-    """Which images of a batch a device has, where several share it: from `start` on, of `size` in all.
+    """A device's part of a batch that several devices share: images from `start` on; the whole batch has `size`.
 
-    What is dropped is drawn for the whole batch, so that it is the same for any number of devices.
+    Dropout is drawn for the whole batch, so that it is the same for any number of devices.
     """
 
     start: int
@@ -37,11 +37,12 @@ class PartOfBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the two designs do differently.
+    """Differences between the two designs.
 
-    convolution_biases: of the 3x3 convolutions. batch_norm_scale: whether batch norm learns a scale besides its shift.
-    activate_after_sum: of both branches, in place of before it. drop_rate: share of values that training drops after
-    each block. drop_block_size: in pixels, the side of the squares that blocks 3 and 4 drop; None drops single values.
+    convolution_biases: whether the 3x3 convolutions have biases. batch_norm_scale: whether batch norm learns a scale in
+    addition to a shift. activate_after_sum: activate the sum of both branches instead of the third convolution.
+    drop_rate: dropout rate after each block. drop_block_size: side in pixels of the squares that blocks 3 and 4 drop;
+    None drops single values in every block.
     """
 
     convolution_biases: bool
@@ -54,7 +55,7 @@ class Blocks:
 
 
 class ResNet12(nn.Module):
-    """Images [B, 3, height, width] -> features [B, F], the last block's averaged over the image."""
+    """Images [B, 3, height, width] -> features [B, F], the last block's maps averaged over positions."""
 
     def __init__(
         self,
@@ -64,9 +65,9 @@ class ResNet12(nn.Module):
         initial_weights: Literal["he", "xavier"],
         generator: torch.Generator | None = None,
     ) -> None:
-        """`widths`: channels of the four blocks. Raises ValueError for another number of them.
+        """widths: channels of the four blocks. initial_weights: 'he', normal by fan-out (RFS); 'xavier', uniform (MTL).
 
-        initial_weights: 'he', normal by fan-out (RFS); 'xavier', uniform (MTL).
+        Raises ValueError if there are not four widths.
         """
         super().__init__()
         if len(widths) != N_BLOCKS:
@@ -94,18 +95,20 @@ class ResNet12(nn.Module):
     ) -> Tensor:
         """[B, 3, height, width] -> [B, F].
 
-        In training mode values are dropped by `generator` (None: torch's own). drop_strength: the share of drop_rate
-        at which squares are dropped so far, in 0..1. part: None: the whole batch.
-        Raises ValueError if the image is too small for the squares to be dropped.
+        generator: for dropout in training mode; None: torch's default. drop_strength: factor in 0..1 on the rate of
+        dropped squares. part: None for the whole batch.
+        Raises ValueError if the image is too small for the squares.
         """
         part = part or PartOfBatch(0, len(x))
         for block in self.blocks:
             x = block(x, generator, drop_strength, part)
-        return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # a bfloat16 mean keeps 3 digits
+        return x.mean(
+            dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32)
+        )  # a bfloat16 mean would keep only 3 digits
 
 
 class ResidualBlock(nn.Module):
-    """Three 3x3 convolutions beside a 1x1 one; halves the image's side."""
+    """Three 3x3 convolutions with a 1x1 convolution as skip; halves the image's side."""
 
     def __init__(self, n_in: int, n_out: int, blocks: Blocks, *, drop_block_size: int | None) -> None:
         super().__init__()
@@ -140,13 +143,13 @@ class ResidualBlock(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and, for pretraining, a linear layer to the classes."""
+    """A backbone with a linear layer to the classes, for pretraining."""
 
     def __init__(self, backbone: ResNet12, n_classes: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.n_features, n_classes)
-        bound = 1 / math.sqrt(backbone.n_features)  # torch's own, from our generator
+        bound = 1 / math.sqrt(backbone.n_features)  # as torch initialises, but with our generator
         nn.init.uniform_(self.head.weight, -bound, bound, generator)
         nn.init.zeros_(self.head.bias)
 
@@ -164,12 +167,12 @@ class Classifier(nn.Module):
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Learned values."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def drop_values(x: Tensor, rate: float, generator: torch.Generator | None, part: PartOfBatch | None = None) -> Tensor:
-    """Dropout (Srivastava et al. 2014): each value of `x` is 0 with probability `rate`, else divided by 1 - rate."""
+    """Dropout (Srivastava et al. 2014): set values of `x` to 0 with probability `rate`, divide others by 1 - rate."""
     start, n_images = part or PartOfBatch(0, len(x))
     kept = torch.rand(n_images, *x.shape[1:], generator=generator, device=x.device) >= rate
     return x * kept[start : start + len(x)].to(x.dtype) / (1 - rate)
@@ -180,8 +183,8 @@ def drop_squares(
 ) -> Tensor:
     """DropBlock (Ghiasi et al. 2018): zero squares of side `size` in each map of `x` [B, C, height, width].
 
-    Squares begin where they fit, with a probability that would drop the share `rate` of the values if no two of them
-    overlapped. What is left is scaled so that a map of ones would keep its sum over the batch, as in RFS.
+    Squares start at random places where they fit, with a probability that would drop the share `rate` of the values if
+    squares did not overlap. Other values are scaled so that maps of ones keep their sum over the batch, as in RFS.
     Raises ValueError if no square fits.
     """
     height, width = x.shape[2:]
@@ -200,7 +203,7 @@ def drop_squares(
 
 def _initialise(convolution: nn.Conv2d, kind: Literal["he", "xavier"], generator: torch.Generator | None) -> None:
     if convolution.weight.is_meta:
-        return  # nothing to draw, and torch would take seconds to find that out for a normal distribution
+        return  # no values to draw, and torch's normal distribution takes seconds on the meta device
     if kind == "he":
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     else:

@@ -59,9 +59,9 @@ def test_with_three_seeds_each_a_verdict_is_over_seeds(docs, write, numbers):
     ahead = evidence(docs, found, "NORML - MAML (constant lr), 1-shot")
     assert (ahead.paper, ahead.seeds, ahead.verdict) == ("+4.0", "3", "holds")
     memory = evidence(docs, found, "NORML - NORML (zero hidden & zero cell), 1-shot")
-    assert (memory.seeds, memory.verdict) == ("3", "inside seed scatter")
+    assert (memory.seeds, memory.verdict) == ("3", "within seed variation")
     same = evidence(docs, found, "NORML (zero hidden & zero cell) - MAML (constant lr), 1-shot")
-    assert same.verdict in {"fails", "inside seed scatter"}  # never that they are the same
+    assert same.verdict in {"fails", "within seed variation"}  # never that they are the same
 
 
 def test_with_fewer_seeds_a_difference_counts_beyond_the_scatter_of_other_rows(docs, write, numbers):
@@ -72,7 +72,7 @@ def test_with_fewer_seeds_a_difference_counts_beyond_the_scatter_of_other_rows(d
     assert float(found.needed(1)) == pytest.approx(63.53, abs=0.01)
     assert found.scattering(1) == ["MAML (constant lr)"]
     ahead = evidence(docs, found, "NORML - MAML (constant lr), 1-shot")
-    assert (ahead.ours, ahead.seeds, ahead.verdict) == ("+48.75 ± 3.98", "1", "inside seed scatter")
+    assert (ahead.ours, ahead.seeds, ahead.verdict) == ("+48.75 ± 3.98", "1", "within seed variation")
     alike = [[12, 12, 12, 12], [12, 12, 12, 12]]
     write("maml-global-lr", *alike, alike[0])
     found = numbers()  # s = 0.05 / sqrt(6), t(0.975, 3) = 3.182
@@ -85,7 +85,7 @@ def test_without_any_second_seed_it_rests_on_the_episodes(docs, write, numbers):
     write("norml", [10, 11, 10, 10])
     write(ZERO_BOTH, [7, 8, 7, 7])
     found = numbers()
-    assert evidence(docs, found, "NORML - MAML (constant lr), 1-shot").verdict == "not told apart"
+    assert evidence(docs, found, "NORML - MAML (constant lr), 1-shot").verdict == "not significant"
     assert evidence(docs, found, "NORML - NORML (zero hidden & zero cell), 1-shot").verdict == "holds"
     with pytest.raises(ValueError, match="say something else"):
         found.needed(1)
@@ -113,7 +113,7 @@ def test_a_verdict_over_mixed_evidence_counts_it(docs):
 
     assert verdict(claims.HOLDS, claims.HOLDS) == "holds"
     assert verdict(claims.HOLDS, claims.FAILS, claims.UNTESTED) == "holds in 1 of 2; fails in 1 of 2; 1 not tested"
-    assert verdict(claims.INSIDE, claims.UNTESTED) == "inside seed scatter; 1 not tested"
+    assert verdict(claims.INSIDE, claims.UNTESTED) == "within seed variation; 1 not tested"
     assert verdict(claims.OTHER, claims.UNTESTED) == verdict(claims.OTHER) == "not tested"
 
 
@@ -132,7 +132,7 @@ def test_gates_under_the_second_test_are_paired_and_need_seeds_too(docs, write, 
     for run, correct in zip(maml, ([200, 210, 205, 200], [201, 210, 205, 200]), strict=True):
         write_evaluation(registry, run, correct, **strict)
     write_evaluation(registry, norml[0], [230, 240, 235, 229], **strict)
-    found = evidence(docs, numbers(), "NORML - MAML (constant lr), 1-shot, unturned, 15 queries")
+    found = evidence(docs, numbers(), "NORML - MAML (constant lr), 1-shot, not rotated, 15 queries")
     assert (found.ours, found.seeds, found.verdict) == ("+9.92 ± 0.27", "1", "holds")
 
 
@@ -145,10 +145,10 @@ def test_the_tests_of_one_method_are_over_the_seeds_that_had_all_of_them(write, 
     assert numbers().tests(CONSTANT, 1).splitlines() == [
         "| test | accuracy, mean over seeds: 1 |",
         "| --- | ---: |",
-        "| as trained: turned classes, as many queries as shots | 60.0 |",
-        "| not turned | 45.0 |",
-        "| turned, 15 queries a class | 50.0 |",
-        "| not turned, 15 queries a class | 50.0 |",
+        "| as trained: rotated classes, as many queries as shots | 60.0 |",
+        "| no rotations | 45.0 |",
+        "| rotated, 15 queries per class | 50.0 |",
+        "| no rotations, 15 queries per class | 50.0 |",
     ]
 
 

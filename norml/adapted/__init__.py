@@ -1,4 +1,4 @@
-"""What has seen its support sets and can be asked for query logits: an adapted learner, or one that compares."""
+"""Base class of models that have seen their support sets and answer queries: adapted learners and metric learners."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -20,9 +20,9 @@ class Adapted(ABC):
     def __init__(
         self, learner: Learner, x: Tensor, support_y: Tensor, *, n_way: int, query_statistics: Statistics
     ) -> None:
-        """Of x [E, S + M, D] the support sets come first; support_y [E, S] int64 in 0..N-1.
+        """Data: x [E, S + M, D], the support sets, then the queries if known; support_y [E, S] int64 in 0..N-1.
 
-        Raises TypeError or ValueError for what does not go with the learner; labels are looked at on the CPU only.
+        Raises TypeError or ValueError for data that do not fit the learner; labels are checked on the CPU only.
         """
         check_examples("x", x, "[E, S + M, D]", learner.sizes[0], learner.weights[0])
         check_tensor("support_y", support_y, "[E, S]")
@@ -45,27 +45,27 @@ class Adapted(ABC):
         after: int | None = None,
         query_statistics: Statistics | None = None,
     ) -> Tensor:
-        """Logits [E, M, N] for query_x [E, M, D]; default: the queries that were known.
+        """Logits [E, M, N] for query_x [E, M, D]; default: the known queries.
 
-        `after`: so many inner steps (one by one: passes), those taken so far; default: all. `query_statistics`: whose
-        statistics batch norm uses; default: the inner loop's. By the queries' own, all M of them decide together, and
-        fewer than N of them are classified hardly better than by chance: then it warns. Raises TypeError or ValueError
-        for queries that do not go with the learner, and if there are none.
+        after: number of inner steps (one by one: passes) taken so far; default: all. query_statistics: the set whose
+        statistics batch norm uses; default: the inner loop's setting. With 'query', all M queries affect each other's
+        logits; fewer than N queries are classified hardly better than by chance, so this warns. Raises TypeError or
+        ValueError for queries that do not fit the learner, and without queries.
         """
 
     @abstractmethod
     def reverse(
         self, logits_bar: Tensor, earlier: Mapping[int, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N]; once.
+        """Derivatives by the parameters of learner and rule, by name, from those by the query logits [E, M, N].
 
-        `earlier`: derivatives by the logits that were asked for before the last inner step, by the number of steps (one
-        by one: passes) after which. Parameters without influence are left out. Raises RuntimeError if called again:
-        what it needs is used up.
+        earlier: derivatives by logits requested before the last inner step, by the number of steps (one by one: passes)
+        before them. Parameters without influence are left out. Raises RuntimeError in a second call, because the first
+        uses up the stored values.
         """
 
     def _asked(self, query_x: Tensor | None, query_statistics: Statistics | None) -> tuple[Tensor, Statistics]:
-        """The queries that `logits` is asked for, and whose statistics they take."""
+        """The queries of a call of `logits`, and the set for batch norm's statistics."""
         queries = self._query_x if query_x is None else self._checked(query_x)
         if queries is None:
             raise ValueError("no queries are known; give query_x")

@@ -1,8 +1,7 @@
-"""Learners that compare instead of taking inner steps: Prototypical Networks and Matching Networks.
+"""Metric learners: Prototypical Networks and Matching Networks, which have no inner loop.
 
-Both train the same body as every other method here, the hidden layers of a learner, and classify a query by how
-similar its features are to those of the support set. There is no inner loop, and no layer to the classes: the learner
-has N = 0.
+They train the same body as all other methods, the hidden layers of a learner, and classify a query by the similarity
+of its features to those of the support set. They have no layer to the classes, so the learner has N = 0.
 """
 
 from collections.abc import Mapping
@@ -24,11 +23,11 @@ ComparedWith = Literal["class-means", "examples"]
 
 
 class SupportComparison(nn.Module):
-    """How logits come from features; it learns nothing.
+    """Computes logits from features, without parameters.
 
-    'class-means' (Snell et al. 2017, eqs 1-2): similarity to the mean of each class. 'examples' (Vinyals et al. 2016,
-    eq. 1): the logarithm of the attention that a class gets, softmax over the similarities to all support examples.
-    Similarities: 'euclidean' is minus the squared distance, 'cosine' that of the angle.
+    compared_with: 'class-means' (Snell et al. 2017, eqs 1-2), similarity to each class's mean; 'examples' (Vinyals et
+    al. 2016, eq. 1), the logarithm of a class's attention, a softmax over the similarities to all support examples.
+    similarity: 'euclidean', negative squared distance, or 'cosine'.
     """
 
     def __init__(self, compared_with: ComparedWith, similarity: Similarity) -> None:
@@ -45,14 +44,14 @@ class SupportComparison(nn.Module):
 
 
 class MetricLearner(MetaTrained):
-    """A body and a comparison of the features that it makes. `inner_steps` changes nothing."""
+    """A body with a comparison of its features. `inner_steps` has no effect."""
 
     rule: SupportComparison
 
     def __init__(
         self, learner: Learner, comparison: SupportComparison, *, n_way: int, query_statistics: Statistics = "query"
     ) -> None:
-        """`learner`: one to N = 0 classes. `query_statistics`: as of `InnerLoop`."""
+        """Needs a learner with N = 0 classes. query_statistics: as in `InnerLoop`."""
         if learner.sizes[-1]:
             raise ValueError(f"the learner of a MetricLearner has n_way = 0, not {learner.sizes[-1]}: a body alone")
         super().__init__(learner, comparison, n_way=n_way)
@@ -72,14 +71,14 @@ class MetricLearner(MetaTrained):
 
 
 class _Pass(NamedTuple):
-    """Examples that went through the body; the first `n_reference` (default: all) made batch norm's statistics."""
+    """A pass of examples through the body. n_reference: first examples for batch norm's statistics; None: all."""
 
     trace: ForwardTrace
     n_reference: int | None
 
 
 class ComparedEpisodes(Adapted):
-    """E episodes whose queries are compared with their support sets."""
+    """Compares the queries of E episodes with their support sets."""
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class ComparedEpisodes(Adapted):
         return logits
 
     def _features(self, x: Tensor, n_reference: int | None = None) -> Tensor:
-        """[E, B, F] of [E, B, D]: what a layer to the classes would see."""
+        """Features [E, B, F] of examples [E, B, D]: the output of the last hidden layer."""
         trace = self.learner(self._weights, 0, x, n_reference=n_reference)[1]
         self._passes.append(_Pass(trace, n_reference))
         features: Tensor = trace.inputs[-1]
@@ -155,7 +154,7 @@ class ComparedEpisodes(Adapted):
                 self._weights,
                 0,
                 trace,
-                bar[..., :0],  # of logits to N = 0 classes
+                bar[..., :0],  # logits of N = 0 classes
                 gradients,
                 input_bars=[*[None] * (self.learner.n_layers - 1), bar],
                 n_reference=n_reference,

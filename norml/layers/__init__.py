@@ -1,4 +1,4 @@
-"""The layers of a learner: which nodes each joins, through which windows and pools."""
+"""The layers of a learner: their shapes, windows and pools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from norml.map_sizes import Padding
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One linear layer. Its nodes are neurons, or the channels of a convolution (the paper's "node").
+    """One linear layer. Its nodes are neurons or the channels of a convolution (the paper's "node").
 
-    window: of a convolution; None: fully connected. pools: what follows a hidden layer's ReLU. tied: its output nodes
-    start alike, at zero, and what a rule learns of one it learns of all, so that there may be any number of them.
+    window: of a convolution; None if fully connected. pools: after a hidden layer's ReLU. tied: all output nodes start
+    at zero and share the rule's parameters, so there may be any number of them.
     """
 
     nodes_in: int
@@ -27,33 +27,33 @@ class LayerShape:
 
     @property
     def learned_out(self) -> int:
-        """Of how many output nodes something is learned: all, or one for all where they are tied."""
+        """Number of output nodes with their own parameters: all, or 1 if tied."""
         return 1 if self.tied else self.nodes_out
 
     @property
     def weight_shape(self) -> tuple[int, int]:
-        """[O, I]; of a convolution I is the size of a patch."""
+        """[O, I]; for a convolution, I is the size of a patch."""
         return self.nodes_out, self.nodes_in if self.window is None else self.window.patch_size
 
     @property
     def positions(self) -> int:
-        """P: rows that an example has at this layer's output, before pools; 1 if fully connected."""
+        """P: rows per example at this layer's output, before pools; 1 if fully connected."""
         return 1 if self.window is None else self.window.positions
 
     @property
     def signal_values(self) -> int:
-        """Of one example, both signals' values: of h and of delta."""
+        """Number of values of both signals, h and delta, of one example."""
         places = 1 if self.window is None else self.window.side**2
         return places * self.nodes_in + self.positions * self.nodes_out
 
     @property
     def multiplications(self) -> int:
-        """Of one example's forward pass."""
+        """Number of multiplications of one example's forward pass."""
         n_out, n_in = self.weight_shape
         return self.positions * n_out * n_in
 
     def patches(self, h: Tensor) -> Tensor:
-        """What meets the weights, [E, B * P, I], of the layer's inputs; fully connected: the inputs themselves."""
+        """The rows [E, B * P, I] that the weights multiply: a convolution's patches, or the inputs themselves."""
         return h if self.window is None else self.window.patches(h)
 
     def maps(self, patches: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class LayerShape:
         return patches if self.window is None else self.window.maps(patches)
 
     def signal(self, rows: Tensor, n_examples: int) -> Tensor:
-        """Rows as update rules see them: [E, S, nodes], of a convolution [E, S, P, nodes]."""
+        """Rows in the shape that update rules see: [E, S, nodes], or [E, S, P, nodes] for a convolution."""
         return rows if self.window is None else rows.reshape(rows.shape[0], n_examples, -1, rows.shape[2])
 
     def rows(self, signal: Tensor) -> Tensor:
@@ -71,10 +71,10 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Convolutions:
-    """How the hidden layers of a learner are convolutions of square images [image_size, image_size, in_channels].
+    """Convolutions as hidden layers of a learner, for square images [image_size, image_size, in_channels].
 
-    max_pool: the largest of each 2 x 2 square follows each layer. end: what the last layer's maps become for the
-    fully connected layer to the classes, each channel's mean over positions, or all of their values.
+    max_pool: 2 x 2 max pooling after each layer. end: the input of the last, fully connected layer: 'mean', each
+    channel's mean over positions, or 'flatten', all values.
     """
 
     image_size: int
@@ -92,16 +92,14 @@ class Convolutions:
 
 
 def fully_connected(sizes: Sequence[int]) -> list[LayerShape]:
-    """The layers between D, hidden widths and N."""
+    """Fully connected layers with these sizes: D, the hidden widths, N."""
     return [LayerShape(n_in, n_out) for n_in, n_out in pairwise(sizes)]
 
 
 def convolutional(of: Convolutions, channels: Sequence[int], n_way: int) -> list[LayerShape]:
-    """Convolutions to each of `channels`, then a fully connected layer to N. Raises ValueError if nothing is left of
-    the images.
-    """
+    """Convolutions to `channels`, then a fully connected layer to N. Raises ValueError if images are too small."""
     if not channels:
-        raise ValueError("no layer is a convolution; name channels, or leave convolutions out")
+        raise ValueError("channels is empty; name the channels of each convolution, or leave convolutions out")
     side, n_in, layers = of.image_size, of.in_channels, []
     for number, n_out in enumerate(channels, start=1):
         window = Window(side, n_in, of.kernel, of.stride, of.padding)

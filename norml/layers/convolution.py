@@ -1,10 +1,9 @@
-"""What lies between the maps of a convolutional learner and its matrices: windows and pools, each with its adjoint.
+"""Windows and pools of a convolutional learner, each with its adjoint.
 
-A convolution is a linear layer on patches. Maps are kept as rows, E episodes * B examples * P positions: [E, B * P, C],
-position after position, with the C channels of one side by side. So batch norm over rows is batch norm over examples
-and positions, and a step is a sum of outer products over both. `Window` cuts patches out of maps; what `Pool`s do to
-maps is linear, too, once a forward pass has chosen the maxima. The adjoints move what comes from above back to where it
-came from, and second order needs both directions again: every map here is its own derivative.
+A convolution is a linear layer on patches. Maps are stored as rows [E, B * P, C]: one row for each episode, example and
+position, with its C channels. So batch norm over rows is batch norm over examples and positions, and a step is a sum of
+outer products over both. `Window` cuts patches out of maps. A `Pool` is linear once a forward pass has chosen the
+maxima. All these operations are linear, so each is its own derivative; second order needs each and its adjoint again.
 """
 
 from abc import ABC, abstractmethod
@@ -19,15 +18,15 @@ from typing_extensions import override
 
 from norml.map_sizes import Padding, windows_in_a_row
 
-Choice = Tensor | None  # which values a forward pass took; None: all
+Choice = Tensor | None  # indices of the values that a forward pass took; None: all
 
 
 @dataclass(frozen=True)
 class Window:
     """The k x k windows of a convolution over square maps [side, side, channels].
 
-    padding 'same': zeros around the maps, so that ceil(side / stride) windows fit in a row; of an odd number of zeros
-    one more lies at the end, as in TensorFlow. 'none': windows within the maps.
+    padding: 'same' adds zeros around the maps so that ceil(side / stride) windows fit in a row; of an odd number of
+    zeros, one more is at the end, as in TensorFlow. 'none' keeps windows within the maps.
     """
 
     side: int
@@ -38,17 +37,17 @@ class Window:
 
     @property
     def side_out(self) -> int:
-        """Windows in a row."""
+        """Number of windows in a row."""
         return windows_in_a_row(self.side, kernel=self.kernel, stride=self.stride, padding=self.padding)
 
     @property
     def positions(self) -> int:
-        """P of what the convolution gives."""
+        """P: positions of the convolution's output."""
         return self.side_out**2
 
     @property
     def patch_size(self) -> int:
-        """Values of a patch: rows of the window, then columns, then channels."""
+        """Number of values of a patch, which are ordered by row, column and channel."""
         return self.kernel**2 * self.channels
 
     def patches(self, maps: Tensor) -> Tensor:
@@ -61,16 +60,16 @@ class Window:
         return windows.permute(0, 1, 2, 4, 5, 3).reshape(maps.shape[0], -1, self.patch_size)
 
     def maps(self, patches: Tensor) -> Tensor:
-        """The adjoint of `patches`: every value is added to where it was cut out.
+        """The adjoint of `patches`: adds every value to the place that it was cut from.
 
-        Windows are taken apart into tiles of stride x stride values. What all windows have in the same tile does not
-        overlap, and is added at once.
+        Splits windows into tiles of stride x stride values. The same tile of all windows does not overlap, so it is
+        added in one operation.
         """
         n = self.side_out
         windows = patches.reshape(-1, n, n, self.kernel, self.kernel, self.channels)
         images = self._placed(windows, 0, 0)
         for y, x in list(product(range(self._tiles), repeat=2))[1:]:
-            if torch.compiler.is_compiling():  # it makes one loop of a sum, but not of writes
+            if torch.compiler.is_compiling():  # torch.compile fuses sums, but not writes
                 images = images + self._placed(windows, y, x)
             else:
                 tile = self._tile(windows, y, x)
@@ -79,24 +78,24 @@ class Window:
 
     @property
     def _tiles(self) -> int:
-        """Tiles of a window in a row; the last is narrower where the stride does not divide the kernel."""
+        """Number of tiles of a window in a row; the last is narrower if the stride does not divide the kernel."""
         return -(-self.kernel // self.stride)
 
     def _tile(self, windows: Tensor, y: int, x: int) -> Tensor:
-        """A tile of all windows [E * B, P, P, k, k, C] -> [E * B, rows, tile's rows, columns, tile's columns, C]."""
+        """One tile of all windows: [E * B, P, P, k, k, C] -> [E * B, rows, tile's rows, columns, tile's columns, C]."""
         first_row, first_column, stride = y * self.stride, x * self.stride, self.stride
         tile = windows[:, :, :, first_row : first_row + stride, first_column : first_column + stride]
         return tile.transpose(2, 3)
 
     def _placed(self, windows: Tensor, y: int, x: int) -> Tensor:
-        """A tile amid zeros: [E * B, P + tiles - 1, stride, P + tiles - 1, stride, C]."""
+        """One tile of all windows, padded with zeros: [E * B, P + tiles - 1, stride, P + tiles - 1, stride, C]."""
         tile = self._tile(windows, y, x)
         of_columns = (0, 0, 0, self.stride - tile.shape[4], x, self._tiles - 1 - x)
         of_rows = (0, self.stride - tile.shape[2], y, self._tiles - 1 - y)
         return functional.pad(tile, (*of_columns, *of_rows))
 
     def _cut(self, images: Tensor) -> Tensor:
-        """Images in tiles -> maps, without what was padding; pixels that no window reaches are zero."""
+        """Images in tiles -> maps, without the padding; pixels that no window covers are zero."""
         before, _ = self._zeros()
         side = images.shape[1] * self.stride
         whole = images.reshape(-1, side, side, self.channels)
@@ -106,7 +105,7 @@ class Window:
         return whole[:, before : before + self.side, before : before + self.side]
 
     def _zeros(self) -> tuple[int, int]:
-        """Zeros before a row of a map and after it."""
+        """Numbers of zeros before and after a row of a map."""
         if self.padding == "none":
             return 0, 0
         missing = max(0, self.stride * (self.side_out - 1) + self.kernel - self.side)
@@ -114,19 +113,19 @@ class Window:
 
 
 class Pool(ABC):
-    """What follows a hidden layer's ReLU."""
+    """Pooling after a hidden layer's ReLU."""
 
     @abstractmethod
     def forward(self, maps: Tensor) -> tuple[Tensor, Choice]:
-        """[E, B * P, C] -> what goes on, and which values were taken for it."""
+        """Pool [E, B * P, C]; also returns which values were taken."""
 
     @abstractmethod
     def taken(self, maps: Tensor, choice: Choice) -> Tensor:
-        """The same values taken of other maps: linear."""
+        """Take the values at the same places of other maps; linear."""
 
     @abstractmethod
     def spread(self, pooled: Tensor, choice: Choice) -> Tensor:
-        """The adjoint of `taken`: values back to the places they were taken from, [E, B * P, C]."""
+        """The adjoint of `taken`: put values back to their places, [E, B * P, C]."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class MaxPool(Pool):
 
     @property
     def side_out(self) -> int:
-        """Squares in a row."""
+        """Number of squares in a row."""
         return self.side // 2
 
     @override
@@ -188,7 +187,7 @@ class MeanPool(Pool):
 
 @dataclass(frozen=True)
 class Flatten(Pool):
-    """All values of an example in one row: [E, B * P, C] -> [E, B, P * C]."""
+    """Joins all values of an example in one row: [E, B * P, C] -> [E, B, P * C]."""
 
     positions: int
 
@@ -206,7 +205,7 @@ class Flatten(Pool):
 
 
 def pooled(pools: Sequence[Pool], maps: Tensor) -> tuple[Tensor, list[Choice]]:
-    """Maps through all of `pools`, and what each chose."""
+    """Apply all of `pools` to maps; also returns the choice of each."""
     choices = []
     for pool in pools:
         maps, choice = pool.forward(maps)
@@ -230,5 +229,5 @@ def spread(pools: Sequence[Pool], above: Tensor, choices: Sequence[Choice]) -> T
 
 def _chosen(choice: Choice) -> Tensor:
     if choice is None:
-        raise ValueError("a maximum is taken back to where the forward pass chose it; it left no choice")
+        raise ValueError("the choice of the forward pass is missing")
     return choice

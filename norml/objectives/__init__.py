@@ -1,4 +1,4 @@
-"""What the outer loop may follow in place of the query loss after the last inner step. One file a meta-gradient."""
+"""Objectives of the outer loop other than the query loss after the last inner step, one file per meta-gradient."""
 
 from torch import Tensor
 
@@ -15,9 +15,9 @@ def untaken(
     queried_each_step: bool = False,
     part: int | None = None,
 ) -> Adaptation:
-    """An adaptation that has taken no step yet; it can be gone back through where it is queried.
+    """An adaptation before its first step; reversible if queried after each step.
 
-    Raises TypeError for what takes no inner steps.
+    Raises TypeError for a model without inner steps.
     """
     if not isinstance(meta_learner, MetaLearner):
         raise TypeError(f"{type(meta_learner).__name__} takes no inner steps")

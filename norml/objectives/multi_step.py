@@ -1,4 +1,4 @@
-"""MAML++'s multi-step loss (Antoniou, Edwards & Storkey 2019, sec. 4): the queries are asked for after every step."""
+"""MAML++'s multi-step loss (Antoniou, Edwards & Storkey 2019, sec. 4): query losses after every inner step."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from norml.learner import cross_entropy
 from norml.meta_training import MetaTrained
 from norml.objectives import untaken
 
-LEAST_SHARE = 0.03  # of an early step's weight 1 / T: few_shot_learning_system.py of the authors
+LEAST_SHARE = 0.03  # smallest share of an early step's weight 1 / T: the authors' few_shot_learning_system.py
 
 
 @torch.no_grad()
 def multi_step_gradient(
     meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int, *, step_weights: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """As `meta_gradient`, of the query losses after every inner step, added up by `step_weights` [T].
+    """As `meta_gradient`, for the sum of the query losses after each inner step, weighted by `step_weights` [T].
 
-    The accuracy is that after the last one. Raises TypeError for what takes no inner steps.
+    The accuracy is that after the last step. Raises TypeError for a model without inner steps.
     """
     check_range("query_y", batch.query_y, meta_learner.n_way, "the learner's N classes")
     adaptation = untaken(meta_learner, batch.x, batch.support_y, inner_steps, queried_each_step=True)
@@ -32,10 +32,10 @@ def multi_step_gradient(
 
 
 def step_weights_at(step: int, *, until: float, inner_steps: int) -> list[float] | None:
-    """The weights of the query losses after each of T inner steps in outer step `step`, from 0.
+    """Weights of the query losses after each of T inner steps, in outer step `step`, counted from 0.
 
-    All are 1 / T at first; those of the earlier steps fall evenly, to LEAST_SHARE of that, and the last one takes up
-    what they lose. From outer step `until` on it is alone: None.
+    All are 1 / T at first. Those of the earlier steps fall linearly to LEAST_SHARE of that, and the last gets the rest.
+    None from outer step `until` on, when only the last step counts.
     """
     if step >= until:
         return None

@@ -1,4 +1,4 @@
-"""Reptile (Nichol, Achiam & Schulman 2018): the initial weights follow where inner steps lead."""
+"""Reptile (Nichol, Achiam & Schulman 2018): the initial weights move in the direction of the inner steps."""
 
 import torch
 from torch import Tensor
@@ -14,18 +14,18 @@ from norml.objectives import untaken
 def reptile_gradient(
     meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The way that inner steps go, theta_0 - theta_T, divided by eta: the sum of their gradients, a mean over episodes.
+    """The direction of the inner steps, (theta_0 - theta_T) / eta: the sum of their gradients, averaged over episodes.
 
-    An episode's queries are training data like its support set. The steps see all of it in turn, as many examples at a
-    time as the support set has, of each class alike (one by one: passes over all of it). Batch norm's shift and scale,
-    which inner steps leave alone, get the sum of their gradients, too. Loss and accuracy are those of what the last
-    step sees, before it. Raises TypeError for what takes no inner steps, ValueError for no steps and for a rule with
-    learned parameters, which it cannot train.
+    Queries are training data like the support set. Inner steps take all of these examples in turn, as many at a time as
+    the support set has, equally many of each class (one by one: passes over all of them). Batch norm's shift and scale,
+    which inner steps do not change, get the sum of their gradients too. Loss and accuracy are those of the last step's
+    examples before that step. Raises TypeError for a model without inner steps, ValueError for zero steps and for a
+    rule with parameters, which Reptile cannot train.
     """
     if any(True for _ in meta_learner.rule.parameters()):
-        raise ValueError("Reptile moves initial weights alone; take an update rule without learned parameters")
+        raise ValueError("Reptile trains only initial weights; use an update rule without parameters")
     if not inner_steps:
-        raise ValueError("Reptile learns from inner steps; take at least 1")
+        raise ValueError("Reptile learns from inner steps; use at least 1")
     adaptation = untaken(meta_learner, batch.x, batch.y, inner_steps, part=batch.n_support)
     total: dict[str, Tensor] = {}
     for t in range(adaptation.n_steps):
@@ -38,7 +38,7 @@ def reptile_gradient(
 
 
 def _of_step(step: Step, *, has_scales: bool) -> dict[str, Tensor]:
-    """A step's direction, a mean over episodes, by the names of the learner's parameters."""
+    """A step's direction, averaged over episodes, by the learner's parameter names."""
     n_episodes, gradients = len(step.logits), {}
     for layer, (delta_hat, patches) in enumerate(step.products):
         gradients[f"weights.{layer}"] = delta_hat.flatten(0, 1).mT @ patches.flatten(0, 1) / n_episodes

@@ -1,4 +1,4 @@
-"""Update rules: how a layer's update signals become the signals of a step. One file a rule."""
+"""Update rules: they turn a layer's update signals into the signals of a step. One file per rule."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,49 +9,48 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 Result = TypeVar("Result")
-Carried = dict[str, Tensor]  # what a rule carries from one inner step to the next, for one layer
+Carried = dict[str, Tensor]  # a layer's tensors that a rule carries from one inner step to the next
 
 
 class Rates(NamedTuple):
-    """One rate a weight, [O, I], and one a bias, [O]; or [1, I] and [1], the same for each output of a tied layer."""
+    """A rate for each weight [O, I] and each bias [O]; or [1, I] and [1], the same for all outputs of a tied layer."""
 
     weight: Tensor
     bias: Tensor
 
 
 class Pace(NamedTuple):
-    """Of a step, in each layer: what it is multiplied by besides eta, and the weights before it; each [E, L]."""
+    """For each layer, the factor of a step in addition to eta (rate) and the factor of the weights before it (decay).
+
+    Both [E, L].
+    """
 
     rate: Tensor
     decay: Tensor
 
 
 class UpdateRule(nn.Module, ABC):
-    """How a step's signals are made (paper eq. 8). The outer loop learns its parameters.
+    """Computes a step's signals (paper eq. 8). The outer loop learns its parameters.
 
-    A rule is written forwards, in differentiable operations; the engine goes back through it by autograd. Signals are
-    not its own: it must not change them in place. What it hands through unchanged it should return as the same object,
-    which the engine recognises and saves work on.
+    Write a rule with differentiable operations; the engine differentiates it with autograd. A rule must not change
+    signals in place. To pass a signal on unchanged, return the same object: the engine recognises it and saves work.
     """
 
     scales_inputs: bool
-    """Whether h_hat differs from h, so that it changes from step to step even at the first layer."""
+    """Whether h_hat differs from h; it then changes from step to step even in the first layer."""
 
     sets_pace: bool = False
-    """Whether `pace` gives one. The weights of all layers are materialised for it."""
+    """Whether the rule implements `pace`. The weights of all layers are then materialised."""
 
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that need them
-        """What is carried into the first inner step, whose signals are delta and h, as in `scaled`.
-
-        Default: nothing.
-        """
+        """Tensors to carry into the first inner step, whose signals are delta and h, as in `scaled`. Default: none."""
         return {}
 
     def of_constant_input(self, h: Tensor) -> Carried:  # noqa: ARG002 - for rules that use it
-        """What the first layer's input h [E, S, I] gives, each tensor [E, ...]; made once, it saves work in each step.
+        """Tensors [E, ...] computed once from the first layer's input h [E, S, I], to save work in each step.
 
-        The first layer's inputs never change. Each step that sees h finds this in `carried` beside what was carried,
-        and need not hand it on. Default: nothing.
+        The first layer's inputs never change. Each step that sees h gets these tensors in `carried` and need not return
+        them. Default: none.
         """
         return {}
 
@@ -59,40 +58,40 @@ class UpdateRule(nn.Module, ABC):
     def scaled(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The step's delta_hat and h_hat, of the shapes of delta and h, and what is carried into the next one.
+        """The step's delta_hat and h_hat, with the shapes of delta and h, and the tensors to carry into the next step.
 
-        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] each example's loss; S = 1
-        if a step sees one example. Of a convolution, delta [E, S, P, O] and h [E, S, P, I] have P positions, as many as
-        their maps, and O and I are channels. Episodes and examples may not be mixed across E.
+        delta [E, S, O] and h [E, S, I] are the layer's gradients and inputs, losses [E, S] the examples' losses; S = 1
+        if a step sees one example. For a convolution, delta [E, S, P, O] and h [E, S, P, I] have their maps' positions,
+        and O and I are channels. A rule must not mix values of different episodes.
         """
 
     def rates(self, layer: int) -> Rates | None:  # noqa: ARG002 - for rules that give them
-        """What a step of each weight and bias is multiplied by, besides eta; None: by nothing (default).
+        """Factors of each weight's and bias's step in addition to eta; None (default): no factors.
 
-        Signals scale a weight's row and column; only rates reach each weight alone. They are the same in every step and
-        episode, and the layer's weights are materialised for them.
+        Signals can only scale a weight's row and column; rates can scale each weight by itself. They are the same in
+        all steps and episodes. A layer with rates is materialised.
         """
         return None
 
     def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
         """Rate and decay of inner step `step`, from 0: W_{t+1} = decay * W_t - eta * rate * sum_s delta_hat h_hat^T.
 
-        Biases alike. `weight_means` and `gradient_means` [E, L] are over the entries of each layer's weights and of
-        their gradient, sum_s delta h^T. Asked only of rules that set the pace; those may give no `rates`.
+        The same for biases. weight_means, gradient_means [E, L]: means of each layer's weights and of their gradient
+        sum_s delta h^T. Called only if `sets_pace`; such a rule must not have `rates`.
         """
         raise NotImplementedError
 
-    def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:  # noqa: ARG002 - for parameters of a layer
-        """Those parameters, by their names here, that the calls for `layer` use; `pace` may use any. Default: all."""
+    def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:  # noqa: ARG002 - for rules with parameters per layer
+        """The parameters that calls for `layer` use, by name; `pace` may use any. Default: all."""
         return dict(self.named_parameters())
 
     def forward(self, call: Callable[[], Result]) -> Result:
-        """Make a call that uses this rule: where other parameters can be put in its place from outside."""
+        """Call `call()`; exists so that `functional_call` can swap this rule's parameters."""
         return call()
 
 
 class Gated(UpdateRule):
-    """A rule that multiplies both signals node by node (eqs 18-19); it says by what.
+    """A rule that multiplies both signals by gates, node by node (eqs 18-19).
 
     A convolution's node is a channel, with one gate for all its positions.
     """
@@ -103,7 +102,7 @@ class Gated(UpdateRule):
     def gates_of(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """Gates of delta's nodes [E, S, O] and h's [E, S, I], or what broadcasts to these, and what is carried on."""
+        """Gates of delta [E, S, O] and h [E, S, I], or shapes that broadcast to these, and the tensors to carry on."""
 
     @override
     def scaled(
@@ -114,12 +113,12 @@ class Gated(UpdateRule):
 
 
 def _over_positions(gate: Tensor, signal: Tensor) -> Tensor:
-    """A gate [E, S, nodes] or [nodes] as it multiplies a signal, at each of its positions alike."""
+    """A gate [E, S, nodes] or [nodes] in a shape that multiplies all positions of a signal."""
     return gate.unsqueeze(-2) if 1 < gate.dim() < signal.dim() else gate
 
 
 def initial_gate_bias(gate_scale: float) -> float:
-    """The b of gate_scale * sigmoid(b) = 1, or of half of gate_scale where that is less: then b = 0."""
+    """The b with gate_scale * sigmoid(b) = 1; for gate_scale below 2, b = 0, which gives half of gate_scale."""
     return -math.log(max(gate_scale, 2) - 1)
 
 

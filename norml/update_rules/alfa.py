@@ -1,12 +1,12 @@
-"""ALFA's update rule (Baik et al. 2020): a small net makes each layer's rate and weight decay in each inner step.
+"""ALFA's update rule (Baik et al. 2020): a small network sets each layer's rate and weight decay in each inner step.
 
-W_{t+1} = decay * W_t - eta * rate * gradient, layer by layer; the net sees the means of every layer's weights and
-gradient (sec. 3.2 and 3.3). Each number that it gives is multiplied by a learned one of its layer and step, as in the
-authors' code; those of the last step serve all steps after it, for evaluation with more steps than training had.
+W_{t+1} = decay * W_t - eta * rate * gradient, layer by layer. The network sees the mean weights and gradients of all
+layers (sec. 3.2 and 3.3). A learned factor for each layer and step multiplies each of its outputs, as in the authors'
+code. Evaluation with more steps than training uses the last step's factors for the later steps.
 
-Departs from their code in three points, each chosen. A layer's bias goes with its weights, where they give it numbers
-of its own. The net begins with the answer 1, whatever it sees, so that an untrained step is a gradient step but for
-the decay. And the means of gradients are differentiated like everything else; first order leaves them out.
+Three points differ from the authors' code, all chosen. A layer's bias shares the numbers of its weights; there, it has
+its own. The network first outputs 1 for any input, so that an untrained step is a gradient step with decay. And the
+mean gradients are differentiated like everything else; first order omits them.
 """
 
 import math
@@ -21,7 +21,7 @@ from norml.update_rules import Carried, Pace, UpdateRule
 
 
 class Alfa(UpdateRule):
-    """Gradient descent at the pace that a net of two linear layers sets, 2 L numbers wide."""
+    """Gradient descent with rates and decays from a network of two linear layers of width 2 L."""
 
     scales_inputs = False
     sets_pace = True
@@ -29,7 +29,7 @@ class Alfa(UpdateRule):
     def __init__(
         self, n_layers: int, *, inner_steps: int, initial_decay: float = 0.0, generator: torch.Generator | None = None
     ) -> None:
-        """`inner_steps`: T of training. `initial_decay`: share of the weights that an untrained step takes away."""
+        """inner_steps: T of training. initial_decay: weight decay of an untrained step, as a share of the weights."""
         super().__init__()
         width, steps = 2 * n_layers, max(inner_steps, 1)
         bound = 1 / math.sqrt(width)

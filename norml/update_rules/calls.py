@@ -1,4 +1,4 @@
-"""A call of an update rule that can be gone through backwards: rules are written forwards, autograd does the rest."""
+"""Calls of update rules with derivatives from autograd, so that rules only need a forward computation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from torch.func import functional_call, vjp
 from norml.update_rules import Carried, UpdateRule
 
 Named = dict[str, Tensor]
-Name = tuple[int, str]  # a tensor's place among `Values`, and its name there
+Name = tuple[int, str]  # index in `Values` (0: signals, 1: carried) and name
 Flat = dict[Name, Tensor]
 
 
 class Values(NamedTuple):
-    """What goes into a call or comes out of it, or the derivatives by either: signals, and what a rule carries."""
+    """Inputs or outputs of a call, or derivatives by them: signals, and the tensors that a rule carries."""
 
     signals: Named
     carried: Carried
@@ -29,20 +29,20 @@ PullBack = Callable[[Flat], tuple[Flat, Named]]
 
 @dataclass(frozen=True)
 class Call:
-    """A call's outputs. `handed_through`: those that are inputs, with the input's name; the others were computed."""
+    """A call's outputs. handed_through: outputs that are inputs, with the input's name; the others are computed."""
 
     outputs: Values
     handed_through: dict[Name, Name]
     pull_back_computed: PullBack | None = None
 
     def hands_through(self, output: str, source: str) -> bool:
-        """Whether the signal `output` is the signal `source`, as it is."""
+        """Whether the signal `output` is the signal `source`, unchanged."""
         return self.handed_through.get((0, output)) == (0, source)
 
     def pull_back(self, output_bars: Values) -> tuple[Values, Named]:
         """Derivatives by the inputs and by the parameters, by name, from those by the outputs.
 
-        What got none is left out. An output handed through passes its derivative straight on.
+        Values without a derivative are left out. An output that was handed through passes its derivative on.
         """
         of_outputs = _flat(output_bars)
         bars: Flat = {}
@@ -64,14 +64,15 @@ def call_rule(
     *,
     constants: frozenset[str],
 ) -> Call:
-    """Call `function`, which uses `rule`, on `inputs`, whose signals in `constants` get no derivatives.
+    """Call `function`, which uses `rule`, on `inputs`.
 
-    `parameters`: those of the rule that the call uses, by name; None makes the call without a way back.
+    parameters: the rule's parameters that the call uses, by name; None for a call without derivatives. constants:
+    signals that get no derivatives.
     """
     if parameters is None:
         outputs = function(inputs)
         return Call(outputs, _handed_through(_flat(outputs), _flat(inputs)))
-    # While torch.compile traces, the functional form is the one that it can follow; outside, the tape is the faster.
+    # torch.compile can only trace the functional form; otherwise the tape is faster.
     call = _by_function if torch.compiler.is_compiling() else _by_tape
     return call(rule, function, inputs, dict(parameters), constants)
 
@@ -119,7 +120,9 @@ def _by_function(
     rule: UpdateRule, function: Function, inputs: Values, parameters: Named, constants: frozenset[str]
 ) -> Call:
     sources = _flat(inputs)
-    plain = _flat(function(inputs))  # tells which outputs are computed; the rest of it is dead code to the compiler
+    plain = _flat(
+        function(inputs)
+    )  # only to see which outputs are computed; the compiler removes the rest as dead code
     handed_through = _handed_through(plain, sources)
     if len(handed_through) == len(plain):
         return Call(_values(plain), handed_through)
@@ -136,7 +139,7 @@ def _by_function(
 def _function_pulled_back(
     pull_back: Callable[[Flat], tuple[Flat, Named]], computed: Flat, bars: Flat
 ) -> tuple[Flat, Named]:
-    # Zeros where nothing came: the functional form wants a derivative for every output.
+    # The functional form needs a derivative for every output; missing ones are zero.
     return pull_back(
         {name: bars[name] if name in bars else torch.zeros_like(tensor) for name, tensor in computed.items()}
     )
@@ -157,10 +160,10 @@ def _values(flat: Flat) -> Values:
 
 
 def _variable(sources: Flat, constants: frozenset[str]) -> Flat:
-    """What gets derivatives: all but the signals in `constants`."""
+    """The inputs that get derivatives: all except the signals in `constants`."""
     return {(place, name): tensor for (place, name), tensor in sources.items() if place or name not in constants}
 
 
 def _handed_through(outputs: Flat, inputs: Flat) -> dict[Name, Name]:
-    """Which outputs are inputs: the very same objects, as `UpdateRule` asks of rules."""
+    """Outputs that are inputs, with the input's name. Inputs are compared with `is`."""
     return {name: source for name, tensor in outputs.items() for source, value in inputs.items() if value is tensor}

@@ -1,10 +1,10 @@
 """MAML's update rule (Finn et al. 2017): delta_hat = alpha_l * delta, h_hat = h (paper sec. 5.2, three set-ups).
 
-alpha multiplies the inner learning rate eta. It is 1 (constant), one learned number, one a layer, or one a layer and
-inner step (LSLR: Antoniou, Edwards & Storkey 2019). A layer's rates of all steps are carried; each step takes the first
-of those left. The last one stays, for evaluation with more steps than training had (chosen: no source has that case).
-Learned rates are kept as logarithms: they stay positive, and equal outer steps change them by equal factors (chosen;
-the paper does not say).
+alpha multiplies the inner learning rate eta. It is 1 (constant), one learned number, one per layer, or one per layer
+and inner step (LSLR: Antoniou, Edwards & Storkey 2019). For LSLR the rule carries a layer's rates of all steps, and
+each step takes the first that is left. Evaluation with more steps than training repeats the last one (chosen: no source
+has that case). Learned rates are stored as logarithms, so they stay positive, and equal outer steps change them by
+equal factors (chosen; the paper does not say).
 """
 
 from typing import Literal
@@ -19,12 +19,12 @@ LearnedRates = Literal["none", "global", "layer-wise", "layer-and-step-wise"]
 
 
 class GradientDescent(UpdateRule):
-    """Gradient descent at constant rates or learned ones, which start at alpha = 1."""
+    """Gradient descent with constant or learned rates, which start at alpha = 1."""
 
     scales_inputs = False
 
     def __init__(self, n_layers: int, *, learned_rates: LearnedRates = "none", inner_steps: int = 1) -> None:
-        """`inner_steps`: T of training, which only rates of each step depend on."""
+        """inner_steps: T of training, needed only for 'layer-and-step-wise'."""
         super().__init__()
         self.learned_rates = learned_rates
         shapes = {"global": (1,), "layer-wise": (n_layers,), "layer-and-step-wise": (n_layers, max(inner_steps, 1))}
@@ -33,7 +33,7 @@ class GradientDescent(UpdateRule):
 
     @override
     def initially_carried(self, layer: int, delta: Tensor, h: Tensor) -> Carried:
-        """With rates of each step, the layer's."""
+        """The layer's rates of all steps, if each step has its own."""
         if self.log_alpha is None or self.learned_rates != "layer-and-step-wise":
             return {}
         return {"log_alphas": self.log_alpha[layer]}

@@ -1,14 +1,14 @@
-"""Meta-Curvature (Park & Oliva 2019): a layer's gradient G is multiplied by two learned matrices, M_o G M_i.
+"""Meta-Curvature (Park & Oliva 2019): two learned matrices multiply a layer's gradient G, M_o G M_i.
 
-G is a sum of outer products, so this is exactly two signals: M_o G M_i = sum_s (M_o delta[s]) (M_i^T h[s])^T. Both
-matrices start as the identity, and a step as a gradient step. The bias's gradient sum_s delta[s] becomes M_o times it
-(chosen: the same signals; learn2learn gives a bias a rate of its own).
+G is a sum of outer products, so scaling both signals is exactly this: M_o G M_i = sum_s (M_o delta[s]) (M_i^T h[s])^T.
+Both matrices start as the identity, so an untrained step is a gradient step. M_o also multiplies the bias's gradient
+sum_s delta[s] (chosen: the same signals; learn2learn gives a bias its own rate).
 
-T-net (Lee & Choi 2018) is the case M_o = T T^T, M_i = I: its layers compute T (W x + b), inner steps change W and b,
-whose gradient is T^T G, so that T W changes by T T^T G. The learner's initial weights are T W_0 here.
+T-net (Lee & Choi 2018) is the case M_o = T T^T, M_i = I. Its layers compute T (W x + b). Inner steps change W and b,
+whose gradient is T^T G, so T W changes by T T^T G. Here the learner's initial weights are T W_0.
 
-Of a convolution, the matrices are of channels, the same at every position. Meta-Curvature's third one, of the places in
-a window, is left out: signals are maps, not windows. Of a layer whose outputs are tied, M_o is one number.
+For a convolution, the matrices act on channels, equally at every position. Meta-Curvature's third matrix, for places in
+a window, is left out, because signals are maps, not windows. For a layer with tied outputs, M_o is one number.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class MetaCurvature(UpdateRule):
     """Gradient descent along M_o G M_i, or along T T^T G."""
 
     def __init__(self, layers: Sequence[LayerShape], *, curvature: Curvature = "two-matrices") -> None:
-        """`layers`: the learner's."""
+        """layers: the learner's `layers`."""
         check_layers(layers)
         super().__init__()
         self.scales_inputs = curvature == "two-matrices"
@@ -44,7 +44,7 @@ class MetaCurvature(UpdateRule):
 
     @override
     def of_constant_input(self, h: Tensor) -> Carried:
-        """The first layer's h_hat, which stays the same: its product, the widest, is made once."""
+        """The first layer's h_hat. It never changes, so this largest product is computed only once."""
         return {"h_hat": h @ self.in_matrices[0]} if self.scales_inputs else {}
 
     @override
@@ -58,5 +58,5 @@ class MetaCurvature(UpdateRule):
 
 
 def _times(delta: Tensor, matrix: Tensor) -> Tensor:
-    """Signals [.., O] times a matrix [O, O]; of tied nodes it is [1, 1], the same number for each."""
+    """Signals [.., O] times a matrix [O, O]; for tied nodes the matrix is [1, 1], one number for all."""
     return delta * matrix if matrix.numel() == 1 else delta @ matrix

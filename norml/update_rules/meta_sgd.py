@@ -1,8 +1,8 @@
-"""Meta-SGD's update rule (Li et al. 2017, eq. 1): theta - alpha * grad, element by element, alpha learned beside theta.
+"""Meta-SGD's update rule (Li et al. 2017, eq. 1): theta - alpha * grad, element by element, with a learned alpha.
 
-alpha has one entry for every weight and bias. A product of two signals cannot carry it, so it is given as rates, by
-which the engine multiplies each layer's gradient. Kept as they are, not as logarithms: as in the paper an entry may
-turn negative, and then goes against its gradient.
+alpha has an entry for every weight and bias. Two signals cannot express that, so the rule returns rates, which multiply
+each layer's gradient. They are not stored as logarithms: as in the paper, an entry may become negative, and its step
+then goes against the gradient.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class MetaSgd(UpdateRule):
     scales_inputs = False
 
     def __init__(self, layers: Sequence[LayerShape], *, initial_rate: float = 1.0) -> None:
-        """`layers`: the learner's."""
+        """layers: the learner's `layers`."""
         check_layers(layers)
         super().__init__()
         shapes = [(layer.learned_out, layer.weight_shape[1]) for layer in layers]

@@ -1,22 +1,21 @@
-"""NORML's update rule (paper sec. 3.2, eqs 14-19): an LSTM cell a layer gates both signals node by node.
+"""NORML's update rule (paper sec. 3.2, eqs 14-19): an LSTM cell per layer gates both signals, node by node.
 
 Symbols to names: x_{l,t} = inputs, f, i, c~ = the forget, input and update gates, c_{l,t} = cell,
 sigma(W_g c + b_g) = output gate of delta, sigma(W_h c + b_h) = gate of h.
 
-Departs from the printed equations where section 5.2 or arithmetic asks for it, each by a switch:
-- A hidden state h = o * tanh(c) is fed back (sec. 5.2 ablates one; eqs 14-17 have none): `hidden_state`.
-- Gates are multiplied by `gate_scale`, and their layers start with zero weights and with biases that make an untrained
-  gate 1 (half of gate_scale, where that is less): from gate_scale = 2 on, an untrained step is a gradient step. With
-  plain sigmoid gates a step could only shrink, to a quarter at the start.
-- A convolution's node is a channel, with one gate for all its positions. Into the cell goes what each channel's signal
-  is over the positions of an example: its mean, its mean size, or both (`channel_summary`; the paper has no
+Differences from the printed equations, where section 5.2 or arithmetic requires them:
+- The cell gets its hidden state h = o * tanh(c) back (sec. 5.2 ablates one; eqs 14-17 have none): `hidden_state`.
+- `gate_scale` multiplies the gates. Their layers start with zero weights, and with biases that make an untrained gate 1
+  (half of gate_scale if that is less). So with gate_scale of at least 2, an untrained step is a gradient step. With
+  plain sigmoid gates a step could only shrink, at first to a quarter.
+- A convolution's node is a channel, with one gate for all its positions. The cell gets a summary of each channel's
+  signal over an example's positions: its mean, its mean size, or both (`channel_summary`; the paper has no
   convolutions).
-- Classes of a head that is tied have one gate of delta, whatever their number, and their delta stays out of the cell:
-  it differs only in which class is an example's own, and how large it is the example's loss tells (chosen; the paper
-  has no such head).
-- Eq. 19 prints h_l where Algorithm 1 has h_{l-1}; the layer's input h_{l-1} is meant.
-Zeroed states (sec. 5.2): a previous cell or hidden state that is always zero is not fed in, and parameters that would
-only ever multiply it are not made.
+- A tied head has one gate of delta for all its classes. Its delta is no input of the cell, because it only says which
+  class the example has, and the example's loss already gives its size (chosen; the paper has no such head).
+- Eq. 19 prints h_l where Algorithm 1 has h_{l-1}. This code uses the layer's input h_{l-1}.
+Zeroed states (sec. 5.2): a previous cell or hidden state that is always zero is no input, and parameters that would
+only multiply it do not exist.
 """
 
 import math
@@ -36,12 +35,12 @@ Gates = Literal["per-example", "batch-shared", "flattened"]
 InputNormalisation = Literal["standardise", "log-sign", "none"]
 ChannelSummary = Literal["mean-and-size", "mean", "size"]
 
-_EPSILON = 1e-20  # chosen: keeps a constant signal (all-dead ReLUs) finite, and is nothing beside signals over 1e-9
+_EPSILON = 1e-20  # chosen: keeps a constant signal (all ReLUs dead) finite and does not affect signals over 1e-9
 _LOG_SIGN_P = 10.0  # Ravi & Larochelle 2017, appendix; Andrychowicz et al. 2016, appendix A
 
 
 class NodalLstm(Gated):
-    """One gated cell a layer, batched over episodes (and over support examples, unless gates are shared)."""
+    """One cell per layer, batched over episodes and, unless gates are shared, over support examples."""
 
     def __init__(
         self,
@@ -60,9 +59,9 @@ class NodalLstm(Gated):
         channel_summary: ChannelSummary = "mean-and-size",
         generator: torch.Generator | None = None,
     ) -> None:
-        """`layers`: the learner's. `n_support`: S of a step, for flattened gates alone.
+        """layers: the learner's `layers`. n_support: S of a step, needed only for flattened gates.
 
-        `layer_rates`: a learned rate a layer, kept as its logarithm, multiplies delta beside the gates.
+        layer_rates: also multiply delta by a learned rate per layer, stored as its logarithm.
         """
         check_layers(layers)
         super().__init__()
@@ -98,7 +97,7 @@ class NodalLstm(Gated):
 
     @override
     def of_constant_input(self, h: Tensor) -> Carried:
-        """What it gives to the gates. (Cell and hidden state are zero at first, so not there.)"""
+        """The product of h with the gates' weights. There is no cell or hidden state yet; both start at zero."""
         return {"h_product": self._cell(0).h_product(self._h_features(h))}
 
     @override
@@ -112,9 +111,9 @@ class NodalLstm(Gated):
     def gates_of(
         self, layer: int, delta: Tensor, h: Tensor, losses: Tensor, carried: Carried
     ) -> tuple[Tensor, Tensor, Carried]:
-        """The gates of delta's nodes [E, S, O] and of h's [E, S, I], in 0..gate_scale, and what is carried on.
+        """The gates of delta [E, S, O] and of h [E, S, I], in 0..gate_scale, and the tensors to carry on.
 
-        Where outputs are tied, O = 1. Where examples share their gates, S = 1.
+        O = 1 if outputs are tied. S = 1 if examples share their gates.
         """
         cell = self._cell(layer)
         h_features = None if "h_product" in carried else self._h_features(h)
@@ -126,14 +125,14 @@ class NodalLstm(Gated):
     def _cell(self, layer: int) -> "NodalCell":
         return cast("NodalCell", self.cells[layer])
 
-    # x_{l,t}: loss, delta and h of each example, or of the support set; delta and h normalised: [E, B, features].
+    # x_{l,t}: loss, normalised delta and normalised h of each example or of the support set: [E, B, features].
 
     def _loss_features(self, losses: Tensor) -> Tensor:
         return self._gathered(losses.unsqueeze(-1))
 
     def _delta_features(self, delta: Tensor) -> Tensor:
-        # As the gradient of the example's own loss, times S (and P), so that its size does not depend on S. Batch norm
-        # makes the mean of delta over the batch zero: its mean size is what carries a signal.
+        # The gradient of the example's own loss: delta times S (and P), so that its size does not depend on S. Batch
+        # norm makes the mean of delta over the batch zero, so shared cells get its mean size.
         summaries = self._summaries(delta * math.prod(delta.shape[1:-1]))
         if self.gates == "batch-shared":
             summaries = [summary.abs() for summary in summaries]
@@ -143,7 +142,7 @@ class NodalLstm(Gated):
         return self._features(self._summaries(h))
 
     def _summaries(self, signal: Tensor) -> list[Tensor]:
-        """What a signal is at each node: itself [E, S, nodes], or of positions [E, S, P, nodes] their mean and size."""
+        """Summaries of a signal by node: itself [E, S, nodes], or mean and size over positions of [E, S, P, nodes]."""
         if signal.dim() == 3:  # noqa: PLR2004
             return [signal]
         mean = [signal.mean(dim=2)] if self.channel_summary != "size" else []
@@ -154,7 +153,7 @@ class NodalLstm(Gated):
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
     def _gathered(self, x: Tensor) -> Tensor:
-        """[E, S, F] -> itself, a row an example; or one for the support set: mean [E, 1, F] or flat [E, 1, S * F]."""
+        """[E, S, F] -> unchanged, a row per example; or a row per support set: mean [E, 1, F] or flat [E, 1, S * F]."""
         if self.gates == "batch-shared":
             return x.mean(dim=1, keepdim=True)
         return x.flatten(1).unsqueeze(1) if self.gates == "flattened" else x
@@ -163,8 +162,8 @@ class NodalLstm(Gated):
 class NodalCell(nn.Module):
     """The cell of one layer: eqs 14-17, then the two gates of eqs 18-19.
 
-    The weights of all gates are packed, one product a source: input, forget and output gate, then the update. Of those,
-    forget and output gate are there only if they are used.
+    The weights of all gates are packed, so that each source needs one product: input, forget and output gate, then the
+    update. Forget and output gate exist only if used.
     """
 
     def __init__(
@@ -180,7 +179,7 @@ class NodalCell(nn.Module):
         forget_bias: float,
         generator: torch.Generator | None,
     ) -> None:
-        """`n_features`: of loss, delta, h. `forgets`, `feeds_hidden`: there is a previous cell; hidden state."""
+        """n_features: of loss, delta and h. forgets: use the previous cell. feeds_hidden: use the hidden state."""
         super().__init__()
         self.cell_size = cell_size
         self.forgets, self.feeds_hidden = forgets, feeds_hidden
@@ -198,21 +197,21 @@ class NodalCell(nn.Module):
         self.gate_bias = nn.Parameter(torch.full((n_out + n_in,), initial_gate_bias(gate_scale)))
 
     def h_product(self, h: Tensor) -> Tensor:
-        """What h [E, B, F] gives to the packed gates: [E, B, G]."""
+        """The product of h [E, B, F] with the packed gates' weights: [E, B, G]."""
         return functional.linear(h, self.h_weight)
 
     def forward(
         self, losses: Tensor, delta: Tensor | None, h: Tensor | None, carried: Carried
     ) -> tuple[Tensor, Carried]:
-        """Gates of delta and of h side by side [E, B, O + I], and the new cell and hidden state, each [E, B, H].
+        """Gates of delta and h, concatenated [E, B, O + I], and the new cell and hidden state, each [E, B, H].
 
-        Without `h`, its product is carried.
+        If `h` is None, `carried` has its product.
         """
         sources = [(losses, self.loss_weight)]
         sources += [(x, weight) for x, weight in ((delta, self.delta_weight), (h, self.h_weight)) if x is not None]
         if self.hidden_weight is not None and "hidden" in carried:
             sources.append((carried["hidden"], self.hidden_weight))
-        # One product for all sources: a GPU spends more time on starting several small ones than on their arithmetic.
+        # One product for all sources, because a GPU takes longer to launch several small ones than to compute them.
         inputs, weights = zip(*sources, strict=True)
         packed = functional.linear(torch.cat(inputs, dim=-1), torch.cat(weights, dim=1)) + self.bias
         if h is None:
@@ -235,9 +234,9 @@ def standardise(x: Tensor) -> Tensor:
 
 
 def log_sign(x: Tensor) -> Tensor:
-    """(log|x| / p, sign x) where |x| >= exp(-p), else (-1, exp(p) x): twice the features (Ravi & Larochelle 2017)."""
+    """(log|x| / p, sign x) if |x| >= exp(-p), otherwise (-1, exp(p) x): twice the features (Ravi & Larochelle 2017)."""
     large = x.abs() >= math.exp(-_LOG_SIGN_P)
-    safe = torch.where(large, x, torch.ones_like(x))  # no log of zero, not even on the branch that is dropped
+    safe = torch.where(large, x, torch.ones_like(x))  # no log of zero, even in the branch that is not used
     size = torch.where(large, safe.abs().log() / _LOG_SIGN_P, -torch.ones_like(x))
     sign = torch.where(large, x.sign(), x * math.exp(_LOG_SIGN_P))
     return torch.cat([size, sign], dim=-1)
@@ -246,7 +245,7 @@ def log_sign(x: Tensor) -> Tensor:
 def _features(
     layer: LayerShape, n_support: int, gates: Gates, normalisation: InputNormalisation, summary: ChannelSummary
 ) -> tuple[int, int, int]:
-    """Numbers of loss, delta and h features; those of every support example if flattened."""
+    """Numbers of loss, delta and h features; flattened gates have those of all support examples."""
     examples = n_support if gates == "flattened" else 1
     each = 2 if normalisation == "log-sign" else 1
     if layer.window is not None and summary == "mean-and-size":
@@ -256,5 +255,5 @@ def _features(
 
 
 def _lecun_normal(n_out: int, n_in: int, generator: torch.Generator | None) -> Tensor:
-    """Standardised inputs give pre-activations of unit variance (LeCun et al. 1998, sec. 4.6)."""
+    """Weights that give pre-activations of unit variance for standardised inputs (LeCun et al. 1998, sec. 4.6)."""
     return torch.randn(n_out, n_in, generator=generator) / math.sqrt(n_in)

@@ -1,8 +1,8 @@
-"""Static nodal gates: NORML's gates (eqs 18-19) learned as they are, without the LSTM that moves them.
+"""Static nodal gates: NORML's gates (eqs 18-19) as learned constants, without the LSTM.
 
-A control for NORML: two numbers a node, a neuron or a convolution's channel, the same in every episode, example and
-inner step. The step's matrix is diag(g) G diag(f), so that each weight's rate is the product of one of its row and one
-of its column (of a convolution: of its channel).
+A control for NORML: two numbers per node (a neuron, or a convolution's channel), the same in every episode, example and
+inner step. The step is diag(g) G diag(f), so each weight's rate is a number of its row times one of its column (for a
+convolution: of its channel).
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from norml.update_rules import Carried, Gated, initial_gate_bias
 
 
 class StaticGates(Gated):
-    """A gate gate_scale * sigmoid(b) of every neuron's delta and h; b is learned and starts as NORML's."""
+    """A gate gate_scale * sigmoid(b) for every neuron's delta and h; b is learned and starts as in NORML."""
 
     def __init__(self, layers: Sequence[LayerShape], *, gate_scale: float = 2.0) -> None:
-        """`layers`: the learner's."""
+        """layers: the learner's `layers`."""
         check_layers(layers)
         super().__init__()
         self.gate_scale = gate_scale

@@ -1,4 +1,4 @@
-"""Rules around another rule: looked at, or with some layers held still."""
+"""Wrappers of update rules, for inspection and for freezing layers."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal
@@ -13,7 +13,7 @@ AdaptedLayers = Literal["all", "head", "body"]
 
 
 class Wrapped(UpdateRule):
-    """A rule inside another that looks at it or changes what it gives."""
+    """A rule that wraps another rule, to observe it or to change its results."""
 
     def __init__(self, rule: UpdateRule) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class Wrapped(UpdateRule):
 
 
 class Frozen(Wrapped):
-    """A rule that leaves some layers at their initial weights and adapts the others as before.
+    """A rule that freezes some layers at their initial weights and adapts the others as before.
 
-    As a test of what adaptation does (Raghu et al. 2020, sec. 3), or in training: the head alone is adapted in ANIL
-    (Raghu et al. 2020), the body alone in BOIL (Oh et al. 2021).
+    It shows what adaptation does (Raghu et al. 2020, sec. 3). In training it makes ANIL, which adapts only the head
+    (Raghu et al. 2020), and BOIL, which adapts only the body (Oh et al. 2021).
     """
 
     def __init__(self, rule: UpdateRule, layers: Collection[int]) -> None:
@@ -73,8 +73,8 @@ class Frozen(Wrapped):
     @override
     def pace(self, step: int, weight_means: Tensor, gradient_means: Tensor) -> Pace:
         rate, decay = super().pace(step, weight_means, gradient_means)
-        still = torch.tensor([layer in self.layers for layer in range(decay.shape[1])], device=decay.device)
-        return Pace(rate, torch.where(still, torch.ones_like(decay), decay))
+        frozen = torch.tensor([layer in self.layers for layer in range(decay.shape[1])], device=decay.device)
+        return Pace(rate, torch.where(frozen, torch.ones_like(decay), decay))
 
     @override
     def parameters_of(self, layer: int) -> Mapping[str, nn.Parameter]:
@@ -90,6 +90,6 @@ class Frozen(Wrapped):
 
 
 def frozen_layers(adapted: AdaptedLayers, n_layers: int) -> frozenset[int]:
-    """The layers that stay still where all, the last one (head), or all but that (body) are adapted."""
+    """The frozen layers if all layers, the last ('head'), or all but the last ('body') are adapted."""
     head = n_layers - 1
     return frozenset({"all": [], "head": range(head), "body": [head]}[adapted])

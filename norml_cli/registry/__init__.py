@@ -1,1 +1,1 @@
-"""What may be declared, and what a declaration resolves to."""
+"""Registry entries: their models, their checks, and the run or pretraining that they resolve to."""

@@ -1,4 +1,4 @@
-"""What no entry shows alone: ids that lead nowhere, protocols with holes, contradictions."""
+"""Checks across entries: unknown ids, missing protocol values, contradictions."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,8 @@ from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import RESERVED_IDS, Protocol
 from norml_cli.registry.resolving import Registry, contradictions, defaults, layered
 
-SPLIT_AT_THE_SOURCE = {"mini-imagenet", "image-folder"}  # kinds whose raw files can say which class is in which split
-SPLIT_HERE = {"omniglot", "glyphs", "image-folder"}  # kinds whose classes an entry can assign to splits
+SPLIT_AT_THE_SOURCE = {"mini-imagenet", "image-folder"}  # kinds whose raw files can assign classes to splits
+SPLIT_HERE = {"omniglot", "glyphs", "image-folder"}  # kinds whose entry can assign classes to splits
 OMNIGLOT_PX = 105  # brendenlake/omniglot, README: 105x105 images
 
 
@@ -32,7 +32,7 @@ OMNIGLOT_PX = 105  # brendenlake/omniglot, README: 105x105 images
 
 @dataclass(frozen=True)
 class _Ids:
-    """The ids that may be named: those of entries, and of files whose own faults are told already."""
+    """The ids that an entry may name. Ids of faulty files count, because their own faults are reported already."""
 
     registry: Registry
     unread: frozenset[tuple[str, str]]
@@ -49,7 +49,7 @@ class _Ids:
 
 
 def cross_faults(registry: Registry, unread: frozenset[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
-    """What no file shows alone: ids that lead nowhere, protocols with holes, contradictions. By kind and id."""
+    """Unknown ids, missing protocol values and contradictions: pairs of (kind, id) and the fault's line."""
     ids = _Ids(registry, unread)
     sound: list[BenchmarkEntry] = []
     checks: dict[str, Callable[[Any, Path], Iterator[str]]] = {
@@ -71,7 +71,7 @@ def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
     splits = dataset.splits
     yield from declaration_faults(dataset)
     if dataset.kind not in (SPLIT_AT_THE_SOURCE if isinstance(splits, SourceSplit) else SPLIT_HERE):
-        yield f"splits.kind: '{splits.kind}' is not for kind: {dataset.kind}; 'from-source' is for what comes split"
+        yield f"splits.kind: '{splits.kind}' is not for kind: {dataset.kind}; 'from-source' needs a source with splits"
     if isinstance(splits, FileSplit):
         for key in ("meta_train", "meta_val", "meta_test"):
             if not (path.parent / getattr(splits, key)).is_file():
@@ -85,14 +85,14 @@ def _dataset_faults(dataset: DatasetEntry, path: Path) -> Iterator[str]:
 
 
 def declaration_faults(dataset: DatasetEntry) -> Iterator[str]:
-    """What a kind of data set cannot be declared to be."""
+    """Values that the entry's kind of data set does not allow."""
     kind = dataset.kind
     yield from _KIND_FAULTS[kind](dataset)
     folders = kind in {"mini-imagenet", "image-folder"}
     if kind != "image-folder" and dataset.channels is not None:
         yield f"channels: not for kind: {kind}; leave it out"
     if dataset.crop is not None and dataset.crop.value != "none" and dataset.resize.value == "none":
-        yield "crop: a cropped image has another size; declare resize, or leave crop out"
+        yield "crop: needs a resize filter, because cropping changes the size; declare resize, or leave crop out"
     for key in () if folders else ("crop", "background"):
         if getattr(dataset, key) is not None:
             yield f"{key}: not for kind: {kind}; leave it out"
@@ -102,7 +102,7 @@ def declaration_faults(dataset: DatasetEntry) -> Iterator[str]:
 
 def _glyphs_faults(dataset: DatasetEntry) -> Iterator[str]:
     if dataset.generator_seed is None:
-        yield "generator_seed: is missing; an embedded data set is drawn from it"
+        yield "generator_seed: is missing; embedded images are generated from it"
     if dataset.resize.value != "none" or dataset.invert.value:
         yield "resize, invert: glyphs are drawn at their size with ink as 1; declare resize: none, invert: false"
 
@@ -117,7 +117,7 @@ def _omniglot_faults(dataset: DatasetEntry) -> Iterator[str]:
 
 def _mini_imagenet_faults(dataset: DatasetEntry) -> Iterator[str]:
     if (dataset.invert.value, dataset.rotations.value) != (False, "none"):
-        yield "invert, rotations: photographs are taken as they are; declare invert: false, rotations: none"
+        yield "invert, rotations: photographs are not changed; declare invert: false, rotations: none"
 
 
 def _image_folder_faults(dataset: DatasetEntry) -> Iterator[str]:
@@ -137,14 +137,14 @@ _KIND_FAULTS: dict[str, Callable[[DatasetEntry], Iterator[str]]] = {
 
 def _size_faults(sizes: Unequal, kind: str, *, unequal: bool) -> Iterator[str]:
     if not unequal:
-        yield f"examples_per_class: classes of kind: {kind} are of one size; declare their number"
+        yield f"examples_per_class: all classes of kind: {kind} have the same size; declare one number"
     if sizes.min > sizes.max:
         yield f"examples_per_class: min {sizes.min:,} is more than max {sizes.max:,}"
 
 
 def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
     if bench.id in RESERVED_IDS:
-        yield f"id: '{bench.id}' is the name of another folder under results/; choose another id"
+        yield f"id: '{bench.id}' is reserved for a folder in results/; choose another id"
     unknown = ids.fault("datasets", "data set", bench.dataset)
     if unknown:
         yield f"dataset: {unknown}"
@@ -152,7 +152,7 @@ def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
         if shots not in bench.shots:
             yield f"protocol_by_shots.{shots}: {shots} is not in shots"
     dataset = ids.registry.datasets.get(bench.dataset)
-    told = set()
+    reported = set()
     for shots in bench.shots:
         values = {**defaults(Protocol), **_values([bench.protocol, bench.protocol_by_shots.get(shots)])}
         for key in Protocol.model_fields:
@@ -163,12 +163,12 @@ def _benchmark_faults(ids: _Ids, bench: BenchmarkEntry) -> Iterator[str]:
             faults = [
                 f"protocol.{key}: {fault}" for key, fault in contradictions(protocol, shots, dataset, ids.recipes)
             ]
-            yield from (fault for fault in faults if fault not in told)
-            told.update(faults)
+            yield from (fault for fault in faults if fault not in reported)
+            reported.update(faults)
 
 
 def _values(layers: list[Any]) -> dict[str, Any]:
-    """The values that layers of sourced values hold together; later layers win."""
+    """The values of all `layers`, without their sources; later layers win."""
     return {
         key: getattr(layer, key).value
         for layer in layers
@@ -193,14 +193,14 @@ def _method_faults(ids: _Ids, method: Method, sound: list[BenchmarkEntry]) -> It
             if shots not in bench.shots:
                 yield f"{key}.{bench.id}.{shots}: '{bench.id}' does not declare {shots} shots"
     for bench in sound:
-        yield from dict.fromkeys(_own_protocol_faults(ids, method, bench))  # told once, not for each number of shots
+        yield from dict.fromkeys(_own_protocol_faults(ids, method, bench))  # once, not for each number of shots
 
 
 def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> Iterator[str]:
     for shots in bench.shots:
         layers = method.protocol_layers(bench.id, shots)
         if not layers:
-            continue  # what the benchmark says alone has been checked
+            continue  # the benchmark's own values are checked already
         values, _ = layered(bench, shots, method)
         protocol = Protocol.model_validate({key: values[key] for key in Protocol.model_fields})
         for key, fault in contradictions(protocol, shots, ids.registry.datasets[bench.dataset], ids.recipes):
@@ -208,12 +208,12 @@ def _own_protocol_faults(ids: _Ids, method: Method, bench: BenchmarkEntry) -> It
         rule = RULES[method.algorithm]
         settings = rule.model_validate({key: values[key] for key in rule.model_fields})
         for key, fault in settings.contradictions(protocol):
-            if places := _saying(layers, key):  # else it goes with other benchmarks
+            if places := _saying(layers, key):  # otherwise the value is the benchmark's
                 yield f"{places[-1]}.{key}: {fault}"
 
 
 def _saying(layers: Mapping[str, Any], key: str) -> list[str]:
-    """The places of those layers that state a value."""
+    """The places of the layers that state a value for `key`."""
     return [place for place, layer in layers.items() if getattr(layer, key) is not None]
 
 
@@ -223,7 +223,7 @@ def _table_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
             yield from (f"rows.{number}.benchmark: {fault}" for fault in _row_faults(ids, table, row.benchmark))
     changed = table.second_test.changed if table.second_test else {}
     for key in changed.keys() - {*OF_EPISODES, *OF_ADAPTATION}:
-        yield f"second_test.changed: '{key}' is nothing that `norml evaluate` changes"
+        yield f"second_test.changed: `norml evaluate` cannot change '{key}'"
     yield from _column_faults(ids, table)
     named = [("reference", table.reference), *((f"rows.{n}.method", row.method) for n, row in enumerate(table.rows))]
     for key, method in named:
@@ -245,7 +245,7 @@ def _column_faults(ids: _Ids, table: TableEntry) -> Iterator[str]:
 
 
 def _row_faults(ids: _Ids, table: TableEntry, benchmark: str) -> Iterator[str]:
-    """What is wrong with a row's own benchmark, which takes the place of every column's."""
+    """Faults of a row's own benchmark, which replaces every column's benchmark."""
     unknown = ids.fault("benchmarks", "benchmark", benchmark)
     if unknown:
         yield unknown

@@ -1,4 +1,4 @@
-"""New entries: their text, checked among the others before a file is made, and never over an old one. Torch-free."""
+"""Write new entries: check the text together with the other entries first, never overwrite a file. Torch-free."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from norml_cli.registry.reading import Draft, load_registry
 from norml_cli.registry.resolving import Registry
 
 SET = "chosen: with --set of norml new"
-_SAYS = "# State what differs, each value with its source; `norml show {}` lists the keys. Such as:\n# {}\n"
+_SAYS = "# State each value that differs, with its source; `norml show {}` lists the keys. For example:\n# {}\n"
 
 
 class _Plain(yaml.SafeDumper):
-    """Without anchors, which entries may not have, and quoted as people quote."""
+    """Without anchors, which entries may not have, and with quotes only where YAML needs them."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - of none
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the same for all data
         return True
 
 
@@ -35,18 +35,21 @@ _Plain.add_representer(str, _text)
 
 
 def sourced(value: Any, source: str) -> dict[str, Any]:
-    """A value as entries write it."""
+    """A value with its source, as entries write it."""
     return {"value": value, "source": source}
 
 
 def title_of(id_: str) -> str:
-    """'my-birds' as tables print it: 'My birds'."""
+    """The title for an id: 'My birds' for 'my-birds'."""
     return id_.replace("-", " ").capitalize()
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a new entry is like, and what it changes: a benchmark's data set and shots, a method's default benchmark."""
+    """What a new entry changes of the entry `like`.
+
+    values: by key. dataset, shots: of a benchmark. benchmark: a method's default benchmark.
+    """
 
     like: str
     values: Mapping[str, Any]
@@ -56,16 +59,13 @@ class Changes:
 
 
 def benchmark_draft(registry: Registry, id_: str, changes: Changes) -> str:
-    """The text of a benchmark. Its episodes turn no classes where the data set declares that they are never turned.
-
-    Raises UserError.
-    """
+    """The text of a benchmark. Its episodes are not rotated if the data set forbids rotations. Raises UserError."""
     base = registry.benchmark(changes.like)
     _require_keys(changes.values, Protocol.model_fields)
     images = registry.dataset(changes.dataset or base.dataset)
     protocol = {key: sourced(value, SET) for key, value in changes.values.items()}
-    turned = _turned(base)
-    if turned and images.rotations.value != "per-episode" and "rotations" not in protocol:
+    rotates = _rotates(base)
+    if rotates and images.rotations.value != "per-episode" and "rotations" not in protocol:
         protocol["rotations"] = sourced("none", f"chosen: '{images.id}' declares rotations: {images.rotations.value}")
     entry = {
         "dataset": changes.dataset,
@@ -80,13 +80,13 @@ def _require_keys(values: Mapping[str, Any], known: Collection[str]) -> None:
         raise UserError(f"--set {plain(key)}: unknown key{did_you_mean(key, known)}")
 
 
-def _turned(bench: BenchmarkEntry) -> bool:
+def _rotates(bench: BenchmarkEntry) -> bool:
     rotations = getattr(bench.protocol, "rotations", None)
     return rotations is not None and rotations.value != "none"
 
 
 def method_draft(registry: Registry, id_: str, changes: Changes) -> str:
-    """The text of a method; values of the protocol hold on every benchmark. Raises UserError."""
+    """The text of a method. Its protocol values apply to every benchmark. Raises UserError."""
     base = registry.method(changes.like)
     _require_keys(changes.values, [*Protocol.model_fields, *RULES[base.algorithm].model_fields])
     values = {key: sourced(value, SET) for key, value in changes.values.items()}
@@ -106,7 +106,7 @@ def _draft(id_: str, like: str, changed: Mapping[str, Any], example: str) -> str
 
 
 def text_of(entry: Mapping[str, Any]) -> str:
-    """The entry as a person writes it: a key a line, a value with its source on one."""
+    """The entry as YAML: one line per key, a value together with its source."""
     return "".join(_lines(entry, ""))
 
 
@@ -128,29 +128,29 @@ def _flow(value: Any) -> str:
 
 
 def place_of_new(folder: Path, kind: str, id_: str) -> Path:
-    """Where an entry of that id goes. Raises UserError for what is no id, and for a file that is there already."""
+    """The path of a new entry. Raises UserError for an invalid id or an existing file."""
     if not re.fullmatch(ID_PATTERN, id_):
         raise UserError(f"{plain(id_)!r}: must be made of a-z, 0-9 and single hyphens, such as my-birds")
     path = folder / kind / f"{id_}.yaml"
     if os.path.lexists(path):
-        raise UserError(f"{path}: is there already; choose another name, or remove it")
+        raise UserError(f"{path}: already exists; choose another name, or remove it")
     return path
 
 
 def write_new(folder: Path, kind: str, id_: str, text: str) -> Path:
-    """Check an entry among those of `folder` and the built-in ones, and make its file. Raises UserError."""
+    """Check an entry together with those of `folder` and the built-in ones, then write it. Raises UserError."""
     path = place_of_new(folder, kind, id_)
     registry = load_registry(folder if folder.exists() else None, drafts=[Draft(kind, path, text)], strict=False)
     faults = registry.faults.get((kind, id_), ())
     if faults:
-        told = in_short([fault.removeprefix(f"{path}: ") for fault in faults])
-        raise UserError(f"{id_}: not written: {told}")
+        listed = in_short([fault.removeprefix(f"{path}: ") for fault in faults])
+        raise UserError(f"{id_}: not written: {listed}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UserError(f"{path}: is there already; choose another name, or remove it") from None
+        raise UserError(f"{path}: already exists; choose another name, or remove it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --registry") from None
     return path

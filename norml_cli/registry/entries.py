@@ -1,9 +1,9 @@
-"""What a registry entry may say: pydantic models of datasets, benchmarks, methods, pretraining recipes and tables.
+"""Pydantic models of registry entries: datasets, benchmarks, methods, pretraining recipes and tables.
 
-Torch-free, so that `list`, `validate`'s reading half and `report` start at once. A value that decides a number is
-written in YAML as `{value: ..., source: "..."}`; the source names the paper's section or equation, another paper's
-place, or `chosen: why`. The plain models (`Protocol`, `Recipe`, the rules of `norml_cli.registry.rules`) describe the
-values once; the `*Entry` models, made from them, describe the same values with their sources.
+Torch-free, so that `list`, `report` and the reading part of `validate` start fast. In YAML a value that decides a
+number is `{value: ..., source: "..."}`. The source names a section or equation of the paper, a place in another paper,
+or `chosen: why`. The plain models (`Protocol`, `Recipe`, the rules of `norml_cli.registry.rules`) describe the values.
+The `*Entry` models are generated from them and add the sources.
 """
 
 import re
@@ -23,14 +23,14 @@ RecipeValuesEntry = with_sources(Recipe, "RecipeValuesEntry", partial=False)
 
 
 class Entry(Model):
-    """What every registry file starts with."""
+    """The keys of every registry file."""
 
     id: Id = Field(description="the file's name without .yaml")
-    title: Text = Field(description="the name that tables print")
+    title: Text = Field(description="name shown in lists and tables")
     citation: Text = Field(description="where it was published, or 'this project'")
 
 
-_LIKE = "another {}'s id: every key that is left out here is as it has it, each value with its source"
+_LIKE = "id of another {}: keys that are left out here are taken from it, with their sources"
 EVERYWHERE = "everywhere"  # in place of a benchmark's id
 
 
@@ -38,18 +38,20 @@ class Method(Entry):
     """A meta-learning method: an algorithm and its switches."""
 
     like: Id | None = Field(default=None, description=_LIKE.format("method"))
-    default_benchmark: Id = Field(description="the benchmark that `norml run` takes without --benchmark")
+    default_benchmark: Id = Field(description="the benchmark of `norml run` without --benchmark")
     protocol: dict[Id, ProtocolEntry] = Field(  # type: ignore[valid-type]
         default={},
-        description=f"values that differ from a benchmark's, by benchmark id; under '{EVERYWHERE}': from every one's",
+        description=f"values that replace a benchmark's, by benchmark id; '{EVERYWHERE}' is every benchmark",
     )
     protocol_by_shots: dict[Id, dict[Shots, ProtocolEntry]] = Field(  # type: ignore[valid-type]
-        default={}, description="values that differ on a benchmark by its shots too, by its id"
+        default={}, description="values that replace a benchmark's, by benchmark id and number of shots"
     )
-    algorithm: str = Field(description="the rule that `rule` is the settings of")
-    rule: Any = Field(description="the rule's settings, every one of them")
-    rule_by_benchmark: Any = Field(default={}, description="settings that differ on a benchmark, by its id")
-    rule_by_shots: Any = Field(default={}, description="settings that differ on a benchmark by its shots, by its id")
+    algorithm: str = Field(description="the algorithm whose settings `rule` holds")
+    rule: Any = Field(description="all settings of the algorithm")
+    rule_by_benchmark: Any = Field(default={}, description="settings that replace those of `rule`, by benchmark id")
+    rule_by_shots: Any = Field(
+        default={}, description="settings that replace those of `rule`, by benchmark id and number of shots"
+    )
 
     def protocol_layers(self, benchmark: str, shots: int) -> dict[str, Any]:
         """The method's own values on a benchmark, each layer by its place in the file; later layers win."""
@@ -59,7 +61,7 @@ class Method(Entry):
 
 
 def _method_of(algorithm: str, rule: type[RuleSettings]) -> type[Method]:
-    """An entry's model whose settings are those of `rule`."""
+    """The model of a method's entry with the settings of `rule`."""
     name = rule.__name__
     settings: Any = with_sources(rule, f"{name}Entry", partial=False)
     some: Any = with_sources(rule, f"{name}PartEntry", partial=True)
@@ -83,7 +85,7 @@ class RecipeEntry(Entry):
 
     @property
     def values(self) -> Recipe:
-        """The recipe without its sources; what it does not declare has its default."""
+        """The recipe without its sources. Values that it does not declare have their defaults."""
         declared = {key: getattr(self.recipe, key) for key in Recipe.model_fields}
         return Recipe(**{key: sourced.value for key, sourced in declared.items() if sourced is not None})
 
@@ -93,26 +95,26 @@ class BenchmarkEntry(Entry):
 
     like: Id | None = Field(default=None, description=_LIKE.format("benchmark"))
     dataset: Id = Field(description="the data set's id")
-    shots: list[Shots] = Field(min_length=1, description="K values that may be run; the first is the default")
+    shots: list[Shots] = Field(min_length=1, description="allowed values of K; the first is the default")
     protocol: ProtocolEntry = Field(  # type: ignore[valid-type]
-        description="values of protocol above; with protocol_by_shots it gives every one without a default"
+        description="values of protocol above; this and protocol_by_shots must give every value without a default"
     )
     protocol_by_shots: dict[Shots, ProtocolEntry] = Field(  # type: ignore[valid-type]
-        default={}, description="values that differ by shots"
+        default={}, description="values that depend on the number of shots"
     )
 
 
-_SOURCE = "where the split is from: a paper, or 'chosen: why'"
+_SOURCE = "where the split comes from: a paper, or 'chosen: why'"
 
 
 class SeededSplit(Model):
-    """Classes shuffled by the SHA-256 of 'seed/class', then cut: no file-system order, no library's generator."""
+    """Sort classes by the SHA-256 of 'seed/class', then cut: the same on every file system and library version."""
 
     kind: Literal["seeded"] = Field(description="seeded")
-    seed: int = Field(ge=0, description="of the shuffle")
-    meta_train: Count = Field(description="classes")
-    meta_val: Count = Field(description="classes")
-    meta_test: Count = Field(description="classes")
+    seed: int = Field(ge=0, description="seed of the shuffle")
+    meta_train: Count = Field(description="number of classes")
+    meta_val: Count = Field(description="number of classes")
+    meta_test: Count = Field(description="number of classes")
     source: Text = Field(description=_SOURCE)
 
 
@@ -127,12 +129,12 @@ class FileSplit(Model):
 
 
 class SourceSplit(Model):
-    """Classes as the raw source itself splits them; declared are how many each split must hold."""
+    """The raw source assigns classes to splits; the entry declares how many classes each split must have."""
 
     kind: Literal["from-source"] = Field(description="from-source")
-    meta_train: Count = Field(description="classes")
-    meta_val: Count = Field(description="classes")
-    meta_test: Count = Field(description="classes")
+    meta_train: Count = Field(description="number of classes")
+    meta_val: Count = Field(description="number of classes")
+    meta_test: Count = Field(description="number of classes")
     source: Text = Field(description=_SOURCE)
 
 
@@ -146,50 +148,50 @@ def _number_or_range(value: Any) -> str:
 class Unequal(Model):
     """Classes of unequal size."""
 
-    min: Count = Field(description="images of the smallest class that is kept")
-    max: Count = Field(description="images of the largest class")
+    min: Count = Field(description="least images of a class")
+    max: Count = Field(description="most images of a class")
     smaller: Literal["refuse", "leave-out"] = Field(
-        default="refuse", description="what becomes of a class with fewer than min"
+        default="refuse", description="what to do with a class that has fewer than min images"
     )
 
 
 class DatasetEntry(Entry):
-    """Images by class: where they come from, how they are checked and what is done to them."""
+    """Images by class: their source, their checks and their preparation."""
 
     kind: Literal["omniglot", "glyphs", "mini-imagenet", "image-folder"] = Field(
-        description="the code that reads or makes it"
+        description="which code reads or generates the images"
     )
-    home: Text = Field(description="public home, or 'embedded'")
-    licence: Text = Field(description="of the images")
-    checked: Text | None = Field(
-        default=None, description="how its reading was checked, where the images were not at hand"
-    )
-    classes: Count = Field(description="in all splits together")
+    home: Text = Field(description="public web address, or 'embedded'")
+    licence: Text = Field(description="licence of the images")
+    checked: Text | None = Field(default=None, description="how reading was tested, if not with the real images")
+    classes: Count = Field(description="number of classes in all splits together")
     examples_per_class: Annotated[
         Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)
-    ] = Field(description="images of every class, or {min, max} where classes differ in size")
+    ] = Field(description="images of every class, or {min, max} if classes differ in size")
     image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]] = Field(description="side of the square images")
     resize: Sourced[Literal["lanczos", "bicubic", "bilinear", "box", "nearest", "none"]] = Field(
-        description="filter; all but nearest work on grey levels"
+        description="resizing filter; all but nearest produce grey levels"
     )
     crop: Sourced[Literal["none", "centre"]] | None = Field(
-        default=None, description="before resizing: the centred square, or none: the whole is stretched (default)"
+        default=None,
+        description="part that is resized: 'centre' is the centred square, 'none' stretches the whole image (default)",
     )
     channels: Sourced[Literal["grey", "rgb"]] | None = Field(
-        default=None, description="of an image-folder: what its images are converted to"
+        default=None, description="for an image-folder: its images are converted to this"
     )
     background: Sourced[Literal["white", "black"]] | None = Field(
-        default=None, description="what transparent images are laid on; white by default"
+        default=None, description="colour behind transparent images; white by default"
     )
     invert: Sourced[bool] = Field(description="whether ink becomes 1 and paper 0")
     rotations: Sourced[Literal["per-episode", "as-classes", "none"]] = Field(
-        description="drawn per class and episode if the benchmark asks for it; listed in the split files; or never"
+        description="'per-episode': a benchmark may rotate each class of an episode; 'as-classes': split files list "
+        "rotated classes; 'none': never rotated"
     )
     splits: Annotated[Splits, Field(discriminator="kind")] = Field(
         description="which class is in which split; see splits below"
     )
     source_sha256: Sha256 | None = Field(
-        default=None, description="hash over names and decoded pixels of the raw source; null: nothing to check"
+        default=None, description="hash over names and decoded pixels of the raw source; null: no check"
     )
     generator_seed: int | None = Field(default=None, ge=0, description="seed of an embedded data set")
 
@@ -205,7 +207,7 @@ class DatasetEntry(Entry):
 
     @property
     def class_sizes(self) -> Unequal:
-        """The least and the most images that a class may have."""
+        """The smallest and largest allowed number of images of a class."""
         per_class = self.examples_per_class
         return per_class if isinstance(per_class, Unequal) else Unequal(min=per_class, max=per_class)
 
@@ -251,38 +253,38 @@ class Published(Model):
 class Column(Model):
     """One column of a table: a benchmark at one number of shots."""
 
-    title: Text = Field(description="heads the column")
-    benchmark: Id | None = Field(default=None, description="null: a column of published numbers only")
+    title: Text = Field(description="column heading")
+    benchmark: Id | None = Field(default=None, description="null: the column shows published numbers only")
     shots: Shots = Field(description="K")
 
 
 class Row(Model):
     """One row of a table: a published method, one of ours, or both."""
 
-    title: Text = Field(description="begins the row")
-    method: Id | None = Field(default=None, description="the registry's method; null: a published row only")
-    benchmark: Id | None = Field(default=None, description="the row's own, in place of the columns'")
-    published: dict[str, Published] = Field(default={}, description="the paper's numbers, by column title")
-    citation: Text = Field(description="where its published numbers are from")
+    title: Text = Field(description="row heading")
+    method: Id | None = Field(default=None, description="a method's id; null: the row shows published numbers only")
+    benchmark: Id | None = Field(default=None, description="replaces the benchmarks of all columns")
+    published: dict[str, Published] = Field(default={}, description="published numbers, by column title")
+    citation: Text = Field(description="source of the published numbers")
 
 
 class SecondTest(Model):
-    """Another protocol that the weights behind a table were tested by, with `norml evaluate`."""
+    """Another test protocol for the same weights, run with `norml evaluate`."""
 
-    title: Text = Field(description="heads its columns")
-    changed: dict[Text, int | str] = Field(min_length=1, description="the values that it changes")
+    title: Text = Field(description="heading of its columns")
+    changed: dict[Text, int | str] = Field(min_length=1, description="changed protocol values")
 
 
 class TableEntry(Entry):
     """A table of the paper: its rows, columns and published numbers."""
 
-    reference: Id | None = Field(default=None, description="the method that paired differences are taken against")
+    reference: Id | None = Field(default=None, description="every row is compared with this method")
     first_episodes: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
-        description="also give our accuracy over so many test episodes, the first ones: as many as a paper's",
+        description="also show our accuracy on this many test episodes, for papers that test on fewer",
     )
     second_test: SecondTest | None = Field(
-        default=None, description="another protocol to show beside each run's own test; see below"
+        default=None, description="another test protocol, shown in extra columns; see below"
     )
     columns: list[Column] = Field(min_length=1, description="from left to right; see below")
     rows: list[Row] = Field(min_length=1, description="from top to bottom; see below")

@@ -1,4 +1,4 @@
-"""A run's spec under another protocol: what may still change once its weights are trained. Torch-free."""
+"""Specs for evaluating trained weights: which protocol values may still change after training. Torch-free."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from norml_cli.registry.specs import RunSpec
 
 OF_EPISODES = ("n_way", "queries_per_class", "rotations", "validation_episodes", "test_episodes", "episode_seed")
 NUMBER = {"meta_val": "validation_episodes", "meta_test": "test_episodes"}
-OF_ADAPTATION = ("inner_steps_test", "query_statistics", "head_init")  # of what is meta-trained
+OF_ADAPTATION = ("inner_steps_test", "query_statistics", "head_init")  # for meta-trained methods only
 OF_BACKBONE = ("backbone", "backbone_seed", "feature_scaling")
 
 
@@ -25,11 +25,11 @@ def evaluated(
     shots: int | None,
     split: str = "meta_test",
 ) -> RunSpec:
-    """`spec` with `overrides` (--set), on the episodes that `benchmark` declares and at `shots`, if they are given.
+    """`spec` with `overrides` (--set), with the episodes of `benchmark` and `shots` if given.
 
-    The other split's number of episodes stays the run's.
+    The number of episodes of the other split stays as in `spec`.
 
-    Raises UserError for a value that is fixed once the weights are trained, and for what trained weights cannot do.
+    Raises UserError for a value that training has fixed, and for a change that the trained weights do not allow.
     """
     k_shot = shots if shots is not None else spec.shots
     place = {"shots": k_shot} if benchmark is None else _elsewhere(registry, spec, benchmark, k_shot, split)
@@ -48,33 +48,33 @@ def evaluated(
 
 
 def adapted_as(spec: RunSpec, overrides: dict[str, Any]) -> RunSpec:
-    """`spec` with `overrides` (--set) of how its weights adapt and answer, on no episodes. Raises UserError."""
+    """`spec` with `overrides` (--set) of adaptation values only, not of episodes. Raises UserError."""
     for key in overrides:
         if key not in OF_ADAPTATION:
             raise UserError(
-                f"--set {plain(key)}: cannot be changed here; this command takes {', '.join(OF_ADAPTATION)}"
+                f"--set {plain(key)}: cannot be changed here; this command can change {', '.join(OF_ADAPTATION)}"
             )
     values = {key: _settable(spec, key, value, "meta_test") for key, value in overrides.items()}
     return spec.model_copy(update={"protocol": spec.protocol.model_copy(update=values)})
 
 
 def at_ways(spec: RunSpec, protocol: Protocol, option: str) -> Protocol:
-    """`protocol`, if what was trained by `spec` can answer at its number of ways, which `option` asked for.
+    """`protocol`, if weights trained by `spec` can classify its n_way classes.
 
-    Raises UserError.
+    `option` is the command-line option that set n_way. Raises UserError.
     """
     answers_any = not spec.rule.has_head or protocol.head_init == "zero"
     if protocol.n_way != spec.protocol.n_way and not answers_any:
         raise UserError(
-            f"{option}: has {protocol.n_way} classes, but the learner has an output for each of its "
-            f"{spec.protocol.n_way}; train with --set head_init=zero, whose head serves any number, or give it here, "
-            "which leaves the learned head out at a cost"
+            f"{option}: has {protocol.n_way} classes, but the learner has {spec.protocol.n_way} outputs; train with "
+            "--set head_init=zero, which works for any number of classes, or give it here, which replaces the learned "
+            "head by zeros at some cost in accuracy"
         )
     return protocol
 
 
 def changes(spec: RunSpec, run: RunSpec) -> dict[str, Any]:
-    """What of `spec` is not as in the `run` whose weights are evaluated by it, in one order whatever was typed."""
+    """Values of `spec` that differ from those of the trained `run`, in a fixed order."""
     places = {key: getattr(spec, key) for key in ("benchmark", "shots") if getattr(spec, key) != getattr(run, key)}
     ours, theirs = spec.protocol.model_dump(), run.protocol.model_dump()
     return places | {key: ours[key] for key in (*OF_EPISODES, *OF_ADAPTATION) if ours[key] != theirs[key]}
@@ -85,13 +85,13 @@ def _of_episodes(split: str) -> list[str]:
 
 
 def _of_adaptation(spec: RunSpec) -> list[str]:
-    """What of `OF_ADAPTATION` the method has."""
+    """The keys of `OF_ADAPTATION` that apply to the method."""
     lacks = {*spec.rule.lacks, *(() if spec.rule.has_head else ("head_init",))}
     return [key for key in OF_ADAPTATION if spec.rule.meta_trained and key not in lacks]
 
 
 def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
-    """`value` as a protocol holds it. Raises UserError for what evaluating cannot change."""
+    """`value` as a protocol holds it. Raises UserError for a key that evaluation cannot change."""
     keys = [*_of_episodes(split), *_of_adaptation(spec)]
     if key in keys:
         checked = checked_value(Protocol, key, value)
@@ -100,28 +100,31 @@ def _settable(spec: RunSpec, key: str, value: Any, split: str) -> Any:
         return checked
     named = plain(key)
     if key in OF_EPISODES:
-        raise UserError(f"--set {named}: says nothing of --split {split.replace('_', '-')}; set {NUMBER[split]}")
+        raise UserError(f"--set {named}: has no effect on --split {split.replace('_', '-')}; set {NUMBER[split]}")
     if key in OF_ADAPTATION:
         lacking = "has no head" if key == "head_init" else "takes no inner steps"
         raise UserError(f"--set {named}: {spec.algorithm} {lacking}")
     if key in Protocol.model_fields or key in type(spec.rule).model_fields:
         raise UserError(
-            f"--set {named}: is fixed once the weights are trained; evaluate takes {', '.join(keys)}; "
-            f"`{suggested(f'norml run {spec.method} --set {named}=...')}` trains others"
+            f"--set {named}: is fixed by training; `norml evaluate` can change {', '.join(keys)}; "
+            f"to train other weights: `{suggested(f'norml run {spec.method} --set {named}=...')}`"
         )
-    raise UserError(f"--set {named}: unknown key{did_you_mean(key, keys)}; evaluate takes {', '.join(keys)}")
+    raise UserError(f"--set {named}: unknown key{did_you_mean(key, keys)}; use one of {', '.join(keys)}")
 
 
 def _elsewhere(registry: Registry, spec: RunSpec, benchmark: str, shots: int, split: str) -> dict[str, Any]:
-    """Benchmark, data set, shots and the episodes' values there. Raises UserError where the weights do not fit."""
+    """The other benchmark's id, data set, shots and episode values. Raises UserError if the weights do not fit it."""
     bench = registry.benchmark(benchmark)
     require_declared(bench, shots)
     values, _ = layered(bench, shots, registry.method(spec.method))
     option, protocol = f"--benchmark {bench.id}", spec.protocol
     if any(values[key] != getattr(protocol, key) for key in OF_BACKBONE):
-        raise UserError(f"{option}: its examples come from another backbone than those of {spec.benchmark}")
+        raise UserError(f"{option}: uses another backbone than {spec.benchmark}; choose a benchmark with the same one")
     if protocol.backbone is not None and bench.dataset != spec.dataset:
-        raise UserError(f"{option}: the backbone of '{bench.dataset}' is another than that of '{spec.dataset}'")
+        raise UserError(
+            f"{option}: '{bench.dataset}' has another backbone than '{spec.dataset}'; choose a benchmark of "
+            f"'{spec.dataset}'"
+        )
     _require_same_size(registry, spec.dataset, bench.dataset, option)
     place = {"benchmark": bench.id, "dataset": bench.dataset, "shots": shots}
     return place | {key: values[key] for key in _of_episodes(split)}

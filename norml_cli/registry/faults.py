@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as one `key: message` line a key, in words of the file that a person wrote."""
+"""Turn pydantic's errors into one `key: message` line per key, in the terms of the YAML file."""
 
 import difflib
 import json
@@ -24,7 +24,7 @@ def _number(value: float) -> str:
     return f"{value:,.15g}"
 
 
-# By pydantic's error type; the rest keeps pydantic's own words.
+# By pydantic's error type. Other types keep pydantic's message.
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda _: "is missing",
     "int_type": lambda _: "must be a whole number",
@@ -51,19 +51,19 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' with the nearest known words, or nothing."""
+    """', did you mean ...?' with the nearest known words, or ''."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def in_short(faults: Sequence[str]) -> str:
-    """The first of several faults, and how many more there are."""
+    """The first fault, and the number of further faults."""
     first, *more = faults
     return f"{first}, and {counted(len(more), 'more fault')}" if more else first
 
 
 def fault_lines(error: ValidationError, data: Any) -> list[str]:
-    """One `key: message` a key of `data`; what several branches of a union say of one key is joined."""
+    """One `key: message` line per key of `data`; messages of several union branches are joined."""
     by_key: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
         messages = by_key.setdefault(_key(item, data), [])
@@ -74,13 +74,13 @@ def fault_lines(error: ValidationError, data: Any) -> list[str]:
 
 
 def value_fault(error: ValidationError) -> str:
-    """What is wrong with one value that stands alone, such as that of `--set`."""
+    """The fault of a single value, such as that of `--set`."""
     messages = dict.fromkeys(_without_value(item) for item in error.errors(include_url=False))
     return _joined(list(messages))
 
 
 def _joined(messages: list[str]) -> str:
-    """`must be a number or 'he'` from what the branches of a union say, and the value once."""
+    """Join the messages of a union's branches, `must be a number or 'he'`, and show the value once."""
     bare = [message.removesuffix(_suffix(message)) for message in messages]
     head, *rest = bare
     return " or ".join([head, *(message.removeprefix("must be ") for message in rest)]) + _suffix(messages[-1])
@@ -112,13 +112,13 @@ def _without_value(item: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As the file writes it, shortened."""
+    """The value as the file has it, shortened."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _key(item: ErrorDetails, data: Any) -> str:
-    """The dotted key as it stands in the file."""
+    """The dotted key, as in the file."""
     parts, _ = _walk(item["loc"], data)
     if item["type"] == "missing":
         parts.append(str(item["loc"][-1]))
@@ -128,7 +128,7 @@ def _key(item: ErrorDetails, data: Any) -> str:
 
 
 def _walk(loc: tuple[int | str, ...], data: Any) -> tuple[list[str], Any]:
-    """The keys of `loc` that stand in `data`, and what lies there; pydantic's names of union branches are left out."""
+    """The keys of `loc` that are in `data`, without pydantic's names of union branches, and the value there."""
     parts = []
     for part in loc:
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
@@ -138,7 +138,7 @@ def _walk(loc: tuple[int | str, ...], data: Any) -> tuple[list[str], Any]:
 
 
 def _words_beside(loc: tuple[int | str, ...], data: Any) -> set[str]:
-    """Keys of the models that share most keys with the mapping that holds the unknown one."""
+    """Known keys of the models that best match the mapping with the unknown key."""
     siblings = set(_walk(loc[:-1], data)[1])
     models, known = [Model], []
     while models:

@@ -1,4 +1,4 @@
-"""YAML files -> validated entries. Torch-free; all errors of a registry are told at once."""
+"""Read YAML files into validated entries and report all faults of a registry at once. Torch-free."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ KINDS: dict[str, TypeAdapter[Any]] = {
 
 
 class RegistryError(UserError):
-    """Every fault of a registry, one `file: key: message` a line."""
+    """All faults of a registry, one line `file: key: message` each."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
@@ -46,7 +46,7 @@ class RegistryError(UserError):
 
 
 def builtin_registry() -> Path:
-    """The folder of built-in entries: inside an installed package, or at the top of a checkout."""
+    """The folder of built-in entries: inside the installed package, or at the top of a checkout."""
     package = Path(norml_cli.__file__).parent
     installed = package / "_registry"
     return installed if installed.is_dir() else package.parent / "registry"
@@ -54,7 +54,7 @@ def builtin_registry() -> Path:
 
 @dataclass(frozen=True)
 class Draft:
-    """An entry whose file is not there yet."""
+    """An entry that has no file yet."""
 
     kind: str
     path: Path
@@ -64,11 +64,11 @@ class Draft:
 def load_registry(
     extra: Path | None = None, files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
 ) -> Registry:
-    """Read the built-in entries, those under `extra` (default: what NORML_REGISTRY names), and the entries `files`.
+    """Read the built-in entries, those of the folder or file `extra` (default: $NORML_REGISTRY), and the files `files`.
 
-    `extra` may be one entry's file, too. drafts: entries to be read as if their files were there.
-    strict: raises RegistryError with every fault found. Otherwise faulty entries are left out, and only who asks for
-    one is told its faults.
+    drafts: entries to read as if their files existed.
+    strict: raise RegistryError with all faults. Otherwise leave faulty entries out; asking the registry for one raises
+    its faults.
     """
     origin = "--registry"
     if extra is None and os.environ.get("NORML_REGISTRY"):
@@ -76,7 +76,7 @@ def load_registry(
     if extra is not None and not extra.is_dir():
         if not extra.exists() or extra.suffix != ".yaml":
             raise UserError(
-                f"{origin} {extra}: not a folder; name one that holds {', '.join(KINDS)}, or an entry's .yaml file"
+                f"{origin} {extra}: is not a folder; name a folder with {', '.join(KINDS)}, or an entry's .yaml file"
             )
         return read_registry([builtin_registry()], [extra, *files], drafts, strict=strict)
     folders = [builtin_registry()] + ([extra] if extra is not None else [])
@@ -85,13 +85,13 @@ def load_registry(
 
 @dataclass
 class _Reading:
-    """What has been read so far, and every fault met: of misplaced files, and of entries by kind and id."""
+    """Entries read so far, and all faults: of misplaced files, and of entries by kind and id."""
 
     stated: dict[str, dict[str, Stated]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     entries: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
-    taken: list[tuple[tuple[str, str], str]] = field(default_factory=list)  # ids declared twice: faults of the second
+    taken: list[tuple[tuple[str, str], str]] = field(default_factory=list)  # faults of ids that were declared before
     faults: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add_folder(self, folder: Path) -> None:
@@ -103,12 +103,12 @@ class _Reading:
                     self.add(kind, path)
 
     def add_file(self, path: Path) -> None:
-        """Read one entry's file, wherever it lies, unless its folder has been read."""
+        """Read one entry's file from any folder, unless it has been read."""
         if path.resolve() not in {known.resolve() for known in self.files.values()}:
             self.add(_kind_of(path, self.stated), path)
 
     def add(self, kind: str, path: Path, text: str | None = None) -> None:
-        """Read what one file states (`text`, where it is not there yet), or its faults."""
+        """Read one entry from `path`, or from `text` if the file does not exist yet; note its faults."""
         key = kind, path.stem
         if key in self.files:
             other = self.files[key]
@@ -123,7 +123,7 @@ class _Reading:
             self._fault(key, f"{path}: {error}")
 
     def complete(self) -> None:
-        """Make the entries of what the files state: first those that others are like."""
+        """Build the entries, those that others name with `like` first."""
         lines: list[tuple[str, list[str]]] = []
         for kind, id_ in [(kind, id_) for kind, stated in self.stated.items() for id_ in stated]:
             try:
@@ -135,7 +135,7 @@ class _Reading:
         self._carry_over([line for kind, line in lines if kind == "benchmarks"])
         for key, fault in self.taken:
             self._fault(key, fault)
-        for kind, stated in self.stated.items():  # as the files lie, whatever they are like
+        for kind, stated in self.stated.items():  # restore the order of the files
             self.entries[kind] = {id_: self.entries[kind][id_] for id_ in stated if id_ in self.entries[kind]}
 
     def _complete(self, kind: str, line: list[str]) -> None:
@@ -157,7 +157,7 @@ class _Reading:
         self.entries[kind][entry.id] = entry
 
     def _carry_over(self, lines: list[list[str]]) -> None:
-        """Give benchmarks that are like another what methods set their rules to on that one."""
+        """Copy methods' settings for a benchmark to the benchmarks that are like it."""
         shots = {id_: bench.shots for id_, bench in self.entries["benchmarks"].items()}
         sound = [line for line in lines if line[0] in shots]
         for id_, method in self.entries["methods"].items():
@@ -174,11 +174,11 @@ class _Reading:
         self.faults.setdefault(key, []).extend(lines)
 
     def registry(self) -> Registry:
-        """Every entry that could be read."""
+        """All entries that could be read."""
         return Registry(**_frozen(self.entries), files=MappingProxyType(self.files))
 
     def sound(self) -> Registry:
-        """Without the entries that have faults, which it remembers."""
+        """The entries without faults; the registry keeps the faults of the others."""
         sound = {
             kind: {id_: entry for id_, entry in entries.items() if (kind, id_) not in self.faults}
             for kind, entries in self.entries.items()
@@ -189,7 +189,7 @@ class _Reading:
             **_frozen(sound),
             files=MappingProxyType(self.files),
             faults=MappingProxyType(faults),
-            left_out=tuple(f"{line}; `{suggested('norml validate')}` tells all" for line in left_out),
+            left_out=tuple(f"{line}; `{suggested('norml validate')}` lists all faults" for line in left_out),
         )
 
 
@@ -200,9 +200,9 @@ def _frozen(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def read_registry(
     folders: Sequence[Path], files: Sequence[Path] = (), drafts: Sequence[Draft] = (), *, strict: bool = True
 ) -> Registry:
-    """Read and cross-check the entries of `folders`, of single `files` and of `drafts`.
+    """Read and cross-check the entries of `folders`, `files` and `drafts`.
 
-    strict: raises RegistryError with every fault found; otherwise the registry is without the faulty entries.
+    strict: raise RegistryError with all faults; otherwise leave faulty entries out.
     """
     reading = _Reading()
     for folder in folders:
@@ -221,7 +221,7 @@ def read_registry(
     return reading.sound() if faults else registry
 
 
-_TELLING = {  # a key that only entries of the kind have
+_KEY_OF_KIND = {  # keys that only entries of one kind have
     "algorithm": "methods",
     "default_benchmark": "methods",
     "shots": "benchmarks",
@@ -232,7 +232,7 @@ _TELLING = {  # a key that only entries of the kind have
 
 
 def _kind_of(path: Path, stated: Mapping[str, Mapping[str, Stated]]) -> str:
-    """What the entry in `path` declares: by its folder's name, by its keys, or as the one that it is like.
+    """The kind of the entry in `path`: from its folder's name, its keys, or the entry named by `like`.
 
     Raises UserError.
     """
@@ -244,22 +244,22 @@ def _kind_of(path: Path, stated: Mapping[str, Mapping[str, Stated]]) -> str:
         raise UserError(f"{path}: cannot be read ({reason(error)}); name an entry's .yaml file") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    kinds = [kind for key, kind in _TELLING.items() if key in keys]
+    kinds = [kind for key, kind in _KEY_OF_KIND.items() if key in keys]
     like = keys.get("like")
     kinds += [kind for kind in NOUNS if isinstance(like, str) and like in stated[kind]]
     if not kinds and like is not None:
         known = [id_ for kind in NOUNS for id_ in stated[kind]]
         raise UserError(f"{path}: like: unknown method or benchmark '{plain(like)}'{did_you_mean(str(like), known)}")
     if not kinds:
-        told = ", ".join(f"{key} ({kind})" for key, kind in _TELLING.items())
-        raise UserError(f"{path}: is no entry; it has none of the keys {told}")
+        listed = ", ".join(f"{key} ({kind})" for key, kind in _KEY_OF_KIND.items())
+        raise UserError(f"{path}: is not a registry entry; it has none of the keys {listed}")
     return kinds[0]
 
 
 def _strays(folder: Path) -> Iterator[str]:
-    """Files that would silently not be read: a misspelt folder, `.yml`, `.YAML`, a nested folder.
+    """YAML files that would silently be ignored: in a misspelt or nested folder, or named `.yml` or `.YAML`.
 
-    Names that begin with a dot are those of other programs (.git, .ipynb_checkpoints, macOS's ._x.yaml): passed over.
+    Skips names that begin with a dot, which belong to other programs (.git, .ipynb_checkpoints, macOS's ._x.yaml).
     """
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -1,4 +1,4 @@
-"""A recipe on a data set, with what the command line changed -> the spec of one pretraining. Torch-free."""
+"""Resolve a recipe, a data set and the command line's changes to the spec of one pretraining. Torch-free."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from norml_cli.registry.specs import PretrainSpec
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """One pretraining's spec, the keys that the command line changed, and --epochs and --width, if given."""
+    """A pretraining's spec, the keys that the command line changed, and --epochs and --width if given."""
 
     spec: PretrainSpec
     changed: tuple[str, ...]
@@ -24,13 +24,13 @@ class ResolvedRecipe:
 
     @property
     def options(self) -> str:
-        """Of `norml pretrain`: ' --epochs 1 --width 4'."""
+        """Options of `norml pretrain`: ' --epochs 1 --width 4'."""
         given = {"--epochs": self.epochs, "--width": self.width}
         return "".join(f" {option} {value}" for option, value in given.items() if value is not None)
 
     @property
     def settings(self) -> str:
-        """Of the runs on its features: ' --set backbone_epochs=1 --set backbone_width=4'."""
+        """Options of runs on its features: ' --set backbone_epochs=1 --set backbone_width=4'."""
         given = {"backbone_epochs": self.epochs, "backbone_width": self.width}
         return "".join(f" --set {key}={value}" for key, value in given.items() if value is not None)
 
@@ -45,9 +45,9 @@ def resolve_recipe(
 ) -> ResolvedRecipe:
     """The pretraining of `entry` on `dataset`.
 
-    epochs: passes through the training images in place of the recipe's steps; its schedule and meta-validations shrink
-    with them.
-    width: channels of the first block; the others keep their ratio to it. precision: in place of the recipe's.
+    epochs: passes over the training images; replaces the recipe's steps and scales its schedule and its number of
+    meta-validations.
+    width: channels of the first block; the other blocks keep their ratio to it. precision: replaces the recipe's.
     Raises UserError.
     """
     recipe = entry.values
@@ -55,7 +55,7 @@ def resolve_recipe(
     if per_epoch == 0:
         raise UserError(
             f"{entry.id}: batch_size {recipe.batch_size} is more than the {training_images(dataset):,} training images "
-            f"of '{dataset.id}'; take another recipe"
+            f"of '{dataset.id}'; use another recipe"
         )
     values = recipe.model_dump()
     if epochs is not None:
@@ -75,19 +75,19 @@ def resolve_recipe(
 
 
 def widths_of(recipe: Recipe, width: int | None) -> list[int]:
-    """Channels of the four blocks where the first has `width`; None: as the recipe says."""
+    """Channels of the four blocks if the first has `width`; None: the recipe's."""
     if width is None:
         return recipe.widths
     return [max(1, round(n * width / recipe.widths[0])) for n in recipe.widths]
 
 
 def training_images(dataset: DatasetEntry) -> int:
-    """How many images of the training classes are not held out; at least, where classes differ in size.
+    """Images of the training classes that are not held out; a lower bound if classes differ in size.
 
-    Raises UserError for grey images, and for split files, which alone know how many classes they list.
+    Raises UserError for grey images, and for split files, because the entry does not say how many classes they list.
     """
     if not dataset.in_colour:
-        raise UserError(f"data set '{dataset.id}': its images are grey; recipes are for colour images: mini-imagenet")
+        raise UserError(f"data set '{dataset.id}': has grey images; recipes need colour images, such as mini-imagenet")
     if isinstance(dataset.splits, FileSplit):
         raise UserError(f"data set '{dataset.id}': has split files; recipes need splits of kind seeded or from-source")
     per_class = dataset.class_sizes.min
@@ -95,5 +95,5 @@ def training_images(dataset: DatasetEntry) -> int:
 
 
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:
-    """Where a backbone's file lies beside the caches; `suffix` says what it holds, one of `files.companions`."""
+    """The path of a backbone's file, next to the caches. suffix: the kind of file, one of `files.companions`."""
     return home() / "backbones" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}{suffix}"

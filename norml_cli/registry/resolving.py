@@ -1,4 +1,4 @@
-"""Entries -> resolved run specs: whose value wins, and what is refused. Torch-free."""
+"""Resolve entries to run specs: which value wins, and which combinations are errors. Torch-free."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -36,7 +36,7 @@ CONV_4_LAYERS = 4
 
 @dataclass(frozen=True)
 class Resolved:
-    """One run's spec, with the source of each of its values.
+    """A run's spec with the source of each value.
 
     changed: keys that --set or a grid changed. varied: keys of a grid.
     """
@@ -49,9 +49,9 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Registry:
-    """All entries by id. The mappings cannot be changed by who reads them.
+    """All entries by id, in read-only mappings.
 
-    files, faults: by kind and id. left_out: a line for each file whose entry is faulty or that lies in a wrong place.
+    files, faults: by kind and id. left_out: a line for each faulty entry and each misplaced file.
     """
 
     datasets: MappingProxyType[str, DatasetEntry]
@@ -110,8 +110,8 @@ class Registry:
     ) -> Resolved:
         """The run of `method` on `benchmark` (default: the method's) at `shots` (default: the benchmark's first).
 
-        Later wins: benchmark, benchmark by shots, method everywhere, method on this benchmark, method on it by shots,
-        its rule, its rule on this benchmark, its rule on it by shots, `overrides` (--set).
+        Later wins: the benchmark's protocol, its protocol_by_shots; the method's protocol everywhere, its protocol for
+        the benchmark, its protocol_by_shots; its rule, rule_by_benchmark, rule_by_shots; `overrides` (--set).
         Raises UserError.
         """
         method_entry = self.method(method)
@@ -132,7 +132,7 @@ class Registry:
         return Resolved(spec, sources, changed)
 
     def specs_on(self, benchmark: str, shots: int) -> Iterator[RunSpec]:
-        """What each method is on the benchmark; a method that does not go with it, and is refused there, has none."""
+        """The specs of all methods that can run on the benchmark."""
         for method in self.methods:
             try:
                 yield self.resolve(method, benchmark, shots).spec
@@ -141,7 +141,7 @@ class Registry:
 
 
 def n_features(registry: Registry, spec: RunSpec) -> int:
-    """D: values of one example, a flattened image or the features that the backbone makes of it."""
+    """D: values of one example, which is a flattened image or the backbone's features of it."""
     if spec.protocol.backbone is not None:
         return widths_of(registry.recipe(spec.protocol.backbone).values, spec.protocol.backbone_width)[-1]
     return registry.dataset(spec.dataset).values_per_image
@@ -163,11 +163,11 @@ def require_declared(bench: BenchmarkEntry, shots: int) -> None:
     """Raises UserError for a number of shots that the benchmark does not declare."""
     if shots not in bench.shots:
         declared = ", ".join(map(str, bench.shots))
-        raise UserError(f"--shots {shots}: benchmark '{bench.id}' declares {declared}; take one of these")
+        raise UserError(f"--shots {shots}: benchmark '{bench.id}' declares {declared}; use one of these")
 
 
 def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and their sources, protocol and rule together; later layers win."""
+    """Values and their sources, of the protocol and the rule together; later layers win."""
     layers: list[Any] = [
         bench.protocol,
         bench.protocol_by_shots.get(shots),
@@ -190,7 +190,7 @@ def layered(bench: BenchmarkEntry, shots: int, method: Method) -> tuple[dict[str
 
 @cache
 def defaults(model: type[Model]) -> Mapping[str, Any]:
-    """Those values of a protocol, or of a rule, that an entry need not declare."""
+    """The values of a protocol or a rule that have defaults."""
     found = {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
     return MappingProxyType(found)
 
@@ -198,11 +198,11 @@ def defaults(model: type[Model]) -> Mapping[str, Any]:
 def _override(
     values: dict[str, Any], sources: dict[str, str], overrides: dict[str, Any], method: Method
 ) -> tuple[str, ...]:
-    """Put --set values in place; returns the keys whose value changed."""
+    """Apply --set values to `values` and `sources`; return the keys whose value changed."""
     changed, algorithm = [], method.algorithm
     for key, value in overrides.items():
         if key in RULES[algorithm].lacks:
-            continue  # of several methods run together, another number of steps leaves these as they are
+            continue  # --set of several methods may change a number of steps that this method does not have
         model: type[Model] = Protocol if key in Protocol.model_fields else RULES[algorithm]
         if key not in model.model_fields:
             raise UserError(f"--set {plain(key)}: {_unknown_key(key, method)}")
@@ -214,7 +214,7 @@ def _override(
 
 
 def _unknown_key(key: str, method: Method) -> str:
-    """Why a method does not take `key`: other algorithms do, or none does."""
+    """Why a method does not have `key`: it belongs to other algorithms, or to none."""
     takers = [algorithm for algorithm, rule in RULES.items() if key in rule.model_fields]
     if takers:
         why = f"'{method.id}' has no such key; it belongs to algorithm {' or '.join(takers)}"
@@ -225,7 +225,7 @@ def _unknown_key(key: str, method: Method) -> str:
 
 
 def checked_value(model: type[Model], key: str, value: Any) -> Any:
-    """`value` as `model` would hold it under `key`. Raises UserError."""
+    """`value`, checked as the field `key` of `model`. Raises UserError."""
     alone: dict[str, Any] = {key: (constrained(model.model_fields[key]), ...)}
     try:
         return getattr(create_model("Override", __base__=Model, **alone).model_validate({key: value}), key)
@@ -259,13 +259,13 @@ def _run_spec(method: Method, bench: BenchmarkEntry, shots: int, values: dict[st
 def contradictions(
     protocol: Protocol, shots: int, dataset: DatasetEntry, recipes: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """Contradictions between values that are each allowed: the key to change, and what is wrong."""
+    """Contradictions between values: pairs of the key to change and the fault."""
     per_class, available = shots + protocol.queries_per_class, dataset.class_sizes.min
     if per_class > available:
         fault = f"shots + queries_per_class = {per_class} is more than the {available} examples a class"
         fault = f"{fault} of '{dataset.id}' has"
         smaller = isinstance(dataset.examples_per_class, Unequal)
-        advice = f"; declare examples_per_class: {{min: {per_class}, smaller: leave-out}} to do without smaller ones"
+        advice = f"; to leave smaller classes out, declare examples_per_class: {{min: {per_class}, smaller: leave-out}}"
         yield "queries_per_class", f"{fault}{advice if smaller else ''}"
     if not isinstance(dataset.splits, FileSplit):
         sizes = {split: getattr(dataset.splits, split) for split in ("meta_train", "meta_val", "meta_test")}
@@ -278,7 +278,7 @@ def contradictions(
     yield from _backbone_faults(protocol, dataset, recipes)
     if protocol.support_order == "one-by-one" and protocol.hidden_sizes:
         fault = f"one-by-one needs a single linear layer, but hidden_sizes is {protocol.hidden_sizes}"
-        yield "support_order", f"{fault}: batch norm cannot take its statistics from one example; take full"
+        yield "support_order", f"{fault}: batch norm needs more than one example; use full"
     if protocol.training_examples == "held-out-from-pretraining":
         yield from _held_out_faults(protocol, per_class, dataset)
     yield from _training_faults(protocol)
@@ -292,14 +292,14 @@ def _outer_contradictions(protocol: Protocol) -> Iterator[tuple[str, str]]:
     if followed != "every-step" and protocol.multi_step_share != Protocol.model_fields["multi_step_share"].default:
         yield "multi_step_share", f"is {protocol.multi_step_share}, but outer_gradient is {followed}; leave it out"
     if followed != "query-loss" and not protocol.inner_steps:
-        yield "outer_gradient", f"is {followed}, but inner_steps is 0; take query-loss"
+        yield "outer_gradient", f"is {followed}, but inner_steps is 0; use query-loss"
     if followed == "reptile" and protocol.adapted_layers != "all":
-        yield "adapted_layers", f"is {protocol.adapted_layers}, but reptile moves what inner steps move alone; take all"
+        yield "adapted_layers", f"is {protocol.adapted_layers}, but reptile trains only adapted layers; use all"
 
 
 def _backbone_faults(protocol: Protocol, dataset: DatasetEntry, recipes: Collection[str]) -> Iterator[tuple[str, str]]:
     if protocol.backbone is not None and not dataset.in_colour:
-        yield "backbone", f"'{dataset.id}' has grey images, which no recipe takes; leave it out"
+        yield "backbone", f"'{dataset.id}' has grey images, but recipes need colour images; leave it out"
     if protocol.backbone is None and protocol.feature_scaling != "none":
         yield "feature_scaling", f"is {protocol.feature_scaling}, but no backbone makes features; leave it out"
     for key in ("backbone_epochs", "backbone_width"):
@@ -319,7 +319,7 @@ def _held_out_faults(protocol: Protocol, per_class: int, dataset: DatasetEntry) 
 
 
 def _training_faults(protocol: Protocol) -> Iterator[tuple[str, str]]:
-    """What cannot be done to training episodes."""
+    """Contradictions of values for training episodes."""
     if protocol.training_turns == "as-classes" and protocol.rotations == "none":
         yield "training_turns", "is as-classes, but rotations is none; leave it out, or declare rotations: meta-train"
     for key in ("training_shift_px", "training_tilt_degrees"):
@@ -329,15 +329,15 @@ def _training_faults(protocol: Protocol) -> Iterator[tuple[str, str]]:
                 f"is {getattr(protocol, key)}, but the examples are features, not images; leave it out",
             )
     if protocol.backbone is not None and protocol.training_classes != "meta-train":
-        yield "training_classes", f"is {protocol.training_classes}, but it is not for features; leave it out"
+        yield "training_classes", f"is {protocol.training_classes}, but a backbone needs meta-train; leave it out"
 
 
 def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
     if protocol.head_init == "zero" and protocol.head_weight_std is not None:
-        yield "head_weight_std", "is declared, but head_init: zero draws no weights there; leave one of the two out"
+        yield "head_weight_std", "is declared, but head_init is zero; leave one of the two out"
     if protocol.backbone is None and dataset.kind == "mini-imagenet" and protocol.learner == "fully-connected":
-        fault = f"'{dataset.id}' has colour images, which a fully connected learner does not take"
-        yield "backbone", f"{fault}; name a recipe for features, or declare learner: conv-4"
+        fault = f"'{dataset.id}' has colour images, which a fully connected learner cannot use"
+        yield "backbone", f"{fault}; name a recipe to make features, or declare learner: conv-4"
     if protocol.learner == "conv-4":
         yield from _convolutional_contradictions(protocol, dataset)
     else:
@@ -348,7 +348,7 @@ def _learner_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterat
 
 def _convolutional_contradictions(protocol: Protocol, dataset: DatasetEntry) -> Iterator[tuple[str, str]]:
     if protocol.backbone is not None:
-        yield "learner", "conv-4 takes images, but backbone makes features of them; leave one of the two out"
+        yield "learner", "conv-4 needs images, but the backbone makes features; leave one of the two out"
         return
     if len(protocol.hidden_sizes) != CONV_4_LAYERS:
         yield "hidden_sizes", f"conv-4 has {CONV_4_LAYERS} convolutions, but {len(protocol.hidden_sizes)} are declared"

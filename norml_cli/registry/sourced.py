@@ -1,4 +1,4 @@
-"""What any declared thing is made of: closed models, and values that name their source. Torch-free."""
+"""Base model of all declared things, and values with a source. Torch-free."""
 
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -11,25 +11,25 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Model(BaseModel):
-    """Base of every declared thing: unknown keys and silent type changes are refused, values never change."""
+    """Base model: immutable, without unknown keys or silent type conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Sourced(Model, Generic[T]):
-    """A value that decides a number, with where it comes from."""
+    """A value that decides a number, with its source."""
 
     value: T
     source: Text = Field(description="paper section or equation, another paper's file and line, or 'chosen: why'")
 
 
 def constrained(field: FieldInfo) -> Any:
-    """The type of a model's field with its constraints."""
+    """A field's type with its constraints."""
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
 def with_sources(model: type[Model], name: str, *, partial: bool) -> type[Model]:
-    """The sourced form of `model`: every field wrapped in `Sourced`, optional if `partial` or if it has a default."""
+    """`model` with every field wrapped in `Sourced`; a field is optional if it has a default or if `partial`."""
     fields: dict[str, Any] = {}
     for key, field in model.model_fields.items():
         sourced = Sourced[constrained(field)]  # type: ignore[misc, valid-type]

@@ -1,4 +1,4 @@
-"""A resolved run and a resolved pretraining: everything that decides their numbers but the seed. Torch-free."""
+"""Specs of a run and of a pretraining: everything that decides their numbers except the seed. Torch-free."""
 
 import hashlib
 import itertools
@@ -15,7 +15,7 @@ from norml_cli.registry.sourced import Model
 
 
 class RunSpec(Model):
-    """Everything that decides one run's numbers but the seed: a method on a benchmark at K shots, resolved."""
+    """A method on a benchmark at K shots: everything that decides a run's numbers except the seed."""
 
     method: Id
     benchmark: Id
@@ -28,12 +28,12 @@ class RunSpec(Model):
     @field_validator("rule", mode="before")
     @classmethod
     def _rule_of_algorithm(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read plain data as the rule that `algorithm` names, so that a fault names that rule's keys only."""
+        """Read plain data as the rule of `algorithm`, so that a fault names only that rule's keys."""
         model = RULES.get(info.data.get("algorithm", ""))
         return model.model_validate(value) if model is not None else value
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal protocols."""
+        """SHA-256 over the canonical JSON of all values that are not defaults; equal hashes mean equal protocols."""
         return content_hash(self.model_dump(mode="json", exclude_defaults=True))
 
     @property
@@ -43,12 +43,12 @@ class RunSpec(Model):
 
     @property
     def support_of_a_step(self) -> int:
-        """S, support examples that an inner step sees: all of an episode, or one."""
+        """S of an inner step: all support examples of an episode, or one."""
         return self.protocol.n_way * self.shots if self.protocol.support_order == "full" else 1
 
     @property
     def steps_of_an_episode(self) -> int:
-        """T, inner steps in meta-training: one by one, each pass takes a step for every support example."""
+        """T, inner steps in meta-training; one by one, each pass takes one step per support example."""
         return self.protocol.inner_steps * self.protocol.n_way * self.shots // self.support_of_a_step
 
     @property
@@ -57,13 +57,13 @@ class RunSpec(Model):
         return self.protocol.n_way * self.protocol.queries_per_class
 
     def label(self, name: str | None) -> str:
-        """The method, and the name that a run of it was given: 'maml-constant-lr+fomaml'."""
+        """The method with the run's name (--name): 'maml-constant-lr+fomaml'."""
         return self.method if name is None else f"{self.method}+{name}"
 
     def parameter_counts(self, n_features: int) -> dict[str, int] | None:
-        """Learned values of learner and meta-learner on D = `n_features`, from shapes alone; None: only torch can tell.
+        """Numbers of parameters of the learner and of the update rule, computed from shapes; None: only torch can tell.
 
-        The learner's are those of its linear layers, without batch norm, as the paper counts.
+        n_features: D. The learner's number leaves batch norm out, as the paper counts.
         """
         if not self.rule.meta_trained:
             return {"learner": 0, "meta_learner": 0}
@@ -84,28 +84,28 @@ class RunSpec(Model):
         }
 
     def values_of(self, keys: Iterable[str]) -> dict[str, Any]:
-        """What the protocol or the rule says under each of `keys`; those of other rules are left out."""
-        said = self.protocol.model_dump() | self.rule.model_dump()
-        return {key: said[key] for key in keys if key in said}
+        """The protocol's or rule's values of `keys`; keys of other rules are left out."""
+        values = self.protocol.model_dump() | self.rule.model_dump()
+        return {key: values[key] for key in keys if key in values}
 
     def title(self, changed: Iterable[str], seed: int, name: str | None = None) -> str:
-        """'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0': what a person tells runs apart by."""
+        """The run's title, such as 'norml, omniglot-20way, 1-shot, seed 0, gate_scale 8.0'."""
         return ", ".join([self.label(name), self.benchmark, f"{self.shots}-shot", f"seed {seed}", *self.shown(changed)])
 
     def shown(self, keys: Iterable[str]) -> list[str]:
-        """`values_of` as a person reads them: 'gate_scale 8.0'."""
+        """`values_of` as text: 'gate_scale 8.0'."""
         return [f"{key} {value}" for key, value in self.values_of(keys).items()]
 
 
 class PretrainSpec(Model):
-    """Everything that decides one pretraining's numbers but the seed."""
+    """Everything that decides a pretraining's numbers except the seed."""
 
     dataset: Id
     recipe: Id
     values: Recipe
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON of all values that are not defaults: equal hashes, equal pretrainings."""
+        """SHA-256 over the canonical JSON of all values that are not defaults; equal hashes mean equal pretrainings."""
         return content_hash(self.model_dump(mode="json", exclude_defaults=True))
 
 

@@ -1,4 +1,4 @@
-"""What a learner says of images: the class of each and the probability of every class, in all formats."""
+"""A learner's predictions for images: the class of each and the probability of every class, in all formats."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from norml_cli.reporting.formats import require_format, sheet_text, to_csv, to_j
 from norml_cli.reporting.html import rendered
 from norml_cli.reporting.sheets import CellText, Grid, Sheet
 
-MOST_COLUMNS = 10  # chosen: classes that a printed table has a column each for
+MOST_COLUMNS = 10  # chosen: a printed table has a column per class up to this many classes
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Of the images `files`, the probabilities of `classes` in 0..1, a row each.
+    """Predicted probabilities in 0..1 of `classes`, a row for each image of `files`.
 
-    about: what the answers depend on, in words. thumbnails: a PNG of each file. examples: those of each class's
-    labelled images.
+    about: what the predictions depend on, in words. thumbnails: a PNG of each file. examples: thumbnails of each
+    class's labelled images.
     """
 
     about: Mapping[str, str]
@@ -28,12 +28,12 @@ class Answers:
     examples: Sequence[Sequence[bytes]] = ()
 
     def best(self, row: Sequence[float]) -> int:
-        """The number of the likeliest class, the first of several."""
+        """The index of the likeliest class, the first if there are several."""
         return max(range(len(row)), key=row.__getitem__)
 
 
 def render_answers(answers: Answers, format_: str, *, width: int) -> str:
-    """As rich, Markdown, LaTeX, CSV or JSON. Raises UserError for another format."""
+    """`answers` as rich, Markdown, LaTeX, CSV or JSON. Raises UserError for an unknown format."""
     require_format(format_)
     if format_ == "csv":
         keys = ["file", "class", "probability", *(f"p_{name}" for name in answers.classes)]
@@ -64,7 +64,10 @@ def _sheet(answers: Answers) -> Sheet:
         [[file, name, _percent(p)] for file, name, p, *_ in _values(answers)],
         n_left=2,
     )
-    footer = ["probability: the learner's, in percent", *(f"{key}: {text}" for key, text in answers.about.items())]
+    footer = [
+        "probability: the learner's probability of this class, in percent",
+        *(f"{key}: {text}" for key, text in answers.about.items()),
+    ]
     if len(answers.classes) > MOST_COLUMNS:
         return Sheet(narrow, footer=footer)
     rows = [
@@ -72,7 +75,7 @@ def _sheet(answers: Answers) -> Sheet:
         for file, name, _, *row in _values(answers)
     ]
     wide = Grid(["file", "class", *answers.classes], rows, n_left=2)
-    return Sheet(wide, [narrow], footer, bold="the class's own")
+    return Sheet(wide, [narrow], footer, bold="probability of the predicted class")
 
 
 def _percent(p: float) -> str:
@@ -80,7 +83,7 @@ def _percent(p: float) -> str:
 
 
 def answers_page(answers: Answers) -> str:
-    """One page with thumbnails, which needs no network and no script."""
+    """A self-contained HTML page with thumbnails, without scripts."""
     rows = [
         {
             "file": file,

@@ -1,4 +1,4 @@
-"""Comparisons of methods as sheets: every pair with its verdict, and the matrix of all pairs of one place."""
+"""Comparisons of methods as sheets: every pair with its verdict, and a matrix of all pairs on one benchmark."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,44 +14,44 @@ COMPARISON_KEYS = {
     "b": "registry id",
     "benchmark": "registry id",
     "shots": "K",
-    "over": "episodes: about the trained weights on these classes; classes: on new ones; seeds: about the methods",
-    "seeds": "the seeds of both",
-    "difference": "mean of a - b, paired",
-    "half_width": "half its 95% interval",
-    "n": "episodes, classes or seeds",
-    "p": "two-sided, Student's t-test",
-    "p_holm": "p adjusted for the number of pairs compared at once (Holm 1979)",
-    "effect_size": "Cohen's d_z; null where nothing scatters",
-    "n_to_settle": "least n of this scatter and mean that would settle it; null for a mean of zero",
-    "verdict": "in words; over fewer than three seeds there is none",
-    "notes": "how the runs differ from the declared protocol, and what was left out",
+    "over": "sample: episodes (these weights, these classes), classes (these weights, new classes) or seeds (methods)",
+    "seeds": "seeds that both methods have",
+    "difference": "mean paired difference a - b",
+    "half_width": "half-width of its 95% interval",
+    "n": "number of episodes, classes or seeds",
+    "p": "two-sided p-value, Student's t-test",
+    "p_holm": "p corrected for the number of pairs compared at once (Holm 1979)",
+    "effect_size": "Cohen's d_z; null if all differences are equal",
+    "n_to_settle": "n at which a difference of this mean and variance becomes significant; null for a mean of zero",
+    "verdict": "result in words; none over fewer than three seeds",
+    "notes": "differences from the declared protocol, and runs left out",
 }
 
 Places = Mapping[tuple[str, int], Sequence[Comparison]]
 _LEVELS = {"episodes": "weights", "classes": "new classes", "seeds": "methods"}
-_NARROW = 5  # chosen: so many columns of a matrix fit 80 characters
+_NARROW = 5  # chosen: this many columns of a matrix fit into 80 characters
 
 
 def verdict(comparison: Comparison, difference: Difference) -> str:
-    """'norml is ahead', or how many episodes or seeds would tell.
+    """'norml is ahead', or how many episodes, classes or seeds a significant result needs.
 
-    Over episodes it is about the trained weights on the classes that were tested, over classes on new ones, over seeds
-    about the methods.
+    Over episodes it describes the trained weights on the tested classes, over classes the trained weights on new
+    classes, over seeds the methods.
     """
     if not difference.enough:
-        return f"too few seeds; {max(ENOUGH_SEEDS, difference.values_to_settle or 0):,} would do"
+        return f"too few seeds; {max(ENOUGH_SEEDS, difference.values_to_settle or 0):,} needed"
     if difference.settled:
         return f"{comparison.a if difference.interval.mean > 0 else comparison.b} is ahead"
     if difference.values_to_settle is None:
         return "no difference"
-    if difference.values_to_settle <= difference.interval.n:  # ahead alone, but not among so many comparisons
-        return "not told apart, given the number of pairs"
-    undecided = "inside seed scatter" if difference.over == "seeds" else "not told apart"
-    return f"{undecided}; {difference.values_to_settle:,} {difference.over} would tell"
+    if difference.values_to_settle <= difference.interval.n:  # significant only without the correction
+        return "not significant for this many pairs"
+    undecided = "within seed variation" if difference.over == "seeds" else "not significant"
+    return f"{undecided}; {difference.values_to_settle:,} {difference.over} needed"
 
 
 def comparison_values(comparison: Comparison, difference: Difference) -> dict[str, Any]:
-    """One line for scripts, under COMPARISON_KEYS."""
+    """A comparison's values by COMPARISON_KEYS."""
     size = difference.effect_size
     return {
         "a": comparison.a,
@@ -73,7 +73,7 @@ def comparison_values(comparison: Comparison, difference: Difference) -> dict[st
 
 
 def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
-    """Every pair, level by level, with its verdict."""
+    """Every pair with its difference and verdict at each level."""
     headers = ["about", "difference", "p", "d_z", "verdict"]
     last = len(headers) - 1
     pieces, rows = [], []
@@ -85,17 +85,18 @@ def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
         rows += [[title, place, *line] for line in lines]
     places = by_place(comparisons)
     n_episodes = sorted({comparison.over_episodes.interval.n for comparison in comparisons})
+    episodes = " or ".join(f"{n:,}" for n in n_episodes)
     footer = [
         "difference: points of accuracy, paired by episode, with its 95% interval",
-        f"weights: over {' or '.join(f'{n:,}' for n in n_episodes)} test episodes; says nothing about other seeds",
+        f"weights: over {episodes} test episodes; other seeds or classes may differ more",
         *_of_classes(comparisons),
         *(
-            [f"methods: between the means of seeds, which are the sample; a verdict needs {ENOUGH_SEEDS} seeds"]
+            [f"methods: over the means of seeds; a verdict needs {ENOUGH_SEEDS} seeds"]
             if any(comparison.over_seeds for comparison in comparisons)
             else []
         ),
         f"p: Student's t-test{_adjustment(places)}",
-        "d_z: Cohen's effect size, the mean difference in standard deviations of an episode's (or seed's)",
+        "d_z: Cohen's effect size, the mean difference divided by the standard deviation of the differences",
     ]
     for (benchmark, shots), there in places.items():
         where = f"{benchmark}, {shots}-shot: " if len(places) > 1 else ""
@@ -104,19 +105,16 @@ def comparison_sheet(comparisons: Sequence[Comparison]) -> Sheet:
 
 
 def _of_classes(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the legend says of new classes, where there are such lines."""
+    """The legend's line on new classes, if there are such differences."""
     numbers = sorted({each.over_classes.interval.n for each in comparisons if each.over_classes is not None})
     if not numbers:
         return []
     classes = " or ".join(f"{n:,}" for n in numbers)
-    return [
-        "weights says nothing about other classes than those tested, either",
-        f"new classes: the {classes} test classes are the sample (jackknife, Arvesen 1969)",
-    ]
+    return [f"new classes: the same weights, with the {classes} test classes as a sample (jackknife, Arvesen 1969)"]
 
 
 def by_place(comparisons: Sequence[Comparison]) -> Places:
-    """The comparisons of each benchmark and number of shots."""
+    """The comparisons by benchmark and number of shots."""
     places: dict[tuple[str, int], list[Comparison]] = {}
     for comparison in comparisons:
         places.setdefault((comparison.benchmark, comparison.shots), []).append(comparison)
@@ -124,7 +122,7 @@ def by_place(comparisons: Sequence[Comparison]) -> Places:
 
 
 def matrix_sheets(comparisons: Sequence[Comparison]) -> list[Sheet]:
-    """For each place, every method's lead over every other: mean difference over episodes, in points."""
+    """For each benchmark and number of shots, a matrix of the mean differences between methods, in points."""
     return [_matrix_sheet(place, pairs) for place, pairs in by_place(comparisons).items()]
 
 
@@ -140,7 +138,7 @@ def _matrix_sheet(place: tuple[str, int], pairs: Sequence[Comparison]) -> Sheet:
 
     level = "episodes and over classes" if any(pair.over_classes for pair in pairs) else "episodes"
     footer = [
-        "points of accuracy, paired by test episode, mean over the seeds in common",
+        "points of accuracy, paired by test episode, mean over common seeds",
         f"*: p <= {LEVEL}, Student's t-test over {level}{_adjustment({place: pairs})}; about the trained weights",
     ]
     chunks = [methods[start : start + _NARROW] for start in range(0, len(methods), _NARROW)]
@@ -154,18 +152,18 @@ def _lead(pair: Comparison, sign: Literal[1, -1]) -> str:
 
 
 def _adjustment(places: Places) -> str:
-    """Each benchmark at each number of shots is a family of its own."""
+    """The correction for multiple comparisons, which counts the pairs of one benchmark at one number of shots."""
     pairs = max(len(there) for there in places.values())
     if pairs == 1:
         return ""
     upto = "up to " if len(places) > 1 else ""
-    return f", adjusted by Holm's method for {upto}{pairs} pairs of one benchmark at one number of shots"
+    return f", Holm correction for the {upto}{pairs} pairs of a benchmark at one number of shots"
 
 
 def _cells(comparison: Comparison, difference: Difference) -> list[str]:
     interval, p = difference.interval, difference.adjusted_p
     level = _LEVELS[difference.over]
-    p_text = "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # noqa: PLR2004 - the last digit that is printed
+    p_text = "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # noqa: PLR2004 - the last printed digit
     difference_text = percent(interval.mean, interval.half_width, sign="+")
     about = f"{level}, {seeds_text(difference.seeds)}"
     return [about, difference_text, p_text, f"{difference.effect_size:+.2f}", verdict(comparison, difference)]

@@ -1,7 +1,7 @@
-"""Pictures of results as SVG that reads on light and on dark ground: accuracies beside a paper's, learning curves.
+"""Charts as SVG for light and dark backgrounds: our and published accuracies, learning curves.
 
-Colours are variables of a style sheet inside each picture, so that one file serves a page, a dark page and paper.
-Text stays text.
+Each picture has a style sheet with colour variables, so one file suits light pages, dark pages and print. Text stays
+text.
 """
 
 import io
@@ -15,9 +15,8 @@ from norml_cli.results.records import CurvePoint
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
 
-# (light, dark): ink, then blue, orange, green, purple, yellow and grey: Okabe & Ito's colours, which colour-blind
-# readers tell apart, made darker or lighter where
-# they would not stand out by 3:1 from their ground.
+# (light, dark): ink, then blue, orange, green, purple, yellow and grey: Okabe & Ito's colours for colour-blind readers,
+# darker or lighter where their contrast would be below 3:1.
 _COLOURS = [
     ("#1b1f24", "#e6e8ea"),
     ("#0072b2", "#56b4e9"),
@@ -27,10 +26,10 @@ _COLOURS = [
     ("#8a6a00", "#e6b800"),
     ("#5b5f66", "#a3a8b0"),
 ]
-BLUE, ORANGE, GREY = (_COLOURS[number][0] for number in (1, 2, 6))  # for pictures on white ground alone
+BLUE, ORANGE, GREY = (_COLOURS[number][0] for number in (1, 2, 6))  # for pictures on white only
 _DRAWN = [f"#0000{number:02x}" for number in range(1, len(_COLOURS) + 1)]  # placeholders, replaced in the SVG
 INK, SERIES = _DRAWN[0], _DRAWN[1:]
-_FAR = 20  # points below the best; chosen: no method that learns is as far from another
+_FAR = 20  # points below the best; chosen: methods that learn are closer together
 _DASHES = ["-", "--", ":", "-."]
 _WIDTH = 4.6  # inches; chosen: its text is still legible on a phone
 _STYLE = "<style>svg{{{light}}}@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
@@ -41,7 +40,7 @@ Curve = Sequence[CurvePoint]
 
 @dataclass(frozen=True)
 class Bar:
-    """One method's accuracy in percent beside the paper's; half-widths where there are any."""
+    """A method's accuracy and the paper's, each as (percent, half-width)."""
 
     title: str
     ours: tuple[float, float] | None
@@ -54,9 +53,9 @@ class Bar:
 
 
 def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
-    """A row a method: our interval, and the paper's number as a diamond. Returns SVG.
+    """Draw a row per method: our interval, and the paper's number as a diamond. Returns SVG.
 
-    A method far below the others would press them together: it is named below instead.
+    Methods far below the best are named below the chart, because they would squeeze the others together.
     """
     best = max(bar.highest for bar in bars)
     near = [bar for bar in bars if bar.highest > best - _FAR]
@@ -84,7 +83,7 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
 
 @dataclass(frozen=True)
 class Axes:
-    """What a picture's axes say, and which of them go by orders of magnitude."""
+    """Labels of a picture's axes, and which axes are logarithmic."""
 
     x: str
     y: str
@@ -96,9 +95,9 @@ Bands = Mapping[str, Sequence[tuple[float, float, float]]]  # x, lowest, highest
 
 
 def draw_curves(curves: Mapping[str, Sequence[Curve]], title: str, *, order: Sequence[str]) -> str:
-    """Meta-validation accuracy over outer steps, a line a method, which `order` gives its colour. Returns SVG.
+    """Draw meta-validation accuracy over outer steps, a line per method, coloured by its place in `order`. Returns SVG.
 
-    Several seeds of a method are their mean, in a band from the lowest to the highest of them.
+    Several seeds of a method are drawn as their mean, with a band from the lowest to the highest.
     """
     lines: dict[str, list[tuple[float, float]]] = {}
     bands: dict[str, list[tuple[float, float, float]]] = {}
@@ -112,7 +111,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], title: str, *, order: Seq
 
 
 def _at_common_steps(of_seeds: Sequence[Curve]) -> list[tuple[int, list[float]]]:
-    """Steps at which every seed was validated, each with the seeds' accuracies in percent."""
+    """Steps at which all seeds were validated, each with the seeds' accuracies in percent."""
     seeds = [{point.step: 100 * point.validation_accuracy for point in curve} for curve in of_seeds]
     return [(step, [seed[step] for seed in seeds]) for step in sorted(set.intersection(*map(set, seeds)))]
 
@@ -120,7 +119,7 @@ def _at_common_steps(of_seeds: Sequence[Curve]) -> list[tuple[int, list[float]]]
 def draw_lines(
     lines: Lines, title: str, axes: Axes, *, order: Sequence[str], marker: str = "", bands: Bands | None = None
 ) -> str:
-    """A line a name, which `order` gives its colour, and its band if it has one. Returns SVG."""
+    """Draw a line per name, coloured by its place in `order`, with its band if it has one. Returns SVG."""
 
     def draw(panel: "Panel") -> None:
         for name, points in lines.items():
@@ -145,12 +144,12 @@ def _name_axes(panel: "Panel", axes: Axes) -> None:
     for which in axes.log:
         getattr(panel, f"set_{which}scale")("log")
     if "x" not in axes.log:
-        panel.locator_params(axis="x", nbins=5)  # more of them would run into each other on a phone
+        panel.locator_params(axis="x", nbins=5)  # more labels would overlap on a phone
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 
 def _svg(draw: Callable[["Panel"], None], title: str, *, height: float) -> str:
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second to import
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
 
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -168,7 +167,7 @@ def _svg(draw: Callable[["Panel"], None], title: str, *, height: float) -> str:
 
 
 def _with_variables(svg: str) -> str:
-    """The placeholders become variables with a value for light and one for dark ground."""
+    """Replace the placeholder colours by variables with a light and a dark value."""
     for number, colour in enumerate(_DRAWN):
         svg = svg.replace(colour, f"var(--c{number})")
     light, dark = (";".join(f"--c{number}:{pair[which]}" for number, pair in enumerate(_COLOURS)) for which in (0, 1))

@@ -37,7 +37,7 @@ def render_sheets(
     *,
     width: int,
 ) -> str:
-    """`sheets`, or for CSV and JSON their `values` under `keys`; JSON says `name` and how half-widths are made."""
+    """`sheets` as text, or their `values` as CSV with columns `keys`, or as JSON under `name`."""
     if format_ == "csv":
         return to_csv(keys, values)
     if format_ == "json":
@@ -53,12 +53,12 @@ def sheet_text(sheet: Sheet, format_: str, width: int) -> str:
 
 
 def percent(mean: float, half_width: float, *, sign: Literal["", "+"] = "") -> str:
-    """Fractions as '80.45 ± 0.19', with `sign` '+' before a positive one, too."""
+    """Fractions as percent: '80.45 ± 0.19'; `sign` '+' also marks positive numbers."""
     return f"{100 * mean:{sign}.2f} ± {100 * half_width:.2f}"
 
 
 def marks_of(notes: Iterable[str]) -> dict[str, str]:
-    """A letter for each different note, in order: a ... z, aa, ab, ..."""
+    """A letter for each distinct note, in order: a ... z, aa, ab, ..."""
     marks: dict[str, str] = {}
     for note in notes:
         if note not in marks:
@@ -72,17 +72,17 @@ def _letters(number: int) -> str:
 
 
 def marked(text: str, notes: Sequence[str], marks: Mapping[str, str]) -> str:
-    """`text` with the marks of its notes behind it."""
+    """`text` followed by the marks of its notes."""
     return f"{text} ({', '.join(marks[note] for note in notes)})" if notes else text
 
 
 def note_lines(marks: Mapping[str, str]) -> list[str]:
-    """The notes below a sheet, each behind its mark."""
+    """The notes below a sheet, each after its mark."""
     return [f"({mark}) {note}" for note, mark in marks.items()]
 
 
 def to_csv(keys: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Lists and mappings are joined: numbers by spaces, texts and KEY=VALUE by ' | '."""
+    """`rows` as CSV. Lists of numbers are joined by spaces, other lists and KEY=VALUE pairs by ' | '."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(keys), lineterminator="\n")
     writer.writeheader()
@@ -107,7 +107,7 @@ def to_json(value: Any) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Without what floating point leaves behind: 0.8813 for 0.8813000000000001."""
+    """Round floats to 12 digits: 0.8813 for 0.8813000000000001."""
     if isinstance(value, float):
         return float(f"{value:.12g}")
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Results as one HTML page that needs no network and no script: tables, pictures, cost, and where each cell is from."""
+"""Results as one self-contained HTML page without scripts: tables, charts, cost, and the runs behind each cell."""
 
 import base64
 import json
@@ -30,17 +30,17 @@ from norml_cli.terminal.progress import duration
 Runs = Sequence[tuple[Path, RunRecord]]
 
 _INSPECTED = {
-    "freezing.svg": "accuracy with parts of the learner left at their initial weights",
+    "freezing.svg": "accuracy when parts of the learner keep their initial weights",
     "accuracy-by-step.svg": "accuracy after each inner step",
     "effective-rates.svg": "effective learning rates of neurons",
     "gates.svg": "gates over inner steps",
-    "gates-and-loss.svg": "gates beside an example's loss",
+    "gates-and-loss.svg": "gates and the loss of an example",
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG with a name for its file, and what it shows to who cannot see it."""
+    """An SVG with a file name and a description for screen readers."""
 
     name: str
     svg: str
@@ -48,13 +48,13 @@ class Picture:
 
     @property
     def address(self) -> str:
-        """The picture itself as an image's address; nothing in it can run there."""
+        """The picture as a data URL for an `img` element, which runs no scripts."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that the numbers of one cell depend on: a list of facts a seed, and what was looked at inside."""
+    """What a cell's numbers depend on. runs: facts about each seed. inspected: pictures of `norml inspect`."""
 
     anchor: str
     title: str
@@ -65,7 +65,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Section:
-    """One table of the page, with all that belongs to it."""
+    """A table of the page with its charts, comparisons, cost and runs."""
 
     id: str
     title: str
@@ -83,7 +83,7 @@ def render_html(
     runs: Runs,
     protocols: Sequence[ProtocolTable] = (),
 ) -> str:
-    """The page of those `tables`, of `protocols` and of all `runs`, in their order. Records are taken as checked."""
+    """The page with `tables`, `protocols` and all `runs`, in their order. Does not check the records again."""
     return rendered(
         "page.html.jinja",
         sections=[_section(registry, table, runs) for table in tables],
@@ -97,8 +97,8 @@ def render_html(
 
 
 def rendered(template: str, **values: Any) -> str:
-    """The page that a template of this folder makes of `values`, whose texts are escaped."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - half a tenth of a second, which only pages need
+    """Render a template of this folder with `values`, which are escaped."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - takes 50 ms to import
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
@@ -107,7 +107,7 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def places_by_column(grid: Grid) -> list[list[int]]:
-    """For each row, its place when the rows are sorted by each column: texts from A, numbers from the largest."""
+    """For each row, its position when sorted by each column: texts from A to Z, numbers from the largest."""
     columns = [[plain_text(row[number]) for row in grid.rows] for number in range(len(grid.headers))]
     return [list(of_row) for of_row in zip(*map(_places, columns), strict=True)]
 
@@ -120,7 +120,7 @@ def _places(column: Sequence[str]) -> list[int]:
 
 
 def _number(text: str) -> float | None:
-    """What a cell begins with: 90.5 of '90.50 ± 0.12', 1000 of '1,000 of 20,000'."""
+    """The number at the start of a cell: 90.5 of '90.50 ± 0.12', 1000 of '1,000 of 20,000'."""
     found = re.match(r"[\d,]+(?:\.\d+)?(?![\w-])", text)
     return float(found[0].replace(",", "")) if found else None
 
@@ -142,7 +142,7 @@ def _section(registry: Registry, table: Table, runs: Runs) -> Section:
 
 
 def groups_of(table: Table) -> Iterator[tuple[str, Group]]:
-    """The runs of every cell that has some, with the title of its row, column by column."""
+    """The runs of each cell with the title of its row, column by column; cells without runs are left out."""
     for number in range(len(table.entry.columns)):
         for row in table.rows:
             ours = row.cells[number].ours
@@ -151,13 +151,13 @@ def groups_of(table: Table) -> Iterator[tuple[str, Group]]:
 
 
 def pictures_of(table: Table) -> Iterator[Picture]:
-    """Accuracies beside the paper's, a picture a column, and learning curves, one a benchmark and number of shots."""
+    """Charts of accuracies, one per column, and of learning curves, one per benchmark and number of shots."""
     yield from _accuracies(table)
     yield from _curves(list(groups_of(table)))
 
 
 def _accuracies(table: Table) -> Iterator[Picture]:
-    """A picture for each column with runs of ours."""
+    """A chart for each column that has runs of ours."""
     for number, column in enumerate(table.entry.columns):
         cells = [(row.entry.title, row.cells[number]) for row in table.rows]
         bars = [
@@ -172,12 +172,12 @@ def _accuracies(table: Table) -> Iterator[Picture]:
             if cell.ours or cell.published
         ]
         if any(bar.ours for bar in bars):
-            says = f"Accuracies of {column.title}, as in the table, beside the paper's"
+            says = f"Our and published accuracies of {column.title}, as in the table"
             yield Picture(f"{table.entry.id}-{column.title}", draw_accuracies(bars, column.title), says)
 
 
 def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
-    """A picture for each benchmark and number of shots: every seed of every method that was meta-trained."""
+    """A chart for each benchmark and number of shots, with all seeds of all meta-trained methods."""
     places: dict[tuple[str, int], dict[str, list[Curve]]] = {}
     for title, group in groups:
         of_seeds: list[Curve] = [record.curve for record in group.records if len(record.curve) > 1]
@@ -192,12 +192,12 @@ def _curves(groups: Sequence[tuple[str, Group]]) -> Iterator[Picture]:
 
 
 def _end(of_seeds: Sequence[Curve]) -> float:
-    """Where the curves of a method's seeds end, on average."""
+    """The mean final meta-validation accuracy of a method's seeds."""
     return fmean(curve[-1].validation_accuracy for curve in of_seeds)
 
 
 def cost_grid(groups: Sequence[tuple[str, Group]]) -> Grid:
-    """What each run took."""
+    """Time, memory and parameters of each run."""
     headers = [
         "method",
         "benchmark",
@@ -239,19 +239,19 @@ def _provenance(name: str, title: str, group: Group, paths: Mapping[int, Path]) 
 
 
 def _facts(record: RunRecord, path: Path) -> dict[str, str]:
-    """What the numbers of one run depend on, by name."""
+    """What a run's numbers depend on, by name."""
     commit = f"{record.git.commit}{' with changes' if record.git.dirty else ''}" if record.git.commit else "unknown"
     features = {"features": record.dataset.features} if record.dataset.features else {}
     return {
         "record": str(path),
-        "made by": record.command,
-        "again": f"norml verify {path}",
+        "command": record.command,
+        "test again with": f"norml verify {path}",
         "seed": str(record.seed),
         "accuracy": f"{percent(record.accuracy.mean, record.accuracy.half_width)} over {record.accuracy.n:,} episodes",
         "best step": f"{record.best_step:,} of {record.spec.protocol.outer_steps:,}",
         "finished": record.created,
         "device": record.device,
-        **({"repeatable": record.repeatability} if record.repeatability else {}),
+        **({"repeatability": record.repeatability} if record.repeatability else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "commit": commit,
         "data": f"{record.dataset.id}, content {record.dataset.content_hash}",
@@ -262,7 +262,7 @@ def _facts(record: RunRecord, path: Path) -> dict[str, str]:
 
 
 def _inspected(path: Path) -> Iterator[Picture]:
-    """What `norml inspect` left beside the record at `path`."""
+    """The pictures of `norml inspect` next to the record at `path`."""
     for name, says in _INSPECTED.items():
         picture = Companions(path).inspection / name
         if picture.is_file():

@@ -1,4 +1,4 @@
-"""An inspection on disk: its numbers as CSV and JSON, its pictures as PNG and SVG."""
+"""Write an inspection: numbers as CSV and JSON, charts as PNG and SVG."""
 
 import io
 import json
@@ -23,10 +23,10 @@ SIGNALS = {"delta": "gates of delta", "h": "gates of h"}
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look inside gave.
+    """Results of an inspection.
 
-    accuracies: after 0, 1, ... inner steps. freezing: by case. inner_steps: T of the record. meta_gradients: norms of
-    each episode, by inner steps taken (0..T) and layer.
+    accuracies: after 0, 1, ... inner steps. freezing: accuracy by case. inner_steps: T of the record. meta_gradients:
+    norms for each episode, by number of inner steps (0..T) and layer.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Inspection:
 
     @property
     def n_layers(self) -> int:
-        """L."""
+        """L: number of layers."""
         return 1 + max(summary.layer for summary in self.layers)
 
     @property
@@ -49,12 +49,12 @@ class Inspection:
         return any(summary.delta_gate is not None for summary in self.layers)
 
     def of_layer(self, layer: int) -> list[LayerSummary]:
-        """By inner step."""
+        """The summaries of one layer, by inner step."""
         return [summary for summary in self.layers if summary.layer == layer]
 
 
 def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
-    """Write everything, or nothing; returns the files. Raises UserError if the folder cannot be written."""
+    """Write all files or none; return their paths. Raises UserError if the folder cannot be written."""
     tables = {
         "layers.csv": _layer_rows(inspection),
         "neurons.csv": _neuron_rows(inspection),
@@ -83,7 +83,7 @@ def _values(accuracy: Interval) -> dict[str, float]:
 
 
 def _place(summary: LayerSummary) -> dict[str, Any]:
-    """Layers and steps as people count them: from 1."""
+    """Layer and inner step, counted from 1."""
     return {"layer": summary.layer + 1, "inner_step": summary.step + 1}
 
 
@@ -104,7 +104,7 @@ def _neuron_rows(inspection: Inspection) -> list[dict[str, Any]]:
         {**_place(s), "neuron": neuron + 1, "effective_rate": rate}
         for s in inspection.layers
         for neuron, rate in enumerate(s.neuron_rates.tolist())
-        if math.isfinite(rate)  # a neuron that no gradient reached has none
+        if math.isfinite(rate)  # not finite: no gradient reached the neuron
     ]
 
 
@@ -148,8 +148,8 @@ def _pictures(inspection: Inspection) -> dict[str, Callable[["Figure", Inspectio
 
 
 def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection: Inspection) -> dict[Path, bytes]:
-    """As PNG and SVG, the same bytes for the same numbers."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, which only pictures need
+    """The chart as PNG and SVG; equal numbers give equal bytes."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second to import
     from matplotlib.figure import Figure  # noqa: PLC0415 - as matplotlib
 
     made = {}
@@ -165,7 +165,7 @@ def _drawn(path: Path, draw: Callable[["Figure", Inspection], None], inspection:
 
 
 def _draw_gates(figure: "Figure", inspection: Inspection) -> None:
-    """A panel a layer and signal: median, middle half and middle nine tenths over inner steps."""
+    """A panel per layer and signal: median, middle half and middle 90% of the gates over inner steps."""
     figure.set_size_inches(1 + 1.7 * inspection.n_layers, 4)
     panels = figure.subplots(2, inspection.n_layers, sharex=True, sharey=True, squeeze=False)
     for row, (signal, title) in enumerate(SIGNALS.items()):
@@ -188,14 +188,14 @@ def _draw_bands(panel: "Axes", quantiles: Sequence[Sequence[float]], *, first: i
 
 
 def _count_steps(panel: "Axes") -> None:
-    """Whole numbers along the axis of inner steps."""
+    """Label the axis of inner steps with whole numbers only."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as matplotlib
 
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_reactions(figure: "Figure", inspection: Inspection) -> None:
-    """Mean gate of right against wrong examples, and the correlation of gates with the loss."""
+    """Mean gates of correctly and wrongly classified examples, and the correlation of gates with the loss."""
     figure.set_size_inches(1 + 1.7 * inspection.n_layers, 5)
     panels = figure.subplots(3, inspection.n_layers, sharex=True, sharey="row", squeeze=False)
     nan = float("nan")
@@ -217,7 +217,7 @@ def _draw_reactions(figure: "Figure", inspection: Inspection) -> None:
 
 
 def _draw_rates(figure: "Figure", inspection: Inspection) -> None:
-    """Effective learning rates of neurons by layer, over inner steps, beside the fixed one."""
+    """Effective learning rates of neurons over inner steps, by layer, with inner_lr as a dashed line."""
     figure.set_size_inches(1 + 1.7 * inspection.n_layers, 2.6)
     panels = figure.subplots(1, inspection.n_layers, sharex=True, sharey=True, squeeze=False)[0]
     for layer, panel in enumerate(panels):
@@ -240,13 +240,13 @@ def _draw_accuracies(figure: "Figure", inspection: Inspection) -> None:
     errors = [100 * accuracy.half_width for accuracy in inspection.accuracies]
     panel.errorbar(range(len(means)), means, yerr=errors, color=BLUE, marker=".", capsize=2)
     panel.axvline(inspection.inner_steps, color=GREY, linewidth=0.8, linestyle="--")
-    panel.set_xlabel("inner steps (dashed: as many as the method takes)")
+    panel.set_xlabel("inner steps (dashed: the method's number of steps)")
     panel.set_ylabel("meta-validation accuracy in percent")
     _count_steps(panel)
 
 
 def _draw_meta_gradients(figure: "Figure", inspection: Inspection) -> None:
-    """A panel a layer: how large the derivative by the weights after each step is, by orders of magnitude."""
+    """A panel per layer: norms of the derivative by the weights after each inner step, on a logarithmic axis."""
     figure.set_size_inches(1 + 1.7 * inspection.n_layers, 2.6)
     panels = figure.subplots(1, inspection.n_layers, sharex=True, sharey=True, squeeze=False)[0]
     for layer, panel in enumerate(panels):
@@ -254,7 +254,7 @@ def _draw_meta_gradients(figure: "Figure", inspection: Inspection) -> None:
         panel.set_yscale("log")
         panel.set_title(f"layer {layer + 1}", fontsize=8)
     panels[0].set_ylabel("norm of the derivative of\nthe query loss by the weights")
-    figure.supxlabel("inner steps after which the weights are taken (bands: over episodes)", fontsize=8)
+    figure.supxlabel("weights after this many inner steps (bands: over episodes)", fontsize=8)
 
 
 def _draw_freezing(figure: "Figure", inspection: Inspection) -> None:

@@ -1,6 +1,6 @@
-"""Sheets as LaTeX tables: numbers stand in siunitx's S columns, so that their points are below each other.
+"""Sheets as LaTeX tables. Numbers use siunitx's S columns, which align decimal points.
 
-A column of '89.07 ± 0.15*' becomes up to four of LaTeX's: mean, plus-minus, half-width, and marks.
+A column such as '89.07 ± 0.15*' becomes up to four LaTeX columns: mean, plus-minus, half-width and marks.
 """
 
 import re
@@ -21,7 +21,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after the \\ that ends a row, a bare one would be an option
+    "[": "{[}",  # LaTeX would read a bare one after \\ as an option
     "*": "{*}",
     "<": "$<$",
     ">": "$>$",
@@ -35,11 +35,11 @@ _TEX_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  
 
 
 def to_latex(sheet: Sheet) -> str:
-    """A table environment, no wider than the text; the document needs booktabs, graphicx and siunitx."""
+    """A table environment that fits the text width; the document needs booktabs, graphicx and siunitx."""
     grid = sheet.wide
     columns = [_Column.of(column, left=grid.is_left(n)) for n, column in enumerate(zip(*grid.rows, strict=True))]
     columns = columns or [_Column("l" if grid.is_left(n) else "r", 1, ()) for n in range(len(grid.headers))]
-    title = re.sub(r"^Table \d+: ", "", grid.title)  # LaTeX has its own count
+    title = re.sub(r"^Table \d+: ", "", grid.title)  # LaTeX numbers tables itself
     headers = _row(column.header(header) for column, header in zip(columns, grid.headers, strict=True))
     notes = [rf"{_tex(line)}\par" for line in sheet.lines]
     lines = [
@@ -59,7 +59,7 @@ def to_latex(sheet: Sheet) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of a grid: `span` columns of LaTeX's, and the text of each cell over all of these."""
+    """A column of a grid as `span` LaTeX columns; `cells` has the text of each cell over all of them."""
 
     alignment: str
     span: int
@@ -89,7 +89,7 @@ class _Column:
 
 
 def _part(match: re.Match[str], part: str) -> str:
-    """The mean's companions as LaTeX; a star and a letter share a column."""
+    """The half-width or the marks of a number as LaTeX; star and letters share a column."""
     if part == "spread":
         return rf"$\pm$ & {match['spread']}" if match["spread"] else ""
     return "".join(rf"\textsuperscript{{{_tex(match[kind])}}}" for kind in ("star", "mark") if match[kind])
@@ -102,7 +102,7 @@ def _number(match: re.Match[str], parts: Sequence[str], *, best: bool) -> str:
 
 
 def _format(numbers: Iterable[str]) -> str:
-    """The table-format of siunitx with room for each: '+2.2'."""
+    """The table-format of siunitx that fits all `numbers`: '+2.2'."""
     halves = [number.lstrip("+-").partition(".") for number in numbers]
     sign = "+" * any(number[0] in "+-" for number in numbers)
     decimals = max(len(after) for _, _, after in halves)
@@ -110,7 +110,7 @@ def _format(numbers: Iterable[str]) -> str:
 
 
 def _aside(cell: str | CellText, span: int) -> str:
-    """Words and dashes among numbers stand in the middle, other numbers at the right."""
+    """A cell that is not a plain number: words and dashes are centred, texts with digits are right-aligned."""
     place = "r" if re.search(r"\d", plain_text(cell)) else "c"
     return rf"\multicolumn{{{span}}}{{{place}}}{{{_text(cell)}}}"
 
@@ -141,6 +141,6 @@ def _is_best(cell: str | CellText) -> bool:
 
 
 def _tex(text: str) -> str:
-    """Escaped; two hyphens stay two, and the hyphen before a number becomes a minus."""
+    """`text` escaped for LaTeX; keeps double hyphens, and turns a hyphen before a number into a minus."""
     escaped = "".join(_TEX.get(character, character) for character in text).replace("--", "-{}-")
     return re.sub(r"^-(?=\d)", "$-$", escaped)

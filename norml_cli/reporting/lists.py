@@ -19,42 +19,42 @@ RUN_KEYS = {
     "benchmark": "registry id",
     "shots": "K",
     "method": "registry id, or METHOD+NAME for a run with a name",
-    "seed": "of initial weights and training episodes",
+    "seed": "seed of initial weights and training episodes",
     "accuracy": "mean over test episodes",
-    "half_width": "half the 95% interval over test episodes",
-    "n_episodes": "test episodes",
+    "half_width": "half-width of its 95% interval over test episodes",
+    "n_episodes": "number of test episodes",
     "outer_steps": "outer steps of this run",
-    "declared_outer_steps": "outer steps that the registry declares; empty if it does not know this run",
-    "device": "where it ran",
-    "created": "UTC",
-    "spec_hash": "equal for runs of one protocol",
-    "notes": "how the run differs from the declared protocol",
+    "declared_outer_steps": "outer steps that the registry declares; empty if it does not declare this run",
+    "device": "device of the run",
+    "created": "time in UTC",
+    "spec_hash": "hash of the protocol; equal for runs with the same protocol",
+    "notes": "differences from the declared protocol",
     "training_s": "seconds in outer steps",
-    "record": "where the record lies",
+    "record": "path of the record",
 }
 
 TRIAL_KEYS = {
     "method": "registry id",
     "benchmark": "registry id",
     "shots": "K",
-    "seed": "of initial weights and training episodes",
-    "values": "what was varied in this study, by key",
+    "seed": "seed of initial weights and training episodes",
+    "values": "values that the study varied, by key",
     "outer_steps": "outer steps of this trial",
-    "best_step": "outer steps of its best meta-validation",
+    "best_step": "step of its best meta-validation",
     "validation_accuracy": "mean over the meta-validation episodes at best_step",
-    "validation_half_width": "half the 95% interval over those episodes",
-    "minus_best": "paired difference from the best trial of its method, shots and seed's episodes; null: not counted",
-    "minus_best_half_width": "half its 95% interval",
+    "validation_half_width": "half-width of its 95% interval over these episodes",
+    "minus_best": "paired difference from the best trial with the same method, shots and episodes; null without counts",
+    "minus_best_half_width": "half-width of its 95% interval",
     "mean_over_seeds": "mean of validation_accuracy over the seeds of this trial",
-    "n_seeds": "seeds of this trial, equal in everything else",
+    "n_seeds": "number of seeds with these values",
     "steps_per_s": "outer steps per second",
-    "device": "where it ran",
-    "spec_hash": "equal for trials of one protocol",
+    "device": "device of the trial",
+    "spec_hash": "hash of the protocol; equal for trials with the same protocol",
 }
 
 
 def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], format_: str, *, width: int) -> str:
-    """The list of `runs` as text that ends in a newline. Raises UserError for an unknown format."""
+    """The list of `runs` as text with a final newline. Raises UserError for an unknown format."""
     require_format(format_)
     if not runs and format_ == "rich":
         return f"no finished runs; `{suggested('norml run METHOD')}` makes one\n"
@@ -63,12 +63,12 @@ def render_runs(registry: Registry, runs: Sequence[tuple[Path, RunRecord]], form
 
 
 def runs_sheet(registry: Registry, runs: Sequence[tuple[Path, RunRecord]]) -> Sheet:
-    """The list of `runs`, with how each differs from the declared protocol."""
+    """The list of `runs`, with notes on differences from the declared protocol."""
     return _runs_sheet([_run_values(registry, *run) for run in runs])
 
 
 def render_trials(trials: Sequence[TrialRecord], format_: str, *, width: int) -> str:
-    """A study's trials, the best on meta-validation first in each method and number of shots, as `render_runs`."""
+    """A study's trials as text, as `render_runs`; for each method and number of shots the best come first."""
     require_format(format_)
     varied = sorted({key for trial in trials for key in trial.changed})
     values = [_trial_values(trial, varied) for trial in trials]
@@ -107,7 +107,7 @@ def _run_values(registry: Registry, path: Path, record: RunRecord) -> dict[str, 
 
 
 def _declared(registry: Registry, spec: RunSpec) -> RunSpec | None:
-    """What the registry says of this run today; None if it declares no such run."""
+    """The registry's current spec for this run; None if it declares no such run."""
     bench = registry.benchmarks.get(spec.benchmark)
     if spec.method not in registry.methods or bench is None or spec.shots not in bench.shots:
         return None
@@ -115,7 +115,7 @@ def _declared(registry: Registry, spec: RunSpec) -> RunSpec | None:
 
 
 def _run_notes(spec: RunSpec, declared: RunSpec | None) -> list[str]:
-    """Differences from the declared protocol, but fewer outer steps, which have a column of their own."""
+    """Differences from the declared protocol, except fewer outer steps, which have their own column."""
     if declared is None:
         return ["not declared by this registry"]
     if spec.protocol.outer_steps < declared.protocol.outer_steps:
@@ -180,7 +180,7 @@ def _trial_values(trial: TrialRecord, varied: Sequence[str]) -> dict[str, Any]:
 
 
 def _add_means(values: list[dict[str, Any]]) -> None:
-    """To each trial: over how many seeds it was made, and their mean."""
+    """Add to each trial the number of its seeds and their mean."""
     by_spec: dict[str, list[float]] = {}
     for trial in values:
         by_spec.setdefault(trial["spec_hash"], []).append(trial["validation_accuracy"])
@@ -190,7 +190,7 @@ def _add_means(values: list[dict[str, Any]]) -> None:
 
 
 def _add_pairs(trials: Sequence[TrialRecord], values: list[dict[str, Any]]) -> None:
-    """To each trial: its difference from the best of its method on the same meta-validation episodes."""
+    """Add to each trial its difference from the best trial of its method on the same meta-validation episodes."""
     best: dict[tuple[Any, ...], TrialRecord] = {}
     for trial in sorted(trials, key=lambda trial: trial.best.validation_accuracy, reverse=True):
         best.setdefault(_paired_with(trial), trial)
@@ -211,7 +211,7 @@ def _minus(trial: TrialRecord, best: TrialRecord) -> Interval | None:
 
 
 def _means_sheet(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Sheet:
-    """A row for all seeds of a trial, the best first."""
+    """A row for each trial with the mean over its seeds, the best first."""
     rows = {trial["spec_hash"]: trial for trial in trials}.values()
     ordered = sorted(rows, key=lambda trial: (trial["method"], trial["shots"], -trial["mean_over_seeds"]))
     cells = [
@@ -224,7 +224,7 @@ def _means_sheet(trials: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Sh
         ]
         for trial in ordered
     ]
-    footer = ["mean: of the seeds' best meta-validation accuracies, in percent"]
+    footer = ["mean: best meta-validation accuracy in percent, mean over seeds"]
     return Sheet(Grid(["method", "shots", *keys, "seeds", "mean"], cells), footer=footer)
 
 
@@ -236,14 +236,14 @@ def _trials_sheet(trials: Sequence[Mapping[str, Any]]) -> Sheet:
     rows = [[trial["method"], str(trial["shots"]), *_trial_numbers(trial, keys, paired=paired)] for trial in trials]
     groups = itertools.groupby(trials, key=lambda trial: (trial["method"], trial["shots"]))
     pieces = [_trials_piece(f"{method}, {shots}-shot", list(group), numbers) for (method, shots), group in groups]
-    footer = ["meta-validation: percent ± 95% interval over its episodes, at the best step"]
+    footer = ["meta-validation: accuracy in percent with its 95% interval over episodes, at the best step"]
     if paired:
-        footer.append("minus the best: points behind the method's best trial on the same episodes, paired")
+        footer.append("minus the best: paired difference in points from the method's best trial on the same episodes")
     return Sheet(Grid(headers, rows), pieces, footer)
 
 
 def _trials_piece(title: str, trials: Sequence[Mapping[str, Any]], headers: Sequence[str]) -> Grid:
-    """For a narrow terminal: what most trials share stands in the title, and a row names only what it changed."""
+    """For a narrow terminal: the title has the most common values, and each row names only its differences."""
     shared = {
         key: Counter(_value_text(trial["values"].get(key)) for trial in trials).most_common(1)[0][0]
         for key in trials[0]["values"]

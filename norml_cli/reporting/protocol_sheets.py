@@ -1,4 +1,4 @@
-"""Trained weights under several protocols as sheets: methods down, protocols across."""
+"""Tables of trained weights under several protocols as sheets: a row per method, columns per protocol."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,24 +9,24 @@ from norml_cli.results.evaluated import Reached
 from norml_cli.results.protocols import ProtocolTable, cells
 
 PROTOCOL_KEYS = {
-    "benchmark": "registry id, of the training",
-    "shots": "K, of the training",
+    "benchmark": "registry id of the benchmark in training",
+    "shots": "K in training",
     "method": "registry id",
-    "protocol": "in words; 'as trained': the run's own meta-test",
-    "changed": "values that are not the run's, by key",
+    "protocol": "test protocol in words; 'as trained' is the run's own meta-test",
+    "changed": "values that differ from the run's, by key",
     "split": "meta_val or meta_test",
-    "seeds": "the seeds that were averaged",
+    "seeds": "averaged seeds",
     "accuracy": "mean over episodes and seeds",
-    "half_width": "half the 95% interval over episodes",
-    "n_episodes": "episodes",
-    "reference": "the method that differences are taken against",
-    "minus_reference": "paired difference, same episodes and seeds; null where episodes differ",
-    "minus_reference_half_width": "half its 95% interval",
+    "half_width": "half-width of its 95% interval over episodes",
+    "n_episodes": "number of episodes",
+    "reference": "the reference method",
+    "minus_reference": "paired difference from it, same episodes and seeds; null if episodes differ",
+    "minus_reference_half_width": "half-width of its 95% interval",
 }
 
 
 def protocol_values(tables: Sequence[ProtocolTable]) -> list[dict[str, Any]]:
-    """One line a method and protocol, under PROTOCOL_KEYS."""
+    """The values of each method and protocol, by PROTOCOL_KEYS."""
     return [
         {
             "benchmark": table.benchmark,
@@ -48,7 +48,7 @@ def protocol_values(tables: Sequence[ProtocolTable]) -> list[dict[str, Any]]:
 
 
 def protocol_sheet(table: ProtocolTable) -> Sheet:
-    """Accuracies and differences from the reference; a narrow terminal has a piece for each protocol."""
+    """Accuracies and differences from the reference; on a narrow terminal, a piece for each protocol."""
     columns = {title: _columns(table, title) for title in table.protocols}
     headers = ["accuracy", "difference"]
     title = f"{table.benchmark}, {table.shots}-shot: trained weights under other protocols"
@@ -66,7 +66,7 @@ def protocol_sheet(table: ProtocolTable) -> Sheet:
     footer = [
         f"accuracy: percent with its 95% interval over episodes{', averaged over seeds' if most > 1 else ''}",
         f"difference: points of accuracy from {table.reference}, paired by episode, with its 95% interval",
-        "all is about these trained weights and says nothing about other seeds",
+        "both describe these trained weights; other seeds may differ more",
     ]
     return Sheet(wide, pieces, footer)
 

@@ -1,7 +1,4 @@
-"""Sheets: grids of finished texts with lines below them, as plain text and Markdown.
-
-Nothing here knows what the texts mean.
-"""
+"""Sheets: grids of texts with lines below them, as plain text and Markdown, whatever the texts mean."""
 
 import io
 from collections.abc import Collection, Iterator, Sequence
@@ -15,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = 3  # blanks between two columns
-_LONGEST_WORD = 28  # chosen: ids are shorter and stay whole; longer words, such as addresses, may be broken
-_NARROWEST = 20  # chosen: a terminal that says it is narrower is not believed; 0 is what some say who do not know
+_LONGEST_WORD = 28  # chosen: ids are shorter and stay whole; longer words, such as URLs, may be broken
+_NARROWEST = 20  # chosen: below this width use 80; terminals that do not know their width say 0
 
 
 @dataclass(frozen=True)
 class CellText:
-    """A text that stands out from its neighbours (`best`), or that leads somewhere on an HTML page (`link`)."""
+    """A text in bold (`best`), or with a link on an HTML page (`link`)."""
 
     text: str
     best: bool = False
@@ -30,10 +27,11 @@ class CellText:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of texts under headers; `groups` (title, number of headers) stand above the headers and cover them all.
+    """Rows of texts under headers.
 
-    A group without a title leaves its headers as they are. The first `n_left` columns and the columns `words` are
-    aligned left and may be wrapped between words; the others hold numbers.
+    groups: (title, number of headers) of the groups above the headers, which cover all headers; a title may be ''.
+    n_left, words: the first `n_left` columns and the columns `words` are left-aligned and may wrap between words; the
+    others hold numbers.
     """
 
     headers: Sequence[str]
@@ -44,7 +42,7 @@ class Grid:
     words: Collection[int] = ()
 
     def full_headers(self, joint: str) -> list[str]:
-        """Headers with their group's title before them."""
+        """Headers after their group's title."""
         if not self.groups:
             return list(self.headers)
         titles = [title for title, span in self.groups for _ in range(span)]
@@ -64,9 +62,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A grid, the same in narrower pieces, and the lines below it; `hints` say what to do, and are no part of it.
+    """A grid, the same in narrower pieces, and the lines below it.
 
-    bold: what its bold cells say, told where there is bold type.
+    hints: commands that the reader can run next. bold: the meaning of bold cells, shown in formats with bold type.
     """
 
     wide: Grid
@@ -77,20 +75,20 @@ class Sheet:
 
     @property
     def lines(self) -> list[str]:
-        """What stands below where there is bold type."""
+        """The lines below the grid in formats with bold type."""
         return [*([f"bold: {self.bold}"] if self.bold else []), *self.footer]
 
 
 def plain_text(cell: str | CellText) -> str:
-    """What a cell says."""
+    """The text of a cell."""
     return cell.text if isinstance(cell, CellText) else cell
 
 
 def to_rich(sheet: Sheet, width: int) -> str:
-    """Plain text within `width` columns; no text of a grid is left out or cut, however narrow they are.
+    """Plain text within `width` columns, without cutting any text.
 
-    The wide grid if it fits, else its pieces one below the other. Columns of words wrap between words. What does not
-    fit even so is printed cell by cell. Hints are never wrapped: they hold commands to be copied.
+    Prints the wide grid if it fits, otherwise its pieces one below the other. Columns of words wrap. A grid that still
+    does not fit is printed cell by cell. Hints never wrap, so that you can copy their commands.
     """
     width = width if width >= _NARROWEST else 80
     fits = _taken(_natural_widths(sheet.wide)) <= width
@@ -137,7 +135,7 @@ def _side_by_side(grid: Grid, widths: Sequence[int]) -> str:
 
 
 def _cell_by_cell(grid: Grid, width: int) -> str:
-    """'header: text' lines, a paragraph a row; empty cells are left out."""
+    """'header: text' lines, a paragraph per row, without empty cells."""
     headers = [f"{header}: " if header else "" for header in grid.full_headers(" ")]
     texts = [zip(headers, map(plain_text, row), strict=True) for row in grid.rows]
     paragraphs = ["\n".join(_wrapped(f"{header}{text}", width) for header, text in row if text) for row in texts]
@@ -149,7 +147,7 @@ def _wrapped(line: str, width: int) -> str:
 
 
 def _taken(widths: Sequence[int]) -> int:
-    """What columns take side by side."""
+    """The width of columns side by side."""
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
@@ -158,7 +156,7 @@ def _natural_widths(grid: Grid) -> list[int]:
 
 
 def _widths(grid: Grid, width: int) -> list[int] | None:
-    """Of each column within `width`: the widest columns of words are wrapped between words; None: too narrow."""
+    """Column widths that fit into `width` by wrapping the widest columns of words; None if there is no room."""
     widths = _natural_widths(grid)
     least = [
         min(_LONGEST_WORD, max(cell_len(word) for text in column for word in (text.split() or [""])))

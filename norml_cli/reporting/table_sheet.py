@@ -1,4 +1,4 @@
-"""A table of the paper beside our runs, as text."""
+"""A table with published numbers and our runs, as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,33 +24,33 @@ from norml_cli.results.groups import Group
 from norml_cli.results.tables import Cell, Ours, Table
 
 CELL_KEYS = {
-    "row": "the row's title",
-    "method": "registry id; empty for a published row only",
-    "column": "the column's title",
-    "benchmark": "registry id; empty for a column of published numbers only",
+    "row": "title of the row",
+    "method": "registry id; empty for a row of published numbers",
+    "column": "title of the column",
+    "benchmark": "registry id; empty for a column of published numbers",
     "shots": "K",
-    "published": "the paper's accuracy",
-    "published_half_width": "the paper's half 95% interval, where it prints one",
-    "accuracy": "ours: mean over test episodes and seeds",
-    "half_width": "half the 95% interval over test episodes, conditional on the seeds",
-    "half_width_over_classes": "half the 95% interval with test classes as the sample; empty for older records",
-    "n_episodes": "test episodes",
-    "accuracy_over_first": "the same over the table's first_episodes alone, as many as the paper's",
-    "half_width_over_first": "half its 95% interval",
-    "seeds": "the seeds that were averaged",
-    "seed_sd": "standard deviation between the seeds' means; empty for one seed",
+    "published": "published accuracy",
+    "published_half_width": "published half-width of its 95% interval, if any",
+    "accuracy": "our accuracy: mean over test episodes and seeds",
+    "half_width": "half-width of its 95% interval over test episodes, for these seeds",
+    "half_width_over_classes": "half-width of its 95% interval over test classes; empty for older records",
+    "n_episodes": "number of test episodes",
+    "accuracy_over_first": "our accuracy on the table's first_episodes",
+    "half_width_over_first": "half-width of its 95% interval",
+    "seeds": "averaged seeds",
+    "seed_sd": "standard deviation of the seeds' means; empty for one seed",
     "outer_steps": "outer steps of our runs",
     "minus_published": "accuracy - published",
     "minus_reference": "paired difference from the table's reference method, same episodes and seeds",
-    "minus_reference_half_width": "half its 95% interval",
-    "minus_reference_half_width_over_classes": "the same with test classes as the sample; empty for older records",
-    "second_accuracy": "of the same weights by the table's second_test; empty where nothing was evaluated",
-    "second_half_width": "half its 95% interval over test episodes",
-    "second_seeds": "the seeds that were averaged for it",
-    "second_minus_reference": "paired difference from the table's reference method by that test",
-    "second_minus_reference_half_width": "half its 95% interval",
-    "missing": "whether this cell could be run and was not",
-    "notes": "how the runs differ from the declared protocol, and what was left out",
+    "minus_reference_half_width": "half-width of its 95% interval",
+    "minus_reference_half_width_over_classes": "half-width over test classes; empty for older records",
+    "second_accuracy": "accuracy of the same weights in the table's second_test; empty if not evaluated",
+    "second_half_width": "half-width of its 95% interval over test episodes",
+    "second_seeds": "seeds averaged in the second test",
+    "second_minus_reference": "paired difference from the table's reference method in the second test",
+    "second_minus_reference_half_width": "half-width of its 95% interval",
+    "missing": "whether the cell has no run yet",
+    "notes": "differences from the declared protocol, and runs left out",
 }
 
 
@@ -58,7 +58,7 @@ _VS = "vs reference"
 
 
 def render_table(table: Table, format_: str, *, width: int) -> str:
-    """`table` as text that ends in a newline; only rich looks at `width`. Raises UserError for an unknown format."""
+    """`table` as text with a final newline; only rich uses `width`. Raises UserError for an unknown format."""
     require_format(format_)
     if format_ == "csv":
         return to_csv(CELL_KEYS, (_cell_values(*cell) for cell in table.cells()))
@@ -81,7 +81,7 @@ def render_table(table: Table, format_: str, *, width: int) -> str:
 
 
 def table_sheet(table: Table) -> Sheet:
-    """The columns side by side and, for less room, one below the other."""
+    """The table with its columns side by side and, as pieces, one below the other."""
     marks = marks_of(note for _, _, cell in table.cells() for note in cell.notes)
     numbers = range(len(table.entry.columns))
     places = [(number, header) for number in numbers for header in _headers(table, number)]
@@ -91,14 +91,14 @@ def table_sheet(table: Table) -> Sheet:
         [piece for number in numbers for piece in _pieces(table, number, marks)],
         [*_legend(table), *(line for each in table.goals for line in goal_lines(each)), *note_lines(marks)],
         _missing(table),
-        "the highest of its column and all that a paired test does not tell from it (Holm's method)"
+        "highest of its column, and all that do not differ from it significantly (paired test, Holm correction)"
         if any(table.highest)
         else "",
     )
 
 
 def _grid(table: Table, places: Sequence[tuple[int, str]], marks: Mapping[str, str]) -> Grid:
-    """The cells at `places`: columns, each under a header."""
+    """A grid of the cells at `places`, which are pairs of a column's index and a header."""
     rows = [
         [table.rows[row].entry.title, *(_cell_text(table, row, number, header, marks) for number, header in places)]
         for row in range(len(table.rows))
@@ -107,7 +107,7 @@ def _grid(table: Table, places: Sequence[tuple[int, str]], marks: Mapping[str, s
 
 
 def _pieces(table: Table, number: int, marks: Mapping[str, str]) -> Iterator[Grid]:
-    """One column alone, for a narrow terminal; what the second test found stands below it."""
+    """One column for a narrow terminal, with the second test below it."""
     title, second, headers = table.entry.columns[number].title, _second_title(table), _headers(table, number)
     of_second = [header for header in headers if second and header.startswith(second)]
     parts = {title: [header for header in headers if header not in of_second]}
@@ -120,7 +120,7 @@ def _pieces(table: Table, number: int, marks: Mapping[str, str]) -> Iterator[Gri
 
 
 def _headers(table: Table, number: int) -> list[str]:
-    """What a column shows of each cell: nothing that no cell of it could hold."""
+    """The headers of a column; headers that no cell can fill are left out."""
     has_paper = any(row.cells[number].published for row in table.rows)
     has_ours = any(row.cells[number].benchmark is not None for row in table.rows)
     first, second = table.entry.first_episodes, _second_title(table)
@@ -143,7 +143,7 @@ def _second_title(table: Table) -> str:
 
 
 def _cell_text(table: Table, row_number: int, number: int, header: str, marks: Mapping[str, str]) -> str | CellText:
-    """What one cell says under `header`; '-' where there is nothing."""
+    """A cell's text under `header`; '-' if empty."""
     row = table.rows[row_number]
     cell = row.cells[number]
     if header == "paper":
@@ -159,7 +159,7 @@ def _cell_text(table: Table, row_number: int, number: int, header: str, marks: M
 
 
 def _number_text(table: Table, ours: Ours, header: str) -> str:
-    """What stands under `header` besides our accuracy; '-' where there is nothing."""
+    """A cell's number under a `header` other than our accuracy; '-' if empty."""
     second, title = ours.second, _second_title(table)
     texts = {
         "ours - paper": None if ours.minus_published is None else f"{100 * ours.minus_published:+.2f}",
@@ -171,7 +171,7 @@ def _number_text(table: Table, ours: Ours, header: str) -> str:
 
 
 def anchor(table: Table, runs: Group) -> str:
-    """Names these runs on a page of tables."""
+    """The HTML anchor of these runs."""
     return f"{table.entry.id}-{runs.spec.benchmark}-{runs.spec.shots}-shot-{runs.spec.method}"
 
 
@@ -180,7 +180,7 @@ def _accuracy_text(accuracy: OverSeeds | None) -> str:
 
 
 def _difference(difference: Interval | None, over_classes: Interval | None = None) -> str:
-    """With a star where the interval excludes zero: over episodes and, where the records tell, over classes."""
+    """The difference, with a star if the intervals over episodes and (if known) over classes exclude zero."""
     if difference is None:
         return "-"
     levels = [each for each in (difference, over_classes) if each is not None]
@@ -189,18 +189,16 @@ def _difference(difference: Interval | None, over_classes: Interval | None = Non
 
 
 def goal_lines(goal: Goal) -> list[str]:
-    """By what the paper's number is reached, and how far frozen features get alone."""
-    says = f"{goal.column}, the paper's {goal.published.text.replace('+-', '±')} ({goal.title})"
+    """Which of our rows reach a published number, and how far classifiers on frozen features get."""
+    says = f"{goal.column}, paper: {goal.published.text.replace('+-', '±')} ({goal.title})"
     if goal.highest is None:
-        lines = [f"{says}: no record of ours"]
+        lines = [f"{says}; we have no record"]
     elif goal.reached_by:
-        lines = [f"{says}: reached by {'; '.join(map(_entrant_text, goal.reached_by))}"]
+        lines = [f"{says}; reached by {'; '.join(map(_entrant_text, goal.reached_by))}"]
     else:
-        lines = [f"{says}: reached by none of ours; the highest is {_entrant_text(goal.highest)}"]
+        lines = [f"{says}; none of ours reaches it, the highest is {_entrant_text(goal.highest)}"]
     heads = [f"{name}: {_entrant_text(best) if best else 'no record'}" for name, best in goal.frozen]
-    return [*lines, f"{goal.column}, the best classifier on frozen features alone: {'; '.join(heads)}"][
-        : 1 + bool(heads)
-    ]
+    return [*lines, f"{goal.column}, best classifier on frozen features; {'; '.join(heads)}"][: 1 + bool(heads)]
 
 
 def _entrant_text(entrant: Entrant) -> str:
@@ -217,38 +215,40 @@ def _legend(table: Table) -> list[str]:
     seeds = _range([result.accuracy.n_seeds for result in ours], "seed")
     if table.entry.first_episodes is not None:
         lines.append(
-            f"first {table.entry.first_episodes:,}: ours over so many of the test episodes, as many as the paper's"
+            f"first {table.entry.first_episodes:,}: our accuracy on the first {table.entry.first_episodes:,} test "
+            "episodes, as many as the paper's"
         )
     lines.append(f"ours: accuracy in percent with its 95% interval over {episodes}, mean of {seeds}")
     scatter = [result.accuracy.seed_sd for result in ours if result.accuracy.seed_sd is not None]
     if scatter:
-        lines.append(f"not in the intervals: the seeds' means scatter with a standard deviation of {_scatter(scatter)}")
+        lines.append(f"seeds: their means have a standard deviation of {_scatter(scatter)}, not part of the intervals")
     lines += _legend_of_classes(ours)
     seconds = [result.second for result in ours if result.second is not None]
     if seconds and table.entry.second_test is not None:
         by = protocol_title(table.entry.second_test.changed, "meta_test")
         of = _range([len(each.seeds) for each in seconds], "seed")
-        lines.append(f"{_second_title(table)}: the same weights tested with {by}, mean of {of}; trained as before")
+        lines.append(f"{_second_title(table)}: the same weights, tested with {by}, mean of {of}")
     if any(result.minus_reference for result in ours):
-        excludes = "both exclude" if any(result.minus_reference_over_classes for result in ours) else "this excludes"
+        of_classes = any(result.minus_reference_over_classes for result in ours)
+        excludes = "the intervals over episodes and over classes exclude" if of_classes else "the interval excludes"
         lines.append(
-            f"vs reference: difference from {table.reference_title} on the same test episodes and seeds, "
-            f"paired by episode, with its 95% interval; *: {excludes} zero (not adjusted for the number of methods)"
+            f"vs reference: paired difference from {table.reference_title} on the same test episodes and seeds, with "
+            f"its 95% interval over episodes; *: {excludes} zero (not corrected for the number of methods)"
         )
     return lines
 
 
 def _legend_of_classes(ours: Sequence[Ours]) -> list[str]:
-    """How wide the intervals are for new classes, where the records tell."""
+    """The legend's line on intervals over classes, if the records have counts by class."""
     accuracies = [each.over_classes for each in ours if each.over_classes is not None]
     if not accuracies:
         return []
     widths = _scatter([each.half_width for each in accuracies])
     classes = _range([each.n for each in accuracies], "test class")
-    lines = [f"for new classes, with {classes} as the sample, the half-widths are {widths}"]
+    lines = [f"new classes: half-widths over {classes} are {widths}"]
     differences = [e.minus_reference_over_classes for e in ours if e.minus_reference_over_classes is not None]
     if differences:
-        lines[0] += f", of the differences {_scatter([each.half_width for each in differences])}"
+        lines[0] += f", those of the differences {_scatter([each.half_width for each in differences])}"
     return lines
 
 
@@ -264,7 +264,7 @@ def _range(numbers: Sequence[int], noun: str) -> str:
 
 
 def _missing(table: Table) -> list[str]:
-    """The commands that fill the missing cells, one line a benchmark and number of shots."""
+    """The commands that fill the missing cells, one line per benchmark and number of shots."""
     methods: dict[tuple[str, int], dict[str, None]] = {}
     for row, column, cell in table.cells():
         if cell.missing and row.method and cell.benchmark:

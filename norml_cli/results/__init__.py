@@ -1,1 +1,1 @@
-"""What lies under a results folder."""
+"""Results folders: records, and the tables and comparisons computed from them."""

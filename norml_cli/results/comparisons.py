@@ -1,7 +1,8 @@
-"""Methods against each other on the same test episodes: paired differences and what they settle. Fractions here.
+"""Compare methods on the same test episodes by paired differences. Accuracies are fractions here.
 
-Episodes and seeds are two levels of chance and never mixed. Over episodes: how far the mean of *these* trained weights
-may be from their mean over all episodes. Over seeds: how far the mean of these seeds may be from that of all seeds.
+Intervals over episodes and over seeds answer different questions and are never mixed. Over episodes: how far is the
+mean of *these* trained weights from their mean over all possible episodes? Over seeds: how far is the mean of these
+seeds from the mean over all possible seeds?
 """
 
 import itertools
@@ -20,16 +21,16 @@ from norml_cli.results.records import RunRecord
 
 Level = Literal["episodes", "classes", "seeds"]
 
-LEVEL = 0.05  # of the tests, as the 95% of the intervals
-ENOUGH_SEEDS = 3  # chosen: two seeds say next to nothing of their scatter
+LEVEL = 0.05  # significance level of the tests; matches the 95% intervals
+ENOUGH_SEEDS = 3  # chosen: two seeds hardly show how much seeds vary
 
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b at one level.
+    """The mean difference a - b with its interval at one level.
 
-    Over test episodes (of one seed, or of each episode's mean over seeds), which says nothing of other classes than
-    theirs; over test classes, as a sample of all that there are; or over seeds.
+    episodes: over test episodes of one seed, or of each episode's mean over seeds; valid for the tested classes only.
+    classes: the test classes are a sample of all classes. seeds: the seeds are a sample of all seeds.
     """
 
     over: Level
@@ -39,7 +40,7 @@ class Difference:
 
     @property
     def p(self) -> float:
-        """Two-sided, of Student's t-test."""
+        """Two-sided p-value of Student's t-test."""
         return p_value(self.interval)
 
     @property
@@ -49,27 +50,27 @@ class Difference:
 
     @property
     def values_to_settle(self) -> int | None:
-        """Episodes (classes, seeds) of this scatter and mean whose interval would just exclude zero."""
+        """How many episodes (classes, seeds) with this mean and variance would make the interval exclude zero."""
         return values_to_settle_at(self.interval)
 
     @property
     def settled(self) -> bool:
-        """Whether zero is excluded, the number of comparisons taken into account."""
+        """Whether the difference is significant after correction for the number of comparisons."""
         return self.adjusted_p <= LEVEL and self.enough
 
     @property
     def enough(self) -> bool:
-        """Whether there are seeds enough for a verdict over seeds."""
+        """Whether there are enough seeds for a verdict over seeds."""
         return self.over != "seeds" or len(self.seeds) >= ENOUGH_SEEDS
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods at one place: a difference for each seed and, if there are several, over all episodes and seeds.
+    """Two methods on one benchmark at one number of shots.
 
-    Over classes, too, where the records hold what it needs.
-
-    declared: whether both were run by the declared protocol.
+    differences: over episodes, of each seed and of all seeds; over classes if the records have counts by class; over
+    seeds if there are several.
+    declared: whether both methods ran with the declared protocol.
     """
 
     a: str
@@ -82,34 +83,34 @@ class Comparison:
 
     @property
     def over_episodes(self) -> Difference:
-        """What is said of the trained weights: over episodes, each averaged over all seeds in common."""
+        """The difference of the trained weights: over episodes, each averaged over all common seeds."""
         return next(each for each in reversed(self.differences) if each.over == "episodes")
 
     @property
     def over_classes(self) -> Difference | None:
-        """The same, for new classes; None where the records do not tell."""
+        """The difference for new classes; None if the records have no counts by class."""
         return next((each for each in self.differences if each.over == "classes"), None)
 
     @property
     def for_new_classes(self) -> Difference:
-        """What a verdict about classes that were not tested rests on: the wider of both, or the one that there is."""
+        """The less significant of `over_episodes` and `over_classes`, for verdicts about other classes."""
         known = [each for each in (self.over_episodes, self.over_classes) if each is not None]
         return max(known, key=lambda each: each.adjusted_p)
 
     @property
     def over_seeds(self) -> Difference | None:
-        """What is said of the methods: over seeds; None for a single seed."""
+        """The difference of the methods: over seeds; None for a single seed."""
         return next((each for each in self.differences if each.over == "seeds"), None)
 
     def reversed(self) -> "Comparison":
-        """The same pair the other way round."""
+        """The same pair with a and b swapped."""
         differences = tuple(
             replace(each, interval=replace(each.interval, mean=-each.interval.mean)) for each in self.differences
         )
         return replace(self, a=self.b, b=self.a, differences=differences)
 
     def beside(self, difference: Difference) -> Difference | None:
-        """What stands beside another pair's `difference` in a table of pairs: over the same seeds, or over all."""
+        """This pair's counterpart of another pair's `difference`: same level, same seeds or all seeds."""
         if difference.over != "episodes":
             return self.over_seeds if difference.over == "seeds" else self.over_classes
         same = [each for each in self.differences if (each.over, each.seeds) == ("episodes", difference.seeds)]
@@ -123,9 +124,9 @@ def compare(
     shots: int,
     records: Sequence[RunRecord],
 ) -> list[Comparison]:
-    """Every pair of `methods`, in their order.
+    """Compare every pair of `methods`, in their order.
 
-    p-values are adjusted for the number of pairs (Holm), also where some pairs have other seeds than others.
+    p-values are corrected for the number of pairs (Holm), even if pairs have different seeds.
     Raises UserError for a method without runs there, and for pairs that were tested on different episodes.
     """
     chosen = {method: _runs(registry, method, benchmark, shots, records) for method in methods}
@@ -136,13 +137,13 @@ def compare(
 
 
 def _adjusted(difference: Difference, of_pair: Comparison, pairs: Sequence[Comparison]) -> Difference:
-    """With the p-value among those that all pairs have beside it: one a pair."""
+    """`difference` with its p-value corrected for the number of pairs, each of which counts once."""
     family = [difference] + [other for pair in pairs if pair is not of_pair and (other := pair.beside(difference))]
     return replace(difference, adjusted_p=holm([each.p for each in family])[0])
 
 
 def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRecord]) -> list[Comparison]:
-    """Every pair of the methods of `table` that have runs, each benchmark and number of shots apart."""
+    """Compare every pair of `table`'s methods that have runs, separately for each benchmark and number of shots."""
     comparisons = []
     for place, methods in places_of(table).items():
         ran = {r.label for r in records if (r.spec.benchmark, r.spec.shots) == place}
@@ -151,7 +152,7 @@ def compare_table(registry: Registry, table: TableEntry, records: Sequence[RunRe
 
 
 def places_of(table: TableEntry) -> dict[tuple[str, int], list[str]]:
-    """The methods of each benchmark and number of shots that `table` shows."""
+    """The methods that `table` shows, by benchmark and number of shots."""
     places: dict[tuple[str, int], list[str]] = {}
     for column, row in itertools.product(table.columns, table.rows):
         benchmark = row.benchmark or column.benchmark
@@ -162,7 +163,7 @@ def places_of(table: TableEntry) -> dict[tuple[str, int], list[str]]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """One method's runs at one place. declared: whether by the declared protocol."""
+    """A method's runs on one benchmark at one number of shots. declared: whether with the declared protocol."""
 
     group: Group
     notes: list[str]
@@ -176,7 +177,7 @@ def _runs(registry: Registry, method: str, benchmark: str, shots: int, records: 
     if group is None:
         named = f" --name {name}" if name else ""
         command = suggested(f"norml run {id_} --benchmark {benchmark} --shots {shots}{named}")
-        raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; `{command}` makes one")
+        raise UserError(f"{method}: no finished run on {benchmark}, {shots}-shot; run `{command}`")
     declared = group.spec == registry.resolve(id_, benchmark, shots).spec
     return _Runs(group, [f"{method}: {note}" for note in notes], declared)
 
@@ -189,7 +190,7 @@ def _compared(a: str, b: str, of_a: _Runs, of_b: _Runs) -> Comparison:
         raise UserError(f"{a} and {b}: no seed in common; run both with the same --seed")
     notes = of_a.notes + of_b.notes
     if set(seeds) != set(left.seeds) | set(right.seeds):
-        notes.append(f"compared over the seeds in common: {', '.join(map(str, seeds))}")
+        notes.append(f"compared over the common seeds: {', '.join(map(str, seeds))}")
     differences, declared = tuple(_differences(left, right, seeds)), of_a.declared and of_b.declared
     return Comparison(a, b, left.spec.benchmark, left.spec.shots, differences, tuple(notes), declared)
 
@@ -217,11 +218,12 @@ def _require_same_episodes(a: str, b: str, left: Group, right: Group) -> None:
         return
     ours, theirs = left.episodes, right.episodes
     if ours[0] != theirs[0]:
-        why = "the data set has other content"
+        why = "the data sets have different content"
     else:
         keys = ("n_way", "queries_per_class", "rotations", "test_episodes", "episode_seed")
-        told = [d for d in protocol_differences(left.spec, right.spec) if d.startswith(keys)]
-        why = "; ".join(told) or "the fixed episodes were drawn anew"
+        changed = [d for d in protocol_differences(left.spec, right.spec) if d.startswith(keys)]
+        why = "; ".join(changed) or "the fixed episodes were drawn again"
     raise UserError(
-        f"{a} and {b}: tested on different episodes, so nothing can be paired ({a} against {b}: {why}); run one again"
+        f"{a} and {b}: cannot be paired, because they were tested on different episodes ({a} against {b}: {why}); "
+        "run one of them again"
     )

@@ -1,6 +1,6 @@
-"""Weights under other protocols than their run's, and what they reached there; paired where episodes agree. Torch-free.
+"""Results of trained weights under other test protocols; differences are paired on equal episodes. Torch-free.
 
-Every accuracy and difference is over episodes, averaged over seeds first: about these trained weights.
+Accuracies and differences are over episodes, averaged over seeds first. They describe these trained weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ AS_TRAINED = "as trained"
 
 
 class Evaluations:
-    """Every evaluation, by the run whose weights it is of."""
+    """All evaluations, by the run whose weights they test."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class Evaluations:
         self._of = {id(run): by_path[path] for path, run in runs if path in by_path}
 
     def of(self, run: RunRecord) -> Sequence[EvaluationRecord]:
-        """Those of its weights."""
+        """The evaluations of the weights of `run`."""
         return self._of.get(id(run), ())
 
 
 @dataclass(frozen=True)
 class Reached:
-    """What one method's weights reached under one protocol. minus_reference: None where nothing can be paired."""
+    """The accuracy of a method's weights under one protocol. minus_reference: None if nothing can be paired."""
 
     method: str
     changed: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Counts:
-    """Correct answers by seed, on episodes of which equal ones may be paired."""
+    """Correct answers of each episode, by seed. Counts may be paired if their `episodes` are equal."""
 
     changed: Mapping[str, Any]
     split: str
@@ -58,18 +58,18 @@ class Counts:
 
     @property
     def queries(self) -> int:
-        """M: what the counts are out of."""
+        """M: queries per episode."""
         return self.episodes[2]
 
 
 def protocol_title(changed: Mapping[str, Any], split: str) -> str:
-    """'queries_per_class 15, rotations none'."""
+    """The protocol's title, such as 'queries_per_class 15, rotations none'."""
     parts = [f"{key} {value}" for key, value in changed.items()] + ["meta-validation"] * (split == "meta_val")
     return ", ".join(parts) or AS_TRAINED
 
 
 def counts_by_protocol(group: Group, evaluations: Evaluations) -> dict[str, Counts]:
-    """What a method's weights reached, by the title of each protocol; seeds on other episodes than the first's: out."""
+    """Counts of a method's weights by protocol title. Seeds with other episodes than the first are left out."""
     trained = Counts({}, "meta_test", group.episodes, {run.seed: run.correct for run in group.records})
     found = {AS_TRAINED: trained}
     for run in group.records:
@@ -83,7 +83,7 @@ def counts_by_protocol(group: Group, evaluations: Evaluations) -> dict[str, Coun
 
 
 def reached(method: str, ours: Counts, reference: Counts | None) -> Reached:
-    """What `ours` come to, beside the `reference` where their episodes agree and they have a seed in common."""
+    """The accuracy of `ours`, and the paired difference from `reference` if episodes are equal and seeds overlap."""
     accuracy = interval_95(episode_means(list(ours.correct.values()))).divided_by(ours.queries)
     paired: Interval | None = None
     if reference is not None and reference.episodes == ours.episodes:

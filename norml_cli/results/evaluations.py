@@ -1,6 +1,6 @@
-"""What may stand beside a run's record: its weights under other protocols, and the card of its published weights.
+"""Files next to a run's record: evaluations under other protocols, and the card of published weights. Torch-free.
 
-Both name the run's digest, so neither is ever taken for another run's. Torch-free.
+Both hold the digest of the run's record, so that they cannot be mistaken for another run's.
 """
 
 from typing import Any, Literal, Self
@@ -29,37 +29,37 @@ Split = Literal["meta_val", "meta_test"]
 
 
 class EvaluationEpisodes(Model):
-    """Which fixed episodes the weights were evaluated on."""
+    """The fixed episodes of an evaluation."""
 
-    hash: Text = Field(description="equal hashes: the same episodes, so differences may be paired")
-    n: Count = Field(description="episodes")
+    hash: Text = Field(description="hash of the episodes; differences may be paired if hashes are equal")
+    n: Count = Field(description="number of episodes")
     queries_per_episode: Count = Field(description="M = N * Q")
 
 
 class EvaluationRecord(Document):
-    """The trained weights of one run under another protocol, on fixed episodes."""
+    """An evaluation of a run's trained weights under another protocol, on fixed episodes."""
 
-    run_digest: Sha256 = Field(description="digest of the record of the run whose weights these are")
-    seed: NonNegative = Field(description="of that run")
-    changed: dict[Text, int | str] = Field(description="values that are not the run's")
-    split: Split = Field(description="whose classes: meta_val or meta_test")
-    spec: RunSpec = Field(description="the run's values with the changed ones in place")
-    spec_hash: Sha256 = Field(description="of spec")
+    run_digest: Sha256 = Field(description="digest of the record of the run that trained the weights")
+    seed: NonNegative = Field(description="seed of that run")
+    changed: dict[Text, int | str] = Field(description="values that differ from the run's")
+    split: Split = Field(description="split of the episodes: meta_val or meta_test")
+    spec: RunSpec = Field(description="the run's values with the changed values")
+    spec_hash: Sha256 = Field(description="hash of spec")
     dataset: DatasetIdentity
     episodes: EvaluationEpisodes
     correct: list[NonNegative] = Field(min_length=2, description="correctly classified queries of each episode")
     accuracy: Accuracy
-    device: Text = Field(description="GPU, or CPU with the threads that torch used and its model")
-    versions: dict[str, Text] = Field(description="of norml, Python and torch")
+    device: Text = Field(description="GPU, or CPU with torch's number of threads and its model")
+    versions: dict[str, Text] = Field(description="versions of norml, Python and torch")
     git: GitState
-    command: Text = Field(description="as it was given, without paths")
-    created: Utc = Field(description="UTC, ISO 8601")
+    command: Text = Field(description="the command line, without paths")
+    created: Utc = Field(description="time in UTC, ISO 8601")
 
     @classmethod
     def of(cls, origin: Origin, run_digest: str, *, changed: dict[str, Any], correct: list[int], **where: Any) -> Self:
-        """The record of an evaluation by `origin.spec`; `where`: its split, dataset and episodes."""
+        """The record of an evaluation with `origin.spec`. where: its split, dataset and episodes."""
         if not isinstance(origin.spec, RunSpec):
-            raise TypeError("a pretraining is not evaluated")
+            raise TypeError("origin.spec is a pretraining's, expected a run's")
         return cls(
             schema_version=SCHEMA_VERSION,
             run_digest=run_digest,
@@ -86,9 +86,9 @@ class EvaluationRecord(Document):
             raise ValueError(f"dataset.id is '{self.dataset.id}', but the spec's data set is '{spec.dataset}'")
         values = protocol.model_dump() | {"benchmark": spec.benchmark, "shots": spec.shots}
         if any(value != values.get(key) for key, value in self.changed.items()):
-            raise ValueError("changed holds a value that spec does not have")
+            raise ValueError("changed has a value that differs from spec")
         if not self.changed and self.split == "meta_test":
-            raise ValueError("nothing is changed, so it repeats the run's own meta-test")
+            raise ValueError("changed is empty, so it repeats the run's own meta-test")
         self._check_counts()
         self.accuracy.check(self.correct, self.episodes.queries_per_episode, half_width=checks_intervals(info))
         return self
@@ -97,25 +97,25 @@ class EvaluationRecord(Document):
         episodes, protocol = self.episodes, self.spec.protocol
         if episodes.queries_per_episode != self.spec.queries_per_episode:
             raise ValueError("episodes.queries_per_episode is not n_way * queries_per_class")
-        wanted = protocol.test_episodes if self.split == "meta_test" else protocol.validation_episodes
-        if len({len(self.correct), episodes.n, self.accuracy.n, wanted}) != 1:
-            raise ValueError("correct, episodes.n, accuracy.n and the spec's episodes of the split disagree in number")
+        declared = protocol.test_episodes if self.split == "meta_test" else protocol.validation_episodes
+        if len({len(self.correct), episodes.n, self.accuracy.n, declared}) != 1:
+            raise ValueError("correct, episodes.n, accuracy.n and the spec have different numbers of episodes")
 
 
 class Card(Document):
-    """What is said of a run's published weights; all of it follows from the record, the weights and the registry."""
+    """The model card of a run's published weights. It follows from the record, the weights and the registry."""
 
-    run_digest: Sha256 = Field(description="digest of the record of the run that made them")
-    file_sha256: Sha256 = Field(description="of the file with the weights")
-    licence: Text = Field(description="of the data that they were trained on")
+    run_digest: Sha256 = Field(description="digest of the record of the run that trained the weights")
+    file_sha256: Sha256 = Field(description="hash of the weights' file")
+    licence: Text = Field(description="licence of the training data")
     title: Text = Field(description="method, benchmark, shots and seed in words")
-    seed: NonNegative = Field(description="of that run")
+    seed: NonNegative = Field(description="seed of that run")
     spec: RunSpec
     dataset: DatasetIdentity
-    accuracy: Accuracy = Field(description="of the run's meta-test")
+    accuracy: Accuracy = Field(description="accuracy in the run's meta-test")
     parameters: Parameters
-    shapes: dict[Text, list[NonNegative]] = Field(description="of each tensor in the file, by its name")
-    versions: dict[str, Text] = Field(description="of norml, Python and torch, when they were trained")
+    shapes: dict[Text, list[NonNegative]] = Field(description="shape of each tensor in the file, by name")
+    versions: dict[str, Text] = Field(description="versions of norml, Python and torch that trained the weights")
 
     @classmethod
     def of(

@@ -1,4 +1,4 @@
-"""Several results folders read as one, as runs of several machines are reported together. Torch-free."""
+"""Read several results folders as one, to report the runs of several machines together. Torch-free."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ R = TypeVar("R", bound=Document)
 
 
 class Gathered:
-    """Results folders in the order given. A record that two of them hold counts once; two that differ are a fault."""
+    """Several results folders, in order. A record in two of them counts once; if the two differ, it is a fault."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [Results(folder) for folder in dict.fromkeys(folders)]
@@ -26,7 +26,7 @@ class Gathered:
             each.require_folder()
 
     def runs(self, benchmarks: Collection[str] | None = None) -> list[tuple[Path, RunRecord]]:
-        """Every run. Raises UserError with every fault."""
+        """All runs. Raises UserError with all faults."""
         return self.scan_runs(benchmarks).sound()
 
     def scan_runs(self, benchmarks: Collection[str] | None = None, *, intervals: bool = True) -> Scan[RunRecord]:
@@ -34,7 +34,7 @@ class Gathered:
         return self._joined(lambda results: results.scan_runs(benchmarks, intervals=intervals))
 
     def scan_evaluations(self, benchmarks: Collection[str] | None = None) -> Scan[EvaluationRecord]:
-        """As `Results.scan_evaluations`, each with its path beside the run that `scan_runs` has."""
+        """As `Results.scan_evaluations`; each path is next to the run that `scan_runs` returns."""
         found = self._joined(lambda results: results.scan_evaluations(benchmarks))
         return Scan([(self._beside_its_run(path), record) for path, record in found.records], found.faults)
 
@@ -44,7 +44,7 @@ class Gathered:
         return next(place for place in places if evaluated_run(place).exists())
 
     def _joined(self, scan: Callable[[Results], Scan[R]]) -> Scan[R]:
-        taken: dict[Path, tuple[Path, R]] = {}  # by place in its folder
+        taken: dict[Path, tuple[Path, R]] = {}  # by path relative to its results folder
         faults = list[str]()
         for results in self._folders:
             found = scan(results)
@@ -52,5 +52,5 @@ class Gathered:
             for path, record in found.records:
                 first, _ = taken.setdefault(path.relative_to(results.folder), (path, record))
                 if first != path and stored_digest(first) != stored_digest(path):
-                    faults.append(f"{path}: differs from {first}, which is of the same run; leave out one of them")
+                    faults.append(f"{path}: differs from {first}, the record of the same run; leave out one of them")
         return Scan(list(taken.values()), faults)

@@ -1,4 +1,4 @@
-"""Which of a paper's numbers ours reach, and what frozen features reach alone on each backbone. Torch-free."""
+"""Which published numbers our runs reach, and what frozen features alone reach on each backbone. Torch-free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from norml_cli.registry.resolving import Registry
 
 @dataclass(frozen=True)
 class Entrant:
-    """One of our rows in one column; accuracy: None where there is no record."""
+    """One of our rows in one column. accuracy: None without a record."""
 
     title: str
     method: str
@@ -21,10 +21,10 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that the paper prints for a method that we run, too.
+    """A published number of a method that we also run.
 
-    reached_by: meta-trained rows with at least that accuracy, the highest first. highest: of those that have a record.
-    frozen: by backbone, the best classifier that is fitted to frozen features alone; None: no record.
+    reached_by: meta-trained rows with at least that accuracy, highest first. highest: the best meta-trained row with a
+    record. frozen: by backbone, the best classifier on frozen features; None without a record.
     """
 
     column: str
@@ -36,12 +36,12 @@ class Goal:
 
 
 def goal(registry: Registry, column: str, title: str, published: Published, entrants: Sequence[Entrant]) -> Goal:
-    """What `entrants` of a column come to beside the `published` number of the row `title`."""
+    """Compare the `entrants` of a column with the `published` number of the row `title`."""
     trained = _ranked([each for each in entrants if _is_trained(registry, each)])
     reached_by = tuple(each for each in trained if _mean(each) >= published.accuracy)
     by_backbone: dict[str, list[Entrant]] = {}
     for each in entrants:
-        protocol: Any = registry.benchmark(each.benchmark).protocol  # a model that is made from `Protocol`
+        protocol: Any = registry.benchmark(each.benchmark).protocol  # a model generated from `Protocol`
         backbone = protocol.backbone
         if backbone is not None and not _is_trained(registry, each):
             by_backbone.setdefault(backbone.value, []).append(each)
@@ -54,7 +54,7 @@ def _is_trained(registry: Registry, entrant: Entrant) -> bool:
 
 
 def _ranked(entrants: Sequence[Entrant]) -> list[Entrant]:
-    """Those with a record, the highest first."""
+    """The entrants with a record, highest first."""
     return sorted((each for each in entrants if each.accuracy is not None), key=_mean, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Which runs may be averaged, which a cell takes, and how they differ from the declared protocol."""
+"""Group runs that may be averaged, choose the group for a table's cell, and note differences from the protocol."""
 
 import operator
 from collections.abc import Sequence
@@ -13,29 +13,29 @@ from norml_cli.results.records import RunRecord
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be averaged: one spec on the same data and test episodes, by seed."""
+    """Runs that may be averaged: one spec, the same data and test episodes, different seeds."""
 
     records: tuple[RunRecord, ...]
 
     @property
     def spec(self) -> RunSpec:
-        """What all of these runs did."""
+        """The spec of these runs."""
         return self.records[0].spec
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In rising order."""
+        """Seeds in ascending order."""
         return tuple(record.seed for record in self.records)
 
     @property
     def episodes(self) -> tuple[str, str, int]:
-        """Equal for two groups whose accuracies may be paired episode by episode."""
+        """Identifies the test episodes. Groups with equal values may be paired episode by episode."""
         first = self.records[0]
         return first.dataset.content_hash, first.episodes.test_hash, self.queries
 
     @property
     def queries(self) -> int:
-        """M: what the counts are out of."""
+        """M: queries per episode."""
         return self.records[0].episodes.queries_per_episode
 
     def counts(self, seeds: Sequence[int]) -> list[list[int]]:
@@ -43,7 +43,7 @@ class Group:
         return [record.correct for record in self.records if record.seed in seeds]
 
     def by_class(self, seeds: Sequence[int]) -> dict[str, tuple[int, float]] | None:
-        """Of each test class, its episodes and their correct answers, a mean over seeds; None: not in the records."""
+        """Episodes and mean correct answers over seeds, by test class; None if the records have no counts by class."""
         of_seeds = [record.by_class for record in self.records if record.seed in seeds]
         known = [by_class for by_class in of_seeds if by_class is not None]
         if not known or len(known) < len(of_seeds):
@@ -55,12 +55,12 @@ class Group:
 
 
 def over_new_classes(group: Group, seeds: Sequence[int]) -> Interval | None:
-    """Accuracy of these runs with test classes as the sample, in queries; None where the records do not tell."""
+    """Correct queries per episode, with an interval over test classes; None if the records have no counts by class."""
     return _over_classes(group.counts(seeds), group.by_class(seeds))
 
 
 def difference_over_new_classes(group: Group, reference: Group, seeds: Sequence[int]) -> Interval | None:
-    """`group` minus `reference`, on the same episodes; else as `over_new_classes`."""
+    """`group` minus `reference` on the same episodes, otherwise as `over_new_classes`."""
     left, right = group.by_class(seeds), reference.by_class(seeds)
     if left is None or right is None or left.keys() != right.keys():
         return None
@@ -75,12 +75,12 @@ def _over_classes(values: Sequence[Sequence[float]], held: dict[str, tuple[int, 
 
 
 def steps_of(steps: int, declared: int | None) -> str:
-    """'2,000 of 60,000' for a run that was cut short, else the number alone."""
+    """'2,000 of 60,000' for a run with fewer steps than declared, otherwise the number alone."""
     return f"{steps:,} of {declared:,}" if declared is not None and steps < declared else f"{steps:,}"
 
 
 def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
-    """'inner_lr 0.2 instead of 0.4' for each value of `spec` that is not the declared one, in the spec's order."""
+    """'inner_lr 0.2 instead of 0.4' for each value of `spec` that differs from `declared`, in the spec's order."""
     ours, theirs = _flat(spec), _flat(declared)
     differences = []
     for key in [*ours, *(key for key in theirs if key not in ours)]:
@@ -97,9 +97,9 @@ def protocol_differences(spec: RunSpec, declared: RunSpec) -> list[str]:
 def choose_runs(
     registry: Registry, method: str, benchmark: str, shots: int, records: Sequence[RunRecord]
 ) -> tuple[Group | None, list[str]]:
-    """The runs of one method, or METHOD+NAME, at one place; with notes on how they differ and what is left out.
+    """Choose the runs of a method (or METHOD+NAME) for a cell; also return notes on differences and on runs left out.
 
-    The declared protocol comes first, then the most outer steps, then the most seeds.
+    Prefers the declared protocol, then the most outer steps, then the most seeds.
     """
     place = (method, benchmark, shots)
     groups = _groups([r for r in records if (r.label, r.spec.benchmark, r.spec.shots) == place])
@@ -120,7 +120,7 @@ def method_of(label: str) -> str:
 
 
 def provenance_differences(group: Group) -> list[str]:
-    """A note if the seeds that are averaged were made on other devices, by other versions, or by changed code."""
+    """A note if the averaged seeds come from different devices, different versions or changed code."""
     if len(group.records) == 1:
         return []
     facts = {"device": [record.device for record in group.records]} | {
@@ -130,7 +130,7 @@ def provenance_differences(group: Group) -> list[str]:
         f"{name} {' and '.join(dict.fromkeys(of_seeds))}" for name, of_seeds in facts.items() if len({*of_seeds}) > 1
     ]
     dirty = [record.seed for record in group.records if record.git.dirty]
-    parts += [f"{seeds_text(dirty)} by code with uncommitted changes"] if dirty else []
+    parts += [f"{seeds_text(dirty)} ran code with uncommitted changes"] if dirty else []
     return [f"{seeds_text(group.seeds)} differ: {'; '.join(parts)}"] if parts else []
 
 
@@ -155,7 +155,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def _flat(spec: RunSpec) -> dict[str, Any]:
-    """Every value by its own key; no two models of a spec share one."""
+    """All values of a spec by key; keys are unique across its models."""
     values = spec.model_dump(mode="json")
     return {**values.pop("protocol"), **values.pop("rule"), **values}
 

@@ -1,4 +1,4 @@
-"""Which runs a table, a sweep or a study still lacks, and how long each may take. Torch-free."""
+"""Runs that a table, a sweep or a study still needs, and how long each may take. Torch-free."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from norml_cli.results.comparisons import places_of
 from norml_cli.results.records import TrainingRecord
 from norml_cli.results.store import Results, read_record
 
-LONGEST_GRID_NAME = 40  # characters; a method's id and a name fit into a line
+LONGEST_GRID_NAME = 40  # characters, so that a method's id and a name fit on a line
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A run, or a trial of `study`, without a record. name: of the run (--name).
+    """A run, or a trial of `study`, without a record. name: the run's name (--name).
 
-    expected_s: what it may take, by finished ones; None: there are none to go by.
+    expected_s: expected wall time from finished runs; None if there are none.
     """
 
     item: Resolved
@@ -34,20 +34,20 @@ class Missing:
 
 
 def runs_of(registry: Registry, table: TableEntry) -> list[Resolved]:
-    """Every run that `table` shows, by the declared protocol. Raises UserError."""
+    """All runs that `table` shows, with the declared protocol. Raises UserError."""
     places = places_of(table).items()
     return [registry.resolve(method, *place) for place, methods in places for method in dict.fromkeys(methods)]
 
 
 def grid_name(item: Resolved) -> str | None:
-    """'inner-lr-0-2': the values of the grid as the name of a run, which keeps the runs of a grid apart.
+    """A run's name from its values in a grid: 'inner-lr-0-2'. None without a grid.
 
-    A value that is more than a word or a number ends it with part of a hash. None: there is no grid.
+    A name that is too long, or has a value that is not a word or number, ends with part of a hash.
     """
     if not item.varied:
         return None
-    said = item.spec.model_dump(mode="json")
-    texts = {key: json.dumps((said["protocol"] | said["rule"])[key]) for key in item.varied}
+    values = item.spec.model_dump(mode="json")
+    texts = {key: json.dumps((values["protocol"] | values["rule"])[key]) for key in item.varied}
     name = "-".join(re.findall("[a-z0-9]+", " ".join(f"{key} {text}" for key, text in texts.items()).lower()))
     if len(name) <= LONGEST_GRID_NAME and all(re.fullmatch(r'"?[a-z0-9.]+"?', text) for text in texts.values()):
         return name
@@ -55,9 +55,9 @@ def grid_name(item: Resolved) -> str | None:
 
 
 def missing_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[int]) -> list[Missing]:
-    """Those of `items` with each of `seeds` that have no record; one seed of every item comes before a second.
+    """The runs of `items` with `seeds` that have no record; all items come with the first seed, then with the second.
 
-    Raises UserError with every record in their places that is damaged or of other values.
+    Raises UserError with every record in these places that is damaged or has other values.
     """
     names = [grid_name(item) for item in items]
     wanted = [
@@ -78,7 +78,7 @@ def missing_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[in
 
 
 def missing_trials(results: Results, study: str, items: Sequence[Resolved], seeds: Sequence[int]) -> list[Missing]:
-    """The same of the trials of `study`."""
+    """The trials of `study` that have no record."""
     took = _seconds(record for _, record in results.scan_trials(study).records)
     wanted = [(item, seed, results.trial_path(study, item, seed)) for seed in seeds for item in items]
     return [
@@ -96,7 +96,7 @@ def _place(spec: RunSpec) -> Place:
 
 
 def _seconds(records: Iterable[TrainingRecord]) -> dict[Place, list[tuple[float, int]]]:
-    """Wall time and outer steps of finished runs."""
+    """Wall times in seconds and outer steps of finished runs."""
     took: dict[Place, list[tuple[float, int]]] = {}
     for record in records:
         took.setdefault(_place(record.spec), []).append((record.cost.wall_s, record.spec.protocol.outer_steps))
@@ -104,7 +104,7 @@ def _seconds(records: Iterable[TrainingRecord]) -> dict[Place, list[tuple[float,
 
 
 def _expected(spec: RunSpec, took: dict[Place, list[tuple[float, int]]]) -> float | None:
-    """The median of finished runs, in proportion to their outer steps."""
+    """The median wall time of finished runs, scaled to the outer steps of `spec`."""
     steps = max(1, spec.protocol.outer_steps)
     seconds = [wall_s * steps / max(1, theirs) for wall_s, theirs in took.get(_place(spec), [])]
     return median(seconds) if seconds else None

@@ -1,6 +1,6 @@
-"""Trained weights under several protocols: methods beside each other, paired where their episodes agree. Torch-free.
+"""Tables of trained weights under several test protocols; differences are paired on equal episodes. Torch-free.
 
-Every accuracy and difference is over episodes, averaged over seeds first: about these trained weights.
+Accuracies and differences are over episodes, averaged over seeds first. They describe these trained weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from norml_cli.results.tables import benchmarks_of
 
 @dataclass(frozen=True)
 class ProtocolTable:
-    """The methods that were trained on `benchmark` at `shots`, by the title of each protocol and then by method."""
+    """Results of the methods trained on `benchmark` at `shots`, by protocol title, then by method."""
 
     benchmark: str
     shots: int
@@ -33,7 +33,10 @@ def protocol_tables(
     evaluations: Sequence[tuple[Path, EvaluationRecord]],
     methods: Sequence[str] = (),
 ) -> list[ProtocolTable]:
-    """A table for each benchmark and number of shots with evaluations (of these methods; the first: the reference)."""
+    """A table for each benchmark and number of shots that has evaluations.
+
+    methods: the rows, of which the first is the reference; empty: all methods.
+    """
     records, by_run = [run for _, run in runs], Evaluations(runs, evaluations)
     places = dict.fromkeys((run.spec.benchmark, run.spec.shots) for run in records if by_run.of(run))
     tables = []
@@ -49,7 +52,7 @@ def protocol_tables(
 
 
 def _methods_at(registry: Registry, benchmark: str, shots: int, records: Sequence[RunRecord]) -> list[str]:
-    """In the registry's order."""
+    """Methods with runs there, in the registry's order."""
     if benchmark not in registry.benchmarks or shots not in registry.benchmarks[benchmark].shots:
         return []
     ran = {run.spec.method for run in records if (run.spec.benchmark, run.spec.shots) == (benchmark, shots)}
@@ -74,13 +77,13 @@ def _table(
 
 
 def _order(item: tuple[str, Counts]) -> tuple[Any, ...]:
-    """As trained first, then what changes least; meta-validation last. Equal keys have values of one type."""
+    """Sort key: as trained first, then fewest changes; meta-validation last. Equal keys have values of one type."""
     _, counts = item
     return counts.split == "meta_val", len(counts.changed), *(part for pair in counts.changed.items() for part in pair)
 
 
 def cells(tables: Sequence[ProtocolTable]) -> Iterator[tuple[ProtocolTable, str, Reached]]:
-    """Every accuracy with its table and its protocol's title."""
+    """Each result with its table and its protocol's title."""
     for table in tables:
         for title, of_methods in table.protocols.items():
             for each in of_methods.values():

@@ -1,7 +1,7 @@
-"""Records: one JSON file a finished run or trial, holding everything its numbers depend on. Torch-free.
+"""Records: a JSON file for each finished run or trial, with everything its numbers depend on. Torch-free.
 
-A record checks itself: its hash, its mean and its interval must follow from what it holds, and its digest must be that
-of everything else in it, so a file that was edited, damaged or cut off is refused instead of reported.
+A record checks itself when read: its hash, mean and interval must follow from its other values, and its digest from
+all its content. So a file that was edited, damaged or cut off is an error.
 """
 
 import re
@@ -19,7 +19,7 @@ from norml_cli.registry.specs import PretrainSpec, RunSpec
 SCHEMA_VERSION: Final = 2
 
 _MEAN_TOLERANCE = 1e-12
-_HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding, far below any digit that is printed
+_HALF_WIDTH_TOLERANCE = 1e-9  # chosen: far above rounding errors, far below any printed digit
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Duration = Annotated[float, Field(ge=0)]
@@ -40,49 +40,49 @@ Utc = Annotated[str, Field(min_length=1), AfterValidator(_is_utc)]
 
 
 class Document(Model):
-    """What is written with a digest over all of it, and refused where it contradicts itself."""
+    """A JSON file with a digest over its content. Reading fails if it contradicts itself."""
 
-    schema_version: Literal[2] = Field(description="of these keys and what they mean; 2")
+    schema_version: Literal[2] = Field(description="version of this format; 2")
 
 
 class DatasetIdentity(Model):
-    """Which data the run saw."""
+    """The data of a run."""
 
-    id: Id = Field(description="of the registry's data set")
-    fingerprint: Text = Field(description="hash of how the cache was made: the entry's values and the code's version")
-    content_hash: Text = Field(description="hash of the images and classes themselves")
+    id: Id = Field(description="id of the registry's data set")
+    fingerprint: Text = Field(description="hash of the entry's values and the code's version that made the cache")
+    content_hash: Text = Field(description="hash of the images and classes")
     features: Text | None = Field(
-        default=None, description="fingerprint of the backbone's features in their place; null: the images themselves"
+        default=None, description="fingerprint of the backbone's features; null: the run used the images"
     )
 
 
 class EpisodesIdentity(Model):
-    """Which fixed evaluation episodes the run saw."""
+    """The fixed evaluation episodes of a run."""
 
-    validation_hash: Text = Field(description="of the meta-validation episodes")
-    test_hash: Text = Field(description="equal hashes: the same test episodes, so differences may be paired")
-    n_test: Count = Field(description="test episodes")
+    validation_hash: Text = Field(description="hash of the meta-validation episodes")
+    test_hash: Text = Field(description="hash of the test episodes; differences may be paired if hashes are equal")
+    n_test: Count = Field(description="number of test episodes")
     queries_per_episode: Count = Field(description="M = N * Q")
 
 
 class Accuracy(Model):
     """Mean meta-test accuracy with its 95% interval over episodes, as fractions."""
 
-    mean: Fraction = Field(description="over test episodes")
-    half_width: Annotated[float, Field(ge=0, description="of the 95% interval")]
-    n: Count = Field(description="test episodes")
-    formula: Text = Field(description="of the half-width")
+    mean: Fraction = Field(description="mean over test episodes")
+    half_width: Annotated[float, Field(ge=0, description="half-width of the 95% interval")]
+    n: Count = Field(description="number of test episodes")
+    formula: Text = Field(description="formula of the half-width")
 
     @classmethod
     def of(cls, correct: list[int], queries: int) -> Self:
-        """That of `correct` answers of each episode, out of `queries`."""
+        """The accuracy of `correct` answers in each episode of `queries` queries."""
         interval = interval_95(correct).divided_by(queries)
         return cls(mean=interval.mean, half_width=interval.half_width, n=interval.n, formula=FORMULA)
 
     def check(self, correct: list[int], queries: int, *, half_width: bool) -> None:
-        """Raises ValueError if this does not follow from `correct`. half_width: checked, too; that loads scipy."""
+        """Raises ValueError if this does not follow from `correct`. half_width: check it too, which loads scipy."""
         if max(correct) > queries:
-            raise ValueError(f"correct holds a count above the {queries} queries of an episode")
+            raise ValueError(f"correct has a count above the {queries} queries of an episode")
         if abs(self.mean - sum(correct) / len(correct) / queries) > _MEAN_TOLERANCE:
             raise ValueError("accuracy.mean is not the mean of correct / queries_per_episode")
         if self.formula != FORMULA:
@@ -92,63 +92,65 @@ class Accuracy(Model):
 
 
 def checks_intervals(info: ValidationInfo) -> bool:
-    """Whether who reads wants half-widths computed again."""
+    """Whether the reader asked to check half-widths."""
     return info.context is None or bool(info.context["intervals"])
 
 
 class OfClass(Model):
-    """The meta-test episodes that hold one class."""
+    """The meta-test episodes that contain one class."""
 
-    episodes: Count = Field(description="how many")
-    correct: NonNegative = Field(description="correctly classified queries in them, of all their classes")
+    episodes: Count = Field(description="number of these episodes")
+    correct: NonNegative = Field(description="correctly classified queries of all classes in these episodes")
 
 
 class CurvePoint(Model):
-    """One meta-validation: training numbers are means since the one before."""
+    """A meta-validation. Training numbers are means since the last meta-validation."""
 
     step: NonNegative = Field(description="outer steps done")
     loss: Annotated[float, Field(ge=0)] | None = Field(
-        description="query loss, mean over episodes and queries; null: before any step"
+        description="query loss, mean over episodes and queries; null before the first step"
     )
-    train_accuracy: Fraction | None = Field(description="null: before any step")
+    train_accuracy: Fraction | None = Field(description="query accuracy in training; null before the first step")
     validation_accuracy: Fraction = Field(description="mean over the meta-validation episodes")
-    validation_half_width: Annotated[float, Field(ge=0, description="of its 95% interval")]
-    outer_lr: Annotated[float, Field(ge=0, description="Adam's, at this step")]
+    validation_half_width: Annotated[float, Field(ge=0, description="half-width of its 95% interval")]
+    outer_lr: Annotated[float, Field(ge=0, description="Adam's learning rate at this step")]
 
 
 class Parameters(Model):
-    """Learned values."""
+    """Numbers of parameters."""
 
-    learner: NonNegative = Field(description="initial weights and biases of the linear layers, without batch norm's")
-    meta_learner: NonNegative = Field(description="of the update rule")
+    learner: NonNegative = Field(description="initial weights and biases of the linear layers, without batch norm")
+    meta_learner: NonNegative = Field(description="parameters of the update rule")
 
 
 class Cost(Model):
-    """What the run took."""
+    """Time and memory of a run."""
 
-    wall_s: Duration = Field(description="from start to record, over all restarts")
-    training_s: Duration = Field(description="in outer steps alone")
-    compile_s: Duration | None = Field(default=None, description="compiling the outer step; null: not compiled")
-    evaluation_s: Duration = Field(description="in the meta-test")
-    steps_per_s: Duration = Field(description="outer steps per second of training_s; 0: there were none")
-    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+    wall_s: Duration = Field(description="seconds from start to record, over all restarts")
+    training_s: Duration = Field(description="seconds in outer steps")
+    compile_s: Duration | None = Field(
+        default=None, description="seconds to compile the outer step; null: not compiled"
+    )
+    evaluation_s: Duration = Field(description="seconds in the meta-test")
+    steps_per_s: Duration = Field(description="outer steps per second of training_s; 0 without steps")
+    peak_memory_bytes: NonNegative = Field(description="peak memory of the GPU or the process; 0: unknown")
 
 
 class GitState(Model):
     """The code's commit; null outside a checkout."""
 
-    commit: Text | None = Field(description="its hash")
+    commit: Text | None = Field(description="hash of the commit")
     dirty: bool | None = Field(description="whether the code differed from that commit")
 
 
 def now() -> str:
-    """UTC, as records write it."""
+    """The current time in UTC, as records write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a training before it starts; `Record` says what each field means."""
+    """The part of a record that is known before training; `Record` describes the fields."""
 
     spec: RunSpec | PretrainSpec
     changed: list[str]
@@ -164,7 +166,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Course:
-    """How a training went; `Record` says what each field means."""
+    """The part of a record that training produces; `Record` describes the fields."""
 
     dataset: DatasetIdentity
     curve: list[CurvePoint] | list["PretrainingPoint"]
@@ -173,28 +175,28 @@ class Course:
 
 
 class Record(Document):
-    """What every finished training leaves: where its numbers come from."""
+    """The record of any finished training: where its numbers come from."""
 
-    status: Literal["finished"] = Field(description="finished: nothing else leaves a record")
-    spec_hash: Sha256 = Field(description="of spec; equal for runs of one protocol")
-    changed: list[Text] = Field(description="keys of the registry's values that the command line changed")
-    seed: NonNegative = Field(description="of initial weights and of what training draws")
+    status: Literal["finished"] = Field(description="finished; only finished trainings have a record")
+    spec_hash: Sha256 = Field(description="hash of spec; equal for runs with the same protocol")
+    changed: list[Text] = Field(description="keys whose registry values the command line changed")
+    seed: NonNegative = Field(description="seed of the initial weights and of training")
     dataset: DatasetIdentity
-    best_step: NonNegative = Field(description="steps of the best weights on meta-validation")
+    best_step: NonNegative = Field(description="step of the best weights on meta-validation")
     device: Text = Field(
-        description="GPU, or CPU with the threads that torch used and its model; '2 x': as many of them (see ranks)"
+        description="GPU, or CPU with torch's number of threads and its model; '2 x' means two of them (see ranks)"
     )
-    versions: dict[str, Text] = Field(description="of norml, Python and torch")
+    versions: dict[str, Text] = Field(description="versions of norml, Python and torch")
     git: GitState
-    command: Text = Field(description="as it was given, without paths")
+    command: Text = Field(description="the command line, without paths")
     deterministic: bool | None = Field(
-        default=None, description="whether torch was held to deterministic algorithms; null: not asked for"
+        default=None, description="whether torch used deterministic algorithms; null: not requested"
     )
-    repeatability: Text | None = Field(default=None, description="what a repetition may be expected to give again")
+    repeatability: Text | None = Field(default=None, description="how closely a repetition should match")
     ranks: Count | None = Field(
-        default=None, description="processes, each with a device, that shared every step at the end; null: one"
+        default=None, description="number of processes that shared each step, one device each; null: one"
     )
-    created: Utc = Field(description="UTC, ISO 8601")
+    created: Utc = Field(description="time in UTC, ISO 8601")
 
     @classmethod
     def _finished(cls, origin: Origin, course: Course, **found: Any) -> Self:
@@ -210,7 +212,7 @@ class Record(Document):
 
     @property
     def threads(self) -> int | None:
-        """That torch used on the CPU, at the end; None: on a GPU."""
+        """Number of CPU threads at the end of training; None on a GPU."""
         found = re.findall(r"(\d+) threads?\b", self.device)
         return int(found[-1]) if found else None
 
@@ -222,16 +224,16 @@ class Record(Document):
 
     def _check_steps(self, steps: list[int], last: int, name: str) -> None:
         if steps != sorted(set(steps)) or steps[-1] != last:
-            raise ValueError(f"curve does not run up to the spec's {name}")
+            raise ValueError(f"curve does not end at the spec's {name}")
         if self.best_step not in steps:
-            raise ValueError(f"best_step {self.best_step} is no step of the curve")
+            raise ValueError(f"best_step {self.best_step} is not a step of the curve")
 
 
 class TrainingRecord(Record):
-    """What every finished meta-training leaves: one method, benchmark, number of shots and seed."""
+    """The record of a finished meta-training: one method, benchmark, number of shots and seed."""
 
     spec: RunSpec
-    curve: list[CurvePoint] = Field(min_length=1, description="meta-validations in order")
+    curve: list[CurvePoint] = Field(min_length=1, description="all meta-validations, in order")
     parameters: Parameters
     cost: Cost
 
@@ -248,14 +250,14 @@ class TrainingRecord(Record):
 
 
 class RunRecord(TrainingRecord):
-    """One finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
+    """The record of a finished run: the best weights on meta-validation, tested on the fixed meta-test episodes."""
 
-    name: Id | None = Field(default=None, description="that tells it from others of its method (--name); null: none")
+    name: Id | None = Field(default=None, description="the run's name (--name); null: none")
     episodes: EpisodesIdentity
-    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in their order")
+    correct: list[NonNegative] = Field(description="correctly classified queries of each test episode, in order")
     accuracy: Accuracy
     by_class: dict[Text, OfClass] | None = Field(
-        default=None, description="of each test class by name, for intervals over new classes; null: an older record"
+        default=None, description="counts of each test class, by name, for intervals over classes; null: older record"
     )
 
     @classmethod
@@ -270,7 +272,7 @@ class RunRecord(TrainingRecord):
         by_class: dict[str, OfClass],
         name: str | None = None,
     ) -> Self:
-        """The record of a training that was tested: `correct` answers of each test episode, and by class."""
+        """The record of a tested training. correct: correct answers of each test episode. by_class: by test class."""
         accuracy = Accuracy.of(correct, episodes.queries_per_episode)
         return cls._finished(
             origin,
@@ -285,7 +287,7 @@ class RunRecord(TrainingRecord):
 
     @property
     def label(self) -> str:
-        """What tables of runs call its method: 'maml-constant-lr', or 'maml-constant-lr+fomaml'."""
+        """The method, with the run's name if it has one: 'maml-constant-lr' or 'maml-constant-lr+fomaml'."""
         return self.spec.label(self.name)
 
     @model_validator(mode="after")
@@ -300,51 +302,51 @@ class RunRecord(TrainingRecord):
             raise ValueError("episodes.queries_per_episode is not n_way * queries_per_class")
         sizes = {len(self.correct), episodes.n_test, self.accuracy.n, protocol.test_episodes}
         if len(sizes) != 1:
-            raise ValueError("correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number")
+            raise ValueError("correct, episodes.n_test, accuracy.n and the spec have different numbers of episodes")
         if self.by_class is not None:
             held = [(of_class.episodes, of_class.correct) for of_class in self.by_class.values()]
             if [sum(each) for each in zip(*held, strict=True)] != [
                 protocol.n_way * len(self.correct),
                 protocol.n_way * sum(self.correct),
             ]:
-                raise ValueError("by_class does not hold each episode and its correct answers once for each class")
+                raise ValueError("by_class does not add up to the episodes and their correct answers")
 
 
 class PretrainingPoint(Model):
-    """One check of the backbone: training numbers are means since the one before."""
+    """A meta-validation of the backbone. Training numbers are means since the last one."""
 
     step: Count = Field(description="steps done")
     loss: Annotated[float, Field(ge=0)] = Field(description="cross-entropy over the training classes")
     train_accuracy: Fraction = Field(description="over the training classes, on augmented images")
-    held_out_accuracy: Fraction = Field(description="over the training classes, on the images held out")
-    nearest_centroid: dict[str, Fraction] = Field(description="meta-validation accuracy by shots")
+    held_out_accuracy: Fraction = Field(description="over the training classes, on held-out images")
+    nearest_centroid: dict[str, Fraction] = Field(description="meta-validation accuracy, by shots")
     learning_rate: Annotated[float, Field(ge=0)]
 
     @property
     def selection(self) -> float:
-        """What picks the weights: the mean over shots of the nearest-centroid accuracies."""
+        """The number that chooses the best weights: the mean nearest-centroid accuracy over shots."""
         return sum(self.nearest_centroid.values()) / len(self.nearest_centroid)
 
 
 class PretrainingCost(Model):
-    """What the pretraining took."""
+    """Time and memory of a pretraining."""
 
-    wall_s: Duration = Field(description="from start to record, over all restarts")
-    training_s: Duration = Field(description="in steps alone")
+    wall_s: Duration = Field(description="seconds from start to record, over all restarts")
+    training_s: Duration = Field(description="seconds in training steps")
     images_per_s: Duration = Field(description="training images per second of training_s")
-    peak_memory_bytes: NonNegative = Field(description="of the GPU, or of the process; 0: unknown")
+    peak_memory_bytes: NonNegative = Field(description="peak memory of the GPU or the process; 0: unknown")
 
 
 class PretrainingRecord(Record):
-    """What every finished pretraining of a backbone leaves; meta-test is left alone."""
+    """The record of a finished pretraining of a backbone, which never uses meta-test."""
 
     spec: PretrainSpec
-    curve: list[PretrainingPoint] = Field(min_length=1, description="in order")
-    nearest_centroid: dict[str, Accuracy] = Field(description="of the best weights on meta-validation, by shots")
-    validation_hashes: dict[str, Text] = Field(description="of the meta-validation episodes, by shots")
-    training_images: Count = Field(description="of the training classes, without those held out")
-    parameters: NonNegative = Field(description="of the backbone")
-    weights_sha256: Sha256 = Field(description="of the file with the backbone's weights")
+    curve: list[PretrainingPoint] = Field(min_length=1, description="all meta-validations, in order")
+    nearest_centroid: dict[str, Accuracy] = Field(description="meta-validation accuracy of the best weights, by shots")
+    validation_hashes: dict[str, Text] = Field(description="hashes of the meta-validation episodes, by shots")
+    training_images: Count = Field(description="images of the training classes that were not held out")
+    parameters: NonNegative = Field(description="number of parameters of the backbone")
+    weights_sha256: Sha256 = Field(description="hash of the backbone's weights file")
     cost: PretrainingCost
 
     @classmethod
@@ -379,18 +381,18 @@ class PretrainingRecord(Record):
             raise ValueError(f"best_step {self.best_step} is not the best on meta-validation")
         means = {shots: accuracy.mean for shots, accuracy in self.nearest_centroid.items()}
         if means != best.nearest_centroid:
-            raise ValueError("nearest_centroid is not that of best_step")
+            raise ValueError("nearest_centroid differs from that of best_step")
         return self
 
 
 class TrialRecord(TrainingRecord):
-    """One finished trial of a study: meta-trained and meta-validated, with meta-test left alone."""
+    """The record of a finished trial of a study: meta-trained and meta-validated, without a meta-test."""
 
     study: Id
-    validation_hash: Text = Field(description="equal hashes: the same meta-validation episodes")
+    validation_hash: Text = Field(description="hash of the meta-validation episodes")
     correct: list[NonNegative] | None = Field(
         default=None,
-        description="correctly classified queries of each meta-validation episode at best_step; null: an older record",
+        description="correctly classified queries of each meta-validation episode at best_step; null: older record",
     )
 
     @classmethod
@@ -404,7 +406,7 @@ class TrialRecord(TrainingRecord):
         validation_hash: str,
         correct: list[int],
     ) -> Self:
-        """The record of a training that was not tested; `correct`: at its best meta-validation."""
+        """The record of a training without a meta-test. correct: correct answers at its best meta-validation."""
         found: dict[str, Any] = {"study": study, "validation_hash": validation_hash, "correct": correct or None}
         return cls._finished(origin, course, parameters=parameters, **found)
 
@@ -413,7 +415,7 @@ class TrialRecord(TrainingRecord):
         if self.correct is None:
             return self
         if len(self.correct) != self.spec.protocol.validation_episodes:
-            raise ValueError("correct does not hold a count for each of the spec's validation_episodes")
+            raise ValueError("correct does not have a count for each of the spec's validation_episodes")
         mean = sum(self.correct) / len(self.correct) / self.spec.queries_per_episode
         if abs(mean - self.best.validation_accuracy) > _MEAN_TOLERANCE:
             raise ValueError("the mean of correct is not the validation_accuracy of best_step")

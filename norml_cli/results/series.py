@@ -1,4 +1,4 @@
-"""Every run's learning curve and every test episode's count, as rows: one line into a pandas DataFrame. Torch-free."""
+"""Learning curves and test episodes as rows, ready for a pandas DataFrame. Torch-free."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,18 +22,18 @@ EPISODE_KEYS = (*OF_RUN, "episode", "correct", "queries")
 
 
 def learning_curves(*results: str | Path) -> list[dict[str, Any]]:
-    """A row for each meta-validation of each run under the folders `results`; `CURVE_KEYS` are its columns.
+    """A row for each meta-validation of each run in the folders `results`, with the columns `CURVE_KEYS`.
 
-    Without a folder: the default, `results`. Raises UserError for a missing folder, and with every damaged record.
+    The default folder is `results`. Raises UserError for a missing folder and for damaged records.
     """
     return [_of_run(record) | point.model_dump() for record in _runs(results) for point in record.curve]
 
 
 def episode_counts(*results: str | Path) -> list[dict[str, Any]]:
-    """A row for each meta-test episode of each run: its number, correct answers and queries (`EPISODE_KEYS`).
+    """A row for each meta-test episode of each run, with the columns `EPISODE_KEYS`.
 
-    Runs of one benchmark, shots and protocol saw the same episodes, so that counts of one number may be paired.
-    Raises UserError as `learning_curves`.
+    Runs with the same benchmark, shots and protocol have the same episodes, so counts of one episode number may be
+    paired. Raises UserError as `learning_curves`.
     """
     return [
         _of_run(record) | {"episode": number, "correct": correct, "queries": record.episodes.queries_per_episode}

@@ -1,4 +1,4 @@
-"""What lies below a results folder: where each record is, how it is written, read and found. Torch-free."""
+"""Results folders: where each record is stored, and how to write, read and find records. Torch-free."""
 
 import json
 import re
@@ -25,54 +25,54 @@ from norml_cli.results.records import SCHEMA_VERSION, Document, PretrainingRecor
 DEFAULT_FOLDER = Path("results")
 
 R = TypeVar("R", bound=Document)
-_LONGEST_NAME = 120  # chosen: with its ending and a temporary file's, below the 255 bytes that file systems allow
+_LONGEST_NAME = 120  # chosen: with all suffixes still below the 255 bytes that file systems allow
 
 
 @dataclass(frozen=True)
 class Scan(Generic[R]):
-    """The records of one kind with their paths, in order of path, and a line for each that cannot be read."""
+    """Records of one kind with their paths, sorted by path, and a line for each record that cannot be read."""
 
     records: list[tuple[Path, R]]
     faults: list[str]
 
     def sound(self) -> list[tuple[Path, R]]:
-        """The records. Raises UserError with every fault if there is one."""
+        """The records. Raises UserError with all faults if there are any."""
         if self.faults:
             raise UserError("\n".join(self.faults))
         return self.records
 
 
 class Results:
-    """One results folder. Benchmarks have a folder each; RESERVED_IDS name the others."""
+    """A results folder. It has a folder for each benchmark; RESERVED_IDS are its other folders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def require_folder(self) -> None:
-        """Raises UserError for a folder that was named and is not there; the default is made by the first run."""
+        """Raises UserError for a missing folder, except the default folder, which the first run creates."""
         if not self.folder.is_dir() and (self.folder.exists() or self.folder != DEFAULT_FOLDER):
             what = "not a folder" if self.folder.exists() else "no such folder"
             raise UserError(f"--results {self.folder}: {what}; name the folder that `norml run` wrote to")
 
     def require_writable(self) -> None:
-        """Found out before hours of training, not after. Raises UserError."""
+        """Check before training that records can be written. Raises UserError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):  # gone with the process, however it ends
+            with tempfile.TemporaryFile(dir=self.folder):  # removed with the process, however it ends
                 pass
         except OSError as error:
             fault = f"cannot be written ({error.strerror}); choose another folder"
             raise UserError(f"--results {self.folder}: {fault}") from None
 
     def run_path(self, spec: RunSpec, seed: int, name: str | None = None) -> Path:
-        """Where the record of this run lies: <benchmark>/<k>-shot/<method>[+<name>]/seed-<n>.json."""
+        """The path of a run's record: <benchmark>/<k>-shot/<method>[+<name>]/seed-<n>.json."""
         return self.folder / spec.benchmark / f"{spec.shots}-shot" / spec.label(name) / f"seed-{seed}.json"
 
     def trial_path(self, study: str, trial: Resolved, seed: int) -> Path:
-        """Where a trial's record lies: studies/<study>/<k>-shot/<method>/<what it varies>-seed-<n>.json.
+        """The path of a trial's record: studies/<study>/<k>-shot/<method>/<changed values>-seed-<n>.json.
 
-        If a finished trial of another spec has that name (on another benchmark, or of before the registry was
-        changed), part of a hash follows.
+        Part of a hash is added if a finished trial with another spec has that name, for example on another benchmark
+        or from before a change of the registry.
         """
         spec = trial.spec
         folder = self.folder / "studies" / study / f"{spec.shots}-shot" / spec.method
@@ -83,18 +83,18 @@ class Results:
         return path
 
     def pretraining_path(self, spec: PretrainSpec, seed: int) -> Path:
-        """Where its record lies: pretraining/<data set>/<recipe>/<hash of its values>-seed-<n>.json."""
+        """The path of a pretraining's record: pretraining/<data set>/<recipe>/<hash of its values>-seed-<n>.json."""
         return self.folder / "pretraining" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}.json"
 
     def runs(self, benchmarks: Collection[str] | None = None) -> list[tuple[Path, RunRecord]]:
-        """The record of every run (of these benchmarks).
+        """The records of all runs (of these benchmarks).
 
-        Raises UserError with every record that is damaged or lies where its content does not belong.
+        Raises UserError with every record that is damaged or in the wrong place.
         """
         return self.scan_runs(benchmarks).sound()
 
     def scan_runs(self, benchmarks: Collection[str] | None = None, *, intervals: bool = True) -> Scan[RunRecord]:
-        """The same with the faults beside it. intervals: see `read_record`."""
+        """As `runs`, but returns the faults. intervals: see `read_record`."""
 
         def read(path: Path) -> RunRecord:
             record = read_record(path, intervals=intervals)
@@ -104,28 +104,28 @@ class Results:
         return _scan(self._run_paths(benchmarks), read)
 
     def scan_trials(self, study: str = "") -> Scan[TrialRecord]:
-        """Every trial of a study, or of all."""
+        """All trials of a study, or of all studies."""
         return _scan(_seeds_below(self.folder / "studies" / study), read_trial)
 
     def scan_pretrainings(self) -> Scan[PretrainingRecord]:
-        """Every pretraining's record."""
+        """All records of pretrainings."""
         return _scan(_seeds_below(self.folder / "pretraining"), read_pretraining)
 
     def scan_evaluations(self, benchmarks: Collection[str] | None = None) -> Scan[EvaluationRecord]:
-        """Every evaluation of a run's weights; one of weights that another run has replaced is a fault."""
+        """All evaluations of runs' weights. An evaluation of weights that another run has replaced is a fault."""
         return _scan(self._paths("*.json", benchmarks, EVALUATIONS), _read_evaluation_in_place)
 
     def scan_cards(self) -> Scan[Card]:
-        """What is said of every published weights."""
+        """The cards of all published weights."""
         return _scan(self._paths(f"seed-*{CARD}"), read_card)
 
     def other_protocols(self) -> dict[str, "Results"]:
-        """Results folders of runs by other values than the declared ones, which no table of this folder shows."""
+        """Results folders of runs with other than the declared values; tables of this folder do not show them."""
         folder = self.folder / "other-protocols"
         return {path.name: Results(path) for path in sorted(folder.glob("*")) if path.is_dir()}
 
     def scan_all(self) -> Scan[Document]:
-        """Every record below the folder, each read by the one reader of its kind."""
+        """All records in the folder, of all kinds."""
         scans: list[Scan[Any]] = [self.scan_runs(), self.scan_trials(), self.scan_pretrainings()]
         scans += [self.scan_evaluations(), self.scan_cards()]
         scans += [others.scan_all() for others in self.other_protocols().values()]
@@ -135,7 +135,7 @@ class Results:
         return (path for path in self._paths("seed-*.json", benchmarks) if not path.name.endswith(CARD))
 
     def _paths(self, pattern: str, benchmarks: Collection[str] | None = None, ending: str = "") -> Iterator[Path]:
-        """Files of this name in the folders of benchmarks; `ending`: of the folder that each lies in."""
+        """Files in the benchmarks' folders whose name matches `pattern` and whose folder's name ends with `ending`."""
         for path in sorted(self.folder.rglob(pattern)):
             top = path.relative_to(self.folder).parts[0]
             wanted = top not in RESERVED_IDS and (benchmarks is None or top in benchmarks)
@@ -158,20 +158,20 @@ def _scan(paths: Iterator[Path] | list[Path], read: Callable[[Path], R]) -> Scan
 
 
 def trial_name(spec: RunSpec, changed: Collection[str]) -> str:
-    """'inner_lr=0.2,gate_scale=4.0': the changed values in the spec's order, in characters that every system allows."""
+    """The changed values as a file name, in the spec's order: 'inner_lr=0.2,gate_scale=4.0'."""
     keys = [key for model in (spec.protocol, spec.rule) for key in type(model).model_fields if key in changed]
     values = spec.model_dump(mode="json")
     return _named({key: (values["protocol"] | values["rule"])[key] for key in keys}) or "as-declared"
 
 
 def evaluation_path(run: Path, changed: Mapping[str, Any], split: str) -> Path:
-    """Where an evaluation of the run whose record is at `run` lies: <run>-evaluations/<what it changes>.json."""
+    """The path of an evaluation of the run with record `run`: <run>-evaluations/<changed values>.json."""
     values = {**changed, **({"split": "meta-val"} if split == "meta_val" else {})}
     return Companions(run).evaluations / f"{_named(values)}.json"
 
 
 def evaluated_run(path: Path) -> Path:
-    """Where the record of the run lies whose evaluation is at `path`."""
+    """The path of the record of the run whose evaluation is at `path`."""
     return path.parent.with_name(f"{path.parent.name.removesuffix(EVALUATIONS)}.json")
 
 
@@ -182,7 +182,7 @@ def _named(values: Mapping[str, Any]) -> str:
 
 
 def write_record(path: Path, record: Document) -> None:
-    """Write the whole record or nothing. Raises UserError if the place cannot be written."""
+    """Write a record completely or not at all. Raises UserError if the file cannot be written."""
     content = record.model_dump(mode="json")
     version = content.pop("schema_version")
     whole = {"schema_version": version, "digest": digest_of({"schema_version": version, **content}), **content}
@@ -192,10 +192,10 @@ def write_record(path: Path, record: Document) -> None:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of every key and value of a record but the digest itself.
+    """SHA-256 over the canonical JSON of a record without its digest.
 
-    Canonical: sorted keys, no spaces, numbers as Python writes them. So it holds whatever the order and the layout, and
-    changes with any figure, name, date or cost.
+    Canonical JSON has sorted keys, no spaces, and numbers as Python writes them. So the digest does not depend on
+    order and layout, but on every value.
     """
     return content_hash({key: value for key, value in content.items() if key != "digest"})
 
@@ -203,7 +203,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def read_record(path: Path, *, intervals: bool = True) -> RunRecord:
     """The run's record at `path`. Raises UserError with `file: key: message` lines for anything else.
 
-    intervals: whether its half-width is computed again, which loads scipy. The digest is held against it in any case.
+    intervals: whether to check its half-width, which loads scipy. The digest is always checked.
     """
     return _read(path, RunRecord, intervals=intervals)
 
@@ -229,10 +229,10 @@ def read_card(path: Path) -> Card:
 
 
 def stored_digest(path: Path) -> str:
-    """The digest that the record at `path` holds. Raises UserError for what is no record."""
+    """The digest in the record at `path`. Raises UserError if the file is not a record."""
     data = _read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("digest"), str):
-        raise UserError(f"{path}: is no record; name a run's record (seed-N.json)")
+        raise UserError(f"{path}: is not a record; name a run's record (seed-N.json)")
     return str(data["digest"])
 
 
@@ -240,7 +240,7 @@ def _read_evaluation_in_place(path: Path) -> EvaluationRecord:
     record, run = read_evaluation(path), evaluated_run(path)
     _require_in_place(path, evaluation_path(run, record.changed, record.split), "evaluation")
     if not run.exists() or stored_digest(run) != record.run_digest:
-        raise UserError(f"{path}: evaluates weights of another run than {run.name} beside it; delete it")
+        raise UserError(f"{path}: evaluates other weights than those of {run.name} next to it; delete it")
     return record
 
 
@@ -248,18 +248,18 @@ def _read(path: Path, kind: type[R], *, intervals: bool = True) -> R:
     data = _read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is None:
-        raise UserError(f"{path}: not a run record (no schema_version); move it out of the results folder")
+        raise UserError(f"{path}: is not a record (no schema_version); move it out of the results folder")
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: written by another version of norml (schema_version {version}, this one reads {SCHEMA_VERSION}); "
-            f"report it with that version or run it again"
+            f"{path}: was written by another version of norml (schema_version {version}, this version reads "
+            f"{SCHEMA_VERSION}); report it with that version, or run it again"
         )
     _require_kind(path, data, kind)
     digest = data.pop("digest", None)
     if digest != digest_of(data):
         raise UserError(
-            f"{path}: digest: is not that of the rest, so it was changed or damaged since it was written; take it from "
-            f"a copy, or run it again with --force"
+            f"{path}: digest: does not match the content, so the file was changed or damaged; restore it from a copy, "
+            f"or run it again with --force"
         )
     try:
         return kind.model_validate(data, context={"intervals": intervals})
@@ -267,7 +267,7 @@ def _read(path: Path, kind: type[R], *, intervals: bool = True) -> R:
         raise UserError("\n".join(f"{path}: {line}" for line in fault_lines(error, data))) from None
 
 
-_KINDS: dict[type[Document], tuple[str, str]] = {  # a key that no kind below has, and what the kind is called
+_KINDS: dict[type[Document], tuple[str, str]] = {  # a key that no kind below has, and the kind's name
     EvaluationRecord: ("split", "the record of an evaluation"),
     Card: ("file_sha256", "the card of published weights"),
     TrialRecord: ("study", "the record of a study's trial, which has no meta-test"),
@@ -283,7 +283,7 @@ def _require_kind(path: Path, data: Mapping[str, Any], kind: type[Document]) -> 
 
 
 def _number_lists_on_one_line(text: str) -> str:
-    """Indented JSON with its lists of numbers joined: a count an episode would fill ten thousand lines."""
+    """Put each list of numbers on one line; a line per episode would fill ten thousand lines."""
     return re.sub(r"\[\n([\s\d.,eE+-]+)\]", lambda match: f"[{' '.join(match[1].split())}]", text)
 
 
@@ -292,18 +292,18 @@ def _read_json(path: Path) -> Any:
         return read_json(path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; a run's record lies at results/BENCHMARK/K-shot/METHOD/seed-N.json"
+            f"{path}: no such file; a run's record is at results/BENCHMARK/K-shot/METHOD/seed-N.json"
         ) from None
     except NotRegular as error:
         where = "a record in it" if path.is_dir() else "a run's record"
         raise UserError(f"{path}: cannot be read ({error.strerror}); name {where} (seed-N.json)") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend its permissions or move it away") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix its permissions or move it away") from error
     except ValueError as error:
         if path.suffix != ".json":
-            raise UserError(f"{path}: is no record; name a run's record (seed-N.json)") from None
+            raise UserError(f"{path}: is not a record; name a run's record (seed-N.json)") from None
         fault = plain(str(error))
-        raise UserError(f"{path}: not JSON ({fault}), so damaged or cut off; delete it and run again") from None
+        raise UserError(f"{path}: is not JSON ({fault}); it is damaged or cut off, delete it and run again") from None
 
 
 def _require_in_place(path: Path, expected: Path, what: str = "run") -> None:

@@ -1,7 +1,7 @@
-"""Run records beside a paper's table: which runs a cell takes, what they reached, and how they differ from it.
+"""Put our runs next to a table's published numbers.
 
-Nothing is mixed silently. A cell averages only runs of one protocol on the same episodes; what was left out, and every
-value that differs from the registry's, becomes a note of the cell. Accuracies are fractions here.
+A cell averages only runs with one protocol and the same episodes. Its notes list the runs that were left out and the
+values that differ from the registry's. Accuracies are fractions here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ NONE = Evaluations()
 
 @dataclass(frozen=True)
 class Ours:
-    """What our runs of one cell reached.
+    """Results of our runs in one cell.
 
-    over_first: over the table's `first_episodes` alone. second: by the table's `second_test`, if it was evaluated.
-    over_classes, minus_reference_over_classes: with test classes as the sample; None where the records do not tell.
+    over_first: over the table's `first_episodes` only. second: under the table's `second_test`, if evaluated.
+    over_classes, minus_reference_over_classes: intervals over test classes; None without counts by class.
     """
 
     runs: Group
@@ -39,7 +39,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row in one column, which is about `benchmark`, if any. `missing`: it could be run, and was not."""
+    """One row in one column. benchmark: of the run, if any. missing: there is no run yet."""
 
     published: Published | None
     benchmark: str | None = None
@@ -50,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row's declaration with its cells, one a column."""
+    """A row's declaration with its cells, one per column."""
 
     entry: Row
     cells: tuple[Cell, ...]
@@ -58,10 +58,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's declaration with its rows, and the title of the method that differences are taken against.
+    """A table's declaration with its rows and the title of its reference method.
 
-    highest: for each column the rows where ours is highest, or not told apart from the highest. goals: the paper's
-    numbers for methods of ours, where rows have benchmarks of their own to reach them on.
+    highest: for each column, the row with our highest accuracy and the rows that do not differ from it significantly.
+    goals: published numbers of methods that we run, in tables whose rows have their own benchmarks.
     """
 
     entry: TableEntry
@@ -71,7 +71,7 @@ class Table:
     goals: tuple[Goal, ...] = ()
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
-        """Row by row."""
+        """All cells, row by row."""
         for row in self.rows:
             for column, cell in zip(self.entry.columns, row.cells, strict=True):
                 yield row.entry, column, cell
@@ -80,7 +80,7 @@ class Table:
 def build_table(
     registry: Registry, table: TableEntry, records: Sequence[RunRecord], evaluations: Evaluations = NONE
 ) -> Table:
-    """Put the `records` that belong to `table` beside its published numbers, with `evaluations` of their weights."""
+    """Put the `records` of `table`, and the `evaluations` of their weights, next to its published numbers."""
     title = registry.method(table.reference).title if table.reference is not None else None
     maker = _Cells(registry, table, records, evaluations)
     rows = [TableRow(row, tuple(maker.cell(row, column) for column in table.columns)) for row in table.rows]
@@ -107,9 +107,9 @@ def _entrant(row: Row, cell: Cell) -> Entrant | None:
 
 
 def _highest(column: Sequence[Ours | None]) -> frozenset[int]:
-    """The rows that a test does not tell from the highest, itself included; none where there is nothing to compare.
+    """The highest row and the rows that do not differ from it significantly; empty with fewer than two rows.
 
-    p-values are adjusted for the number of rows that the highest is compared with (Holm).
+    p-values are corrected for the number of rows compared with the highest (Holm).
     """
     ours = {number: each for number, each in enumerate(column) if each is not None}
     if len(ours) < 2:  # noqa: PLR2004 - a pair
@@ -121,9 +121,9 @@ def _highest(column: Sequence[Ours | None]) -> frozenset[int]:
 
 
 def _p_of_equality(a: Ours, b: Ours) -> float:
-    """Of the paired test, over episodes or over classes, the larger.
+    """The larger p-value of the paired tests over episodes and over classes.
 
-    0 or 1 for what cannot be paired, as the intervals are apart or not.
+    Runs that cannot be paired give 1 if their intervals overlap, otherwise 0.
     """
     seeds = [seed for seed in a.runs.seeds if seed in b.runs.seeds]
     if a.runs.episodes == b.runs.episodes and seeds:
@@ -135,14 +135,14 @@ def _p_of_equality(a: Ours, b: Ours) -> float:
 
 
 def benchmarks_of(table: TableEntry) -> set[str]:
-    """The benchmarks whose runs a table may show."""
+    """The benchmarks of all runs that a table may show."""
     named = [*(row.benchmark for row in table.rows), *(column.benchmark for column in table.columns)]
     return {benchmark for benchmark in named if benchmark is not None}
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Makes the cells of one table."""
+    """Builds the cells of one table."""
 
     registry: Registry
     table: TableEntry
@@ -182,7 +182,7 @@ class _Cells:
         ), notes + more_notes
 
     def _second(self, group: Group, reference: Group | None) -> tuple[Reached | None, list[str]]:
-        """What the same weights reached by the table's second test, where all or some of their seeds were evaluated."""
+        """The result of the same weights under the table's second test, if any of their seeds were evaluated."""
         test = self.table.second_test
         ours = None if test is None else self._counts(group, test)
         if test is None or ours is None:
@@ -190,7 +190,7 @@ class _Cells:
         beside = None if reference is None else self._counts(reference, test)
         second = reached(group.spec.method, ours, beside)
         part = set(second.seeds) != set(group.seeds)
-        return second, [f"{test.title}: {seeds_text(second.seeds)} alone"] if part else []
+        return second, [f"{test.title}: {seeds_text(second.seeds)} only"] if part else []
 
     def _counts(self, group: Group, test: SecondTest) -> Counts | None:
         every = counts_by_protocol(group, self.evaluations).values()
@@ -199,19 +199,19 @@ class _Cells:
 
 
 def _over_first(counts: list[list[int]], episodes: int | None, queries: int) -> OverSeeds | None:
-    """Over the first test episodes alone; None if as many were not asked for or are not there."""
+    """Accuracy over the first test episodes only; None if not requested, or if there are fewer episodes."""
     if episodes is None or len(counts[0]) < episodes:
         return None
     return over_seeds([of_seed[:episodes] for of_seed in counts]).divided_by(queries)
 
 
 def _paired(group: Group, reference: Group, title: str) -> tuple[Interval | None, Interval | None, list[str]]:
-    """Difference from the reference over the seeds in common, over episodes and over classes; or why there is none."""
+    """Difference from the reference over common seeds, over episodes and over classes, or a note why there is none."""
     if group.episodes != reference.episodes:
-        return None, None, [f"no paired difference: other test episodes than {title}"]
+        return None, None, [f"no paired difference: test episodes differ from those of {title}"]
     common = [seed for seed in group.seeds if seed in reference.seeds]
     if not common:
-        return None, None, [f"no paired difference: no seed in common with {title}"]
+        return None, None, [f"no paired difference: no common seed with {title}"]
     means = [episode_means(runs.counts(common)) for runs in (group, reference)]
     difference = paired_difference(*means).divided_by(group.queries)
     of_classes = difference_over_new_classes(group, reference, common)

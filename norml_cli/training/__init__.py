@@ -1,1 +1,1 @@
-"""What trains, stoppable anywhere."""
+"""Trainings that can be stopped and resumed at any point."""

@@ -1,4 +1,4 @@
-"""A resolved run spec or recipe -> the torch objects of `norml`."""
+"""Build the torch objects of `norml` from a run's spec or a recipe."""
 
 import dataclasses
 import hashlib
@@ -24,14 +24,14 @@ COLOURS = 3  # values of a pixel of a colour image
 
 
 def generator_for(purpose: str, seed: int, device: torch.device | None = None) -> torch.Generator:
-    """A generator of its own for each purpose, so that one more draw here changes nothing there."""
+    """A separate generator for each purpose, so that draws for one purpose do not affect another."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     generator = torch.Generator(device or torch.device("cpu"))
     return generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaTrained | FrozenClassifier:
-    """What `spec` classifies with, on examples of D = `n_features` values: meta-trained, or what learns nothing."""
+    """The untrained model of `spec` for examples with D = `n_features` values."""
     if isinstance(spec.rule, FittedSettings):
         return spec.rule.classifier()
     if isinstance(spec.rule, ComparingSettings):
@@ -43,7 +43,7 @@ def build_method(spec: RunSpec, n_features: int, generator: torch.Generator | No
 
 
 def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generator | None) -> MetaLearner:
-    """The untrained meta-learner of `spec`; its initial weights come from `generator`."""
+    """The untrained meta-learner of `spec`, with initial weights drawn from `generator`."""
     protocol = spec.protocol
     if not isinstance(spec.rule, LearnedSettings):
         raise TypeError(f"{spec.algorithm} has no update rule")
@@ -62,9 +62,9 @@ def build_meta_learner(spec: RunSpec, n_features: int, generator: torch.Generato
         inner_steps=spec.steps_of_an_episode,
         generator=generator,
     )
-    still = frozen_layers(protocol.adapted_layers, learner.n_layers)
-    if still:
-        rule = Frozen(rule, still)
+    frozen = frozen_layers(protocol.adapted_layers, learner.n_layers)
+    if frozen:
+        rule = Frozen(rule, frozen)
     return MetaLearner(learner, rule, inner_loop)
 
 
@@ -84,7 +84,7 @@ def _learner(protocol: Protocol, n_features: int, generator: torch.Generator | N
 
 
 def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
-    """Of images of D values, which tell their side and colours: no square number is three times another."""
+    """The convolutions' shapes. D gives the side and the colours, since no square number is three times another."""
     is_grey = math.isqrt(n_features) ** 2 == n_features
     in_channels = 1 if is_grey else COLOURS
     return Convolutions(
@@ -98,23 +98,23 @@ def _convolutions(protocol: Protocol, n_features: int) -> Convolutions:
     )
 
 
-OF_SHAPES = {  # keys of a protocol
+OF_SHAPES = {  # protocol keys that decide tensor shapes
     *("learner", "hidden_sizes", "n_way", "batch_norm_scale", "adapted_layers"),
     *("kernel_size", "stride", "padding", "pooling", "map_end"),
 }
 
 
 def shape_of(registry: Registry, spec: RunSpec) -> tuple[int, str, str]:
-    """Runs that are equal in it can be built, or not, alike: more support examples or steps only lengthen tensors."""
+    """A key for runs that need only one trial build; more support examples or steps only lengthen tensors."""
     protocol = spec.protocol.model_dump_json(include=OF_SHAPES)
     return n_features(registry, spec), f"{spec.algorithm} {spec.rule.model_dump_json()}", protocol
 
 
 def multiplications(registry: Registry, spec: RunSpec) -> int | None:
-    """Of an inner step on one episode's support set, without batch norm; None if nothing is adapted.
+    """Multiplications of an inner step on one episode's support set, without batch norm; None without inner steps.
 
-    Three products of equal size: forward, backward and the sum of outer products; nothing is pulled back through the
-    first layer.
+    Each layer has three products of equal size: forward, backward and the sum of outer products. The first layer has
+    no backward product.
     """
     with torch.device("meta"):
         method = build_method(spec, n_features(registry, spec), generator=None)
@@ -125,16 +125,16 @@ def multiplications(registry: Registry, spec: RunSpec) -> int | None:
 
 
 def parameter_counts(registry: Registry, spec: RunSpec) -> dict[str, int]:
-    """Learned values of learner and meta-learner, from a build that holds no numbers."""
+    """Numbers of parameters of the learner and the update rule, from a build on torch's meta device."""
     with torch.device("meta"):
         return build_method(spec, n_features(registry, spec), generator=None).parameter_counts()
 
 
 def least_memory_bytes(registry: Registry, spec: RunSpec) -> int:
-    """What an outer step cannot do without: weights, gradients and Adam's two moments, and what going back needs.
+    """A lower bound of an outer step's memory: weights, gradients, Adam's two moments, and tensors for the reverse.
 
-    For each support example and inner step that is at least both signals of every layer, and as much again where the
-    steps are kept and not recomputed. Measured: MAML takes 1.4 times that much, rules with more to them 4 to 10 times.
+    The reverse needs at least both signals of every layer for each support example and inner step, and twice that
+    without recomputation. Measured: MAML takes 1.4 times this bound, larger rules 4 to 10 times.
     """
     protocol = spec.protocol
     with torch.device("meta"):
@@ -147,16 +147,16 @@ def least_memory_bytes(registry: Registry, spec: RunSpec) -> int:
 
 
 def build_backbone_classifier(recipe: Recipe, n_classes: int, generator: torch.Generator | None) -> Classifier:
-    """The untrained backbone of `recipe` with its layer to `n_classes`; initial weights come from `generator`."""
+    """The untrained backbone of `recipe` with a layer to `n_classes`; initial weights come from `generator`."""
     blocks = Blocks(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Blocks)})
     backbone = ResNet12(recipe.widths, blocks, initial_weights=recipe.initial_weights, generator=generator)
     return Classifier(backbone, n_classes, generator)
 
 
 def try_backbone(recipe: Recipe) -> ResNet12:
-    """A recipe's backbone that holds no numbers, after a look at two images.
+    """A recipe's backbone on torch's meta device, after a pass of two images.
 
-    Raises ValueError if the recipe's images are too small for what it drops.
+    Raises ValueError if the recipe's images are too small for its DropBlock.
     """
     with torch.device("meta"):
         classifier = build_backbone_classifier(recipe, n_classes=2, generator=None)

@@ -1,6 +1,6 @@
-"""Checkpoints and weights: tensors and plain values that say whose they are, whole or not there.
+"""Checkpoints and weights: files of tensors and plain values, which name their run and are never half-written.
 
-Published weights are a safetensors file, which holds numbers and nothing that runs, and its card.
+Published weights are a safetensors file, which holds no code, and its card.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ from norml_cli.results.store import read_card, stored_digest, write_record
 HEAD = b"norml checkpoint 2 sha256 "
 START_OVER = "start over with --force"
 
-# What torch makes of a damaged file.
+# Exceptions that torch raises for damaged files.
 _BROKEN = (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError, pickle.UnpicklingError)
 
 MAX_FILE_BYTES = 1 << 33  # chosen: 8 GiB, over a hundred times the largest model here
 
 
 def identity_of(spec: RunSpec | PretrainSpec, seed: int, dataset: DatasetIdentity) -> dict[str, Any]:
-    """What the training of `spec` says in its files, and must find there: no other's are taken up."""
+    """Values that a training writes into its files and checks when it reads them, to reject another training's."""
     identity = {"spec_hash": spec.hash(), "seed": seed, "content_hash": dataset.content_hash}
     return identity if dataset.features is None else identity | {"features": dataset.features}
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all: a line with their SHA-256, then what torch makes of them.
+    """Write tensors and plain values completely or not at all: a line with the SHA-256, then torch's format.
 
     Raises UserError.
     """
@@ -51,18 +51,18 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors and plain values only: nothing in the file is executed, and nothing read before its checksum is right.
+    """Read tensors and plain values. Never executes anything in the file, and verifies its checksum first.
 
-    Raises UserError for what is no checkpoint or damaged, and if a value of `identity` differs.
+    Raises UserError for a file that is damaged or not a checkpoint, and if a value of `identity` differs.
     """
     try:
         payload = _checked_payload(path)
         content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     except _BROKEN as error:
-        why = f" ({reason(error)})" if isinstance(error, OSError) else ""  # torch's words help nobody
-        raise UserError(f"{path}: not a readable checkpoint{why}; {START_OVER}") from error
+        why = f" ({reason(error)})" if isinstance(error, OSError) else ""  # torch's own message does not help
+        raise UserError(f"{path}: is not a readable checkpoint{why}; {START_OVER}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint of a run; {START_OVER}")
+        raise UserError(f"{path}: is not a checkpoint of a run; {START_OVER}")
     for key, expected in identity.items():
         if content.get(key) != expected:
             raise UserError(
@@ -73,11 +73,11 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_payload(path: Path) -> bytes:
-    """What `torch.load` may see: the file behind its head, whose checksum is that of the rest."""
+    """The file behind its head, for `torch.load`, after its checksum was verified."""
     data = read_regular(path, MAX_FILE_BYTES)
     head, _, payload = data.partition(b"\n")
     if not head.startswith(HEAD):
-        raise UserError(f"{path}: not a readable checkpoint (no checksum at its start); {START_OVER}")
+        raise UserError(f"{path}: is not a readable checkpoint (no checksum at its start); {START_OVER}")
     if head != HEAD + hashlib.sha256(payload).hexdigest().encode():
         raise UserError(f"{path}: is damaged (its checksum differs); {START_OVER}")
     return payload
@@ -89,13 +89,13 @@ def _checked_payload(path: Path) -> bytes:
 def write_published(
     record_at: Path, record: RunRecord, state: Mapping[str, torch.Tensor], *, licence: str, out: Path
 ) -> Card:
-    """Write the tensors `state` of the run of `record` to `out`, with their card beside it, which is written last.
+    """Write the tensors `state` of the run of `record` to `out`, then their card next to it.
 
-    The same run gives the same two files, byte for byte. Raises UserError for learned numbers that are not float32.
+    The same run always gives the same two files, byte for byte. Raises UserError for weights that are not float32.
     """
     others = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
     if others:
-        raise UserError(f"{record_at}: its weights are {', '.join(others)}; only float32 is published")
+        raise UserError(f"{record_at}: its weights are {', '.join(others)}; only float32 weights can be published")
     data = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
     card = Card.of(
         record,
@@ -110,12 +110,12 @@ def write_published(
 
 
 def read_published(record_at: Path) -> dict[str, torch.Tensor]:
-    """The published tensors of the run whose record is at `record_at`; nothing is read before its checksum is right.
+    """The published tensors of the run whose record is at `record_at`. Verifies the checksum first.
 
-    Raises UserError for a file that is damaged, without its card, or another run's.
+    Raises UserError for a file that is damaged, has no card, or belongs to another run.
     """
     files = Companions(record_at)
-    card, again = read_card(files.card), "take both from a copy, or export them again"
+    card, again = read_card(files.card), "restore both from a copy, or export them again"
     if card.run_digest != stored_digest(record_at):
         raise UserError(f"{files.card}: belongs to another run than {record_at.name}; {again}")
     try:

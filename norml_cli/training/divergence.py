@@ -1,6 +1,6 @@
-"""Trainings whose numbers go wrong: what diverged, what to change, and a note so that they are not begun again blindly.
+"""Diverging trainings: which loop diverged, what to change, and a note that prevents the same training again.
 
-The note lies beside the checkpoint, which stays as it was: the last one with finite weights.
+The note is next to the checkpoint, which keeps the last finite weights.
 """
 
 import json
@@ -19,26 +19,24 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError, counted
 from norml_cli.files.json_files import read_json
 
-MOST_LOOKS = 9  # at the support loss along the inner loop; each adapts anew
-GROWN = (
-    10.0  # chosen: a guess among N classes costs log N; ten times that before any inner step is not adaptation's doing
-)
+MOST_LOOKS = 9  # evaluations of the support loss along the inner loop, each with its own adaptation
+GROWN = 10.0  # chosen: guessing among N classes has loss log N; ten times that cannot come from the inner loop
 
 
 class Diverged(UserError):  # noqa: N818 - as Stopped: what happened
-    """A loss or weights that are no longer numbers."""
+    """The loss or the weights are no longer finite."""
 
 
 def require_finite(module: torch.nn.Module, name: str, when: str, advice: str) -> None:
-    """Raise Diverged if a weight is no number: neither a checkpoint nor a record is ever made of such."""
+    """Raise Diverged if a weight is not finite. Such weights never reach a checkpoint or a record."""
     for key, value in module.state_dict().items():
         if not torch.isfinite(value).all():
-            raise Diverged(f"{name}: the weights {key} are no numbers after {when}; {advice}")
+            raise Diverged(f"{name}: the weights {key} are not finite after {when}; {advice}")
 
 
 @torch.no_grad()
-def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str:
-    """Which loop diverged, from the support loss along the inner loop of this batch, and what to change."""
+def diverging_loop(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str:
+    """Which loop diverged and what to change, found from the support loss along this batch's inner loop."""
     looks = min(MOST_LOOKS, inner_steps + 1)
     steps = sorted({round(look * inner_steps / max(1, looks - 1)) for look in range(looks)})
     losses = [_support_loss(meta_learner, batch, step) for step in steps]
@@ -56,26 +54,26 @@ def told_apart(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int)
             f"{found:.3g} within {counted(worst, 'inner step')}; lower inner_lr with --set"
         )
     return (
-        f"the inner loop is sound (support loss {losses[0]:.3g} to {losses[-1]:.3g}), the queries' loss is not; lower "
-        "outer_lr with --set, or set gradient_clip"
+        f"the query loss diverges, but the inner loop does not (support loss {losses[0]:.3g} to {losses[-1]:.3g}); "
+        "lower outer_lr with --set, or set gradient_clip"
     )
 
 
 def rising(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str | None:
-    """What is wrong where adapting makes the support loss larger, though every number is finite; None: it does not."""
+    """A warning if adaptation raises the support loss although all numbers are finite; None otherwise."""
     before, after = (_support_loss(meta_learner, batch, steps) for steps in (0, inner_steps))
     if after <= before:
         return None
     return (
         f"warning: {counted(inner_steps, 'inner step')} raise{'s' * (inner_steps == 1)} the support loss "
         f"from {before:.3g} to {after:.3g}; the inner loop "
-        "diverges: lower inner_lr with --set, and do not trust these figures"
+        "diverges: lower inner_lr with --set, and do not trust these numbers"
     )
 
 
 @torch.no_grad()
 def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> float:
-    """Mean over episodes and support examples after so many inner steps."""
+    """Mean support loss over episodes and examples after `inner_steps` inner steps."""
     adapted: Adapted = meta_learner.adapt_and_query(batch, inner_steps, reversible=False)[0]
     return float(cross_entropy(adapted.logits(adapted.support_x), batch.support_y)[0].mean())
 
@@ -84,19 +82,19 @@ def _support_loss(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: i
 
 
 def write_note(path: Path, identity: Mapping[str, Any], error: Diverged) -> None:
-    """Leave what happened to the training of that identity."""
+    """Write a note that the training with this identity diverged."""
     content = json.dumps({**identity, "what": str(error)}, indent=2).encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def refuse_if_diverged(path: Path, identity: Mapping[str, Any]) -> None:
-    """Raise Diverged if a training of that identity went wrong: the same values would go wrong again."""
+    """Raise Diverged if there is a note that a training with this identity diverged, because it would again."""
     if not path.exists():
         return
     try:
         note = read_json(path)
-        told = note.pop("what")
+        what = note.pop("what")
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"{path}: not a readable note ({error}); delete it or start over with --force") from None
+        raise UserError(f"{path}: is not a readable note ({error}); delete it or start over with --force") from None
     if note == dict(identity):
-        raise Diverged(f"{told}; it would do so again: change these values, or try the same again with --force")
+        raise Diverged(f"{what}; the same values would diverge again: change them, or try again with --force")

@@ -1,4 +1,4 @@
-"""Every image of a data set through a pretrained backbone."""
+"""Compute a pretrained backbone's features of all images of a data set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,27 +26,27 @@ from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.precision import computed_in, precision_on
 from norml_cli.training.pretraining import trial_step
 
-OnSplitProgress = Callable[[str, int, int], None]  # (split, done, images): called now and then; may raise to stop
+OnSplitProgress = Callable[[str, int, int], None]  # called with (split, done, images); may raise to stop
 
 
 def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, device: torch.device) -> ResNet12:
-    """The backbone whose weights lie at `path`, in evaluation mode.
+    """The backbone with the weights at `path`, in evaluation mode.
 
-    Raises UserError if they are damaged, or not of this recipe, seed and these images.
+    Raises UserError if the weights are damaged or belong to another recipe, seed or data.
     """
     dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
     content = read_checkpoint(path, identity_of(spec, seed, dataset))
     classifier = build_backbone_classifier(spec.values, len(cache.sizes("meta_train")), generator=None)
     classifier.load_state_dict(content["classifier"])
-    return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # the stubs know no module with it
+    return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # missing in torch's stubs
 
 
 def features_of_images(
     registry: Registry, record: RunRecord, images: NDArray[np.uint8], device: torch.device
 ) -> Tensor:
-    """Features [n, F] of images [n, height, width, 3] by the backbone whose features the run of `record` saw.
+    """Features [n, F] of images [n, height, width, 3], computed by the backbone of the run of `record`.
 
-    Raises UserError if it is not at hand.
+    Raises UserError if its weights are missing.
     """
     protocol, dataset = record.spec.protocol, registry.dataset(record.spec.dataset)
     if protocol.backbone is None:
@@ -57,7 +57,7 @@ def features_of_images(
     spec, seed = recipe.spec, protocol.backbone_seed
     cache = Cache.open(dataset, registry.files["datasets", dataset.id])
     if FeatureCache.open(spec, seed, cache, recipe.options).fingerprint != record.dataset.features:
-        raise UserError(f"the backbone '{spec.recipe}' is another now than the run's; bring back the run's own")
+        raise UserError(f"the backbone '{spec.recipe}' has changed since the run; restore the run's backbone")
     backbone = read_backbone(backbone_path(spec, seed, WEIGHTS), spec, seed, cache, device)
     stored = resident(images, spec.values.input_size_px, device)
     return ImageBatches(spec.values, device).outputs(backbone, stored, torch.arange(len(images)))
@@ -66,7 +66,7 @@ def features_of_images(
 def feature_streams(
     backbone: ResNet12, spec: PretrainSpec, cache: Cache, device: torch.device, on_progress: OnSplitProgress
 ) -> dict[SplitName, "FeatureStream"]:
-    """The features of each split's classes, made when they are asked for."""
+    """The features of each split, computed on demand."""
     batches = ImageBatches(spec.values, device)
     precision = precision_on(spec.values.precision, device, trial_step(backbone, spec.values))
     return {
@@ -76,7 +76,7 @@ def feature_streams(
 
 @dataclass(frozen=True)
 class FeatureStream:
-    """A split's classes, class by class: float32 features [P, F] of each."""
+    """The features of a split, class by class: float32 [P, F] for a class with P images."""
 
     backbone: ResNet12
     spec: PretrainSpec
@@ -94,13 +94,13 @@ class FeatureStream:
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """[F]."""
+        """[F], the shape of an image's features."""
         return (self.backbone.n_features,)
 
     def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Each class's name and its features [P, F]."""
         images = self.cache.images(self.split)
-        images = images.reshape(-1, *images.shape[-3:])  # class by class, whether or not they are of one size
+        images = images.reshape(-1, *images.shape[-3:])  # class by class; class sizes may differ
         start, n_images = 0, len(images)
         for name, size in zip(self.cache.class_names(self.split), self.sizes, strict=True):
             self.on_progress(self.split, start, n_images)

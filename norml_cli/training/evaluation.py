@@ -1,4 +1,4 @@
-"""Weights on fixed episodes: what a run does to validate and test, and what tests stored weights does again."""
+"""Evaluate weights on fixed episodes, for meta-validation, meta-test and stored weights."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import OfClass
 from norml_cli.training.ranks.sharing import Ranks
 
-EPISODES_BETWEEN_LOOKS = 320  # evaluated before the display is told and a stop request obeyed
-EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # of an evaluation; chosen: a GPU waits for launches, a CPU for its caches
+EPISODES_BETWEEN_LOOKS = 320  # episodes between updates of the display and checks for a stop request
+EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # chosen: large batches suit a GPU's launches, small ones a CPU's caches
 
 
 @dataclass(frozen=True)
 class FixedEpisodes:
-    """The examples of a split on a device, and which of them make each episode."""
+    """The examples of a split on a device, and the indices of each episode's examples."""
 
     pool: ExamplePool
     indices: EpisodeIndices
@@ -34,7 +34,7 @@ class FixedEpisodes:
 
     @classmethod
     def of(cls, spec: RunSpec, examples: Examples, split: SplitName, device: torch.device) -> "FixedEpisodes":
-        """The episodes of `split` that `spec` asks for; the cache holds them. Raises UserError if they are damaged."""
+        """The episodes of `spec` in `split`, read from the cache. Raises UserError if they are damaged."""
         request = next(request for request in episode_requests(spec) if request.split == split)
         arrays = examples.cache.episodes(request)
         indices = episode_indices(arrays.classes, arrays.examples, arrays.turns).to(device)
@@ -46,7 +46,7 @@ class FixedEpisodes:
         )
 
     def by_class(self, correct: NDArray[np.int64]) -> dict[str, OfClass]:
-        """Of each class, the episodes that hold it, and their sum of `correct` [E]; classes in none are left out."""
+        """For each class, the number of its episodes and their sum of `correct` [E]; unused classes are left out."""
         classes = self.indices.classes.cpu().numpy()
         n_classes = len(self.class_names)
         episodes = np.bincount(classes.ravel(), minlength=n_classes)
@@ -63,10 +63,10 @@ def count_correct(
     on_progress: OnProgress,
     ranks: Ranks | None = None,
 ) -> NDArray[np.int64]:
-    """Correct answers of each episode: [E].
+    """Correct answers in each episode: [E].
 
-    ranks: take turns at the groups of episodes that are evaluated at once. The groups are always the same, so the same
-    weights give the same counts on any number of ranks. Each rank calls `on_progress` as often as the others.
+    ranks: they take turns at groups of episodes. The groups do not depend on the number of ranks, so neither do the
+    counts. All ranks call `on_progress` equally often.
     """
     ranks, device = ranks or Ranks(), episodes.indices.classes.device
     query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)
@@ -85,5 +85,5 @@ def count_correct(
 
 
 def multiplying_as_declared(spec: RunSpec, device: torch.device) -> AbstractContextManager[None]:
-    """Within it, matrices are multiplied as `spec` says, and as fast as in its outer steps."""
+    """A context in which matrix products have the precision and the backend of the outer steps of `spec`."""
     return multiplying(spec.protocol.matmul_precision, device, examples=spec.examples_of_an_outer_step)

@@ -1,4 +1,4 @@
-"""A training as the commands start it: where, on what, compiled or not, what is said, what it leaves when it ends."""
+"""Start a training for a command: device, compilation, progress, exit codes and cleaning up."""
 
 import os
 import shutil
@@ -26,20 +26,20 @@ from norml_cli.training.resources import is_out_of_memory, memory_remedies
 from norml_cli.training.run import Compile, Run
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StoppedAtOnce, StopRequest
 
-# For each inner step; measured: compiling one takes 10-20 s, on two cores and beside an H100, which it saves less.
+# Per inner step. Measured: compiling takes 10-20 s per inner step; an H100 gains less from it than two CPU cores.
 COMPILE_FROM_OUTER_STEPS = {"cpu": 1000, "cuda": 4000}
-LOST_EXIT_CODE = 1  # of a rank that cannot go on without another
+LOST_EXIT_CODE = 1  # of a rank that lost another rank
 
 T = TypeVar("T", bound=Training)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the user asked for besides the protocol.
+    """Options of a training that are not part of the protocol.
 
-    force: drop what is begun and run again what is finished. threads: of the CPU; None: as many as pay. compiled:
-    whether to compile; None: where it pays. tensorboard: the folder of event files, if any. name: of the run (--name).
-    ranks: they share each training.
+    force: discard checkpoints and results, and start again. threads: CPU threads; None: as many as speed it up.
+    compiled: whether to compile; None: if it saves time. tensorboard: folder for event files, if any. name: the run's
+    name (--name). ranks: the processes that share each training.
     """
 
     seed: int
@@ -56,29 +56,29 @@ class Launch:
     def of(
         cls, seed: int, device: str, results: Path, *, force: bool, threads: int | None, deterministic: bool
     ) -> "Launch":
-        """From the options that run, study and pretrain share. Raises UserError."""
+        """A launch from the options that run, study and pretrain share. Raises UserError."""
         if deterministic:
             be_deterministic()
         return cls(seed, device_of(device), results, force, threads)
 
     def with_seeds(self, seeds: Sequence[int]) -> "list[Launch]":
-        """The same, once for each seed."""
+        """The same launch for each seed."""
         return [replace(self, seed=seed) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class TrainingNames:
-    """How a training is called: in each line of progress, so short; and among others.
+    """Names and descriptions of a training.
 
-    changed: keys that the command line changed. remedies: what needs less memory. told: keys whose values are said when
-    it begins.
+    short: for lines of progress. full: identifies it among other trainings. changed: keys that the command line
+    changed. remedies: changes that need less memory. shown: keys whose values are shown at the start.
     """
 
     short: str
     full: str
     changed: Sequence[str]
     remedies: str
-    told: Sequence[str] = ()
+    shown: Sequence[str] = ()
 
 
 @contextmanager
@@ -91,16 +91,16 @@ def launched(
     console: Console,
     followers: Sequence[Follower] = (),
 ) -> Iterator[T]:
-    """What `build` makes, begun or taken up again; on leaving, when its record is there, it is tidied up after.
+    """Start or resume the training that `build` makes; on leaving, remove its checkpoint if its record is there.
 
-    Exits with 130 when the user stopped it: the same command goes on from there. Raises UserError.
+    Exits with 130 if the user stopped it; the same command then resumes it. Raises UserError.
     """
     ranks = launch.ranks
     if launch.force:
         ranks.of_first(companions.start_over)
     status = StatusFile(companions.status, names.full)
-    told = [status, *followers] if ranks.is_first else []
-    with RunDisplay(console, names.short, told) as display, _told_of_memory(names):
+    all_followers = [status, *followers] if ranks.is_first else []
+    with RunDisplay(console, names.short, all_followers) as display, _memory_errors_explained(names):
         stop = StopRequest(display.say)
         with stop.listening():
             setting = Setting(
@@ -111,7 +111,7 @@ def launched(
                 stop=stop,
                 threads=launch.threads,
                 changed=names.changed,
-                told=names.told,
+                shown=names.shown,
                 ranks=ranks,
             )
             training = build(setting)
@@ -122,7 +122,7 @@ def launched(
                 yield training
                 ranks.of_first(companions.tidy)
                 display.say("finished")
-                training.obey()  # asked for too late for this one
+                training.obey()  # a stop request that came too late for this training
             except Stopped as stopped:
                 display.say(_stopped(training, at_once=isinstance(stopped, StoppedAtOnce)))
                 raise SystemExit(STOPPED_EXIT_CODE) from None
@@ -138,9 +138,9 @@ def launched_run(
     """The meta-training of `item`, evaluated on `splits`; as `launched`."""
     spec, seed = item.spec, launch.seed
     short = f"{spec.label(launch.name)}, {spec.shots}-shot, seed {seed}"
-    told = tuple(dict.fromkeys([*item.changed, *item.varied]))
-    full = spec.title(told, seed, launch.name)
-    names = TrainingNames(short, full, item.changed, memory_remedies(spec.protocol), told)
+    shown = tuple(dict.fromkeys([*item.changed, *item.varied]))
+    full = spec.title(shown, seed, launch.name)
+    names = TrainingNames(short, full, item.changed, memory_remedies(spec.protocol), shown)
     followers = []
     if launch.tensorboard is not None:
         followers.append(EventFiles(launch.tensorboard / _place(spec, item.changed, seed, launch.name)))
@@ -153,14 +153,14 @@ def launched_run(
 
 
 @contextmanager
-def _told_of_memory(names: TrainingNames) -> Iterator[None]:
-    """Raise UserError, with what needs less, where memory runs out."""
+def _memory_errors_explained(names: TrainingNames) -> Iterator[None]:
+    """Turn out-of-memory errors into a UserError that says what needs less memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"{names.short}: out of memory; needs less with {names.remedies}") from error
+        raise UserError(f"{names.short}: out of memory; to need less, use {names.remedies}") from error
 
 
 def _stopped(training: Training, *, at_once: bool) -> str:
@@ -174,16 +174,16 @@ def _goes_on(training: Training) -> str:
 
 
 def _place(spec: RunSpec, changed: Sequence[str], seed: int, label: str | None) -> Path:
-    """A run's own folder among event files, as TensorBoard names it: trials are told apart by their values."""
+    """A run's folder for TensorBoard's event files; the hash of its values distinguishes trials."""
     name = f"{spec.hash()[:12]}-seed-{seed}" if changed else f"seed-{seed}"
     return Path(spec.benchmark) / f"{spec.shots}-shot" / spec.label(label) / name
 
 
 def be_deterministic() -> None:
-    """Hold torch to algorithms that give the same bits every time; what has none raises RuntimeError when it is used.
+    """Make torch use deterministic algorithms; an operation without one raises RuntimeError when it runs.
 
-    On the CPU they all do, given as many threads. On a GPU sums by atomic additions and cuBLAS's choice of workspace
-    do not, unless this is asked for.
+    On a CPU all algorithms are deterministic for a fixed number of threads. On a GPU, atomic additions and cuBLAS's
+    choice of workspace are not, unless this is set.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
@@ -191,7 +191,7 @@ def be_deterministic() -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that --device names; 'auto' is the first GPU, or the CPU. Raises UserError."""
+    """The device of --device; 'auto' is the first GPU, or the CPU without one. Raises UserError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -201,7 +201,7 @@ def device_of(name: str) -> torch.device:
     if device.type not in {"cpu", "cuda"}:
         raise UserError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cpu" and device.index is not None:
-        raise UserError(f"--device {name}: torch knows one CPU; use cpu")
+        raise UserError(f"--device {name}: torch has one CPU device; use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     return device
@@ -214,7 +214,7 @@ def _compile(launch: Launch, spec: RunSpec) -> Compile:
 
 
 def _compile_pays(spec: RunSpec, device: torch.device) -> bool:
-    """Whether the time that compiling takes is won back: it takes longer with each inner step, and needs a compiler."""
+    """Whether compiling saves time: it needs a C++ compiler, and longer training the more inner steps there are."""
     compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
     protocol = spec.protocol
     long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS[device.type] * max(1, spec.steps_of_an_episode)

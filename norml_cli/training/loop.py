@@ -1,10 +1,10 @@
-"""The life of a training: steps, meta-validations, checkpoints, a stop, its time, numbers that go wrong.
+"""The training loop: steps, meta-validations, checkpoints, stopping, timing and divergence.
 
-A training can be stopped anywhere (Ctrl-C, SIGTERM, kill) and started again. Everything that decides its numbers is in
-the checkpoint or follows from spec and seed, so on the CPU a resumed training ends with the record of an uninterrupted
-one. What is trained, and how a step and a meta-validation go, its subclasses say.
+A training can be stopped at any point (Ctrl-C, SIGTERM, kill) and resumed. Everything that decides its numbers is in
+the checkpoint or follows from spec and seed, so on the CPU a resumed training ends with the same record as an
+uninterrupted one. Subclasses define the model, the step and the meta-validation.
 
-Several processes (ranks) can share a training: each takes its part of every step, and the first reads and writes files.
+Several processes (ranks) can share a training. Each computes a part of every step; the first reads and writes files.
 """
 
 import math
@@ -30,40 +30,40 @@ from norml_cli.training.ranks.sharing import Ranks
 from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import Stopped, StoppedAtOnce, StopRequest
 
-CHECKPOINT_EVERY_S = 30.0  # chosen: at most half a minute is lost to a kill, under 1% of the time is spent saving
-SHOW_EVERY_S = 0.2  # chosen: looks live, costs nothing beside a step
-STEPS_BETWEEN_LOOKS = 25  # steps between two looks at the loss: each look makes a GPU's queue run empty
+CHECKPOINT_EVERY_S = 30.0  # chosen: a kill loses at most half a minute, and saving takes under 1% of the time
+SHOW_EVERY_S = 0.2  # chosen: looks live and costs little compared with a step
+STEPS_BETWEEN_LOOKS = 25  # steps between two checks of the loss, because each check waits for the GPU
 
 
 @dataclass
 class TrainingState:
-    """How far a training is. All of it is saved; tensors belong to the modules and generators beside it."""
+    """A training's progress, all of which is saved. Modules and generators hold their own tensors."""
 
     step: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_step: int = 0
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    last_correct: list[int] = field(default_factory=list)  # of each meta-validation episode, where they are counted
+    last_correct: list[int] = field(default_factory=list)  # of each meta-validation episode, for meta-training
     best_correct: list[int] = field(default_factory=list)
-    best_intervals: dict[str, dict[str, Any]] = field(default_factory=dict)  # by shots, where there are several
+    best_intervals: dict[str, dict[str, Any]] = field(default_factory=dict)  # by shots, for pretraining
     loss_sum: float = 0.0  # since the last meta-validation
     accuracy_sum: float = 0.0
     training_s: float = 0.0
     compile_s: float = 0.0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
-    threads: int | None = None  # that torch uses on the CPU, in each rank
-    ranks: int = 1  # that share it
-    devices: list[str] = field(default_factory=list)  # that it was computed on, one after the other
+    threads: int | None = None  # CPU threads of each rank
+    ranks: int = 1  # number of ranks
+    devices: list[str] = field(default_factory=list)  # devices used so far, in order
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a training is computed and kept, and who is told.
+    """A training's device, files and display.
 
-    changed: keys that the command line changed. told: keys whose values are said when it begins.
-    threads: None: as many as it was begun with, or by its sizes.
+    changed: keys that the command line changed. shown: keys whose values are shown at the start.
+    threads: None: as many as before, or for a new training as many as its sizes suggest.
     """
 
     seed: int
@@ -73,24 +73,24 @@ class Setting:
     stop: StopRequest = field(default_factory=StopRequest)
     threads: int | None = None
     changed: Sequence[str] = ()
-    told: Sequence[str] = ()
+    shown: Sequence[str] = ()
     ranks: Ranks = field(default_factory=Ranks)
 
 
 class Training(ABC):
-    """One training with one seed, from its checkpoint if there is one."""
+    """A training with one seed, resumed from its checkpoint if there is one."""
 
-    step_name: ClassVar[str]  # what a user calls a step
-    phase: ClassVar[str]  # what it is called in progress
-    weights_key: ClassVar[str]  # of the model's weights in files
-    advice: ClassVar[str]  # to whom the loss diverges
+    step_name: ClassVar[str]  # name of a step in messages
+    phase: ClassVar[str]  # name of the training in progress
+    weights_key: ClassVar[str]  # key of the model's weights in files
+    advice: ClassVar[str]  # what to change if the loss diverges
 
     def __init__(
         self, spec: RunSpec | PretrainSpec, setting: Setting, dataset: DatasetIdentity, *, name: str, steps: int
     ) -> None:
         self.seed, self.device, self.display, self.dataset = setting.seed, setting.device, setting.display, dataset
         self.state = TrainingState()
-        self.saved_step: int | None = None  # of the checkpoint
+        self.saved_step: int | None = None  # step of the checkpoint
         self._name, self.steps = name, steps
         self._setting, self._stop, self._companions = setting, setting.stop, setting.companions
         self._ranks = setting.ranks
@@ -104,46 +104,46 @@ class Training(ABC):
 
     @abstractmethod
     def begins(self) -> str:
-        """What is said when it begins or goes on."""
+        """The message at the start or when resuming."""
 
     @abstractmethod
     def _take_step(self, step: int) -> Tensor:
-        """One step of the optimiser; its loss and accuracy, [2] on the device."""
+        """Take one optimiser step; returns its loss and accuracy, [2] on the device."""
 
     @abstractmethod
     def _validates_at(self, step: int) -> bool:
-        """Whether there is a meta-validation after so many steps; at the end there is."""
+        """Whether there is a meta-validation after `step` steps; true for the last step."""
 
     @abstractmethod
     def _validate(self) -> float:
-        """Add a point to the learning curve; returns the accuracy that picks the best weights."""
+        """Add a point to the learning curve; returns the accuracy that chooses the best weights."""
 
     @abstractmethod
     def _show(self, loss: float) -> None:
-        """Tell the display how far it is."""
+        """Show progress on the display."""
 
     @abstractmethod
     def _arithmetic(self) -> AbstractContextManager[object]:
-        """How it is computed, for the time of a training or a test."""
+        """A context with the arithmetic settings of training and test."""
 
     @abstractmethod
     def _work(self) -> float:
-        """Multiply-adds of one pass of a step's examples through the network."""
+        """Multiply-adds of one forward pass of a step's examples."""
 
     @abstractmethod
     def _tensors(self) -> dict[str, Any]:
-        """What belongs into a checkpoint beside the state and the model."""
+        """Content of a checkpoint besides the state and the model."""
 
     @abstractmethod
     def _take_up(self, tensors: Mapping[str, Any]) -> None:
-        """Put the `_tensors` of a checkpoint in place."""
+        """Restore the `_tensors` of a checkpoint."""
 
     # ----------------------------------------------------------------------------------------------------- its life
 
     def train(self) -> None:
-        """Train to the end and put the best weights of meta-validation in place.
+        """Train to the end, then load the weights with the best meta-validation.
 
-        Raises Stopped after a stop request, with the checkpoint written, and Diverged, with a note of it.
+        Raises Stopped after a stop request, after writing the checkpoint, and Diverged, after writing a note.
         """
         with self._stoppable():
             self._train()
@@ -151,13 +151,13 @@ class Training(ABC):
         self._account()
 
     def keep_weights(self) -> None:
-        """Leave the best weights beside the record, as they would be on any device."""
+        """Write the best weights next to the record, independent of the device."""
         weights = {key: value.cpu() for key, value in self.state.best_weights.items()}
         content = {**self._identity, "best_step": self.state.best_step, self.weights_key: weights}
         write_checkpoint(self._companions.weights, content)
 
     def save(self) -> None:
-        """Write the checkpoint: the whole state, or the one before it stays."""
+        """Write the checkpoint; if that fails, the last one stays."""
         self._require_finite()
         self._account()
         if self._ranks.is_first:
@@ -171,7 +171,7 @@ class Training(ABC):
         self.saved_step = self.state.step
 
     def _begin(self) -> None:
-        """Take up the checkpoint if there is one, on as many threads; last of what a subclass's __init__ does."""
+        """Resume from the checkpoint if there is one. A subclass calls this at the end of its __init__."""
         content = self._ranks.of_first(self._read)
         if content is not None:
             self._load(content)
@@ -193,11 +193,11 @@ class Training(ABC):
             state.threads = use_threads(wanted, self._work() / ranks.size, processes=ranks.local_size)
 
     def _candidate(self) -> nn.Module:
-        """What is meta-validated and, where it is best, kept: the model as it is."""
+        """The model to meta-validate and, if best, to keep."""
         return self.model
 
-    def _choose_arithmetic(self) -> None:  # noqa: B027 - most have nothing to choose
-        """Decide what depends on the device and its threads. By default nothing does."""
+    def _choose_arithmetic(self) -> None:  # noqa: B027 - optional
+        """Choose settings that depend on the device and its threads; by default there are none."""
 
     def _device_name(self) -> str:
         return device_name(self.device)
@@ -213,7 +213,7 @@ class Training(ABC):
             self._take_up(content)
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
             path = self._companions.checkpoint
-            raise UserError(f"{path}: written by another version of norml; {START_OVER}") from error
+            raise UserError(f"{path}: was written by another version of norml; {START_OVER}") from error
         self.saved_step = self.state.step
 
     @contextmanager
@@ -232,7 +232,7 @@ class Training(ABC):
                 raise
 
     def _train(self) -> None:
-        """Steps and meta-validations until the schedule's end; safe to leave and re-enter between any two."""
+        """Take steps and meta-validations until the end of the schedule; can be left and resumed between any two."""
         state = self.state
         saved_at = shown_at = time.perf_counter()
         while True:
@@ -252,16 +252,16 @@ class Training(ABC):
                 saved_at = time.perf_counter()
 
     def obey(self) -> None:
-        """Raise Stopped, on every rank, if a stop was asked of any."""
+        """Raise Stopped on every rank if any rank got a stop request."""
         if self._ranks.any(self._stop.made):
             raise Stopped
 
     def _steps_until_a_look(self) -> int:
-        """On a CPU every step is looked at; elsewhere some run ahead, up to the next meta-validation."""
+        """Steps to take before the loss is checked: one on a CPU, several on a GPU, up to the next meta-validation."""
         return 1 if self.device.type == "cpu" else steps_ahead(self.state.step, self._validates_at)
 
     def _take_steps(self, count: int) -> float:
-        """Take steps without waiting for the device in between; returns their mean loss."""
+        """Take `count` steps without waiting for the device in between; returns their mean loss."""
         state, started_at = self.state, time.perf_counter()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss and accuracy
         for step in range(state.step, state.step + count):
@@ -284,7 +284,7 @@ class Training(ABC):
             state.best_weights = {key: value.clone() for key, value in self._candidate().state_dict().items()}
 
     def _means(self) -> tuple[float | None, float | None]:
-        """Loss and accuracy of the steps since the last meta-validation; None if there were none."""
+        """Mean loss and accuracy of the steps since the last meta-validation; None without steps."""
         state = self.state
         since = state.step - (state.curve[-1]["step"] if state.curve else 0)
         return (state.loss_sum / since, state.accuracy_sum / since) if since else (None, None)
@@ -297,14 +297,14 @@ class Training(ABC):
     def _kept(self) -> str:
         if self.saved_step is None:
             return "there is no checkpoint yet"
-        return f"the checkpoint of {self.step_name} {self.saved_step:,} is kept, with the last weights known to be good"
+        return f"the checkpoint of {self.step_name} {self.saved_step:,} keeps the last finite weights"
 
     def _require_finite(self) -> None:
         when = f"{self.step_name} {self.state.step:,}"
         require_finite(self.model, self._name, when, f"{self._kept()}; {self.advice}")
 
     def _account(self) -> None:
-        """Bring wall time and peak memory up to now."""
+        """Update wall time and peak memory."""
         now = time.perf_counter()
         self.state.wall_s += now - self._started_at
         self._started_at = now
@@ -312,6 +312,6 @@ class Training(ABC):
 
 
 def steps_ahead(step: int, validates_at: Callable[[int], bool]) -> int:
-    """How many steps may be taken after `step` before the loss is looked at."""
+    """Number of steps after `step` before the loss is checked."""
     ahead = range(1, STEPS_BETWEEN_LOOKS)
     return next((count for count in ahead if validates_at(step + count)), STEPS_BETWEEN_LOOKS)

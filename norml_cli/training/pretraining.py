@@ -1,7 +1,6 @@
-"""One pretraining of a backbone: classification of the meta-training classes, judged on meta-validation.
+"""Pretrain a backbone to classify the meta-training classes, and choose the best weights on meta-validation.
 
-What a step draws (the order of the images, their augmentation, what is dropped) follows from the seed and the step's
-number alone.
+A step's random draws (order of the images, augmentation, dropout) depend only on the seed and the step's number.
 """
 
 import copy
@@ -34,7 +33,7 @@ from norml_cli.training.loop import Setting, Training
 from norml_cli.training.precision import computed_in, precision_on
 from norml_cli.training.ranks.sharing import Ranks
 
-TRIAL_IMAGES = 2  # chosen: a trial takes seconds; maps of 84 pixels fill the processor however few they are
+TRIAL_IMAGES = 2  # chosen: a trial takes seconds, and even few maps of 84 px keep the processor busy
 
 
 class Pretraining(Training):
@@ -48,7 +47,7 @@ class Pretraining(Training):
     model: Classifier
 
     def __init__(self, spec: PretrainSpec, cache: Cache, setting: Setting) -> None:
-        """Build the network and load the images; take up the checkpoint if there is one. Raises UserError."""
+        """Build the network, load the images, and resume from the checkpoint if there is one. Raises UserError."""
         recipe = spec.values
         dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
         super().__init__(spec, setting, dataset, name=spec.recipe, steps=recipe.steps)
@@ -56,9 +55,9 @@ class Pretraining(Training):
         self._validation_steps = validation_steps(recipe)
         self._load_images(cache)
         classifier = build_backbone_classifier(recipe, self._n_classes, generator_for("initial weights", self.seed))
-        self.model = classifier.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know no module with it
+        self.model = classifier.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self._optimizer = _optimizer(recipe, [p for p in self.model.parameters() if p.requires_grad])
-        self._order: tuple[int, Tensor] | None = None  # of one epoch, with its number
+        self._order: tuple[int, Tensor] | None = None  # an epoch's number and its order of images
         self._begin()
         self._network = _shared(self.model, recipe, self._ranks)
 
@@ -88,22 +87,22 @@ class Pretraining(Training):
 
     @property
     def training_images(self) -> int:
-        """Images of the training classes that are not held out."""
+        """Number of images of the training classes that are not held out."""
         return len(self._train_rows)
 
     @property
     def parameters(self) -> int:
-        """Learned values of the backbone."""
+        """Number of parameters of the backbone."""
         return parameter_count(self.model.backbone)
 
     @property
     def nearest_centroid(self) -> dict[str, Accuracy]:
-        """What the best weights reach on meta-validation, by shots."""
+        """Nearest-centroid accuracy of the best weights on meta-validation, by shots."""
         best = self.state.best_intervals
         return {shots: Accuracy(**interval, formula=FORMULA) for shots, interval in best.items()}
 
     def course(self) -> Course:
-        """How the pretraining went, for its record."""
+        """The training's part of the record."""
         state = self.state
         cost = PretrainingCost(
             wall_s=state.wall_s,
@@ -117,7 +116,7 @@ class Pretraining(Training):
 
     @override
     def _take_step(self, step: int) -> Tensor:
-        """One step of the optimiser; its loss and accuracy, [2] on the device."""
+        """Take one optimiser step; returns its loss and accuracy, [2] on the device."""
         recipe, ranks = self.spec.values, self._ranks
         rows, share = self._rows(step), ranks.share(recipe.batch_size)
         seed = generator_for(f"augmentation of step {step}", self.seed).initial_seed()
@@ -133,13 +132,13 @@ class Pretraining(Training):
             logits = self._network(x, generator=dropping, drop_strength=strength, part=part)
         loss = functional.cross_entropy(logits.float(), y)
         self._optimizer.zero_grad()
-        (loss * (weight * ranks.size)).backward()  # type: ignore[no-untyped-call]  # the mean over ranks is taken of it
+        (loss * (weight * ranks.size)).backward()  # type: ignore[no-untyped-call]  # DistributedDataParallel averages over ranks
         self._optimizer.step()
-        told = torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
-        return ranks.means([told], weight)[0]
+        loss_and_accuracy = torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()])
+        return ranks.means([loss_and_accuracy], weight)[0]
 
     def _rows(self, step: int) -> Tensor:
-        """Where the images of a step lie: [B]. Each epoch has its own order; images that fill no batch wait."""
+        """Rows of a step's images: [B]. Each epoch has its own order; images beyond the last full batch are skipped."""
         batch_size = self.spec.values.batch_size
         epoch, place = divmod(step, len(self._train_rows) // batch_size)
         if self._order is None or self._order[0] != epoch:
@@ -155,10 +154,10 @@ class Pretraining(Training):
 
     @override
     def _validate(self) -> float:
-        """Accuracy on the held-out images and nearest-centroid accuracy on meta-validation. Raises Stopped."""
+        """Compute accuracy on held-out images and nearest-centroid accuracy on meta-validation. Raises Stopped."""
         state, recipe = self.state, self.spec.values
         self.model.eval()
-        self._ranks.copy_first(self.model.buffers())  # running statistics, which may be each rank's own
+        self._ranks.copy_first(self.model.buffers())  # running statistics, which may differ between ranks
         correct = self._nearest_centroid()
         per_episode = recipe.n_way * recipe.queries_per_class
         intervals = {shots: interval_95(counts).divided_by(per_episode) for shots, counts in correct.items()}
@@ -197,7 +196,7 @@ class Pretraining(Training):
         return float((logits.argmax(1) == labels).double().mean())
 
     def _outputs(self, model: nn.Module, width: int, images: Tensor, rows: Tensor, split: str) -> Tensor:
-        """What `model` makes of the images at `rows` [n]: float32 [n, width]. Ranks take turns at batches."""
+        """Outputs of `model` for the images at `rows` [n]: float32 [n, width]. Ranks take turns at batches."""
         ranks, outputs = self._ranks, torch.zeros(len(rows), width, device=self.device)
         for look in range(0, len(rows), EVALUATED_TOGETHER * ranks.size):
             self.obey()
@@ -216,7 +215,7 @@ class Pretraining(Training):
 
     @override
     def _arithmetic(self) -> AbstractContextManager[object]:
-        """On a GPU, let cuDNN try which of its convolutions is fastest for these shapes."""
+        """On a GPU, let cuDNN choose the fastest convolution algorithm for these shapes."""
         return torch.backends.cudnn.flags(benchmark=self.device.type == "cuda")
 
     @override
@@ -228,8 +227,8 @@ class Pretraining(Training):
     @override
     def _device_name(self) -> str:
         name = super()._device_name()
-        is_told = self.device.type == "cpu" and self._precision == torch.bfloat16
-        return f"{name.removesuffix(')')}, bfloat16)" if is_told else name
+        names_precision = self.device.type == "cpu" and self._precision == torch.bfloat16
+        return f"{name.removesuffix(')')}, bfloat16)" if names_precision else name
 
     @override
     def _work(self) -> float:
@@ -249,10 +248,10 @@ class Pretraining(Training):
 
 
 def _shared(model: Classifier, recipe: Recipe, ranks: Ranks) -> nn.Module:
-    """The network whose steps `ranks` share: each takes its images, and all get the mean of their gradients."""
+    """The network with gradients averaged over `ranks`, each of which computes its part of a batch."""
     if ranks.size == 1:
         return model
-    from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - a second that others need not wait
+    from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - takes a second to import
 
     from norml_cli.training.ranks.batch_norm import take_statistics_of_all  # noqa: PLC0415
 
@@ -271,7 +270,7 @@ def trial_step(backbone: ResNet12, recipe: Recipe) -> Callable[[], Tensor]:
 
     def step() -> Tensor:
         loss: Tensor = network(images).float().square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        loss.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
         return loss
 
     return step
@@ -286,7 +285,7 @@ def learning_rate_at(recipe: Recipe, step: int) -> float:
 
 
 def validation_steps(recipe: Recipe) -> set[int]:
-    """After how many steps there is a meta-validation; the last is at the end."""
+    """Steps with a meta-validation after them; the last step is one."""
     return {max(1, round(number * recipe.steps / recipe.validations)) for number in range(1, recipe.validations + 1)}
 
 

@@ -1,4 +1,4 @@
-"""Where a training's figures come from: the device that computed them, its memory, and the commit of the code."""
+"""Provenance of a training's numbers: device, memory and the code's commit."""
 
 import platform
 import sys
@@ -20,7 +20,7 @@ SEVERAL_DEVICES = "Not bit-reproducible: resumed on another device, or with anot
 
 
 def device_name(device: torch.device, examples: int = 0) -> str:
-    """The GPU's model, or the CPU's threads and model, and who multiplies so many examples, if not MKL."""
+    """The GPU's model, or the CPU's threads, model and matrix library for `examples` examples, unless it is MKL."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     products = ", oneDNN" if onednn_multiplies(examples) else ""
@@ -29,25 +29,25 @@ def device_name(device: torch.device, examples: int = 0) -> str:
 
 
 def among(ranks: int, name: str) -> str:
-    """The devices of so many ranks, of which the first has the device `name`: '2 x cpu (1 thread, ...)'."""
+    """The devices of all ranks, given that of the first: '2 x cpu (1 thread, ...)'."""
     return name if ranks == 1 else f"{ranks} x {name}"
 
 
 @cache
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """As its maker calls it, where the system says so; else its architecture.
+    """The CPU's name, or its architecture if the system does not say.
 
-    On Linux with the numbers of its family and model, since virtual machines hide the last part of its name.
+    On Linux with the family and model numbers, because virtual machines hide the last part of the name.
     """
     if sys.platform == "darwin":
         return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    told = _first_processor(cpuinfo)
-    numbers = [f"{key.split()[-1]} {told[key]}" for key in ("cpu family", "model") if key in told]
-    return ", ".join([told.get("model name") or platform.processor() or platform.machine(), *numbers])
+    facts = _first_processor(cpuinfo)
+    numbers = [f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    return ", ".join([facts.get("model name") or platform.processor() or platform.machine(), *numbers])
 
 
 def _first_processor(cpuinfo: Path) -> dict[str, str]:
-    """What Linux says of the first of its processors; nothing elsewhere."""
+    """Facts that Linux gives about the first processor, by name; empty on other systems."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n", maxsplit=1)[0].splitlines()
     except OSError:
@@ -65,14 +65,14 @@ def origin_of(
     *,
     ranks: int = 1,
 ) -> Origin:
-    """What a record says of a training that is about to start on `device`, the last of `devices`, by name."""
+    """The part of the record that is known before training on `device`, whose name is the last of `devices`."""
     return Origin(
         spec=spec,
         changed=list(changed),
         seed=seed,
         device=", then ".join(devices),
         versions={"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
-        git=git_state(),  # of the code that is about to run, not of what stands there hours later
+        git=git_state(),  # now, because the checkout may change during training
         command=command_line(sys.argv[1:]),
         deterministic=torch.are_deterministic_algorithms_enabled() or None,
         repeatability=repeatability(device, ranks) if len(devices) == 1 else SEVERAL_DEVICES,
@@ -81,7 +81,7 @@ def origin_of(
 
 
 def repeatability(device: torch.device, ranks: int = 1) -> str:
-    """Whether running it again on `device` gives the same numbers, for a record's reader."""
+    """How closely a repetition on `device` should match, for the record."""
     shared = "" if ranks == 1 else f" These bits are those of {ranks} ranks; another number of them rounds differently."
     if device.type == "cpu":
         return f"Bit-reproducible on this CPU model with the same number of threads and the same versions.{shared}"
@@ -94,18 +94,18 @@ def repeatability(device: torch.device, ranks: int = 1) -> str:
 
 
 def git_state(parts: Sequence[str] = CODE) -> GitState:
-    """The checkout's commit and whether `parts` of it were changed since; unknown outside a checkout."""
+    """The checkout's commit, and whether `parts` of it have changed since; None outside a checkout."""
     commit, dirty = commit_of_checkout(parts)
     return GitState(commit=commit, dirty=dirty)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the GPU's allocator, or of the whole process on a CPU."""
+    """Peak memory so far: of the GPU's allocator, or of the process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # noqa: PLC0415 - POSIX only, where psutil knows no peak
+    import resource  # noqa: PLC0415 - POSIX only, where psutil has no peak
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

@@ -1,4 +1,4 @@
-"""One run: meta-training with meta-validation, then one evaluation on the meta-test episodes."""
+"""A run: meta-training with meta-validation, then one evaluation on the meta-test episodes."""
 
 import logging
 import math
@@ -40,7 +40,7 @@ from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
 from norml_cli.training.build import build_method, generator_for
-from norml_cli.training.divergence import rising, told_apart
+from norml_cli.training.divergence import diverging_loop, rising
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.provenance import device_name
@@ -51,7 +51,7 @@ Compile = Literal["never", "try", "must"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a test found."""
+    """The result of a meta-test."""
 
     correct: list[int]
     by_class: dict[str, OfClass]
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Run(Training):
-    """One method on one benchmark with one seed."""
+    """A method on a benchmark with one seed."""
 
     step_name = "outer step"
     phase = "meta-training"
@@ -77,10 +77,10 @@ class Run(Training):
         compile_: Compile = "never",
         splits: Sequence[SplitName] = ("meta_val", "meta_test"),
     ) -> None:
-        """Build the model and load the data; take up the checkpoint if there is one.
+        """Build the model, load the data, and resume from the checkpoint if there is one.
 
-        `compile_`: whether to torch.compile the outer step's meta-gradient. `splits`: those to evaluate on, meta_val
-        among them; the others are not touched.
+        compile_: whether to compile the meta-gradient with torch.compile. splits: the splits to evaluate on, including
+        meta_val; other splits are not read.
         """
         protocol, device = spec.protocol, setting.device
         super().__init__(spec, setting, examples.identity, name=spec.method, steps=protocol.outer_steps)
@@ -88,10 +88,10 @@ class Run(Training):
         self.compiled = False
         self._compile_wanted = compile_
         self._gradient: MetaGradient = meta_gradient
-        self._followed: MetaGradient | None = None  # what `_gradient` computes
+        self._followed: MetaGradient | None = None  # the function behind `_gradient`
         self._step_weights = torch.empty(protocol.inner_steps, device=device)
         self._of_every_step = partial(multi_step_gradient, step_weights=self._step_weights)
-        # All of the data now: a cache that is made anew during hours of training changes nothing here.
+        # Load all data now, so that a cache that is rewritten during training has no effect.
         self._train_pool = examples.training_pool(protocol, device)
         initial = generator_for("initial weights", self.seed)
         self.model = build_method(spec, self._train_pool.n_features, initial).to(device)
@@ -104,7 +104,7 @@ class Run(Training):
 
     @override
     def begins(self) -> str:
-        changes = self.spec.shown(key for key in self._setting.told if key != "outer_steps")  # these are said anyway
+        changes = self.spec.shown(key for key in self._setting.shown if key != "outer_steps")  # steps are shown anyway
         having = f" with {', '.join(changes)}" if changes else ""
         if not self.steps:
             return f"begins{having}; nothing is meta-trained"
@@ -122,7 +122,7 @@ class Run(Training):
             self._account()
 
     def test(self) -> Outcome:
-        """Test the weights of `train` on the meta-test episodes. Raises Stopped as it does."""
+        """Test the weights of `train` on the meta-test episodes. Raises Stopped after a stop request."""
         started_at = time.perf_counter()
         with self._stoppable():
             correct = self._evaluate("meta_test", self.model)
@@ -133,16 +133,16 @@ class Run(Training):
 
     @property
     def episode_hashes(self) -> dict[SplitName, str]:
-        """Of the fixed episodes of each split."""
+        """The hashes of the fixed episodes, by split."""
         return {split: episodes.hash for split, episodes in self._fixed.items()}
 
     @property
     def parameters(self) -> Parameters:
-        """Learned values."""
+        """Numbers of parameters."""
         return Parameters(**self.model.parameter_counts())
 
     def course(self, *, evaluation_s: float = 0.0) -> Course:
-        """How the training went, for its record."""
+        """The training's part of the record."""
         state = self.state
         cost = Cost(
             wall_s=state.wall_s,
@@ -171,7 +171,7 @@ class Run(Training):
             group["lr"] = self._outer_lr(step)
         compile_s = self.state.compile_s
         self._follow(step)
-        self.state.training_s -= self.state.compile_s - compile_s  # for what a step takes holds no compiling
+        self.state.training_s -= self.state.compile_s - compile_s  # a step's time excludes compiling
         loss, accuracy = outer_step(
             meta_learner,
             self._optimizer,
@@ -188,24 +188,24 @@ class Run(Training):
     def _checked(
         self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The meta-gradient, if its loss is a number. Raises Diverged while the weights are those it came from."""
+        """The meta-gradient. Raises Diverged before the weights change if its loss is not finite."""
         loss, accuracy, gradients = self._shared(meta_learner, batch, inner_steps)
         if not math.isfinite(float(loss)):
             why = self.advice
             if isinstance(meta_learner, MetaLearner):
-                why = told_apart(meta_learner, self._drawn, inner_steps)
+                why = diverging_loop(meta_learner, self._drawn, inner_steps)
             self._diverged(float(loss), self.state.step + 1, why)
         return loss, accuracy, gradients
 
     def _shared(
         self, meta_learner: MetaTrained, batch: EpisodeBatch, inner_steps: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The meta-gradient of the whole meta-batch, of which `batch` is this rank's share."""
+        """The meta-gradient of the whole meta-batch. batch: this rank's share of it."""
         weight = len(batch) / self.spec.protocol.meta_batch_size
         return of_whole_batch(self._gradient(meta_learner, batch, inner_steps), self._ranks, weight)
 
     def _share_of_a_meta_batch(self) -> EpisodeBatch:
-        """This rank's part of the next E training episodes. Every rank draws all of them."""
+        """This rank's part of the next E training episodes. Every rank draws all E."""
         self._drawn = self._meta_batch(self._generator)
         return self._share(self._drawn)
 
@@ -213,7 +213,7 @@ class Run(Training):
         return batch[self._ranks.share(len(batch))]
 
     def _meta_batch(self, generator: torch.Generator) -> EpisodeBatch:
-        """E training episodes."""
+        """Draw E training episodes."""
         protocol = self.spec.protocol
         indices = sample_indices(
             n_classes=self._train_pool.n_classes,
@@ -230,7 +230,7 @@ class Run(Training):
         return EpisodeBatch(self._moves(batch.x, generator=generator), batch.y, batch.n_support)
 
     def _follow(self, step: int) -> None:
-        """Take the meta-gradient that outer step `step` follows; compile or capture it where it is another one."""
+        """Choose the meta-gradient function of outer step `step`; compile or capture it if it is a new one."""
         protocol = self.spec.protocol
         followed: MetaGradient = meta_gradient
         if protocol.outer_gradient == "every-step":
@@ -249,26 +249,26 @@ class Run(Training):
         self._followed = followed
 
     def _compile(self, followed: MetaGradient) -> None:
-        """Compile the meta-gradient, on episodes of its own.
+        """Compile the meta-gradient on separate episodes.
 
-        Raises UserError if it must be and cannot; Stopped at once on a stop request.
+        Raises UserError if compiling is required and fails, and Stopped at once after a stop request.
         """
-        self.display.say("compiling the outer step; --no-compile would begin at once, and run slower")
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on CPUs it warns of no CUDA
+        self.display.say("compiling the outer step; --no-compile would start at once, but run slower")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silence its warning of no CUDA
         started_at = time.perf_counter()
         batch = self._share(self._meta_batch(generator_for("compiling", self.seed, self.device)))
         gradient = compiled_meta_gradient(self.device, followed)
         try:
             with self._stop.breaking_off(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="TensorFloat32")  # declared: matmul_precision
+                warnings.filterwarnings("ignore", message="TensorFloat32")  # matmul_precision decides it
                 gradient(self._meta_learner(), batch, self.spec.protocol.inner_steps)
-        except (RuntimeError, OSError) as error:  # whatever torch's compilers raise is a RuntimeError
-            self._stop.obey()  # Ctrl-C ends the C++ compiler, too, and torch wraps what is raised within it
+        except (RuntimeError, OSError) as error:  # torch's compilers raise RuntimeError
+            self._stop.obey()  # Ctrl-C also ends the C++ compiler, which torch reports as an error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             fault = f"the outer step cannot be compiled here ({reason})"
             if self._compile_wanted == "must":
                 raise UserError(f"{self.spec.method}: {fault}; run it with --no-compile") from error
-            self.display.say(f"{fault}; going on without, slower; --no-compile does not try")
+            self.display.say(f"{fault}; running uncompiled, which is slower; --no-compile skips the attempt")
             return
         self._gradient, self.compiled = gradient, True
         self.state.compile_s += time.perf_counter() - started_at
@@ -291,7 +291,7 @@ class Run(Training):
 
     @override
     def _validate(self) -> float:
-        """Accuracy on the fixed meta-validation episodes."""
+        """Compute the accuracy on the fixed meta-validation episodes."""
         step = self.state.step
         correct = self._evaluate("meta_val", self._candidate())
         self.state.last_correct = correct.tolist()
@@ -310,7 +310,7 @@ class Run(Training):
         return interval.mean
 
     def _evaluate(self, split: SplitName, model: nn.Module) -> NDArray[np.int64]:
-        """Correct answers of `model` in each fixed episode of a split: [E]. Raises Stopped."""
+        """Correct answers of `model` in each fixed episode of a split: [E]. Raises Stopped after a stop request."""
 
         def on_progress(done: int, episodes: int) -> None:
             self.obey()
@@ -320,7 +320,7 @@ class Run(Training):
 
     @override
     def _candidate(self) -> nn.Module:
-        """The moving average, once a step was taken, where there is one."""
+        """The moving average if there is one and a step was taken, otherwise the model."""
         return self.model if self._average is None or not self.state.step else self._average.module
 
     @override
@@ -359,23 +359,23 @@ class Run(Training):
         self._take_up_draws(tensors["generator"].cpu())
 
     def _take_up_draws(self, generator_state: torch.Tensor) -> None:
-        """Go on drawing training episodes where it was left; on another kind of device, which cannot, by new ones."""
+        """Continue the sequence of training episodes; on another kind of device start a new sequence."""
         if generator_state.shape == self._generator.get_state().shape:
             self._generator.set_state(generator_state)
             return
         step = self.state.step
         self._generator = generator_for(f"training episodes from outer step {step}", self.seed, self.device)
-        self.display.say("begun on another kind of device, so from here on other training episodes are drawn")
+        self.display.say("resumed on another kind of device, so the training episodes from here on are different ones")
 
 
 def _average(model: nn.Module, share: float) -> AveragedModel:
-    """A copy of `model` that keeps `share` of its values at each update; the first takes them over."""
+    """An exponential moving average of `model` with decay `share`; the first update copies the model."""
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(share))  # type: ignore[no-untyped-call]
     return average.requires_grad_(requires_grad=False)
 
 
 def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor] | None:
-    """What moves training images, a shift and a tilt for each; None: they stay."""
+    """The random shift and rotation of training images; None without."""
     shift, tilt = protocol.training_shift_px, protocol.training_tilt_degrees
     if not shift and not tilt:
         return None
@@ -383,6 +383,6 @@ def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor
 
 
 def _optimizer(model: MetaTrained | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:
-    """Of what is meta-learned; None if nothing is."""
+    """Adam for the model's parameters; None without parameters."""
     parameters = list(model.parameters())
     return torch.optim.Adam(parameters, lr=outer_lr, fused=True) if parameters else None

@@ -1,4 +1,4 @@
-"""What a finished run left: its model, from the weights beside its record, and the examples that it saw."""
+"""Load a finished run: its model, from the weights next to its record, and its examples."""
 
 import json
 import shlex
@@ -30,34 +30,36 @@ from norml_cli.training.checkpoints import identity_of, read_checkpoint, read_pu
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left: its record, and the model that it tested."""
+    """A finished run's record and the model that it tested."""
 
     record: RunRecord
     model: MetaTrained | FrozenClassifier
 
     @property
     def meta_learner(self) -> MetaTrained:
-        """The model, where one was meta-trained. Raises TypeError for what is fitted to each support set."""
+        """The meta-trained model. Raises TypeError for a method that is fitted to each support set."""
         if not isinstance(self.model, MetaTrained):
             raise TypeError(f"{self.record.spec.algorithm} is fitted to each support set; there is no meta-learner")
         return self.model
 
 
 def load_trained(path: str | Path, device: torch.device | str = "cpu") -> Trained:
-    """The trained meta-learner of the record at `path`, on `device`.
+    """Load the trained meta-learner of the record at `path`, on `device`.
 
-    Raises UserError for a damaged record, for weights that are missing or another run's, and for what learns nothing.
+    Raises UserError for a damaged record, for weights that are missing or another run's, and for a method that is not
+    meta-trained.
     """
     record = read_record(Path(path))
     if not record.spec.rule.meta_trained:
         raise UserError(
-            f"{path}: {record.spec.algorithm} is fitted to each support set; there is no meta-learner in it"
+            f"{path}: {record.spec.algorithm} is fitted to each support set and has no meta-learner; name the record "
+            "of a meta-trained method"
         )
     return stored_weights(Path(path), record, device)
 
 
 def stored_weights(path: Path, record: RunRecord, device: torch.device | str) -> Trained:
-    """The model that the run of `record` tested, from its weights or those published; nothing is trained.
+    """Load the model that the run of `record` tested, from its own or its published weights.
 
     Raises UserError for weights that are missing, damaged or another run's.
     """
@@ -73,7 +75,7 @@ def stored_weights(path: Path, record: RunRecord, device: torch.device | str) ->
 
 
 def _features_of(state: Mapping[str, torch.Tensor]) -> int:
-    """D: what a convolutional learner has written down, or the width of a fully connected one's first layer."""
+    """D: stored by a convolutional learner, or the width of a fully connected learner's first layer."""
     return int(state["learner.n_features"]) if "learner.n_features" in state else state["learner.weights.0"].shape[1]
 
 
@@ -83,7 +85,7 @@ def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
     if not weights.exists() and published.exists():
         return read_published(path)
     if not weights.exists():
-        raise UserError(f"{weights}: not there, nor are published ones; make them with: {again(record)}")
+        raise UserError(f"{weights}: no such file, and no published weights; make them with: {again(record)}")
     content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
     state = content.get("meta_learner")
     if not isinstance(state, Mapping):
@@ -92,16 +94,16 @@ def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
 
 
 def under(trained: Trained, registry: Registry, spec: RunSpec) -> Trained:
-    """The trained model as `spec` has it adapt and classify. Raises UserError if its weights do not fit `spec`."""
+    """The trained model with the values of `spec`. Raises UserError if its weights do not fit `spec`."""
     model = rebuilt(trained, spec).model
     if isinstance(model, MetaTrained) and model.learner.sizes[0] != n_features(registry, spec):
         needed, there = model.learner.sizes[0], n_features(registry, spec)
-        raise UserError(f"{spec.benchmark}: has {there} values an example, not {needed}")
+        raise UserError(f"{spec.benchmark}: has {there} values per example, but the learner expects {needed}")
     return Trained(trained.record, model)
 
 
 def rebuilt(trained: Trained, spec: RunSpec) -> Trained:
-    """The trained model as `spec` has it adapt and classify, on examples of the same size.
+    """The trained model with the values of `spec`, for examples of the same size.
 
     Raises UserError if its weights do not fit `spec`.
     """
@@ -123,15 +125,15 @@ def _without_head(state: dict[str, torch.Tensor], head: int) -> None:
 
 
 def _does_not_fit(spec: RunSpec, was: RunSpec) -> str:
-    """Why weights that were trained by `was` cannot adapt by `spec`."""
+    """Why weights that were trained with `was` do not fit `spec`."""
     if spec.protocol.head_init != was.protocol.head_init:
         advice = f"train with it: {suggested(f'norml run {spec.method} --set head_init=zero')}"
-        return f"--set head_init=zero: the update rule of {spec.method} has learned something of each class; {advice}"
+        return f"--set head_init=zero: the update rule of {spec.method} has parameters for each class; {advice}"
     option = "--shots" if spec.shots != was.shots else "--set n_way"
     support = [f"{each.protocol.n_way}-way {each.shots}-shot" for each in (was, spec)]
     return (
-        f"{option}: the update rule of {spec.method} takes all support examples at once, so what was trained at "
-        f"{support[0]} cannot adapt to {support[1]}"
+        f"{option}: the update rule of {spec.method} takes all support examples at once, so weights trained for "
+        f"{support[0]} cannot adapt to {support[1]}; train it for {support[1]}"
     )
 
 
@@ -144,9 +146,9 @@ def examples_seen(
     *,
     spec: RunSpec | None = None,
 ) -> Examples:
-    """What the run of `record` saw, with its fixed episodes of `split`, or with those of another `spec`.
+    """The examples of the run of `record`, with its fixed episodes of `split` or those of another `spec`.
 
-    Raises UserError if that is not at hand. Another data set's examples are no business of the run.
+    Raises UserError if they are missing, or if the run's own data set has changed.
     """
     spec = spec or record.spec
     if spec.dataset not in registry.datasets:
@@ -158,14 +160,14 @@ def examples_seen(
     if spec.dataset == record.spec.dataset and not same:
         what = "images" if found.content_hash != saw.content_hash else "features"
         raise UserError(
-            f"{path}: was made on other {what} than {examples.cache.path.name} and its features hold now; "
-            "prepare those, or run it again in another --results folder"
+            f"{path}: was made with other {what} than those of {examples.cache.path.name} now; prepare the run's "
+            f"{what} again, or run it again in another --results folder"
         )
     return examples
 
 
 def again(record: RunRecord) -> str:
-    """The command that makes this run once more, in a folder of its own: a published record is not replaced."""
+    """The command that repeats this run in another results folder, so that it replaces no record."""
     spec = record.spec
     words = ["norml", "run", spec.method, "--benchmark", spec.benchmark, "--shots", str(spec.shots)]
     words += ["--seed", str(record.seed)] if record.seed else []
@@ -177,7 +179,7 @@ def again(record: RunRecord) -> str:
 
 
 def _unlike_the_registry(record: RunRecord) -> list[str]:
-    """The values that the registry as it is now would not give; those that were changed then, if it has no such run."""
+    """Keys whose values differ from the registry's current ones; the record's changed keys if it has no such run."""
     try:
         declared = _values(
             load_registry(strict=False).resolve(record.spec.method, record.spec.benchmark, record.spec.shots).spec

@@ -177,10 +177,7 @@ def test_other_numbers_of_classes(shell: Shell):
     shutil.rmtree("support/birch")
     code, _, err = shell.norml("classify", str(RECORD), "--support", "support", "--query", "query")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert (
-        "--support support: has 3 classes, but the learner has an output for each of its 5; train with --set head"
-        in err
-    )
+    assert "--support support: has 3 classes, but the learner has 5 outputs; train with --set head" in err
     assert probabilities(shell, "--set", "head_init=zero").shape == (N_QUERIES, 3)
     record = run(shell, "norml", "--set", "head_init=zero")
     found = probabilities(shell, record=record)
@@ -208,7 +205,7 @@ BAD = {
     "another size": (["--query", "large"], "large/x.png: 30 x 30 px, expected 28 x 28; declare resize to resize it"),
     "a value of training": (
         ["--set", "inner_lr=1"],
-        "--set inner_lr: cannot be changed here; this command takes inner",
+        "--set inner_lr: cannot be changed here; this command can change inner",
     ),
     "too few": (
         ["--query", "query/q0.png", "--set", "query_statistics=query"],
@@ -250,7 +247,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(shell: Shell):
     RECORD.with_suffix(".weights").unlink()
     code, out, err = shell.norml("classify", str(RECORD), "--support", "support", "--query", "query")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert "seed-0.weights: not there, nor are published ones; make them with: norml run maml-constant-lr" in err
+    assert "seed-0.weights: no such file, and no published weights; make them with: norml run maml-constant-lr" in err
 
 
 @pytest.mark.usefixtures("images")
@@ -271,7 +268,7 @@ def test_flattened_gates_stay_at_their_shots(shell: Shell, images: np.ndarray):
     record = run(shell, "norml", "--set", "gates=flattened")
     code, _, err = shell.norml("classify", record, "--support", "support", "--query", "query")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "trained at 5-way 1-shot cannot adapt to 5-way 2-shot" in err
+    assert "trained for 5-way 1-shot cannot adapt to 5-way 2-shot" in err
     for name in CLASSES:
         Path(f"support/{name}/1.png").unlink()
     found = probabilities(shell, record=record)

@@ -158,7 +158,7 @@ def test_a_benchmark_may_not_be_named_like_another_folder_of_results(shell: Shel
         code, _, err = shell.norml("validate")
         path.unlink()
         assert code == 2
-        assert f"{id_}.yaml: id: '{id_}' is the name of another folder under results/; choose another id" in err
+        assert f"{id_}.yaml: id: '{id_}' is reserved for a folder in results/; choose another id" in err
 
 
 def test_one_damaged_record_does_not_hide_the_others(shell: Shell):
@@ -169,7 +169,7 @@ def test_one_damaged_record_does_not_hide_the_others(shell: Shell):
     for path, record in zip((good, bad), records, strict=True):
         write_record(path, record)
     bad.write_text(bad.read_text(encoding="utf-8").replace("finished", "begun"), encoding="utf-8")
-    told = "seed-1.json: digest: is not that of the rest"
+    told = "seed-1.json: digest: does not match the content"
     for command in ("report", "status"):
         code, out, err = shell.norml(command)
         assert (code, told in err, err.startswith("left out: ")) == (0, True, True)
@@ -191,7 +191,7 @@ def test_hints_name_the_places_that_the_command_named(shell: Shell):
     assert code == 0
     assert out.rstrip().endswith("--shots 5 --results elsewhere")
     err = shell.norml("compare", "norml", "maml-constant-lr", "--results", "elsewhere")[2]
-    assert "--shots 1 --results elsewhere` makes one" in err
+    assert "--shots 1 --results elsewhere`" in err
 
 
 @pytest.mark.parametrize(("command", "width"), [("list", 30), ("show omniglot", 30), ("list", 80), ("list", 0)])

@@ -65,7 +65,7 @@ def test_starting_again_says_what_happened_and_does_not_compute(
     absurd(inner_lr=3e38, inner_steps=8)
     first = shell.norml(*RUN)[2]
     assert shell.norml(*RUN)[2] == first.replace("\n", "") + (
-        "; it would do so again: change these values, or try the same again with --force\n"
+        "; the same values would diverge again: change them, or try again with --force\n"
     )
 
     def reached(*_: object) -> None:
@@ -92,8 +92,8 @@ def test_a_checkpoint_is_never_overwritten_by_bad_weights(shell: Shell, monkeypa
     monkeypatch.setattr(Run, "_take_step", poisoned)
     code, _, err = shell.norml(*RUN)
     assert code == 2
-    assert "are no numbers after outer step 6" in err
-    assert "the checkpoint of outer step 5 is kept" in err
+    assert "are not finite after outer step 6" in err
+    assert "the checkpoint of outer step 5 keeps" in err
     (checkpoint,) = places(shell, "*.checkpoint")
     content = read_checkpoint(checkpoint, {})
     assert content["state"]["step"] == 5
@@ -131,7 +131,7 @@ def test_a_damaged_note_is_told(shell: Shell, absurd: Callable[..., None]):
     note.write_text("{")
     code, _, err = shell.norml(*RUN)
     assert code == 2
-    assert "not a readable note" in err
+    assert "is not a readable note" in err
 
 
 def test_an_inner_loop_that_only_raises_its_loss_is_warned_of(shell: Shell):

@@ -64,7 +64,7 @@ def test_a_page_that_drifted_is_named_and_made_again(tmp_path: Path):
 
     done = generate("--check")
     assert done.returncode == 1
-    assert done.stderr.startswith("keys.md, README.md: not what the code says")
+    assert done.stderr.startswith("keys.md, README.md: out of date")
     assert generate().returncode == 0
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == readme
     assert generate("--check").returncode == 0

@@ -124,31 +124,34 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
         ([], "nothing to change; add --set, --shots, --benchmark or --split (`norml verify` repeats the test)"),
         (
             ["--set", "n_way=3"],
-            "--set n_way: has 3 classes, but the learner has an output for each of its 5; train with --set head",
+            "--set n_way: has 3 classes, but the learner has 5 outputs; train with --set head",
         ),
-        (["--set", "n_way=3", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
+        (["--set", "n_way=3", "--set", "head_init=zero"], "norml has parameters for each class; train with it"),
         (["--set", "head_init=learned"], "nothing to change; add --set"),
         (["--set", "n_way=9", "--set", "head_init=zero"], "n_way: 9 is more than the 8 classes of 'tiny-glyphs'"),
         (
             ["--set", "inner_lr=0.3"],
-            "--set inner_lr: is fixed once the weights are trained; evaluate takes n_way, queries",
+            "--set inner_lr: is fixed by training; `norml evaluate` can change n_way, queries",
         ),
-        (["--set", "gate_scale=2"], "--set gate_scale: is fixed once the weights are trained"),
+        (["--set", "gate_scale=2"], "--set gate_scale: is fixed by training"),
         (["--set", "querys_per_class=3"], "unknown key, did you mean 'queries_per_class' or "),
         (["--set", "queries_per_class=many"], "--set queries_per_class=many: "),
         (["--set", "queries_per_class=900"], "queries_per_class: shots + queries_per_class = 901 is more than the "),
-        (["--set", "validation_episodes=3"], "--set validation_episodes: says nothing of --split meta-test; set test_"),
+        (
+            ["--set", "validation_episodes=3"],
+            "--set validation_episodes: has no effect on --split meta-test; set test_",
+        ),
         (["--split", "meta-train"], "--split meta-train: expected meta-val or meta-test"),
         (
             ["--benchmark", "tiny-3way"],
-            "--benchmark tiny-3way: has 3 classes, but the learner has an output for each of",
+            "--benchmark tiny-3way: has 3 classes, but the learner has 5 outputs",
         ),
         (
             ["--benchmark", "tiny-large"],
             "--benchmark tiny-large: has images of 20 x 20 grey pixels, but the learner was",
         ),
-        (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; take one"),
-        (["--benchmark", "mini-imagenet-5way"], "come from another backbone"),
+        (["--benchmark", "tiny-5way", "--shots", "3"], "--shots 3: benchmark 'tiny-5way' declares 1, 5; use one"),
+        (["--benchmark", "mini-imagenet-5way"], "uses another backbone than"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str], says: str):
@@ -166,7 +169,7 @@ def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str
 
 def test_gates_of_all_support_examples_at_once_stay_at_their_shots(shell: Shell):
     assert shell.norml(*RUN, "--set", "gates=flattened")[0] == 0
-    assert "trained at 5-way 1-shot cannot adapt to 5-way 2-shot" in refused(shell, "--shots", "2")
+    assert "trained for 5-way 1-shot cannot adapt to 5-way 2-shot" in refused(shell, "--shots", "2")
     assert evaluated(shell, "--set", "inner_steps_test=3")["new"] is True
 
 
@@ -265,7 +268,7 @@ def test_a_head_that_stays_at_zero_is_refused_before_anything_runs(shell: Shell)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "boil: head_init: zero with adapted_layers: body makes all logits equal; use head_init: learned" in err
     code, _, err = shell.norml(*RUN, "--set", "head_init=zero", "--set", "head_weight_std=1.0")
-    assert (code, "head_weight_std: is declared, but head_init: zero draws no weights there" in err) == (2, True)
+    assert (code, "head_weight_std: is declared, but head_init is zero" in err) == (2, True)
 
 
 def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: Path):
@@ -281,7 +284,7 @@ def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: 
     write_entry(shell.registry, "datasets", data | {"generator_seed": 99})
     shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "caches"))
     assert shell.norml("prepare", "tiny-glyphs")[0] == 0
-    assert "was made on other images than" in refused(shell, "--set", "queries_per_class=3")
+    assert "was made with other images than" in refused(shell, "--set", "queries_per_class=3")
 
 
 def test_what_is_fitted_to_each_support_set_takes_other_episodes_and_no_inner_steps(shell: Shell):
@@ -311,7 +314,7 @@ def test_an_evaluation_that_was_changed_or_moved_or_is_of_other_weights_is_named
     path = Path(str(evaluated(shell, "--set", "queries_per_class=3")["record"]))
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"seed": 1}))
-    assert "digest: is not that of the rest" in refused(shell, "--set", "queries_per_class=3")
+    assert "digest: does not match the content" in refused(shell, "--set", "queries_per_class=3")
     content["correct"][0] ^= 1
     path.write_text(json.dumps(content | {"digest": digest_of(content)}))
     assert "accuracy.mean is not the mean of correct" in refused(shell, "--set", "queries_per_class=3")
@@ -321,7 +324,7 @@ def test_an_evaluation_that_was_changed_or_moved_or_is_of_other_weights_is_named
     assert shell.norml(*RUN, "--force", "--set", "outer_steps=8")[0] == 0
     faults = Results(Path("results")).scan_evaluations().faults
     assert faults == [
-        f"{path}: evaluates weights of another run than seed-0.json beside it; delete it",
+        f"{path}: evaluates other weights than those of seed-0.json next to it; delete it",
         f"{copied}: holds the evaluation that belongs at {path}; move it there or delete it",
     ]
     assert "is the record of an evaluation; name a run's record instead" in shell.norml("verify", str(path))[2]
@@ -427,7 +430,7 @@ def test_damaged_or_other_published_weights_are_refused(shell: Shell, record: Pa
     card.unlink()
     assert "seed-0.card.json: no such file" in refused(shell, "--set", "inner_steps_test=4")
     file.unlink()
-    assert "seed-0.weights: not there, nor are published ones; make them with: norml run norml" in refused(
+    assert "seed-0.weights: no such file, and no published weights; make them with: norml run norml" in refused(
         shell, "--set", "inner_steps_test=4"
     )
 

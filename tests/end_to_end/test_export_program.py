@@ -118,8 +118,11 @@ def test_what_looks_at_all_examples_at_once_keeps_their_number(shell: Shell):
     [
         (["--program", "learner.bin"], "--program learner.bin: takes one RECORD and a file that ends in .pt2"),
         (["--set", "inner_steps_test=2"], "--set: applies to --program only; add --program FILE"),
-        (["--program", "x.pt2", "--set", "inner_lr=1"], "--set inner_lr: cannot be changed here; this command takes"),
-        (["--program", "x.pt2", "--set", "head_init=zero"], "norml has learned something of each class; train with it"),
+        (
+            ["--program", "x.pt2", "--set", "inner_lr=1"],
+            "--set inner_lr: cannot be changed here; this command can change",
+        ),
+        (["--program", "x.pt2", "--set", "head_init=zero"], "norml has parameters for each class; train with it"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(shell: Shell, arguments: list[str], says: str):

@@ -193,10 +193,13 @@ def test_logistic_regression_is_shown_with_the_source_of_its_values(shell: Shell
         (("--set", "backbone_seed=3"), "has no features by 'made-recipe', seed 3; run `norml pretrain made-mini"),
         (
             ("--set", "backbone=null", "--set", "feature_scaling=none"),
-            "has colour images, which a fully connected learner does not take; name a recipe",
+            "has colour images, which a fully connected learner cannot use; name a recipe",
         ),
         (("--set", "backbone=made-recipes"), "unknown recipe 'made-recipes', did you mean 'made-recipe'"),
-        (("--benchmark", "tiny-5way", "--set", "backbone=made-recipe"), "has grey images, which no recipe takes"),
+        (
+            ("--benchmark", "tiny-5way", "--set", "backbone=made-recipe"),
+            "has grey images, but recipes need colour images",
+        ),
         (("--benchmark", "tiny-5way", "--set", "feature_scaling=unit-length"), "no backbone makes features"),
     ],
 )

@@ -139,7 +139,7 @@ def test_an_entry_is_never_overwritten(user: Shell):
     path.write_text("kept\n")
     code, _, err = user.norml("new", "dataset", "my-birds", "--source", "birds")
     assert (code, path.read_text()) == (2, "kept\n")
-    assert err == "error: mine/datasets/my-birds.yaml: is there already; choose another name, or remove it\n"
+    assert err == "error: mine/datasets/my-birds.yaml: already exists; choose another name, or remove it\n"
 
 
 @pytest.mark.parametrize(

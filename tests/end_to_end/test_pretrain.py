@@ -239,7 +239,7 @@ def test_a_signal_stops_cleanly_and_the_command_goes_on(
     [
         (("pretrain", "made-mini", "--recipe", "made"), ["unknown recipe 'made'", "did you mean 'made-recipe'"]),
         (("pretrain", "made-min", "--recipe", "made-recipe"), ["unknown data set 'made-min'"]),
-        (("pretrain", "tiny-glyphs", "--recipe", "made-recipe"), ["its images are grey"]),
+        (("pretrain", "tiny-glyphs", "--recipe", "made-recipe"), ["has grey images"]),
         (("pretrain", "mini-imagenet", "--recipe", "made-recipe"), ["norml prepare mini-imagenet", "--source"]),
         (("pretrain", "made-mini", "--recipe", "rfs-2020"), ["batch_size 64", "9 training images"]),
         ((*PRETRAIN, "--epochs", "0"), ["--epochs"]),
@@ -293,9 +293,9 @@ def test_a_changed_recipe_is_another_pretraining(shell: Shell):
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
-        ("best_step", 3, "best_step 3 is no step of the curve"),
+        ("best_step", 3, "best_step 3 is not a step of the curve"),
         ("spec_hash", "0" * 64, "spec_hash is not the hash of spec"),
-        ("nearest_centroid", {}, "nearest_centroid is not that of best_step"),
+        ("nearest_centroid", {}, "nearest_centroid differs from that of best_step"),
         ("curve", [], "curve: must have 1 or more items"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_record_that_was_edited_is_refused(shell: Shell, key: str, value: obje
     assert shell.norml(*PRETRAIN)[0] == 0
     (path,) = (shell.results / "pretraining").rglob("*.json")
     edited = json.loads(path.read_text()) | {key: value}
-    for content, expected in ((edited, "digest: is not that"), (edited | {"digest": digest_of(edited)}, fault)):
+    for content, expected in ((edited, "digest: does not match"), (edited | {"digest": digest_of(edited)}, fault)):
         path.write_text(json.dumps(content))
         code, _, err = shell.norml(*PRETRAIN)
         assert (code, err.count("\n")) == (2, 1)

@@ -159,20 +159,20 @@ def test_the_two_gradients_of_a_run_are_compiled_one_after_the_other(shell: Shel
     [
         (
             ("maml-layerwise-lr", "--set", "outer_gradient=reptile"),
-            "outer_gradient: is reptile, which cannot train what the update rule learns; take query-loss",
+            "outer_gradient: is reptile, which cannot train this method's update rule; use query-loss",
         ),
         (
             ("reptile", "--set", "adapted_layers=head"),
-            "adapted_layers: is head, but reptile moves what inner steps move alone; take all",
+            "adapted_layers: is head, but reptile trains only adapted layers; use all",
         ),
-        (("reptile", "--set", "inner_steps=0"), "outer_gradient: is reptile, but inner_steps is 0; take query-loss"),
+        (("reptile", "--set", "inner_steps=0"), "outer_gradient: is reptile, but inner_steps is 0; use query-loss"),
         (
             ("maml-constant-lr", "--set", "multi_step_share=0.5"),
             "multi_step_share: is 0.5, but outer_gradient is query-loss; leave it out",
         ),
         (
             ("prototypical-network", "--set", "hidden_sizes=[]"),
-            "hidden_sizes: is [], so there is nothing to meta-train; take nearest-centroid",
+            "hidden_sizes: is [], so there is nothing to meta-train; use nearest-centroid",
         ),
         (
             ("matching-network", "--set", "adapted_layers=body"),
@@ -217,4 +217,4 @@ def test_validate_leaves_out_what_does_not_go_together(shell: Shell):
     assert (code, err) == (0, "")
     code, _, err = shell.norml("show", "prototypical-network", "--benchmark", "mini-imagenet-5way")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "hidden_sizes: is [], so there is nothing to meta-train; take nearest-centroid" in err
+    assert "hidden_sizes: is [], so there is nothing to meta-train; use nearest-centroid" in err

@@ -304,7 +304,11 @@ def test_a_run_that_goes_on_with_other_threads_says_so(shell: Shell, monkeypatch
     [
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), (), "--set recompute=true"),
         (torch.OutOfMemoryError("CUDA out of memory."), (), "meta_batch_size (--set meta_batch_size=1)"),
-        (MemoryError(), ("--set", "recompute=true", "--set", "meta_batch_size=1"), "needs less with a smaller learner"),
+        (
+            MemoryError(),
+            ("--set", "recompute=true", "--set", "meta_batch_size=1"),
+            "to need less, use a smaller learner",
+        ),
     ],
 )
 def test_out_of_memory_is_one_line_with_remedies(
@@ -461,7 +465,7 @@ def test_a_long_run_goes_on_where_compiling_fails(shell: Shell, monkeypatch: pyt
     monkeypatch.setattr(run, "compiled_meta_gradient", lambda *_: fails)
     code, out, err = shell.norml(*NORML, "--results", "tried")
     assert code == 0, err
-    assert "cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); going on without" in out
+    assert "cannot be compiled here (InvalidCxxCompiler: no working C++ compiler); running uncompiled" in out
     tried = read(shell, results="tried")
     assert tried["correct"] == read(shell, results="plain")["correct"]
     assert tried["cost"]["compile_s"] is None

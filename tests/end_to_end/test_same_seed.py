@@ -73,7 +73,7 @@ def test_a_run_can_be_taken_up_on_another_kind_of_device_and_its_record_says_so(
     write_checkpoint(path, left | {"generator": torch.zeros(16, dtype=torch.uint8)})
     code, out, err = shell.norml(*RUN)
     assert code == 0, err
-    assert "begun on another kind of device, so from here on other training episodes are drawn" in out
+    assert "resumed on another kind of device, so the training episodes from here on are different ones" in out
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert record["device"] == f"Some GPU, then {here[0]}"
     assert record["repeatability"] == SEVERAL_DEVICES

@@ -23,7 +23,7 @@ VARIES = [
     (r"(?:[<±+-] ?)?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", "#"),
     (r"(?:# to )+#", "#"),
     (r"(?:# )*# (?:s|min|h)\b|#(?::#)+", "TIME"),
-    (r"\S+ is ahead|not told apart(?:;\s+#\s+\w+\s+would\s+tell)?|too few seeds(?:; # would do)?", "VERDICT"),
+    (r"\S+ is ahead|not significant(?:;\s+#\s+\w+\s+needed)?|too few seeds(?:; # needed)?", "VERDICT"),
     (r"[─*]+", ""),
 ]
 

@@ -215,7 +215,7 @@ def test_a_study_averages_over_seeds(shell: Shell):
         pair = by_rate[trial["values"]["inner_lr"]]
         assert trial["n_seeds"] == len(pair) == 2
         assert trial["mean_over_seeds"] == pytest.approx(sum(pair) / 2, abs=1e-12)
-    assert "mean: of the seeds' best" in shell.norml("study", "rates")[1]
+    assert "mean: best meta-validation accuracy" in shell.norml("study", "rates")[1]
 
 
 def test_a_value_of_the_grid_is_told_even_where_it_is_the_declared_one(shell: Shell):
@@ -244,7 +244,11 @@ def test_registry_may_be_one_file(shell: Shell):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("id: mine\n", "mine.yaml: is no entry"), ("- a\n", "mine.yaml: not a mapping"), (None, "cannot be read")],
+    [
+        ("id: mine\n", "mine.yaml: is not a registry entry"),
+        ("- a\n", "mine.yaml: not a mapping"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_is_no_entry(shell: Shell, content: str | None, said: str):
     if content is not None:

@@ -129,7 +129,7 @@ def test_weights_that_are_not_there_or_another_run_s(shell: Shell, record: Path,
 def test_no_record_is_one_clear_line(shell: Shell):
     code, _, err = shell.norml("verify", "nowhere.json")
     assert code == 2
-    assert "nowhere.json: no such file; a run's record lies at " in err
+    assert "nowhere.json: no such file; a run's record is at " in err
 
 
 @pytest.mark.usefixtures("record")

@@ -176,7 +176,7 @@ def test_queries_that_a_factored_first_layer_was_not_made_with_cannot_be_gone_ba
     meta_learner, batch = make_meta_learner("norml"), make_episodes()
     adaptation = adapted_weights(meta_learner, batch, form="factored", reversible=True, queries_known=True)
     logits = adaptation.logits(batch.query_x)
-    with pytest.raises(ValueError, match="only the queries it was made with"):
+    with pytest.raises(ValueError, match="only be reversed for the queries"):
         adaptation.reverse(torch.ones_like(logits))
 
 

@@ -147,9 +147,9 @@ def test_both_train(make_meta_learner, make_episodes):
 
 def test_what_they_cannot_follow_is_refused(make_meta_learner, make_episodes):
     batch = make_episodes()
-    with pytest.raises(ValueError, match=r"^Reptile moves initial weights alone"):
+    with pytest.raises(ValueError, match=r"^Reptile trains only initial weights"):
         reptile_gradient(make_meta_learner("maml-layerwise-lr"), batch, 1)
-    with pytest.raises(ValueError, match=r"^Reptile learns from inner steps; take at least 1$"):
+    with pytest.raises(ValueError, match=r"^Reptile learns from inner steps; use at least 1$"):
         reptile_gradient(make_meta_learner("maml-constant-lr"), batch, 0)
     body = make_meta_learner("maml-constant-lr", sizes=(5, 4, 0)).learner
     metric = MetricLearner(body, SupportComparison("class-means", "euclidean"), n_way=3)

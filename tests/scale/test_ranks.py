@@ -175,7 +175,7 @@ def test_a_rank_without_an_episode_is_refused_in_one_line(shell: Shell):
     code, said = torchrun(shell, 4, *RUN, "--set", "meta_batch_size=3")
     assert code != 0
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: meta_batch_size 3: leaves none for some of 4 devices; use at most 3"]
+    assert errors == ["error: meta_batch_size 3: is less than the 4 devices; use at most 3 devices"]
     assert not list(shell.results.rglob("*.json"))
 
 
@@ -329,7 +329,7 @@ def _again(shell: Shell, command: tuple[str, ...]) -> tuple[list[dict[str, Any]]
 def test_a_batch_smaller_than_the_ranks_is_refused(shell: Shell):
     code, said = torchrun(shell, 3, *pretraining(shell, batch_size=2))
     assert code != 0
-    assert said.count("error: batch_size 2: leaves none for some of 3 devices; use at most 2") == 1
+    assert said.count("error: batch_size 2: is less than the 3 devices; use at most 2 devices") == 1
 
 
 # ------------------------------------------------------------------------------------------------- a process alone

@@ -1,1 +1,1 @@
-"""One module an algorithm: its settings, and how it is built."""
+"""One module for each algorithm: its settings, and how to build it."""

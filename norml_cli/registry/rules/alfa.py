@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class AlfaSettings(LearnedSettings):
-    """A small net sets each layer's rate and weight decay in each inner step, from means of weights and gradients."""
+    """A small network sets each layer's rate and weight decay in each inner step from mean weights and gradients."""
 
     initial_decay: float = Field(
-        ge=0, lt=1, description="share of a layer's weights that an untrained inner step takes away"
+        ge=0, lt=1, description="weight decay of an inner step before training, as a share of a layer's weights"
     )
 
     @override

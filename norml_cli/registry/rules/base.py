@@ -1,8 +1,8 @@
-"""The settings of each algorithm in a method's entry, and how it is built: one file each, torch-free to import.
+"""Base classes for the settings of an algorithm. Each algorithm is one file of this folder; importing needs no torch.
 
-The file's name is the algorithm's, with hyphens: `meta_sgd.py` is `algorithm: meta-sgd`. It holds one class, whose
-fields are the settings: their types, ranges and meaning. Nothing else names it: entries, `--set`, records, the
-documentation and the builder find it here.
+The file is named after the algorithm: `meta_sgd.py` is `algorithm: meta-sgd`. It holds one class, whose fields are the
+settings with their types, ranges and meaning. There is nothing to register: entries, `--set`, records, the
+documentation and the builder find the class here.
 """
 
 import importlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RuleSettings(Model):
-    """Settings of an algorithm. No two rules and no protocol value share a name with another meaning."""
+    """Settings of an algorithm. A name has one meaning in all rules and in the protocol."""
 
     meta_trained: ClassVar[bool]
     """Whether there is an outer loop."""
@@ -36,16 +36,16 @@ class RuleSettings(Model):
     """Whether the learner ends in a layer with an output for each class."""
 
     lacks: ClassVar[Mapping[str, str]] = {}
-    """Protocol values that are 0, whatever is declared, each with why."""
+    """Protocol values that are always 0 for this algorithm, each with the reason."""
 
     def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
-        """What of a protocol does not go with these settings: the key to change, and what is wrong."""
+        """Contradictions between a protocol and these settings: pairs of the key to change and the fault."""
         if not self.meta_trained and protocol.outer_gradient != "query-loss":
             yield "outer_gradient", f"is {protocol.outer_gradient}, but there is no outer loop; leave it out"
 
 
 class LearnedSettings(RuleSettings):
-    """Settings of an update rule, which is meta-trained beside the learner's initial weights."""
+    """Settings of an update rule, which is meta-trained together with the learner's initial weights."""
 
     meta_trained: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
@@ -54,24 +54,24 @@ class LearnedSettings(RuleSettings):
     def update_rule(
         self, layers: "Sequence[LayerShape]", *, n_support: int, inner_steps: int, generator: "torch.Generator | None"
     ) -> "UpdateRule":
-        """The untrained rule, for a learner of `layers`.
+        """The untrained rule for a learner with `layers`.
 
-        S = `n_support` support examples a step; T = `inner_steps` of training, with which evaluation may differ.
+        n_support: S, support examples of a step. inner_steps: T of training; evaluation may use another number.
         """
 
-    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int | None:  # noqa: ARG002 - for rules that count
-        """How many values that rule learns, from shapes alone; None: ask torch."""
+    def parameter_count(self, sizes: Sequence[int], *, n_support: int, inner_steps: int) -> int | None:  # noqa: ARG002 - subclasses use them
+        """How many values the rule learns, computed from shapes; None: only torch can tell."""
         return None
 
     @override
     def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
         learned = self.parameter_count([1, 1], n_support=1, inner_steps=1) != 0
         if protocol.outer_gradient == "reptile" and learned:
-            yield "outer_gradient", "is reptile, which cannot train what the update rule learns; take query-loss"
+            yield "outer_gradient", "is reptile, which cannot train this method's update rule; use query-loss"
 
 
 class ComparingSettings(RuleSettings):
-    """Settings of a comparison with the support set, in features that are meta-trained; there is no inner loop."""
+    """Settings of a metric learner, which compares queries with the support set in meta-trained features."""
 
     meta_trained: ClassVar[bool] = True
     lacks: ClassVar[Mapping[str, str]] = dict.fromkeys(("inner_steps", "inner_steps_test"), "takes no inner steps")
@@ -83,7 +83,7 @@ class ComparingSettings(RuleSettings):
     @override
     def contradictions(self, protocol: Protocol) -> Iterator[tuple[str, str]]:
         if not protocol.hidden_sizes:
-            yield "hidden_sizes", "is [], so there is nothing to meta-train; take nearest-centroid"
+            yield "hidden_sizes", "is [], so there is nothing to meta-train; use nearest-centroid"
         untouched = {"adapted_layers": "all", "first_order": False, "support_order": "full"}
         for key, value in (untouched | {"outer_gradient": "query-loss"}).items():
             if getattr(protocol, key) != value:
@@ -93,7 +93,7 @@ class ComparingSettings(RuleSettings):
 
 
 class FittedSettings(RuleSettings):
-    """Settings of a classifier that is fitted to each support set; nothing is learned in an outer loop."""
+    """Settings of a classifier that is fitted to each support set; there is no outer loop."""
 
     meta_trained: ClassVar[bool] = False
     lacks: ClassVar[Mapping[str, str]] = {"outer_steps": "has no outer loop"}
@@ -104,7 +104,7 @@ class FittedSettings(RuleSettings):
 
 
 def settings_by_algorithm() -> dict[str, type[RuleSettings]]:
-    """The settings of every algorithm, by its name in entries."""
+    """The settings of each algorithm, by its name in entries."""
     names = sorted(module.name for module in pkgutil.iter_modules(rules.__path__) if module.name != "base")
     return {name.replace("_", "-"): _settings_in(f"{rules.__name__}.{name}") for name in names}
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class ComparisonSettings(ComparingSettings):
-    """Queries are compared with the support set, in the features of a meta-trained body; nothing is adapted."""
+    """Compare queries with the support set in meta-trained features; there are no inner steps."""
 
     compared_with: Literal["class-means", "examples"] = Field(
-        description="'class-means': with each class's mean (Prototypical Networks); 'examples': with every support "
-        "example, whose class gets its share of a softmax (Matching Networks)"
+        description="compare a query with each class's mean ('class-means', Prototypical Networks) or with every "
+        "support example, whose softmax weights add up for its class ('examples', Matching Networks)"
     )
     similarity: Literal["euclidean", "cosine"] = Field(
-        description="minus the squared Euclidean distance, or the cosine of the angle"
+        description="negative squared Euclidean distance, or cosine similarity"
     )
 
     @override

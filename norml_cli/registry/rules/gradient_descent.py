@@ -19,8 +19,8 @@ class GradientDescentSettings(LearnedSettings):
     """MAML's update rule: signals scaled by a constant or by learned rates."""
 
     learned_rates: Literal["none", "global", "layer-wise", "layer-and-step-wise"] = Field(
-        description="which learning rates the outer loop learns (starting from inner_lr, in log space): one, one a "
-        "layer, or one a layer and inner step, the last of which serves all steps after it"
+        description="learning rates that the outer loop learns, in log space from inner_lr: none, one, one per layer, "
+        "or one per layer and inner step, where steps beyond training use the last rate"
     )
 
     @override

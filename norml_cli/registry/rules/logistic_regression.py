@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class LogisticRegressionSettings(FittedSettings):
-    """Logistic regression fitted to each support set; nothing is learned in an outer loop."""
+    """Logistic regression fitted to each support set; there is no outer loop."""
 
     inverse_penalty: float = Field(
-        gt=0, le=1000, description="C: the penalty on the weights is |W|^2 / (2 C), the loss a sum over the support set"
+        gt=0, le=1000, description="C: the loss is summed over the support set, plus a penalty |W|^2 / (2 C)"
     )
 
     @override

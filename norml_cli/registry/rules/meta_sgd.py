@@ -20,7 +20,7 @@ class MetaSgdSettings(LearnedSettings):
     """Meta-SGD's update rule: a learned rate for every weight and bias, of either sign."""
 
     initial_rate: float = Field(
-        gt=0, le=100, description="what every rate starts from, as a multiple of inner_lr; 1: as MAML starts"
+        gt=0, le=100, description="initial value of every rate, as a multiple of inner_lr; 1 starts as MAML"
     )
 
     @override

@@ -1,4 +1,4 @@
-"""Nearest centroids of frozen features."""
+"""Nearest class mean of frozen features."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class NearestCentroidSettings(FittedSettings):
-    """The class whose mean support example is nearest; nothing is learned in an outer loop."""
+    """Choose the class whose mean support example is nearest; there is no outer loop."""
 
     similarity: Literal["euclidean", "cosine"] = Field(
-        description="nearest by Euclidean distance, or by the angle between query and mean"
+        description="nearest by Euclidean distance, or by cosine similarity"
     )
 
     @override

@@ -1,4 +1,4 @@
-"""NORML and its zeroed-state variants."""
+"""NORML and its variants with zeroed states."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,36 +17,37 @@ if TYPE_CHECKING:
 
 
 class NodalLstmSettings(LearnedSettings):
-    """NORML's update rule (eqs 14-19): one LSTM cell a layer scales both signals neuron by neuron."""
+    """NORML's update rule (eqs 14-19): one LSTM cell per layer scales both signals, neuron by neuron."""
 
     gates: Literal["per-example", "batch-shared", "flattened"] = Field(
-        description="one cell state per support example; one per episode from inputs averaged over the support set; "
-        "or one per episode from all support examples flattened into one input"
+        description="one cell state per support example; one per episode, with inputs averaged over the support set; "
+        "or one per episode, with all support examples concatenated into one input"
     )
-    previous_cell: bool = Field(description="whether the cell state is carried over inner steps (false: zero cell)")
+    previous_cell: bool = Field(description="whether a step gets the last step's cell state (false: zero cell)")
     hidden_state: Literal["output-gate", "none"] = Field(
         description="'output-gate' feeds h = o * tanh(c) back into the gates; 'none' is eqs 14-17 as printed"
     )
-    previous_hidden: bool = Field(description="whether the hidden state is carried over (false: zero hidden)")
+    previous_hidden: bool = Field(description="whether a step gets the last step's hidden state (false: zero hidden)")
     cell_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer-width"] = Field(
         description="neurons of each LSTM cell; 'layer-width' = the layer's outputs"
     )
     input_normalisation: Literal["standardise", "log-sign", "none"] = Field(
-        description="how delta and h enter the cell: standardised over neurons, log and sign (p = 10), or as they are"
+        description="inputs delta and h of the cell: standardised over neurons, as log and sign (p = 10), or unchanged"
     )
     gate_scale: float = Field(
         gt=0,
         le=100,
-        description="factor on the sigmoid gates: how far one can open; untrained, it is 1 (half of this, below 2)",
+        description="largest value of a gate, which is this times a sigmoid; an untrained gate is 1 (half of this if "
+        "below 2)",
     )
     forget_bias: float = Field(ge=-20, le=20, description="initial bias of the forget gate")
     layer_rates: bool = Field(
-        default=False, description="whether a learned rate a layer multiplies its steps, beside the gates"
+        default=False, description="whether each layer also has a learned rate that multiplies its steps"
     )
-    # A default, which a spec's hash leaves out: it changes nothing of fully connected layers.
+    # Has a default, which a spec's hash leaves out; fully connected layers do not use it.
     channel_summary: Literal["mean-and-size", "mean", "size"] = Field(
         default="mean-and-size",
-        description="what of a convolution's channel enters the cell, over an example's positions",
+        description="input of the cell for a convolution's channel: mean and size over an example's positions, or one",
     )
 
     @override
@@ -64,7 +65,7 @@ class NodalLstmSettings(LearnedSettings):
         return of_cells + (len(layers) if self.layer_rates else 0)
 
     def _cell_parameters(self, n_in: int, n_out: int, n_support: int) -> int:
-        """Packed gates of losses, delta, h and hidden state, and the gates that open both signals."""
+        """Parameters of the LSTM's packed gates, plus those of the gates that scale both signals."""
         size = n_out if self.cell_size == "layer-width" else self.cell_size
         feeds_hidden = self.previous_hidden and self.hidden_state == "output-gate"
         examples = n_support if self.gates == "flattened" else 1

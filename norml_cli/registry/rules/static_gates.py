@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class StaticGatesSettings(LearnedSettings):
-    """Two learned gates a neuron or channel, the same in every episode, example and inner step."""
+    """Two learned gates per neuron or channel, the same in every episode, example and inner step."""
 
     gate_scale: float = Field(
         gt=0,
         le=100,
-        description="factor on the sigmoid gates: how far one can open; untrained, it is 1 (half of this, below 2)",
+        description="largest value of a gate, which is this times a sigmoid; an untrained gate is 1 (half of this if "
+        "below 2)",
     )
 
     @override

@@ -1,1 +1,1 @@
-"""One training on several processes (ranks), each with a device of its own."""
+"""Share one training among several processes (ranks), each with its own device."""

@@ -1,6 +1,6 @@
-"""Batch norm whose statistics are those of a batch that several ranks share, on any device.
+"""Batch norm with the statistics of a batch that several ranks share, on any device.
 
-torch's SyncBatchNorm does the same on GPUs alone.
+torch's SyncBatchNorm does the same, but only on GPUs.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from typing_extensions import override
 
 
 def take_statistics_of_all(model: nn.Module, batch_size: int) -> None:
-    """Have every batch norm of `model` normalise by the whole batch of `batch_size` images, in place.
+    """Replace every batch norm of `model` by one with the statistics of the whole batch of `batch_size` images.
 
-    Parameters, buffers and their names stay.
+    Keeps parameters, buffers and their names.
     """
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
@@ -24,7 +24,7 @@ def take_statistics_of_all(model: nn.Module, batch_size: int) -> None:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """A batch norm of one part of the batch: [its images, C, height, width]."""
+    """Batch norm of this rank's part of a batch, [its images, C, height, width], by the whole batch's statistics."""
 
     def __init__(self, norm: nn.BatchNorm2d, batch_size: int) -> None:
         super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
@@ -36,7 +36,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     @override
     def forward(self, input: Tensor) -> Tensor:
-        """The same shape and type as the input; in evaluation mode by the running statistics."""
+        """Normalise `input`, keeping its shape and type; evaluation mode uses the running statistics."""
         if not self.training:
             return super().forward(input)
         x, count = input.float(), self._batch_size * input.shape[2] * input.shape[3]
@@ -50,14 +50,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, as torch's own batch norm does."""
+        """Update the running statistics as torch's batch norm does."""
         for running, seen in ((self.running_mean, mean), (self.running_var, variance)):
             running.lerp_(seen, self.momentum)  # type: ignore[union-attr, arg-type]  # made by __init__
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks. Each rank's loss depends on it, so its derivative is the sum of theirs."""
+    """The sum over ranks. All ranks' losses depend on it, so its derivative is the sum of their derivatives."""
 
     @staticmethod
     def forward(_ctx: Any, value: Tensor) -> Tensor:

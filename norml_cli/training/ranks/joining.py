@@ -1,4 +1,4 @@
-"""The ranks that torchrun started: what they send each other. gloo carries it between CPUs, NCCL between GPUs."""
+"""Communication between the ranks that torchrun started: gloo between CPUs, NCCL between GPUs."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from norml_cli.training.launch import device_of
 from norml_cli.training.ranks.sharing import LostRank, Ranks
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(minutes=30)  # chosen: for a rank that compiles, or prepares data, while others wait
+LONGEST_WAIT = timedelta(minutes=30)  # chosen: enough for one rank to compile or prepare data while others wait
 CPU = torch.device("cpu")
 
 
 class JoinedRanks(Ranks):
-    """One of several ranks, whose place torchrun wrote into the environment."""
+    """One of several ranks; its number comes from torchrun's environment variables."""
 
     def __init__(self) -> None:
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -31,7 +31,7 @@ class JoinedRanks(Ranks):
         self._own = CPU
 
     def join(self, device: str) -> None:
-        """Meet the others, with a device as --device names it. Raises UserError for one that is not there."""
+        """Connect to the other ranks. device: as in --device. Raises UserError for a missing device."""
         self._own = self._device_of(device)
         on_gpu = self._own.type == "cuda"
         if on_gpu:
@@ -55,7 +55,7 @@ class JoinedRanks(Ranks):
         return torch.device("cuda", self.local_rank)
 
     def is_first_to_fail(self) -> bool:
-        """Whether no other rank has asked this."""
+        """Whether this rank is the first to call this method."""
         return bool(self._store.add("failed", 1) == 1)
 
     @override
@@ -107,7 +107,7 @@ def _answer(call: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 @contextmanager
 def _others_there() -> Iterator[None]:
-    """Raise LostRank where another rank does not answer."""
+    """Raise LostRank if another rank does not answer."""
     try:
         yield
     except RuntimeError as error:
@@ -116,14 +116,14 @@ def _others_there() -> Iterator[None]:
 
 @contextmanager
 def joined_by(device: str) -> Iterator[Ranks]:
-    """This process as a rank. Only the first one prints, and of several that fail only the first to do so."""
+    """Join the other ranks. Only the first rank prints; if several ranks fail, only one prints its error."""
     ranks = JoinedRanks()
     try:
         ranks.join(device)
         with _silent_unless(ranks.is_first):
             yield ranks
     except LostRank:
-        raise SystemExit(1) from None  # the rank that ended first says why
+        raise SystemExit(1) from None  # the rank that ended first has printed why
     except UserError:
         if not ranks.is_first_to_fail():
             raise SystemExit(2) from None
@@ -134,7 +134,7 @@ def joined_by(device: str) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _silent_unless(heard: bool) -> Iterator[None]:  # noqa: FBT001 - the one thing that it is asked
+def _silent_unless(heard: bool) -> Iterator[None]:  # noqa: FBT001 - its only argument
     if heard:
         yield
         return

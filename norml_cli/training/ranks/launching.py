@@ -1,6 +1,6 @@
-"""A command on several devices: `--devices N` starts it N times, as `torchrun --nproc-per-node N` does.
+"""Run a command on several devices: `--devices N` starts it N times, as `torchrun --nproc-per-node N` does.
 
-Loads torch where there are several devices.
+Imports torch only for several devices.
 """
 
 import logging
@@ -17,16 +17,16 @@ from norml_cli.files.errors import UserError, counted
 from norml_cli.training.ranks.sharing import Ranks
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
 
-OF_TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of a process that torchrun started
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # handed on to the ranks: those that training.stopping hears
-TIME_TO_STOP_S = "60"  # chosen: as of a sweep's cells
+OF_TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable that torchrun sets
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1"  # passed on to the ranks; training.stopping handles them
+TIME_TO_STOP_S = "60"  # chosen: as for the cells of a sweep
 
 
 @contextmanager
 def on_devices(count: int | None, device: str) -> Iterator[Ranks]:
-    """This process as one of `count` ranks (--devices), or of those that torchrun started; None: as many as these.
+    """Join `count` ranks (--devices), or the ranks that torchrun started.
 
-    A process that is no rank yet starts them, waits for them and ends with their exit code. Raises UserError.
+    A process that is not a rank starts the ranks, waits for them and exits with their exit code. Raises UserError.
     """
     started = int(os.environ["WORLD_SIZE"]) if OF_TORCHRUN in os.environ else None
     if started is None and (count or 1) > 1:
@@ -44,7 +44,7 @@ def _joined(device: str) -> AbstractContextManager[Ranks]:
 
 
 def _start(count: int, device: str) -> int:
-    """Run this command line once more in each of `count` ranks; its exit code. Raises UserError."""
+    """Run this command line in each of `count` ranks; returns the exit code. Raises UserError."""
     _require_devices(count, device)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
@@ -63,7 +63,7 @@ def _start(count: int, device: str) -> int:
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         signals_to_handle=SIGNALS,
     )
-    logging.disable()  # the ranks say what there is to say
+    logging.disable()  # the ranks print their own messages
     try:
         elastic_launch(config, sys.executable)("-m", "norml_cli", *sys.argv[1:])
     except SignalException:
@@ -75,7 +75,7 @@ def _start(count: int, device: str) -> int:
 
 
 def _stop_at_once() -> None:
-    """A second signal found ranks that still save: they hear of it, too. After one signal all have ended."""
+    """After a second signal, interrupt ranks that are still saving. After one signal, all have ended already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     left = psutil.Process().children()
     for rank in left:
@@ -85,7 +85,7 @@ def _stop_at_once() -> None:
 
 
 def _exit_code(codes: dict[int, int]) -> int:
-    """The command's exit code after some ranks left with these. The agent ends the others with SIGTERM."""
+    """The command's exit code, from the exit codes of ranks that failed. torch ends the others with SIGTERM."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
     for rank, number in killed.items():
         name = signal.Signals(number).name
@@ -95,14 +95,14 @@ def _exit_code(codes: dict[int, int]) -> int:
 
 
 def _require_devices(count: int, device: str) -> None:
-    """Raises UserError if there are fewer than `count` devices of the kind of --device."""
+    """Raises UserError if the machine has fewer than `count` devices of the kind of --device."""
     import torch  # noqa: PLC0415
 
     from norml_cli.training.launch import device_of  # noqa: PLC0415
 
     found = device_of(device)
     if found.index is not None and device != "auto":
-        raise UserError(f"--devices {count}: contradicts --device {device}, which is one; use --device {found.type}")
+        raise UserError(f"--devices {count}: --device {device} is a single device; use --device {found.type}")
     there = torch.cuda.device_count() if found.type == "cuda" else _cores()
     if count > there:
         kind = "CUDA devices" if found.type == "cuda" else "CPU cores"
@@ -110,5 +110,5 @@ def _require_devices(count: int, device: str) -> None:
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -145,8 +145,8 @@ def test_a_narrow_word_leaves_wide_ones():
     }
 
 
-LIKE_A = "benchmarks/{}.yaml: like: 'a' has faults of its own; mend those first"
-GOES_ROUND = "goes round ({}); let one of them state every value"
+LIKE_A = "benchmarks/{}.yaml: like: 'a' has faults itself; fix those first"
+GOES_ROUND = "is circular ({}); state every value in one of them"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_likeness_that_leads_nowhere_is_one_line(tmp_path: Path, texts: dict[s
 
 def test_kinds_of_entries_that_are_like_none_refuse_the_key(tmp_path: Path):
     put(tmp_path, "datasets", "mine", "like: omniglot\n")
-    line = "datasets/mine.yaml: like: only benchmarks and methods may be like another; state every key"
+    line = "datasets/mine.yaml: like: is for benchmarks and methods only; state every key"
     assert faults_of(tmp_path) == [line]
 
 
@@ -200,7 +200,7 @@ def test_who_asks_for_one_of_a_circle_is_told(tmp_path: Path):
     for id_, like in (("a", "b"), ("b", "a")):
         put(tmp_path, "benchmarks", id_, f"like: {like}\n")
     registry = read_registry([builtin_registry(), tmp_path], strict=False)
-    with pytest.raises(UserError, match=r"a\.yaml: like: goes round \(a -> b -> a\)"):
+    with pytest.raises(UserError, match=r"a\.yaml: like: is circular \(a -> b -> a\)"):
         registry.benchmark("a")
 
 

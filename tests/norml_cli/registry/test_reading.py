@@ -304,7 +304,7 @@ FROM_SOURCE = {"kind": "from-source", "meta_train": 10, "meta_val": 4, "meta_tes
     ("changes", "fault"),
     [
         ({"splits": FROM_SOURCE}, "splits.kind: 'from-source' is not for kind: glyphs"),
-        ({"kind": "mini-imagenet"}, "splits.kind: 'seeded' is not for kind: mini-imagenet; 'from-source' is for"),
+        ({"kind": "mini-imagenet"}, "splits.kind: 'seeded' is not for kind: mini-imagenet; 'from-source' needs"),
         (
             {"kind": "mini-imagenet", "splits": FROM_SOURCE | {"meta_val": 3}},
             "splits: 19 classes in all, but the data set has 20",
@@ -323,21 +323,24 @@ WANTED = {"value": "grey", "source": "chosen: for tests"}
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"generator_seed": None}, "generator_seed: is missing; an embedded data set is drawn from it"),
+        ({"generator_seed": None}, "generator_seed: is missing; embedded images are generated from it"),
         ({"invert": {"value": True, "source": "x"}}, "resize, invert: glyphs are drawn at their size"),
         ({"kind": "omniglot"}, "resize: none leaves images of 105 px, but image_size_px is 28; make them agree"),
         ({"kind": "omniglot", "resize": {"value": "box", "source": "x"}}, "resize: 'box' is not for kind: omniglot"),
         (
             {"kind": "mini-imagenet", "splits": FROM_SOURCE, "invert": {"value": True, "source": "x"}},
-            "invert, rotations: photographs are taken as they are",
+            "invert, rotations: photographs are not changed",
         ),
         ({"kind": "image-folder"}, "channels: is missing; declare grey or rgb"),
         ({"channels": WANTED}, "channels: not for kind: glyphs"),
         (
             {"kind": "image-folder", "channels": WANTED, "crop": {"value": "centre", "source": "x"}},
-            "crop: a cropped image has another size",
+            "crop: needs a resize filter",
         ),
-        ({"examples_per_class": {"min": 3, "max": 20}}, "examples_per_class: classes of kind: glyphs are of one size"),
+        (
+            {"examples_per_class": {"min": 3, "max": 20}},
+            "examples_per_class: all classes of kind: glyphs have the same size",
+        ),
         (
             {"kind": "image-folder", "channels": WANTED, "examples_per_class": {"min": 3, "max": 2}},
             "examples_per_class: min 3 is more than max 2",
@@ -501,13 +504,13 @@ def test_registry_named_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("NORML_REGISTRY", str(tmp_path))
     assert "tiny" in load_registry().benchmarks
     monkeypatch.setenv("NORML_REGISTRY", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"^NORML_REGISTRY .*nowhere: not a folder; name one that holds datasets, "):
+    with pytest.raises(UserError, match=r"^NORML_REGISTRY .*nowhere: is not a folder; name a folder with datasets, "):
         load_registry()
 
 
 def test_registry_folder_that_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.delenv("NORML_REGISTRY", raising=False)
-    with pytest.raises(UserError, match=r"^--registry .*nowhere: not a folder"):
+    with pytest.raises(UserError, match=r"^--registry .*nowhere: is not a folder"):
         load_registry(tmp_path / "nowhere")
 
 
@@ -681,7 +684,7 @@ def test_override_that_is_refused(registry, method, overrides, message):
     [
         (("normal",), "unknown method 'normal', did you mean 'norml'"),
         (("norml", "omniglot-5-way"), "unknown benchmark 'omniglot-5-way', did you mean 'omniglot-5way'"),
-        (("norml", "glyphs-5way", 3), "--shots 3: benchmark 'glyphs-5way' declares 1, 5; take one of these"),
+        (("norml", "glyphs-5way", 3), "--shots 3: benchmark 'glyphs-5way' declares 1, 5; use one of these"),
     ],
 )
 def test_run_that_is_not_declared(registry, arguments, message):
@@ -728,7 +731,7 @@ def test_a_suffix_that_would_not_be_read_is_told(tmp_path, name):
         ({"kernel_size": 9, "padding": "none", "stride": 1}, "stride: nothing is left of 'omniglot' images (28 -> 20 "),
         ({"pooling": "max-2x2"}, "pooling: nothing is left of 'omniglot' images (28 -> 7 -> 2 -> 0 px); declare "),
         ({"hidden_sizes": []}, "hidden_sizes: conv-4 has 4 convolutions, but 0 are declared"),
-        ({"backbone": "mtl-2019"}, "learner: conv-4 takes images, but backbone makes features of them"),
+        ({"backbone": "mtl-2019"}, "learner: conv-4 needs images, but the backbone makes features"),
         (
             {"support_order": "one-by-one"},
             "support_order: one-by-one needs a single linear layer, but hidden_sizes is [64, 64, 64, 64]: ",
@@ -746,5 +749,5 @@ def test_a_convolutional_learner_that_cannot_be_is_refused_with_the_key_to_chang
 def test_colour_images_need_features_or_convolutions():
     registry = load_registry()
     assert registry.resolve("norml", "mini-imagenet-5way-conv", 5).spec.protocol.learner == "conv-4"
-    with pytest.raises(UserError, match="name a recipe for features, or declare learner: conv-4"):
+    with pytest.raises(UserError, match="name a recipe to make features, or declare learner: conv-4"):
         registry.resolve("norml", "mini-imagenet-5way-conv", 5, {"learner": "fully-connected"})

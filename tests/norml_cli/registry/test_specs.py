@@ -173,7 +173,7 @@ def test_inner_steps_of_an_episode_and_what_each_sees(registry, order, support, 
         (
             "mini-imagenet-5way",
             {"training_classes": "meta-train-and-meta-val"},
-            "training_classes: is meta-train-and-meta-val, but it is not for features",
+            "training_classes: is meta-train-and-meta-val, but a backbone needs meta-train",
         ),
     ],
 )

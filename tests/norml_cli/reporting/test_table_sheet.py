@@ -49,11 +49,11 @@ MARKDOWN = """\
 | NORML | 60.2 | **62.50 ± 15.23 (a)** | +2.30 | +12.50 ± 7.96* | - |
 | NORML (zero cell) | - | - | - | - | - |
 
-- bold: the highest of its column and all that a paired test does not tell from it (Holm's method)
+- bold: highest of its column, and all that do not differ from it significantly (paired test, Holm correction)
 - paper: Nobody 2020, Table 9
 - ours: accuracy in percent with its 95% interval over 4 test episodes, mean of 1 seed
-- vs reference: difference from MAML (constant lr) on the same test episodes and seeds, paired by episode, \
-with its 95% interval; *: this excludes zero (not adjusted for the number of methods)
+- vs reference: paired difference from MAML (constant lr) on the same test episodes and seeds, with \
+its 95% interval over episodes; *: the interval excludes zero (not corrected for the number of methods)
 - (a) inner_lr 0.2 instead of 0.4; 500 of 2,000 outer steps
 - missing: norml run norml-zero-cell --benchmark tiny --shots 1
 """
@@ -84,11 +84,12 @@ NORML (zero cell) & \multicolumn{3}{c}{-} & \multicolumn{4}{c}{-} & \multicolumn
 \bottomrule
 \end{tabular}}
 \par\medskip{\raggedright\footnotesize
-bold: the highest of its column and all that a paired test does not tell from it (Holm's method)\par
+bold: highest of its column, and all that do not differ from it significantly (paired test, Holm correction)\par
 paper: Nobody 2020, Table 9\par
 ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed\par
-vs reference: difference from MAML (constant lr) on the same test episodes and seeds, """
-    r"""paired by episode, with its 95\% interval; {*}: this excludes zero (not adjusted for the number of methods)\par
+vs reference: paired difference from MAML (constant lr) on the same test episodes and seeds, """
+    r"""with its 95\% interval over episodes; {*}: the interval excludes zero """
+    r"""(not corrected for the number of methods)\par
 (a) inner\_lr 0.2 instead of 0.4; 500 of 2,000 outer steps\par
 }
 \end{table}
@@ -323,7 +324,7 @@ def test_seeds_are_averaged(registry):
     assert ours.accuracy.seed_sd == pytest.approx((0.625 - 0.575) / 2**0.5)
     text = render_table(build_table(registry, registry.table("tiny-table"), records), "markdown", width=80)
     assert "over 4 test episodes, mean of 2 seeds\n" in text
-    assert "not in the intervals: the seeds' means scatter with a standard deviation of 3.54 points\n" in text
+    assert "seeds: their means have a standard deviation of 3.54 points, not part of the intervals\n" in text
 
 
 def test_declared_protocol_wins_over_a_longer_run(registry):
@@ -443,7 +444,7 @@ def test_no_paired_difference_without_a_seed_in_common(registry):
     ]
     cell = cell_of(registry, records)
     assert cell.ours.minus_reference is None
-    assert cell.notes == ("no paired difference: no seed in common with MAML (constant lr)",)
+    assert cell.notes == ("no paired difference: no common seed with MAML (constant lr)",)
 
 
 def test_no_paired_difference_on_other_episodes(registry):
@@ -453,7 +454,7 @@ def test_no_paired_difference_on_other_episodes(registry):
     ]
     cell = cell_of(registry, records)
     assert cell.ours.minus_reference is None
-    assert cell.notes == ("no paired difference: other test episodes than MAML (constant lr)",)
+    assert cell.notes == ("no paired difference: test episodes differ from those of MAML (constant lr)",)
 
 
 def test_no_paired_difference_without_the_reference(registry):
@@ -639,10 +640,8 @@ def test_the_second_test_stands_beside_the_first_over_the_seeds_that_were_evalua
     assert "| MAML \\| const | 48.0 | 50.00 ± 12.99 | 42.50 ± 27.18 | +2.00 | reference | reference | - |" in text
     assert "95.00 ± 15.91 | +2.30 | +12.50 ± 7.96* | +50.00 ± 18.37* | - |" in text
     assert "| NORML (zero cell) | - | - | - | - | - | - | - |" in text
-    assert (
-        "- one query: the same weights tested with queries_per_class 1, mean of 1 to 2 seeds; trained as before" in text
-    )
-    assert "one query: seed 1 alone" in text
+    assert "- one query: the same weights, tested with queries_per_class 1, mean of 1 to 2 seeds" in text
+    assert "one query: seed 1 only" in text
 
 
 def test_a_narrow_terminal_has_the_second_test_in_a_piece_of_its_own(tested_twice):
@@ -673,5 +672,5 @@ def test_without_evaluations_there_is_no_such_column(tmp_path):
 
 
 def test_a_second_test_that_evaluate_cannot_make_is_refused(tmp_path):
-    with pytest.raises(RegistryError, match=r"second_test\.changed: 'inner_lr' is nothing that"):
+    with pytest.raises(RegistryError, match=r"second_test\.changed: `norml evaluate` cannot change 'inner_lr'"):
         made_registry(tmp_path / "entries", second_test={"title": "other rate", "changed": {"inner_lr": 1}})

@@ -73,7 +73,7 @@ def test_how_many_episodes_would_settle_it(registry):
     (comparison,) = compared(registry, [NORML, MAML], records)
     (difference,) = comparison.differences
     assert difference.values_to_settle == 16
-    assert verdict(comparison, difference) == "not told apart; 16 episodes would tell"
+    assert verdict(comparison, difference) == "not significant; 16 episodes needed"
 
 
 def test_equal_answers_are_no_difference(registry):
@@ -115,7 +115,7 @@ def test_seeds_and_episodes_are_two_levels(registry):
     assert (over_seeds.mean, over_seeds.n) == (pytest.approx(0.075), 2)
     assert over_seeds.half_width == pytest.approx(12.7062 * 0.1 / 2, rel=1e-4)
     # d_z of the seeds 0.75 / sqrt(0.5) = 1.06: t(5) / sqrt(6) = 1.049, t(4) / sqrt(5) = 1.242
-    assert verdict(comparison, comparison.differences[3]) == "too few seeds; 6 would do"
+    assert verdict(comparison, comparison.differences[3]) == "too few seeds; 6 needed"
 
 
 def three_seeds(registry, leads):
@@ -136,15 +136,15 @@ def test_a_verdict_on_methods_needs_three_seeds_and_stands_apart_from_that_on_we
     assert verdict(comparison, comparison.over_seeds) == "norml is ahead"
     (two,) = compared(registry, [NORML, MAML], three_seeds(registry, [2, 2]))
     assert two.over_seeds.p == 0  # the same lead twice
-    assert verdict(two, two.over_seeds) == "too few seeds; 3 would do"
+    assert verdict(two, two.over_seeds) == "too few seeds; 3 needed"
 
 
 def test_inside_seed_scatter_is_a_verdict(registry):
     """Leads of 0.25, 2.25 and -0.75 queries: the weights of all seeds together are ahead, the methods are not."""
     (comparison,) = compared(registry, [NORML, MAML], three_seeds(registry, [0, 2, -1]))
     assert comparison.over_seeds.interval.mean == pytest.approx(0.1 * (0.25 + 2.25 - 0.75) / 3)
-    assert verdict(comparison, comparison.over_seeds).startswith("inside seed scatter; ")
-    assert verdict(comparison, comparison.over_seeds).endswith(" seeds would tell")
+    assert verdict(comparison, comparison.over_seeds).startswith("within seed variation; ")
+    assert verdict(comparison, comparison.over_seeds).endswith(" seeds needed")
 
 
 def test_holm_counts_all_pairs_that_stand_together_whatever_their_seeds(registry):
@@ -176,7 +176,7 @@ def test_seeds_that_were_made_differently_are_averaged_with_a_note(registry):
     [note] = notes
     assert note == (
         f"seeds 0, 1 differ: device cpu (x86_64, 2 threads) and NVIDIA P100; torch {torch} and 9.9; "
-        "seed 1 by code with uncommitted changes"
+        "seed 1 ran code with uncommitted changes"
     )
     assert choose_runs(registry, NORML, "tiny", 1, records[1:])[1] == []  # nothing is averaged
 
@@ -202,7 +202,7 @@ def test_many_pairs_make_each_harder_to_settle(registry):
 def test_other_episodes_are_refused_with_the_reason(registry):
     maml = made_record(registry, MAML, [5, 6, 4, 5])
     drawn_anew = made_record(registry, NORML, [7, 7, 5, 6], test_hash="episodes-b")
-    with pytest.raises(UserError, match=r"tested on different episodes.*drawn anew"):
+    with pytest.raises(UserError, match=r"tested on different episodes.*drawn again"):
         compared(registry, [NORML, MAML], [maml, drawn_anew])
     more = made_record(registry, NORML, [7, 7, 5, 6, 5], test_hash="episodes-b", test_episodes=5)
     with pytest.raises(UserError, match="test_episodes 5 instead of 4"):
@@ -223,7 +223,7 @@ def test_seeds_that_only_one_has_are_told(registry):
     records = [made_record(registry, NORML, [7, 7, 5, 6], seed=seed) for seed in (0, 1)]
     (comparison,) = compared(registry, [NORML, MAML], [*records, made_record(registry, MAML, [5, 6, 4, 5])])
     assert [d.seeds for d in comparison.differences] == [(0,)]
-    assert "compared over the seeds in common: 0" in comparison.notes
+    assert "compared over the common seeds: 0" in comparison.notes
 
 
 @pytest.mark.parametrize("width", [70, 80, 200])
@@ -262,7 +262,7 @@ def test_all_pairs_of_a_table(registry, tmp_path):
     settings = {"table": "tiny-table", "benchmark": None, "shots": None, "format_": "json"}
     found = json.loads(printed(registry, tmp_path, records, [], **settings))["comparisons"]
     assert [(row["a"], row["b"]) for row in found] == [(MAML, NORML), (MAML, ZERO_CELL), (NORML, ZERO_CELL)]
-    assert "Holm's method for 3 pairs" in printed(registry, tmp_path, [], [], **settings | {"format_": "rich"})
+    assert "Holm correction for the 3 pairs" in printed(registry, tmp_path, [], [], **settings | {"format_": "rich"})
 
 
 def test_the_matrix_shows_leads_both_ways_and_stars_what_is_settled(registry, tmp_path):
@@ -347,7 +347,7 @@ def test_what_the_sheets_say_of_new_classes(registry, eight_classes, tmp_path):
     records = made_pair(registry, eight_classes, [9, 8, 9, 7, 8, 9, 6, 9], [8, 8, 7, 7, 6, 8, 6, 7])
     text = " ".join(printed(registry, tmp_path, records, [NORML, MAML]).split())
     assert "new classes, seed 0" in text
-    assert "new classes: the 8 test classes are the sample (jackknife, Arvesen 1969)" in text
+    assert "new classes: the same weights, with the 8 test classes as a sample (jackknife, Arvesen 1969)" in text
     table = render_table(build_table(registry, registry.table("tiny-table"), records), "rich", width=200)
-    assert "for new classes, with 8 test classes as the sample, the half-widths are" in table
-    assert "*: both exclude zero" in table
+    assert "new classes: half-widths over 8 test classes are" in table
+    assert "over classes exclude zero" in table

@@ -38,7 +38,7 @@ def test_two_records_of_one_run_that_differ_are_told(registry: Registry, tmp_pat
     other = kept(registry, tmp_path / "there", "norml", [2, 2, 3, 4])
     gathered = Gathered([tmp_path / "here", tmp_path / "there"])
     assert gathered.scan_runs().faults == [
-        f"{other}: differs from {one}, which is of the same run; leave out one of them"
+        f"{other}: differs from {one}, the record of the same run; leave out one of them"
     ]
     with pytest.raises(UserError, match="leave out one of them"):
         gathered.runs()

@@ -129,13 +129,13 @@ def test_read_only_folder(registry, tmp_path):
         (
             "correct",
             [5, 6, 4],
-            "entry: correct, episodes.n_test, accuracy.n and the spec's test_episodes disagree in number",
+            "entry: correct, episodes.n_test, accuracy.n and the spec have different numbers of episodes",
         ),
-        ("correct", [5, 6, 4, 11], "entry: correct holds a count above the 10 queries of an episode"),
+        ("correct", [5, 6, 4, 11], "entry: correct has a count above the 10 queries of an episode"),
         (
             "by_class",
             {f"class {n}": {"episodes": 4, "correct": 19} for n in range(5)},
-            "entry: by_class does not hold each episode and its correct answers once for each class",
+            "entry: by_class does not add up to the episodes and their correct answers",
         ),
         ("by_class", {"a": {"episodes": 0, "correct": 0}}, "by_class.a.episodes: must be at least 1 (got 0)"),
         ("correct", [5, 6, 4, -1], "correct.3: must be at least 0 (got -1)"),
@@ -143,9 +143,9 @@ def test_read_only_folder(registry, tmp_path):
         ("accuracy.half_width", 0.1, "entry: accuracy.half_width is not t(0.975, n-1) * sd(ddof=1) / sqrt(n)"),
         ("accuracy.formula", "1.96", "entry: accuracy.formula is not 't(0.975, n-1) * sd(ddof=1) / sqrt(n)'"),
         ("episodes.queries_per_episode", 20, "entry: episodes.queries_per_episode is not n_way * queries_per_class"),
-        ("best_step", 7, "entry: best_step 7 is no step of the curve"),
+        ("best_step", 7, "entry: best_step 7 is not a step of the curve"),
         ("curve", [], "curve: must have 1 or more items"),
-        ("curve.0.step", 7, "entry: curve does not run up to the spec's outer_steps"),
+        ("curve.0.step", 7, "entry: curve does not end at the spec's outer_steps"),
         ("created", "yesterday", "created: must be a UTC time such as 2026-01-31T12:00:00+00:00 (got 'yesterday')"),
         (
             "created",
@@ -181,8 +181,8 @@ def test_a_value_that_nothing_else_tells_is_held_by_the_digest(registry, tmp_pat
     place[last] = value
     path.write_text(json.dumps(content), encoding="utf-8")
     assert fault_of(path) == (
-        f"{path}: digest: is not that of the rest, so it was changed or damaged since it was written; take it from a "
-        f"copy, or run it again with --force"
+        f"{path}: digest: does not match the content, so the file was changed or damaged; restore it from a copy, "
+        f"or run it again with --force"
     )
 
 
@@ -195,7 +195,7 @@ def test_the_digest_is_of_the_content_whatever_its_order_and_layout(registry, tm
     path.write_text(json.dumps({"digest": digest, **dict(reversed(content.items()))}, indent=7), encoding="utf-8")
     assert read_record(path) == made_record(registry, "norml", CORRECT)
     path.write_text(json.dumps(content), encoding="utf-8")
-    assert "digest: is not that of the rest" in fault_of(path)
+    assert "digest: does not match the content" in fault_of(path)
 
 
 def test_missing_key(content, tmp_path):
@@ -212,23 +212,23 @@ def test_not_json(tmp_path, text):
     path = tmp_path / "seed-0.json"
     path.write_bytes(text)
     fault = fault_of(path)
-    assert fault.startswith(f"{path}: not JSON (")
-    assert fault.endswith("), so damaged or cut off; delete it and run again")
+    assert fault.startswith(f"{path}: is not JSON (")
+    assert fault.endswith("); it is damaged or cut off, delete it and run again")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "3"])
 def test_not_a_record(tmp_path, text):
     path = tmp_path / "seed-0.json"
     path.write_text(text)
-    assert fault_of(path) == f"{path}: not a run record (no schema_version); move it out of the results folder"
+    assert fault_of(path) == f"{path}: is not a record (no schema_version); move it out of the results folder"
 
 
 def test_record_of_another_version(content, tmp_path):
     path = tmp_path / "seed-0.json"
     path.write_text(json.dumps(content | {"schema_version": 1}))
     assert fault_of(path) == (
-        f"{path}: written by another version of norml (schema_version 1, this one reads 2); "
-        f"report it with that version or run it again"
+        f"{path}: was written by another version of norml (schema_version 1, this version reads 2); "
+        f"report it with that version, or run it again"
     )
 
 
@@ -239,7 +239,7 @@ def test_unreadable_record(tmp_path):
     assert fault_of(tmp_path / "nothere.json").startswith(f"{tmp_path / 'nothere.json'}: no such file; ")
     (tmp_path / "seed-0.weights").write_bytes(b"\x00\x01")
     assert fault_of(tmp_path / "seed-0.weights").endswith(
-        "seed-0.weights: is no record; name a run's record (seed-N.json)"
+        "seed-0.weights: is not a record; name a run's record (seed-N.json)"
     )
 
 
@@ -379,7 +379,7 @@ def test_every_broken_record_is_told(registry, tmp_path):
     with pytest.raises(UserError) as caught:
         Results(tmp_path).runs()
     cut_off_fault, misplaced_fault = str(caught.value).splitlines()
-    assert cut_off_fault.startswith(f"{cut_off}: not JSON (")
+    assert cut_off_fault.startswith(f"{cut_off}: is not JSON (")
     assert misplaced_fault == (f"{misplaced}: holds the run that belongs at {good}; move it there or delete it")
 
 

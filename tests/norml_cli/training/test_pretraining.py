@@ -48,5 +48,5 @@ def test_the_declared_recipes_on_the_declared_data_set():
 
 def test_grey_images_are_refused():
     registry = read_registry([builtin_registry()])
-    with pytest.raises(UserError, match="its images are grey"):
+    with pytest.raises(UserError, match="has grey images"):
         resolve_recipe(registry.recipe("rfs-2020"), registry.dataset("omniglot"))
