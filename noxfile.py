@@ -25,9 +25,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, a file at a time on each core (arguments after -- go to pytest)."""
+    """Run the tests on every core (arguments after -- go to pytest)."""
     session.install("-e", ".[dev,bench,docs]")  # with the bench's peers, whose agreement a test checks, and the site
-    session.run("pytest", "--numprocesses=auto", "--dist=loadfile", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs)
 
 
 @nox.session

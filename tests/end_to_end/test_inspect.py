@@ -119,7 +119,7 @@ def test_what_cannot_be_inspected_is_one_clear_line(shell: Shell):
     weights.unlink()
     code, out, err = shell.norml("inspect", record)
     assert (code, out) == (2, "")
-    assert err.startswith("error: results/tiny-5way/1-shot/norml/seed-2.weights: not there, ")
+    assert err.startswith("error: results/tiny-5way/1-shot/norml/seed-2.weights: no such file, and no published")
     again = "norml run norml --benchmark tiny-5way --shots 1 --seed 2 --set inner_lr=0.3 --results again"
     assert err.endswith(f"make them with: {again}\n")
     assert shell.norml("inspect", "nowhere.json")[0] == 2

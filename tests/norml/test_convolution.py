@@ -101,7 +101,7 @@ def test_the_layers_of_mamls_omniglot_net_and_of_its_mini_imagenet_net():
     [
         (Convolutions(7, max_pool=True, stride=1), [4, 4, 4], "nothing is left after layer 3"),
         (Convolutions(2, kernel=3, padding="none"), [4], "nothing is left after layer 1"),
-        (Convolutions(8), [], "no layer"),
+        (Convolutions(8), [], "channels is empty"),
     ],
 )
 def test_convolutions_that_leave_nothing_are_refused(convolutions, channels, fault):

@@ -104,7 +104,7 @@ def test_pairing_removes_what_the_episodes_share():
 
 
 def test_paired_values_of_other_episodes_are_refused():
-    with pytest.raises(ValueError, match="same episodes, got 3 and 2 of them"):
+    with pytest.raises(ValueError, match="same episodes, got 3 and 2 values"):
         paired_difference([1, 2, 3], [1, 2])
 
 
