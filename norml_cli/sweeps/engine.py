@@ -18,11 +18,15 @@ MOST_ON_A_GPU = 4  # chosen: large learners fit beside each other; small ones le
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell whose process ended. code: its exit code; None if unknown. fault: what happened, as text."""
+    """A cell whose process ended.
+
+    code: its exit code; None if unknown. fault: what happened, as text. began: False if its process was never started.
+    """
 
     cell: SweepCell
     code: int | None
     fault: str
+    began: bool = True
 
 
 class Engine(AbstractContextManager["Engine"], ABC):

@@ -192,7 +192,7 @@ class OnRay(Engine):
         each = self._away.pop(cell)
         self._ray.kill(each.actor)
         each.holds.close()
-        return Ended(cell, code, fault)
+        return Ended(cell, code, fault, began=each.has_begun)
 
     @override
     def signal(self, number: signal.Signals) -> None:

@@ -34,6 +34,7 @@ FAILED = 1
 LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: how often to check the locks of other processes
 TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing has to be saved
 TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step before it a few
+MOST_STARTS_WITHOUT_BEGINNING = 3  # chosen: a cluster takes half a minute to notice a lost node, and sends cells there
 SHOW_EVERY_S = 0.5  # as often as the live line is drawn
 LAST_LINES = 5  # of a failed cell's log
 
@@ -114,6 +115,7 @@ class Sweep:
         self._done: set[SweepCell] = set()
         self._failed: dict[SweepCell, str] = {}  # why each failed
         self._failures: Counter[SweepCell] = Counter()
+        self._not_begun: Counter[SweepCell] = Counter()
         self._elsewhere: dict[SweepCell, float] = {}  # when each lock was last checked
         self._begun: Counter[SweepCell] = Counter()
         self._turn = {seed: turn for turn, seed in enumerate(dict.fromkeys(cell.seed for cell in cells))}
@@ -236,6 +238,10 @@ class Sweep:
             self._waiting.append(cell)  # another process began it first
         elif _has_diverged(cell):
             self._fails(cell, "its numbers diverged")  # and would again
+        elif not each.began and self._not_begun[cell] < MOST_STARTS_WITHOUT_BEGINNING:
+            self._not_begun[cell] += 1
+            self._waiting.append(cell)
+            self._display.say(f"{cell.title}: not begun ({each.fault}); it is begun again later")
         else:
             self._failed_once(cell, each.fault)
 

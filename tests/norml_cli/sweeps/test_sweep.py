@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from norml_cli.files.locks import held
 from norml_cli.sweeps import here, process, sweep
 from norml_cli.sweeps.cells import SweepCell
+from norml_cli.sweeps.engine import Ended
 from norml_cli.sweeps.here import Here
 from norml_cli.sweeps.sweep import TRY_AGAIN, Sweep
 from norml_cli.terminal.output import Output
@@ -95,6 +97,30 @@ def test_what_is_needed_comes_first(tmp_path: Path):
     data = cell(tmp_path, "data", "import time; time.sleep(1); " + LEAVES)
     run = cell(tmp_path, "run", "assert open({folder!r} + '/data.json'); " + LEAVES, needs=(data,))
     assert swept(data, run, at_once=2)[0] == 0
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_cell_that_never_began_costs_no_retry_but_is_not_begun_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ended, started = Here.ended, Here.start
+    starts: list[SweepCell] = []
+
+    def starts_counted(self: Here, cells: list[SweepCell]) -> None:
+        starts.extend(cells)
+        started(self, cells)
+
+    def as_if_lost(self: Here) -> list[Ended]:
+        return [replace(each, code=None, began=len(starts) > lost) for each in ended(self)]
+
+    monkeypatch.setattr(Here, "start", starts_counted)
+    monkeypatch.setattr(Here, "ended", as_if_lost)
+    for lost, second_time, outcome in ((2, LEAVES, "finished"), (99, "pass", "failed")):
+        starts.clear()
+        code = f"import os\nbegun = {{path!r}} + str({lost})\nopen(begun, 'a').write('.')\n"
+        code += f"if os.path.getsize(begun) > 2: {second_time}"
+        assert swept(cell(tmp_path, f"cell-{lost}", code))[1] == {f"cell-{lost}": outcome}
+        assert len(starts) == (3 if outcome == "finished" else 1 + sweep.MOST_STARTS_WITHOUT_BEGINNING)
 
 
 @pytest.mark.usefixtures("scripts")
