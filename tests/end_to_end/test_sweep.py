@@ -21,11 +21,11 @@ def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
 
 
 def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other(shell: Shell):
-    long = (*CELLS, "--outer-steps", "150", "--set", "validate_every=150", "--set", "test_episodes=64")
+    long = (*CELLS, "--outer-steps", "200", "--set", "validate_every=200", "--set", "test_episodes=64")
     process = shell.start("sweep", *long, "--at-once", "2")
     try:
         until = time.monotonic() + 120
-        while len(list(shell.results.rglob("*.status"))) < 2:
+        while not list(shell.results.rglob("*.status")):  # of a cell that trains; the other may be done already
             assert time.monotonic() < until
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
