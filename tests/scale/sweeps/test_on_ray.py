@@ -87,7 +87,7 @@ def test_a_killed_worker_and_a_cell_that_fails_twice(
     assert process.returncode == 0, said
     assert numbers(results) == one_after_the_other
     assert leftovers(results) == []
-    assert re.search(r"failed \(its worker was lost", said)
+    assert "its worker was lost" in said
     assert len(re.findall(r"norml, glyphs-5way, 5-shot, seed 1.*: failed \(exit code 2\)", said)) == 2
     record_property("seconds after the loss", round(time.monotonic() - lost_at))
 
