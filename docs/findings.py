@@ -60,9 +60,9 @@ class Numbers:
         [value] = self._registry.resolve(method, BENCHMARK, shots).spec.values_of([key]).values()
         return f"{value:,}" if isinstance(value, int) else value
 
-    def accuracy(self, method: str, shots: int) -> str:
+    def accuracy(self, method: str, shots: int, benchmark: str = BENCHMARK) -> str:
         """Meta-test accuracy, mean over seeds: '90.53'."""
-        return f"{100 * self._over_runs(method, shots, lambda run: run.accuracy.mean):.2f}"
+        return f"{100 * fmean(run.accuracy.mean for run in self._runs(method, shots, benchmark)):.2f}"
 
     def validation_at(self, method: str, shots: int, step: int) -> str:
         """Meta-validation accuracy after outer step `step`, mean over seeds: '90.7'."""
@@ -147,13 +147,6 @@ class Numbers:
         if not runs:
             return None
         return over_seeds([run.correct for run in runs]).interval.divided_by(runs[0].episodes.queries_per_episode)
-
-    def on_test(self, method: str, benchmark: str, shots: int = 1) -> str:
-        """On meta-test, mean over seeds: '87.67'. Raises LookupError where there is no record."""
-        interval = self.interval(method, benchmark, shots)
-        if interval is None:
-            raise LookupError(f"no run of {method} on {benchmark}")
-        return f"{100 * interval.mean:.2f}"
 
     def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
         """The comparison of `a` and `b`, among all pairs of Table 2 or of another table; None without records."""

@@ -34,7 +34,7 @@ FAILED = 1
 LOOK_ELSEWHERE_EVERY_S = 1.0  # chosen: how often to check the locks of other processes
 TIME_TO_STOP_AT_ONCE_S = 5  # chosen: nothing has to be saved
 TIME_TO_STOP_S = 60  # chosen: a checkpoint takes a second, the step before it a few
-MOST_STARTS_WITHOUT_BEGINNING = 3  # chosen: a cluster takes half a minute to notice a lost node, and sends cells there
+MOST_STARTS_WITHOUT_BEGINNING = 3  # chosen: a cluster may send cells to a lost node until it notices
 SHOW_EVERY_S = 0.5  # as often as the live line is drawn
 LAST_LINES = 5  # of a failed cell's log
 
