@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch.distributed as dist
 
 from norml_cli.training.ranks import launching
+from norml_cli.training.ranks.joining import store_of_this_start
 from norml_cli.training.ranks.sharing import Ranks
 from tests.helpers import photos
 from tests.helpers.command_line import Shell
@@ -342,6 +346,24 @@ def test_shares_are_all_there_is_and_differ_by_one_at_most(count: int, size: int
     sizes = {len(part) for part in parts}
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 1
+
+
+def test_ranks_that_start_again_on_one_store_read_nothing_of_their_last_start():
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=20))
+
+    def start() -> list[dist.Store]:
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(store_of_this_start, store, 0, 3)
+            time.sleep(0.1)  # the first rank meanwhile answers the dead ones
+            others = [pool.submit(store_of_this_start, store, rank, 3) for rank in (1, 2)]
+            return [rank.result(timeout=20) for rank in (first, *others)]
+
+    for said in ("of the first start", "of the second start"):
+        ranks = start()
+        assert not ranks[2].check(["address"])
+        ranks[0].set("address", said)
+        assert [rank.get("address").decode() for rank in ranks] == [said] * 3
 
 
 @pytest.fixture

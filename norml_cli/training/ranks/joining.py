@@ -1,11 +1,13 @@
 """Communication between the ranks that torchrun started: gloo between CPUs, NCCL between GPUs."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -27,7 +29,8 @@ class JoinedRanks(Ranks):
 
     def __init__(self) -> None:
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        self._store, self.rank, self.size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        store, self.rank, self.size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        self._store = store_of_this_start(store, self.rank, self.size)
         self._own = CPU
 
     def join(self, device: str) -> None:
@@ -96,6 +99,30 @@ class JoinedRanks(Ranks):
         if fault is not None:
             raise fault
         return value  # type: ignore[no-any-return]  # what the first rank's call returned
+
+
+def store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """The part of a store that no earlier start of the same ranks has written to.
+
+    torchrun can start ranks again on their old store, as that of torch 2.14 does. A dead rank's address is then still
+    there, and would be used. So rank 0 chooses a new prefix for all keys. The other ranks confirm it, each under a name
+    that is new too; a dead rank confirms nothing. Waits until every rank is there. Source: this project.
+    """
+    own = uuid4().hex
+    store.set(f"start/{rank}", own)
+    if rank != 0:
+        prefix = store.get(f"prefix/{own}").decode()
+        store.set(f"heard/{own}/{prefix}", "")
+        return dist.PrefixStore(prefix, store)
+    missing = set(range(1, size))
+    while missing:
+        for other in sorted(missing):
+            theirs = store.get(f"start/{other}").decode()
+            store.set(f"prefix/{theirs}", own)
+            if store.check([f"heard/{theirs}/{own}"]):
+                missing.remove(other)
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def _answer(call: Callable[[], T]) -> tuple[T | None, UserError | None]:
