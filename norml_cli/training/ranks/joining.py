@@ -12,6 +12,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from typing_extensions import override
 
@@ -101,7 +102,7 @@ class JoinedRanks(Ranks):
         return value  # type: ignore[no-any-return]  # what the first rank's call returned
 
 
-def store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
+def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     """The part of a store that no earlier start of the same ranks has written to.
 
     torchrun can start ranks again on their old store, as that of torch 2.14 does. A dead rank's address is then still
@@ -113,7 +114,7 @@ def store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
     if rank != 0:
         prefix = store.get(f"prefix/{own}").decode()
         store.set(f"heard/{own}/{prefix}", "")
-        return dist.PrefixStore(prefix, store)
+        return PrefixStore(prefix, store)
     missing = set(range(1, size))
     while missing:
         for other in sorted(missing):
@@ -122,7 +123,7 @@ def store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
             if store.check([f"heard/{theirs}/{own}"]):
                 missing.remove(other)
         time.sleep(0.01)
-    return dist.PrefixStore(own, store)
+    return PrefixStore(own, store)
 
 
 def _answer(call: Callable[[], T]) -> tuple[T | None, UserError | None]:
