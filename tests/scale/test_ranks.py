@@ -242,7 +242,8 @@ def test_a_signal_stops_every_rank_with_a_checkpoint(shell: Shell, number: signa
 def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(shell: Shell):
     process = started(shell)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(100) == 130
+    process.communicate(timeout=100)
+    assert process.returncode == 130
     code, out, err = shell.norml(*RUN, *LONG)
     assert code == 0, err
     assert "goes on from" in out
