@@ -27,7 +27,7 @@ html_extra_path = ["start"]  # index.html, which leads to the root document
 
 
 def _with_contents(_app: Any, name: str, source: list[str]) -> None:
-    """Make the site's navigation from the links of index.md, a caption for each of its headings."""
+    """Make the site's navigation from the headings and links of index.md."""
     if name != root_doc:
         return
     for title, links in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", source[0], re.MULTILINE | re.DOTALL):
@@ -35,7 +35,7 @@ def _with_contents(_app: Any, name: str, source: list[str]) -> None:
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```\n"
 
 
-# What axe misses in the pages of Sphinx and furo: levels of headings, names of landmarks, what scrolls by keyboard.
+# Faults that axe finds in pages of Sphinx and furo: heading levels, unnamed landmarks, no scrolling by keyboard.
 MENDED = {
     'class="caption" role="heading"': 'class="caption" role="heading" aria-level="2"',
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
@@ -55,6 +55,6 @@ def _mend(app: Any, failed: Exception | None) -> None:
 
 
 def setup(app: Any) -> None:
-    """Called by Sphinx."""
+    """Sphinx calls this first."""
     app.connect("source-read", _with_contents)
     app.connect("build-finished", _mend)

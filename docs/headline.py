@@ -1,4 +1,4 @@
-"""The README's table and what it shows, and the full tables of docs/explanation/reproduction.md, from the records."""
+"""The README's table and sentences, and the full tables of docs/explanation/reproduction.md, from the records."""
 
 import functools
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def _shots(shots: int) -> str:
 
 
 def seeds() -> str:
-    """How many seeds stand behind the cells, and over how many test episodes."""
+    """Number of seeds of a cell, and number of test episodes of a seed."""
     ours = [cell.ours for _, _, cell in _table("table-2").cells() if cell.ours]
     counts = sorted({len(each.runs.seeds) for each in ours})
     many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"

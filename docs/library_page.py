@@ -22,7 +22,7 @@ Shapes are written in brackets, with these letters:
 
 
 def library_page(made: str) -> str:
-    """Every name of `norml.__all__`, module by module. made: the line that says who makes the page."""
+    """Every name of `norml.__all__`, by module. made: the line that says which command writes the page."""
     lines = ["# Library", "", made, "", HEAD + "\n".join(_letters()), ""]
     for home, names in norml._HOMES.items():  # noqa: SLF001 - the package's own table of its public names
         lines += [f"## {home}", "", _prose(importlib.import_module(home)), ""]
@@ -32,7 +32,7 @@ def library_page(made: str) -> str:
 
 
 def _letters() -> Iterator[str]:
-    """The legend of norml's own docstring, a row a letter."""
+    """The legend in norml's docstring, one row for each letter."""
     legend = (norml.__doc__ or "").split("\n\n")[2]
     for line in legend.splitlines():
         for letter, meaning in re.findall(r"(?<!\S)([A-Z])(?: =)? (.*?)(?=\s{2,}|; [A-Z] |$)", line.strip()):
@@ -62,7 +62,7 @@ def _member(key: str, member: Any) -> Iterator[str]:
 
 
 def _signed(name: str, thing: Any) -> list[str]:
-    """The signature as code; a parameter a line where it is long."""
+    """The signature as code, with one parameter per line if it is long."""
     signature = inspect.signature(thing)
     given = list(_listed([each for each in signature.parameters.values() if each.name not in {"self", "cls"}]))
     end = "" if inspect.isclass(thing) else f" -> {_type(signature.return_annotation)}"
@@ -73,7 +73,7 @@ def _signed(name: str, thing: Any) -> list[str]:
 
 
 def _listed(parameters: list[inspect.Parameter]) -> Iterator[str]:
-    """The parameters, with the star before those that are given by name."""
+    """The parameters, with the star before those that must be given by name."""
     before = None
     for each in parameters:
         if each.kind == each.KEYWORD_ONLY and before not in {each.KEYWORD_ONLY, each.VAR_POSITIONAL}:
@@ -92,7 +92,7 @@ def _default(parameter: inspect.Parameter) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """A type by its last name, the same for every version of Python."""
+    """A type by its last name, equal in all versions of Python."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in {typing.Union, types.UnionType}:
         return " | ".join(map(_type, parts))

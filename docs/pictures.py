@@ -29,7 +29,7 @@ def output_of(command: str) -> str:
 
 
 def terminal_picture(path: Path) -> None:
-    """The commands and their answers, as a terminal shows them."""
+    """A picture of a terminal with the commands and their output."""
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere)
         for command in COMMANDS:

@@ -23,16 +23,16 @@ VALUE_BYTES = 4  # float32
 GPUS = (8, 1000)
 MACHINE_GPUS = 8
 
-# Assumed. A reader with a machine at hand can put its own numbers here and run `nox -s docs`.
+# Assumptions. If you have such a machine, write its numbers here and run `nox -s docs`.
 NVLINK_BYTES_S = 450e9  # one direction; NVIDIA H100 SXM data sheet: 900 GB/s in both
 NETWORK_BYTES_S = 50e9  # one 400 Gb/s port a GPU; NVIDIA DGX H100 data sheet
-HOP_S = 10e-6  # of a small message between two GPUs, its launch included; chosen: NCCL's come to a few tens of us
+HOP_S = 10e-6  # a small message between two GPUs, with its launch; chosen: NCCL needs a few tens of us for a sum
 FILE_SERVER_REQUESTS_S = 20_000.0  # chosen: a good NFS server; measure yours with mdtest
-TOLERATED = 0.1  # share of a step that messages may take
+TOLERATED = 0.1  # part of a step that messages may take
 
 
 def sum_over_gpus_s(gpus: int, sent_bytes: float) -> float:
-    """Seconds of one sum: trees for latency, each byte once up and once down for bandwidth (NCCL's double tree)."""
+    """Seconds of one sum over GPUs, by NCCL's double tree: each byte travels once up and once down."""
     if gpus == 1:
         return 0.0
     bytes_s = NVLINK_BYTES_S if gpus <= MACHINE_GPUS else NETWORK_BYTES_S
@@ -41,7 +41,7 @@ def sum_over_gpus_s(gpus: int, sent_bytes: float) -> float:
 
 @dataclass(frozen=True)
 class Model:
-    """What a step of one training sends: its values once, and small messages for batch norm."""
+    """What one step of a training sends: the gradient, and small messages for batch norm. values: of the gradient."""
 
     name: str
     values: int
@@ -50,11 +50,11 @@ class Model:
 
     @property
     def bytes(self) -> int:
-        """Of the gradient, which every step sums."""
+        """Size of the gradient, which every step sums over GPUs."""
         return VALUE_BYTES * self.values
 
     def messages_s(self, gpus: int) -> float:
-        """Seconds a step."""
+        """Seconds that one step spends on messages."""
         return sum_over_gpus_s(gpus, self.bytes) + self.small_messages * sum_over_gpus_s(gpus, 0.0)
 
 
@@ -83,7 +83,7 @@ def _registry() -> Registry:
 
 
 def measured() -> str:
-    """An outer step on one process and on two ranks."""
+    """Time of an outer step in one process and on two ranks."""
     kept = Kept.of("scaling")
     steps = [each for each in kept.section["measurements"] if each["labels"]["what"] == "outer step"]
     rows = [
@@ -99,7 +99,7 @@ def measured() -> str:
 
 
 def gloo() -> str:
-    """What a sum over two ranks took here."""
+    """Measured time of a sum over two ranks."""
     kept = Kept.of("scaling")
     sums = [each for each in kept.section["measurements"] if each["labels"]["what"] == "sum over 2 ranks"]
     rows = [[f"{each['labels']['bytes']:,}", f"{1e6 * each['median']:,.0f} us"] for each in sums]
@@ -107,7 +107,7 @@ def gloo() -> str:
 
 
 def messages() -> str:
-    """What a step sends, what that takes, and how long a step must be for that not to matter."""
+    """What a step sends, how long that takes, and how long a step must be so that messages take 10% of it."""
     rows = []
     for model in models():
         taken = [model.messages_s(gpus) if gpus <= model.most_gpus else None for gpus in (MACHINE_GPUS, 64)]
@@ -127,7 +127,7 @@ def messages() -> str:
 
 
 def one_run() -> str:
-    """The fastest measured run on an H100, on more of them: between nothing and all of its step being shared."""
+    """The fastest measured run on one H100, and estimates for more: at worst no work is shared, at best all of it."""
     record = max(gpu_records(), key=lambda each: each["cost"]["steps_per_s"])
     step_s = 1 / record["cost"]["steps_per_s"]
     model = models()[0]
@@ -146,36 +146,36 @@ def one_run() -> str:
 
 
 def gpu_records() -> list[dict[str, Any]]:
-    """Records of runs that an H100 computed alone, which ran beside each other."""
+    """Records of the runs that shared one H100 at the same time."""
     paths = sorted((RESULTS / "omniglot-20way").rglob("seed-*.json"))
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return [each for each in records if each.get("device") == "NVIDIA H100 80GB HBM3"]
 
 
 def cells_an_hour() -> float:
-    """That one H100 finished: all of them, from the start of the first to the end of the last."""
+    """Cells per hour on one H100: their number, over the time from the first start to the last end."""
     ends = [datetime.fromisoformat(each["created"]).timestamp() for each in gpu_records()]
     starts = [end - each["cost"]["wall_s"] for end, each in zip(ends, gpu_records(), strict=True)]
     return 3600 * len(ends) / (max(ends) - min(starts))
 
 
 def requests() -> dict[str, float]:
-    """To the file system, by what they are for."""
+    """Requests to the file system, by their purpose."""
     found = Kept.of("scaling").section["measurements"]
     return {each["labels"]["part"]: each["median"] for each in found if each["unit"] == "requests"}
 
 
 def asked() -> str:
-    """What a run asks of the file system."""
+    """Requests of a run to the file system."""
     return _table(["what", "requests"], [[part, f"{count:,.0f}"] for part, count in requests().items()], "")
 
 
 def sweep() -> str:
-    """Cells side by side on 1, 8 and 1,000 GPUs: what they finish, and what they ask of a shared file system."""
+    """Sweeps on 1, 8 and 1,000 GPUs: cells finished, and requests to a shared file system."""
     settings = Kept.of("scaling").section["settings"]
     each, an_hour = requests(), cells_an_hour()
     wall_s = sum(record["cost"]["wall_s"] for record in gpu_records()) / len(gpu_records())
-    at_once = an_hour * wall_s / 3600  # cells beside each other on one GPU, by Little's law
+    at_once = an_hour * wall_s / 3600  # cells at the same time on one GPU, by Little's law
     start = next(count for part, count in each.items() if part.startswith("start"))
     while_running = each["one status file"] / settings["status file every s"]
     while_running += each["one checkpoint"] / settings["checkpoint every s"]
@@ -197,7 +197,7 @@ def sweep() -> str:
         )
     heads = ["GPUs", "cells an hour", "requests a second: results", "and programs", "all start at once", "checkpoints"]
     note = (
-        f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell, as {len(gpu_records())} runs had it. "
+        f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell ({len(gpu_records())} runs). "
         f"Programs alone keep the server busy from {FILE_SERVER_REQUESTS_S / (at_once * start / wall_s):,.0f} GPUs on, "
         f"results alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
     )

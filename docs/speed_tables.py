@@ -17,14 +17,14 @@ TOLD_FROM = 0.2  # cores that others kept busy: what the bench calls too much (t
 
 @dataclass(frozen=True)
 class Kept:
-    """One section of a record, its measurements by their labels."""
+    """One section of a speed record. `kept[labels]` is the measurement with these labels."""
 
     record: dict[str, Any]
     section: dict[str, Any]
 
     @classmethod
     def of(cls, name: str) -> "Kept":
-        """The section that `--only NAME` kept on the CPU."""
+        """The section that `nox -s bench -- --only NAME` measured on the CPU."""
         record = json.loads((SPEED / f"cpu-{name}.json").read_text(encoding="utf-8"))
         [section] = [each for each in record["sections"] if each["name"] == name]
         return cls(record, section)
@@ -35,7 +35,7 @@ class Kept:
         return found
 
     def values(self, label: str) -> list[str]:
-        """What was measured, in its order: every value of one label."""
+        """Every value of one label, in the order measured."""
         return list(dict.fromkeys(each["labels"][label] for each in self.section["measurements"]))
 
     def circumstances(self) -> str:
@@ -51,7 +51,7 @@ class Kept:
 
 
 def peers() -> str:
-    """An outer step of MAML: our compiled milliseconds, and the other engines as multiples of these."""
+    """An outer step of MAML: milliseconds of our compiled engine, and multiples of them for the other engines."""
     kept = Kept.of("peers")
     rows = []
     for work in kept.values("shots/queries"):
@@ -71,7 +71,7 @@ def _compile_times(kept: Kept, engine: str) -> str:
 
 
 def methods() -> str:
-    """An outer step of NORML as a multiple of MAML's, beside what it must multiply."""
+    """Time of an outer step of NORML relative to MAML, beside the same ratio of multiplications."""
     kept = Kept.of("methods")
     names = kept.values("method")
     plain = [name for name in names if name.startswith(NORML) and f"{name}, compiled" in names]
@@ -89,7 +89,7 @@ def methods() -> str:
 
 
 def products() -> str:
-    """How many times as fast an outer step is with the products of `norml run`."""
+    """Speed-up of an outer step from the matrix products that `norml run` chooses, over float32 products."""
     kept = Kept.of("products")
     who = kept.section["settings"][AS_A_RUN]
     rows = []

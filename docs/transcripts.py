@@ -1,9 +1,9 @@
 """The console blocks of pages: `python docs/transcripts.py PAGE...` runs their commands and writes what they print.
 
-A block is fenced as `console`. Its commands begin with `$ `; what follows each is what it printed. The blocks of a page
-are run from top to bottom in one new folder, after the files that the page shows: fenced blocks below a line that ends
-in the file's name and a colon, as in "Write `mine/methods/slow.yaml`:". A test runs the same commands on a smaller
-data set, and compares what they print but for numbers. Lines of progress are left out.
+A block is fenced as `console`. A command begins with `$ `; its output follows. The blocks of a page run from top to
+bottom in one new folder. The files that the page shows are written there first: each is a fenced block below a line
+that ends in the file's name and a colon, as in "Write `mine/methods/slow.yaml`:". A test runs the same commands on a
+smaller data set and compares the output, but not its numbers. Lines of progress are left out.
 """
 
 import os
