@@ -130,7 +130,7 @@ def _flow(value: Any) -> str:
 def place_of_new(folder: Path, kind: str, id_: str) -> Path:
     """The path of a new entry. Raises UserError for an invalid id or an existing file."""
     if not re.fullmatch(ID_PATTERN, id_):
-        raise UserError(f"{plain(id_)!r}: must be made of a-z, 0-9 and single hyphens, such as my-birds")
+        raise UserError(f"{plain(id_)!r}: may contain only a-z, 0-9 and single hyphens, such as my-birds")
     path = folder / kind / f"{id_}.yaml"
     if os.path.lexists(path):
         raise UserError(f"{path}: already exists; choose another name, or remove it")

@@ -116,4 +116,4 @@ def _faults(path: Path, spec: RunSpec) -> list[str]:
             return []
     except UserError as error:
         return [str(error)]
-    return [f"{path}: holds a finished run under other values; move it away, or choose another --results folder"]
+    return [f"{path}: is a finished run with other values; move it away, or choose another --results folder"]

@@ -135,7 +135,7 @@ class Sweep:
             if left or self._stop.made:
                 why = "stopped" if self._stop.made else "time is up"
                 far = f"{len(self._done)} of {len(self._cells)} finished, {left} left"
-                self._display.say(f"{why}: {far}; the same command goes on from here")
+                self._display.say(f"{why}: {far}; run the same command to continue")
         self._tell_failed()
         if self._stop.made:
             return STOPPED_EXIT_CODE

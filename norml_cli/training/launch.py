@@ -127,7 +127,7 @@ def launched(
                 display.say(_stopped(training, at_once=isinstance(stopped, StoppedAtOnce)))
                 raise SystemExit(STOPPED_EXIT_CODE) from None
             except LostRank:
-                display.say(f"another rank has ended; the same command {_goes_on(training)}")
+                display.say(f"another rank has ended; run the same command to {_next(training)}")
                 raise SystemExit(LOST_EXIT_CODE) from None
 
 
@@ -165,12 +165,12 @@ def _memory_errors_explained(names: TrainingNames) -> Iterator[None]:
 
 def _stopped(training: Training, *, at_once: bool) -> str:
     if at_once:
-        return f"stopped at once; the same command {_goes_on(training)}"
-    return f"stopped after {training.step_name} {training.state.step:,}; the same command goes on from there"
+        return f"stopped at once; run the same command to {_next(training)}"
+    return f"stopped after {training.step_name} {training.state.step:,}; run the same command to continue"
 
 
-def _goes_on(training: Training) -> str:
-    return f"goes on from {training.step_name} {training.saved_step:,}" if training.saved_step else "starts again"
+def _next(training: Training) -> str:
+    return f"continue from {training.step_name} {training.saved_step:,}" if training.saved_step else "start again"
 
 
 def _place(spec: RunSpec, changed: Sequence[str], seed: int, label: str | None) -> Path:

@@ -82,7 +82,7 @@ class Pretraining(Training):
 
     @override
     def begins(self) -> str:
-        begun = f"goes on from {self.state.step:,} of" if self.state.step else "begins"
+        begun = f"continues from {self.state.step:,} of" if self.state.step else "begins"
         return f"{begun} {counted(self.steps, 'step')}, {counted(self.training_images, 'training image')}"
 
     @property

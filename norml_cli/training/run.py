@@ -109,7 +109,7 @@ class Run(Training):
         if not self.steps:
             return f"begins{having}; nothing is meta-trained"
         step = self.state.step
-        return f"{f'goes on from {step:,} of' if step else 'begins'} {counted(self.steps, 'outer step')}{having}"
+        return f"{f'continues from {step:,} of' if step else 'begins'} {counted(self.steps, 'outer step')}{having}"
 
     @override
     def train(self) -> None:

@@ -155,7 +155,7 @@ def test_a_stopped_run_on_features_ends_like_an_uninterrupted_one(shell: Shell):
         assert shell.norml("run", "norml", *PLACE, "--results", "stopped")[0] == 130
     code, out, _ = shell.norml("run", "norml", *PLACE, "--results", "stopped")
     assert code == 0
-    assert "goes on from 3 of 5 outer steps" in out
+    assert "continues from 3 of 5 outer steps" in out
     path = shell.folder / "stopped" / "made-2way" / "1-shot" / "norml" / "seed-0.json"
     resumed = json.loads(path.read_text())
     assert (resumed["correct"], resumed["curve"]) == (whole["correct"], whole["curve"])

@@ -150,7 +150,7 @@ def test_an_entry_is_never_overwritten(user: Shell):
         ("new method x --set cell_size=3", "--like: is missing; a method needs it"),
         ("new dataset x --source birds --like omniglot", "--like: does not apply to a dataset; leave it out"),
         ("new method x --like norml --shots 1", "--shots: does not apply to a method; leave it out"),
-        ("new dataset My_Birds --source birds", "'My_Birds': must be made of a-z, 0-9 and single hyphens"),
+        ("new dataset My_Birds --source birds", "'My_Birds': may contain only a-z, 0-9 and single hyphens"),
         ("new dataset omniglot --source birds", "id: 'omniglot' is already declared in"),
         ("new dataset x --source nowhere", "--source nowhere: does not exist; name a folder"),
         ("new dataset x --source birds --set size=3", "--set size: not a key of a data set"),

@@ -195,7 +195,7 @@ def test_a_killed_pretraining_ends_like_an_uninterrupted_one(
     assert not list(shell.results.rglob("*.json"))
     code, out, err = shell.norml(*PRETRAIN)
     assert code == 0, err
-    assert ("goes on from" in out) == (saves_every_step and (where, calls) != ("_take_step", 0))
+    assert ("continues from" in out) == (saves_every_step and (where, calls) != ("_take_step", 0))
     assert figures(record_of(shell)) == whole["record"]
     assert weights_of(shell) == whole["weights"]
     assert not list(shell.home.rglob(".*.part"))
@@ -228,9 +228,9 @@ def test_a_signal_stops_cleanly_and_the_command_goes_on(
         code, out, _ = shell.norml(*PRETRAIN)
     assert code == 130
     stopped = {"_take_step": 2, "_held_out_accuracy": 5}[where]
-    assert f"stopped after step {stopped}; the same command goes on from there" in out
+    assert f"stopped after step {stopped}; run the same command to continue" in out
     assert not list(shell.results.rglob("*.json"))
-    assert f"goes on from {stopped} of 7 steps" in shell.norml(*PRETRAIN)[1]
+    assert f"continues from {stopped} of 7 steps" in shell.norml(*PRETRAIN)[1]
     assert (figures(record_of(shell)), weights_of(shell)) == (whole["record"], whole["weights"])
 
 

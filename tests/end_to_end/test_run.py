@@ -174,7 +174,7 @@ def test_a_signalled_process_goes_on_where_it_was(shell: Shell, whole_long: dict
     out, _ = process.communicate(timeout=60)
     if name != "SIGKILL":
         assert process.returncode == 130, out
-        assert "the same command goes on from there" in out
+        assert "run the same command to continue" in out
         assert checkpoint.exists()
     code, out, err = shell.norml(*LONG)
     assert code == 0, err
@@ -201,9 +201,9 @@ def test_ctrl_c_within_a_step_says_what_it_does_and_a_second_one_stops_at_once(
 ):
     assert shell.norml(*NORML, "--results", "whole")[0] == 0
     for signals, said, step in (
-        ([signal.SIGINT], "stopped after outer step 6; the same command goes on from there", 6),
-        ([signal.SIGINT, signal.SIGINT], "stopped at once; the same command goes on from outer step 6", 6),
-        ([signal.SIGTERM, signal.SIGHUP], "stopped after outer step 7; the same command goes on from there", 7),
+        ([signal.SIGINT], "stopped after outer step 6; run the same command to continue", 6),
+        ([signal.SIGINT, signal.SIGINT], "stopped at once; run the same command to continue from outer step 6", 6),
+        ([signal.SIGTERM, signal.SIGHUP], "stopped after outer step 7; run the same command to continue", 7),
     ):
         with monkeypatch.context() as patch:
             signalled_in_step(patch, 6 if said.startswith("stopped after outer step 6") else 1, *signals)
@@ -491,7 +491,7 @@ def test_a_run_that_is_stopped_while_compiling_stops_at_once(
         patched.setattr(run, "compiled_meta_gradient", lambda *_: stopped)
         code, out, _ = shell.norml(*NORML, "--compile", "--results", "stopped")
     assert (code, "cannot be compiled" in out) == (130, False)
-    assert "stopped after outer step 0; the same command goes on from there" in out
+    assert "stopped after outer step 0; run the same command to continue" in out
     assert shell.norml(*NORML, "--results", "stopped")[0] == 0
 
 

@@ -116,7 +116,7 @@ def test_a_stopped_study_goes_on_where_it_was(shell: Shell, monkeypatch: pytest.
     monkeypatch.setattr(Run, "_take_steps", taken)
     code, out, _ = shell.norml(*STUDY)
     assert code == 0
-    assert "goes on from 6 of" in out
+    assert "continues from 6 of" in out
     assert {path.name: json.loads(path.read_text())["curve"] for path in trials(shell)} == whole
     assert not list((shell.folder / "results").rglob("*.checkpoint"))
 

@@ -33,7 +33,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other
     finally:
         process.kill()
     assert process.returncode == 130
-    assert re.search(r"stopped: \d of \d finished, \d left; the same command goes on from here\n$", said)
+    assert re.search(r"stopped: \d of \d finished, \d left; run the same command to continue\n$", said)
     assert not list(shell.results.rglob(".*.lock"))  # nobody is left
     code, out, err = shell.norml("sweep", *long, "--at-once", "2")
     assert (code, err) == (0, "")
@@ -67,7 +67,7 @@ def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(s
     assert (code, out.splitlines()[0]) == (0, "sweep: 0 to do, 1 finished already")
     code, out, err = shell.norml(*one, "--set", "test_episodes=20")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "holds a finished run under other values" in err
+    assert "is a finished run with other values" in err
 
 
 def test_a_grid_is_a_run_for_each_value(shell: Shell):

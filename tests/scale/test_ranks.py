@@ -120,7 +120,11 @@ def test_one_device_is_an_ordinary_run(shell: Shell):
         ({0: 2, 1: -signal.SIGTERM}, 2, ""),  # refused by one, the other ended by the agent
         ({0: 130, 1: 130}, 130, ""),
         ({0: 130, 1: 2}, 2, ""),
-        ({0: 1, 1: -signal.SIGKILL}, 1, "error: rank 1 was ended by SIGKILL; the same command goes on from the last"),
+        (
+            {0: 1, 1: -signal.SIGKILL},
+            1,
+            "error: rank 1 was ended by SIGKILL; run the same command to continue from the last",
+        ),
         ({0: -signal.SIGTERM}, 1, ""),
     ],
 )
@@ -200,7 +204,7 @@ def test_torchrun_brings_a_run_with_a_killed_rank_back(shell: Shell, rank: int):
     killed = (str(rank), "5")
     code, said = torchrun(shell, 2, *killed, *RUN, module="tests.scale.dying", restarts=1)
     assert code == 0, said
-    assert "norml, 1-shot, seed 0: goes on from 5 of 9 outer steps" in said
+    assert "norml, 1-shot, seed 0: continues from 5 of 9 outer steps" in said
     found, whole = record(shell), record(shell, "whole")
     assert (found["curve"], found["correct"]) == (whole["curve"], whole["correct"])
     assert {path.suffix for path in shell.results.rglob("seed-0.*")} == {".json", ".weights"}
@@ -234,7 +238,7 @@ def test_a_signal_stops_every_rank_with_a_checkpoint(shell: Shell, number: signa
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert not [rank for rank in ranks if rank.is_running()]
-    assert said.count("the same command goes on from there") == 1
+    assert said.count("run the same command to continue") == 1
     assert (shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint").exists()
 
 
@@ -246,7 +250,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(shell: Shell):
     assert process.returncode == 130
     code, out, err = shell.norml(*RUN, *LONG)
     assert code == 0, err
-    assert "goes on from" in out
+    assert "continues from" in out
     found = record(shell)
     first, last = found["device"].split(", then ")
     assert first == f"2 x {last}"
@@ -270,7 +274,7 @@ def test_a_killed_rank_ends_the_others_and_is_named(shell: Shell):
     others[1].kill()
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert "error: rank 1 was ended by SIGKILL; the same command goes on from the last checkpoint" in said
+    assert "error: rank 1 was ended by SIGKILL; run the same command to continue from the last checkpoint" in said
     assert "Traceback" not in said
     assert not [rank for rank in others if rank.is_running()]
     assert not list(shell.results.rglob("*.json"))

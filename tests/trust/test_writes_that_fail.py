@@ -218,7 +218,7 @@ def test_a_clock_set_back_changes_nothing(shell: Shell):
     shell.monkeypatch.setattr(records, "now", lambda: "1970-01-01T00:00:00+00:00")
     code, out, err = shell.norml(*RUN)
     assert code == 0, err
-    assert "goes on from 9 of 9 outer steps" in out
+    assert "continues from 9 of 9 outer steps" in out
     assert contents(shell.folder) == expected
 
 

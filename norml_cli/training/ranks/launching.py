@@ -89,7 +89,9 @@ def _exit_code(codes: dict[int, int]) -> int:
     killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
     for rank, number in killed.items():
         name = signal.Signals(number).name
-        sys.stderr.write(f"error: rank {rank} was ended by {name}; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(
+            f"error: rank {rank} was ended by {name}; run the same command to continue from the last checkpoint\n"
+        )
     left = {code for code in codes.values() if code > 0}
     return 1 if killed or not left else max(left - {STOPPED_EXIT_CODE}, default=STOPPED_EXIT_CODE)
 

@@ -75,7 +75,7 @@ def test_records_of_other_values_and_damaged_ones_are_all_told(registry: Registr
     with pytest.raises(UserError) as raised:
         missing_runs(results, items, [0])
     first, second = str(raised.value).splitlines()
-    assert first.startswith(f"{other}: holds a finished run under other values")
+    assert first.startswith(f"{other}: is a finished run with other values")
     assert second.startswith(f"{damaged}: is not JSON")
 
 

@@ -58,7 +58,7 @@ def test_one_array_job_stopped_and_taken_up_again(slurm: Slurm, tmp_path: Path, 
     finally:
         first.kill()
     assert first.returncode == 130, said
-    assert re.search(r"stopped: \d+ of 12 finished, \d+ left; the same command goes on from here", said)
+    assert re.search(r"stopped: \d+ of 12 finished, \d+ left; run the same command to continue", said)
     assert slurm.said("squeue", "--noheader") == ""  # nobody is left
     finished = len(numbers(results))
     process = started(results)
