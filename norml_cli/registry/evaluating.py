@@ -38,9 +38,8 @@ def evaluated(
     option = f"--benchmark {benchmark}" if benchmark is not None and "n_way" not in overrides else "--set n_way"
     protocol = at_ways(spec, spec.protocol.model_copy(update=values), option)
     found = spec.model_copy(update={**place, "protocol": protocol})
-    if found.dataset not in registry.datasets:
-        raise UserError(f"data set '{found.dataset}' is not declared; name its folder with --registry")
-    faults = list(contradictions(protocol, k_shot, registry.datasets[found.dataset], registry.recipes))
+    dataset = registry.dataset_of(f"{found.method} on {found.benchmark}", found.dataset)
+    faults = list(contradictions(protocol, k_shot, dataset, registry.recipes))
     if faults:
         where = f"{found.method} on {found.benchmark}, {k_shot}-shot"
         raise UserError("\n".join(f"{where}: {key}: {fault}" for key, fault in faults))

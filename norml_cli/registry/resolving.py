@@ -69,6 +69,14 @@ class Registry:
         """The data set of that id; raises UserError with the nearest ids."""
         return self._named(self.datasets, "datasets", "data set", id_)
 
+    def dataset_of(self, record: object, id_: str) -> DatasetEntry:
+        """The data set that a record names. record: how to call it. Raises UserError if it is not declared here."""
+        if id_ not in self.datasets:
+            raise UserError(
+                f"{record}: its data set '{id_}' is not declared; pass the folder of its entry with --registry"
+            )
+        return self.datasets[id_]
+
     def benchmark(self, id_: str) -> BenchmarkEntry:
         """The benchmark of that id; raises UserError with the nearest ids."""
         return self._named(self.benchmarks, "benchmarks", "benchmark", id_)

@@ -151,8 +151,7 @@ def examples_seen(
     Raises UserError if they are missing, or if the run's own data set has changed.
     """
     spec = spec or record.spec
-    if spec.dataset not in registry.datasets:
-        raise UserError(f"{path}: its data set '{spec.dataset}' is not declared; name its folder with --registry")
+    registry.dataset_of(path, spec.dataset)
     requests = [request for request in episode_requests(spec) if request.split == split]
     examples = Examples.of(registry, spec, ensure_ready(registry, spec.dataset, requests, console))
     found, saw = examples.identity, record.dataset

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from norml_cli.commands.results import verify
 from norml_cli.commands.upkeep import doctor
@@ -33,6 +34,22 @@ def test_a_run_that_was_left_alone_is_equal(shell: Shell, record: Path):
     code, out, err = shell.norml("verify", str(record), "--device", "cpu")
     assert code == 0, err
     assert f"{record}: equal, all 350 episodes" in out
+
+
+def test_a_record_without_its_registry_is_one_line_that_names_the_option(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, record: Path
+):
+    monkeypatch.delenv("NORML_REGISTRY")
+    for name in "abcde":
+        (shell.folder / "images" / name).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(shell.folder / "images" / name / "image.png")
+    before = sorted(shell.folder.rglob("*"))
+    own = ("--support", "images", "--query", "images/a")
+    for command in (("export",), ("verify",), ("inspect",), ("evaluate", "--set", "n_way=5"), ("classify", *own)):
+        code, out, err = shell.norml(command[0], str(record), *command[1:])
+        assert (code, out) == (2, "")
+        assert "data set 'tiny-glyphs' is not declared; pass the folder of its entry with --registry" in err, command
+    assert sorted(shell.folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

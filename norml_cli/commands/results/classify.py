@@ -105,7 +105,8 @@ def _trained(path: Path, run: RunRecord, spec: RunSpec, device: torch.device) ->
 
 
 def _answers(registry: Registry, trained: Trained, spec: RunSpec, files: ImageFiles, asked: ToClassify) -> Answers:
-    entry, record, device = registry.dataset(spec.dataset), trained.record, device_of(asked.device)
+    entry, record = registry.dataset_of(asked.record, spec.dataset), trained.record
+    device = device_of(asked.device)
     if fingerprint(entry, registry.files["datasets", entry.id]) != record.dataset.fingerprint:
         _say(f"the entry '{entry.id}' has changed since the run; images are prepared as it says now")
     reader = OwnImages(entry, thumbnails=asked.html is not None)

@@ -55,12 +55,11 @@ def export(
                 f"{path}: {record.spec.algorithm} has no trained weights; name the record of another method"
             )
         trained = stored_weights(path, record, "cpu")  # checks that they fit
-        states.append(stored_state(path, record))
+        states.append((stored_state(path, record), registry.dataset_of(path, record.spec.dataset).licence))
         made = None if program is None else _exported(trained, adapted_as(record.spec, dict(program.overrides)))
     done = []
-    for (path, record), state in zip(records, states, strict=True):
+    for (path, record), (state, licence) in zip(records, states, strict=True):
         file = out or Companions(path).published
-        licence = registry.dataset(record.spec.dataset).licence
         card = write_published(path, record, state, licence=licence, out=file)
         _tell(console, file, f", with {Companions(file).card.name}")
         done.append({"file": str(file), "card": str(Companions(file).card), "sha256": card.file_sha256})
