@@ -1,6 +1,7 @@
 """Sheets: grids of texts with lines below them, as plain text and Markdown, whatever the texts mean."""
 
 import io
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = 3  # blanks between two columns
-_LONGEST_WORD = 28  # chosen: ids are shorter and stay whole; longer words, such as URLs, may be broken
+_LONGEST_WORD = 28  # chosen: longer words, such as URLs, are cut first where there is no room
 _NARROWEST = 20  # chosen: below this width use 80; terminals that do not know their width say 0
 
 
@@ -156,10 +157,19 @@ def _natural_widths(grid: Grid) -> list[int]:
 
 
 def _widths(grid: Grid, width: int) -> list[int] | None:
-    """Column widths that fit into `width` by wrapping the widest columns of words; None if there is no room."""
+    """Column widths that fit into `width` by wrapping the widest columns of words; None if there is no room.
+
+    Words are cut only if there is no room for whole words.
+    """
+    whole = _narrowed(grid, width, sys.maxsize)
+    return _narrowed(grid, width, _LONGEST_WORD) if whole is None else whole
+
+
+def _narrowed(grid: Grid, width: int, longest: int) -> list[int] | None:
+    """The same, where words of up to `longest` characters stay whole."""
     widths = _natural_widths(grid)
     least = [
-        min(_LONGEST_WORD, max(cell_len(word) for text in column for word in (text.split() or [""])))
+        min(longest, max(cell_len(word) for text in column for word in (text.split() or [""])))
         if grid.is_left(number)
         else natural
         for number, (column, natural) in enumerate(zip(grid.columns(), widths, strict=True))

@@ -17,6 +17,13 @@ from tests.helpers.tiny import write_entry
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 
 
+def test_list_keeps_every_id_whole_at_80_columns(shell: Shell):
+    shell.monkeypatch.setenv("COLUMNS", "80")
+    words = shell.norml("list")[1].split()
+    entries = json.loads(shell.norml("list", "--json")[1])
+    assert {entry["id"] for kind in entries.values() for entry in kind} <= set(words)
+
+
 def test_list_names_every_entry_of_every_kind(shell: Shell):
     code, out, _ = shell.norml("list")
     assert code == 0
