@@ -1,12 +1,12 @@
 """Made episodes and meta-learners in float64; every random number from a seeded generator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 
 from norml.episodes import EpisodeBatch
 from norml.layers import Convolutions, LayerShape
@@ -20,8 +20,8 @@ from norml.update_rules.meta_sgd import MetaSgd
 from norml.update_rules.nodal_lstm import NodalLstm
 from norml.update_rules.static_gates import StaticGates
 from norml_cli.files.suggestions import remember_places
-from norml_cli.files.yaml_files import read_mapping
 from norml_cli.registry import reading
+from tests.helpers.kept_registries import KeptMappings, KeptRegistries
 from tests.helpers.reference import (
     CHANNEL_SUMMARIES,
     CURVATURE_RULES,
@@ -34,6 +34,12 @@ from tests.helpers.reference import (
     STATIC_RULES,
 )
 
+# Each command of a test reads the whole registry and builds the whole command line: 70 ms, thousands of times. Test
+# modules are imported after this one, so they import what stands here.
+reading.read_registry = KeptRegistries(reading.read_registry)
+reading.read_mapping = KeptMappings(reading.read_mapping)
+typer.main.get_command = cache(typer.main.get_command)
+
 torch.set_num_threads(1)  # tensors of a few numbers: on shared cores a second thread is a hundredfold slower
 
 
@@ -45,20 +51,6 @@ def seeded(seed: int) -> torch.Generator:
 def no_places_remembered() -> None:
     """Commands that a test calls in this process leave the places that they were given to the hints of later tests."""
     remember_places({})
-
-
-@pytest.fixture(scope="session", autouse=True)
-def built_in_entries_are_parsed_once() -> Iterator[None]:
-    """Each command of a test reads the whole registry; parsing its YAML takes about 30 ms each time."""
-    parsed = cache(reading.read_mapping)
-    folder = reading.builtin_registry()
-
-    def read(path: Path) -> dict[str, Any]:
-        return parsed(path) if path.is_relative_to(folder) else read_mapping(path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "read_mapping", read)
-        yield
 
 
 @pytest.fixture

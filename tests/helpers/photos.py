@@ -10,13 +10,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from norml_cli.registry.entries import DatasetEntry
-from norml_cli.registry.reading import builtin_registry
-from tests.helpers.tiny import with_changes, write_entry
+from tests.helpers.tiny import read, with_changes, write_entry
 
 SIZE_PX = 12
 PER_CLASS = 4
@@ -152,7 +150,7 @@ def _as_python_2(content: dict[str, object]) -> bytes:
 
 def entry_values(**changes: object) -> dict[str, object]:
     """The built-in entry cut down, as `made-mini`; `changes` by key, `a__b` for key b under a."""
-    values = yaml.safe_load((builtin_registry() / "datasets/mini-imagenet.yaml").read_text())
+    values = read("datasets/mini-imagenet.yaml")
     values.update(id="made-mini", classes=sum(CLASSES.values()), examples_per_class=PER_CLASS)
     values["image_size_px"]["value"] = SIZE_PX
     values["splits"].update({f"meta_{name}": count for name, count in CLASSES.items()})
@@ -191,7 +189,7 @@ def benchmark_values(**changes: object) -> dict[str, object]:
 
 def recipe_values(**changes: object) -> dict[str, object]:
     """The built-in narrow recipe cut down to steps of milliseconds, as `made-recipe`; `changes` by key."""
-    values = yaml.safe_load((builtin_registry() / "recipes/resnet12-narrow.yaml").read_text())
+    values = read("recipes/resnet12-narrow.yaml")
     values["id"] = "made-recipe"
     small = {
         "input_size_px": 16,

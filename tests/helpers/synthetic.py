@@ -5,7 +5,6 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import yaml
 from PIL import Image, ImageDraw
 
 from norml_cli.data.sources.omniglot import PARTS
@@ -13,7 +12,7 @@ from norml_cli.registry.checks import OMNIGLOT_PX as RAW_SIZE_PX
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry
-from tests.helpers.tiny import with_changes, write_entry
+from tests.helpers.tiny import read, with_changes, write_entry
 
 CHARACTERS = {"images_background": ["Aleph", "Braille"], "images_evaluation": ["Zigzag"]}  # alphabets of each part
 PER_ALPHABET = 4
@@ -74,7 +73,7 @@ def write_folders(folder: Path) -> Path:
 
 def entry_values(**changes: object) -> dict[str, object]:
     """The built-in Omniglot entry cut down, as `made-omniglot`; `changes` by key, `a__b` for key b under a."""
-    values = yaml.safe_load((builtin_registry() / "datasets/omniglot.yaml").read_text())
+    values = read("datasets/omniglot.yaml")
     values.update(id="made-omniglot", classes=CLASSES, examples_per_class=DRAWERS, source_sha256=None)
     values["splits"].update(meta_train=6, meta_val=3, meta_test=3)
     return with_changes(values, changes)
@@ -86,7 +85,7 @@ def entry(**changes: object) -> DatasetEntry:
 
 def write_registry(folder: Path, **changes: object) -> Registry:
     """The built-in registry with the made data set and a 3-way 1-shot benchmark on it."""
-    benchmark = yaml.safe_load((builtin_registry() / "benchmarks/glyphs-5way.yaml").read_text())
+    benchmark = read("benchmarks/glyphs-5way.yaml")
     benchmark.update(id="made-3way", dataset="made-omniglot", shots=[1])
     for key, value in {"n_way": 3, "validation_episodes": 20, "test_episodes": 30}.items():
         benchmark["protocol"][key]["value"] = value

@@ -1,10 +1,12 @@
 """A registry folder whose runs take a second: the embedded glyphs, cut down, with a learner of a few neurons."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from norml_cli.files.yaml_files import read_mapping
 from norml_cli.registry.reading import builtin_registry
 
 PROTOCOL = {
@@ -21,6 +23,16 @@ PROTOCOL = {
 
 def write_registry(folder: Path) -> Path:
     """Data set `tiny-glyphs` and benchmark `tiny-5way` (1 and 5 shots), made from the built-in entries."""
+    for place, text in _texts().items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@cache
+def _texts() -> dict[str, str]:
+    """The files' texts by their places."""
     dataset = read("datasets/glyphs.yaml")
     dataset.update(id="tiny-glyphs", classes=30)
     dataset["splits"].update(meta_train=14, meta_val=8, meta_test=8)
@@ -28,22 +40,21 @@ def write_registry(folder: Path) -> Path:
     benchmark.update(id="tiny-5way", dataset="tiny-glyphs")
     for key, value in PROTOCOL.items():
         benchmark["protocol"][key]["value"] = value
-    write_entry(folder, "datasets", dataset)
-    write_entry(folder, "benchmarks", benchmark)
-    return folder
+    places = {"datasets/tiny-glyphs.yaml": dataset, "benchmarks/tiny-5way.yaml": benchmark}
+    return {place: yaml.safe_dump(entry) for place, entry in places.items()}
 
 
 def write_entry(folder: Path, kind: str, entry: dict[str, object]) -> Path:
     """One entry's file."""
     path = folder / kind / f"{entry['id']}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(entry))
+    path.write_text(yaml.dump(entry, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
     return path
 
 
 def read(name: str) -> dict[str, Any]:
     """A built-in entry's values."""
-    return yaml.safe_load((builtin_registry() / name).read_text())
+    return read_mapping(builtin_registry() / name)
 
 
 def with_changes(values: dict[str, Any], changes: dict[str, object]) -> dict[str, Any]:
