@@ -150,35 +150,27 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     assert not list(shell.results.rglob(".*"))
 
 
-LONG = (*NORML, "--set", "validate_every=200", "--set", "test_episodes=64", "--outer-steps", "200")
+LONG = (*NORML, "--set", "validate_every=400", "--set", "test_episodes=64", "--outer-steps", "400")
 
 
-@pytest.fixture(scope="module")
-def whole_long() -> dict:
-    """As `whole`, of a run that is long enough to be signalled from outside."""
-    return {}
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGKILL"])
-def test_a_signalled_process_goes_on_where_it_was(shell: Shell, whole_long: dict, name: str):
-    if not whole_long:
-        assert shell.norml(*LONG, "--results", "whole")[0] == 0
-        whole_long.update(figures(read(shell, results="whole")))
-    checkpoint = shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint"
-    process = shell.start(*LONG)
-    assert process.stdout is not None
-    started = process.stdout.readline()  # said when the model is built and training begins
-    assert "200 outer steps" in started
-    time.sleep(0.3)
-    process.send_signal(getattr(signal, name))
-    out, _ = process.communicate(timeout=60)
-    if name != "SIGKILL":
-        assert process.returncode == 130, out
-        assert "run the same command to continue" in out
-        assert checkpoint.exists()
+def test_a_process_that_is_signalled_again_and_again_goes_on_where_it_was(shell: Shell):
+    assert shell.norml(*LONG, "--results", "whole")[0] == 0
+    checkpoint, steps = shell.results / "tiny-5way/1-shot/norml/seed-0.checkpoint", 0
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGKILL"):
+        process = shell.start(*LONG)
+        assert process.stdout is not None
+        started = process.stdout.readline()  # said when the model is built and training begins
+        assert f"continues from {steps} of 400" in started if steps else "begins 400 outer steps" in started
+        time.sleep(0.1)
+        process.send_signal(getattr(signal, name))
+        out, _ = process.communicate(timeout=60)
+        if name != "SIGKILL":
+            assert process.returncode == 130, out
+            assert "run the same command to continue" in out
+            steps = read_checkpoint(checkpoint, {})["state"]["step"]
     code, out, err = shell.norml(*LONG)
-    assert code == 0, err
-    assert figures(read(shell)) == whole_long
+    assert (code, f"continues from {steps} of 400" in out) == (0, True), err
+    assert figures(read(shell)) == figures(read(shell, results="whole"))
 
 
 def signalled_in_step(monkeypatch: pytest.MonkeyPatch, step: int, *signals: signal.Signals) -> None:
