@@ -271,7 +271,7 @@ def test_a_whole_table_is_made_over_several_starts(shell: Shell):
     shell.monkeypatch.setenv("NORML_HOME", str(shell.folder / "bare"))
     reproduce = ("reproduce", "made-table", "--source", str(source), "--device", "cpu", "--at-once", "2")
     code, out, _ = shell.norml(*reproduce, "--minutes", "0")
-    assert (code, "time is up: 0 of 4 finished, 4 left; the same command goes on" in out) == (75, True)
+    assert (code, "time is up: 0 of 4 finished, 4 left; run the same command to continue" in out) == (75, True)
     code, out, err = shell.norml(*reproduce)
     assert (code, err) == (0, "")
     steps = [line.split(": ")[1] for line in out.splitlines() if line.endswith(": started")]
