@@ -122,7 +122,8 @@ def messages() -> str:
                 str(model.most_gpus),
             ]
         )
-    heads = ["training", "summed a step", "messages", "8 GPUs", "64 GPUs", "10% on 8 GPUs from", "most GPUs"]
+    long = "a step whose messages take 10%, 8 GPUs"
+    heads = ["training", "summed a step", "messages", "8 GPUs", "64 GPUs", long, "most GPUs"]
     return _table(heads, rows, "")
 
 
@@ -195,11 +196,11 @@ def sweep() -> str:
                 f"{written / 1e6:,.1f} MB/s",
             ]
         )
-    heads = ["GPUs", "cells an hour", "requests a second: results", "and programs", "all start at once", "checkpoints"]
+    heads = ["GPUs", "cells an hour", "requests a second: running", "starting", "all start at once", "checkpoints"]
     note = (
         f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell ({len(gpu_records())} runs). "
-        f"Programs alone keep the server busy from {FILE_SERVER_REQUESTS_S / (at_once * start / wall_s):,.0f} GPUs on, "
-        f"results alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
+        f"Starting alone keeps the server busy from {FILE_SERVER_REQUESTS_S * wall_s / (at_once * start):,.0f} GPUs on, "
+        f"running alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
     )
     return _table(heads, rows, note)
 
