@@ -89,7 +89,7 @@ def methods() -> str:
 
 
 def products() -> str:
-    """Speed-up of an outer step from the matrix products that `norml run` chooses, over float32 products."""
+    """Speed-up of an outer step by the library that `norml run` chooses for matrix products, over MKL."""
     kept = Kept.of("products")
     who = kept.section["settings"][AS_A_RUN]
     rows = []

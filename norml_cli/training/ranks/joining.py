@@ -146,29 +146,36 @@ def _others_there() -> Iterator[None]:
 def joined_by(device: str) -> Iterator[Ranks]:
     """Join the other ranks. Only the first rank prints; if several ranks fail, only one prints its error.
 
-    The other ranks end here, without Python's own shutdown. It aborted in about one of 15 short runs with torch 2.14
-    ("terminate called without an active exception"), although the rank had nothing left to do.
+    The other ranks end here, without Python's own shutdown. With torch 2.14 that sometimes aborts ("terminate called
+    without an active exception"), although the rank has nothing left to do.
     """
     ranks, code = JoinedRanks(), 0
     try:
+        with _joined(ranks, device):
+            yield ranks
+    except SystemExit as left:
+        if ranks.is_first:
+            raise
+        code = int(left.code or 0)
+    if not ranks.is_first:
+        os._exit(code)
+
+
+@contextmanager
+def _joined(ranks: JoinedRanks, device: str) -> Iterator[None]:
+    try:
         ranks.join(device)
         with _silent_unless(ranks.is_first):
-            yield ranks
+            yield
     except LostRank:
         raise SystemExit(1) from None  # the rank that ended first has printed why
     except UserError:
         if not ranks.is_first_to_fail():
             raise SystemExit(2) from None
         raise
-    except SystemExit as stopped:
-        if ranks.is_first:
-            raise
-        code = int(stopped.code or 0)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    if not ranks.is_first:
-        os._exit(code)
 
 
 @contextmanager
