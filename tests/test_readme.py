@@ -137,7 +137,7 @@ INSPECTED = {"MAML (constant lr)": "maml-constant-lr", "MAML (layer-wise lr)": "
 
 
 @pytest.mark.parametrize(("title", "method"), INSPECTED.items())
-def test_the_table_of_the_inspection_page_is_what_was_found_in_the_weights_of_the_record(title, method):
+def test_the_inspection_page_shows_what_the_records_weights_show(title, method):
     cases = [
         *("all layers adapted", "head alone adapted", "body alone adapted"),
         *("layer 3 not adapted", "layer 4 not adapted", "nothing adapted"),

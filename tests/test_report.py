@@ -64,7 +64,7 @@ def test_with_three_seeds_each_a_verdict_is_over_seeds(docs, write, numbers):
     assert same.verdict in {"fails", "within seed variation"}  # never that they are the same
 
 
-def test_with_fewer_seeds_a_difference_counts_beyond_the_scatter_of_other_rows(docs, write, numbers):
+def test_with_fewer_seeds_a_difference_must_exceed_the_scatter_of_other_rows(docs, write, numbers):
     """MAML's two seeds: 0.5 and 0.55, so s = 0.05 / sqrt(2), t(0.975, 1) = 12.706: two rows must differ by 0.635."""
     write(CONSTANT, [10, 10, 10, 10], [11, 11, 11, 11])
     write("norml", [20, 19, 20, 20])
@@ -168,7 +168,7 @@ def test_equal_work_goes_by_what_a_step_costs(docs, write, numbers):
     assert [course.after(done) for done in (5, 10, 19, 25)] == [None, 60, 60, 70]
 
 
-def test_many_steps_tell_equal_and_tuned_rates_and_what_is_left_of_the_gradient(docs, write, numbers):
+def test_the_many_steps_section_shows_equal_and_tuned_rates_and_gradient_norms(docs, write, numbers):
     many, place = docs("many_steps"), {"benchmark": "omniglot-5way-20-steps", "test_episodes": 4}
     (path, _), *_ = write("norml", [3] * 4, **place)
     table = many.many_steps_markdown(numbers())

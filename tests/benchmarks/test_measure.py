@@ -4,7 +4,7 @@ from tests.benchmarks.measure import Timer
 from tests.benchmarks.record import measured
 
 
-def test_every_candidate_gets_its_turn_in_every_round_and_only_measured_calls_count():
+def test_every_candidate_is_timed_in_every_round_and_warm_up_calls_do_not_count():
     now, calls, turns = [0.0], [], []
 
     def costs(name: str, seconds: list[float]):

@@ -79,7 +79,7 @@ def test_bad_options_are_one_line_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_or_disagreeing_section_writes_nothing_and_those_before_are_kept(
+def test_an_interrupted_or_disagreeing_section_writes_nothing_and_earlier_ones_stay(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     for error, code, words in [(KeyboardInterrupt(), 130, "stopped"), (DisagreementError("they differ"), 1, "differ")]:

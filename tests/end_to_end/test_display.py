@@ -44,7 +44,7 @@ def test_quiet_still_tells_errors(shell: Shell):
 
 
 @pytest.mark.usefixtures("says_everything")
-def test_json_leaves_standard_output_to_the_result_and_tells_progress_on_standard_error(shell: Shell):
+def test_json_goes_to_standard_output_and_progress_to_standard_error(shell: Shell):
     code, out, err = shell.norml(*RUN, "--json")
     assert code == 0, err
     (run,) = json.loads(out)["runs"]
@@ -239,7 +239,7 @@ def test_a_damaged_status_is_told(shell: Shell):
         assert err.endswith("delete it\n")
 
 
-def test_finished_lines_wrap_between_words_in_a_terminal_and_stay_whole_in_a_pipe(shell: Shell):
+def test_lines_wrap_between_words_in_a_terminal_and_stay_whole_in_a_pipe(shell: Shell):
     assert shell.norml(*RUN)[0] == 0
     texts = []
     for is_terminal in (True, False):

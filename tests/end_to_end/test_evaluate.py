@@ -287,7 +287,7 @@ def test_another_data_set_only_where_a_benchmark_names_it(shell: Shell, record: 
     assert "was made with other images than" in refused(shell, "--set", "queries_per_class=3")
 
 
-def test_what_is_fitted_to_each_support_set_takes_other_episodes_and_no_inner_steps(shell: Shell):
+def test_heads_fitted_to_each_support_set_accept_other_episodes_but_no_inner_steps(shell: Shell):
     assert shell.norml("run", "nearest-centroid", "--benchmark", "tiny-5way")[0] == 0
     path = str(FOLDER / "nearest-centroid/seed-0.json")
     code, _, err = shell.norml("evaluate", path, "--set", "inner_steps_test=3")
@@ -310,7 +310,7 @@ def test_ctrl_c_leaves_nothing_half_done(shell: Shell, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("record")
-def test_an_evaluation_that_was_changed_or_moved_or_is_of_other_weights_is_named(shell: Shell):
+def test_a_changed_moved_or_foreign_evaluation_is_named(shell: Shell):
     path = Path(str(evaluated(shell, "--set", "queries_per_class=3")["record"]))
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"seed": 1}))

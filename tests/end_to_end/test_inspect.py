@@ -64,7 +64,7 @@ def test_layers_that_stay_still_have_no_rate_and_no_cosine(shell: Shell):
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_untrained_norml_has_open_gates_and_a_step_of_nothing_a_flat_accuracy(shell: Shell):
+def test_untrained_norml_has_open_gates_and_zero_steps_leave_accuracy_as_it_is(shell: Shell):
     inspected(shell, "norml", "--outer-steps", "0", "--set", "inner_lr=1e-30")
     for row in rows(shell, "gates.csv"):
         assert {float(row[key]) for key in ("q05", "q25", "q50", "q75", "q95", "mean")} == {1.0}

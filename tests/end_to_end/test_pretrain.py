@@ -126,7 +126,7 @@ def test_bfloat16_is_told_by_the_record_and_its_features_are_stored_as_float32(s
     assert all(not value.is_floating_point() or value.dtype == torch.float32 for value in weights_in(shell).values())
 
 
-def test_a_pretraining_can_be_taken_up_in_another_precision_and_its_record_names_both(shell: Shell, monkeypatch):
+def test_a_pretraining_can_resume_in_another_precision_and_its_record_names_both(shell: Shell, monkeypatch):
     write_entry(shell.registry, "recipes", photos.recipe_values(precision="auto"))
     take_step = pretraining.Pretraining._take_step
     precisions = iter([torch.bfloat16, torch.float32, torch.float32])
@@ -407,7 +407,7 @@ def test_weights_that_are_not_their_records_make_no_features(shell: Shell):
     assert not list(shell.home.rglob("*.features.h5"))
 
 
-def test_features_broken_off_leave_nothing_and_are_made_by_the_same_command(
+def test_interrupted_features_leave_nothing_and_the_same_command_makes_them(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ):
     outputs = ImageBatches.outputs

@@ -51,7 +51,7 @@ def test_a_record_from_a_gpu_says_what_may_differ(monkeypatch: pytest.MonkeyPatc
     assert repeatability(gpu).startswith("Bit-reproducible on this GPU model")
 
 
-def test_a_run_can_be_taken_up_on_another_kind_of_device_and_its_record_says_so(
+def test_a_run_can_resume_on_another_kind_of_device_and_its_record_says_so(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ):
     """A GPU's generator has another state than a CPU's, so a checkpoint is made as one would leave it."""

@@ -20,7 +20,7 @@ def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
     return {str(path.relative_to(results)): (each["correct"], each["curve"]) for path, each in records.items()}
 
 
-def test_a_sweep_that_was_stopped_goes_on_and_ends_like_runs_one_after_the_other(shell: Shell):
+def test_a_stopped_sweep_goes_on_and_ends_like_sequential_runs(shell: Shell):
     long = (*CELLS, "--outer-steps", "200", "--set", "validate_every=200", "--set", "test_episodes=64")
     process = shell.start("sweep", *long, "--at-once", "2")
     try:
@@ -60,7 +60,7 @@ def test_two_sweeps_of_one_folder_do_no_cell_twice(shell: Shell):
     }
 
 
-def test_nothing_is_done_where_nothing_is_missing_and_other_values_are_refused(shell: Shell):
+def test_nothing_runs_where_nothing_is_missing_and_other_values_are_refused(shell: Shell):
     one = ("sweep", "no-adaptation", "--benchmark", "tiny-5way", "--device", "cpu")
     assert shell.norml(*one)[0] == 0
     code, out, _ = shell.norml(*one)
@@ -92,7 +92,7 @@ def test_a_grid_is_a_run_for_each_value(shell: Shell):
     assert shell.norml(*grid)[1].splitlines()[0] == "sweep: 0 to do, 2 finished already"
 
 
-def test_a_run_that_fails_is_reported_with_the_end_of_its_log_and_others_go_on(shell: Shell):
+def test_a_failed_run_is_reported_with_the_end_of_its_log_and_others_go_on(shell: Shell):
     """A damaged checkpoint is refused at each attempt."""
     checkpoint = shell.results / "tiny-5way" / "1-shot" / "norml" / "seed-0.checkpoint"
     checkpoint.parent.mkdir(parents=True)

@@ -72,9 +72,7 @@ def test_no_inner_step_leaves_the_initial_weights(rule, form, make_meta_learner,
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
-def test_a_reversible_adaptation_holds_the_weights_of_every_step_and_others_the_newest_alone(
-    rule, form, make_meta_learner, make_episodes
-):
+def test_only_a_reversible_adaptation_keeps_the_weights_of_every_step(rule, form, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule), make_episodes()
     kept = adapted_weights(meta_learner, batch, form=form, reversible=True, queries_known=True)
     for t in range(4):
@@ -158,7 +156,7 @@ def test_recomputing_holds_less_than_keeping(rule, make_meta_learner, make_episo
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("query_statistics", ["query", "support"])
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
-def test_queries_known_beforehand_have_the_logits_of_queries_that_come_later(
+def test_queries_give_the_same_logits_known_beforehand_or_later(
     rule, query_statistics, form, make_meta_learner, make_episodes
 ):
     meta_learner, batch = make_meta_learner(rule, query_statistics=query_statistics), make_episodes()
@@ -170,9 +168,7 @@ def test_queries_known_beforehand_have_the_logits_of_queries_that_come_later(
     assert not expected.requires_grad
 
 
-def test_queries_that_a_factored_first_layer_was_not_made_with_cannot_be_gone_back_through(
-    make_meta_learner, make_episodes
-):
+def test_a_factored_first_layer_refuses_a_backward_pass_of_queries_it_did_not_know(make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner("norml"), make_episodes()
     adaptation = adapted_weights(meta_learner, batch, form="factored", reversible=True, queries_known=True)
     logits = adaptation.logits(batch.query_x)
@@ -200,9 +196,7 @@ def test_the_meta_gradient_cannot_be_differentiated_again(make_meta_learner, mak
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rule", ["maml-constant-lr", "maml-layerwise-lr", "norml"])
-def test_going_back_leaves_the_episodes_the_parameters_and_the_logits_derivative_as_they_were(
-    rule, form, make_meta_learner, make_episodes
-):
+def test_the_backward_pass_does_not_change_its_inputs(rule, form, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule, weight_form=form), make_episodes()
     parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y, *meta_learner.parameters())
     before = [part.detach().clone() for part in parts]
@@ -242,9 +236,7 @@ def test_closed_gates_leave_the_weights(form, make_meta_learner, make_episodes):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rule", RULES)
-def test_an_episodes_weights_do_not_depend_on_its_neighbours_nor_on_how_many_there_are(
-    rule, form, make_meta_learner, make_episodes
-):
+def test_an_episodes_weights_do_not_depend_on_other_episodes(rule, form, make_meta_learner, make_episodes):
     meta_learner = make_meta_learner(rule)
     few, many = make_episodes(n_episodes=1, seed=1), make_episodes(n_episodes=5, seed=2)
     for place in (0, 2, 4):
@@ -332,7 +324,7 @@ def test_adapting_changes_no_parameter(form, make_meta_learner, make_episodes):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("queries_known", [False, True])
-def test_queries_by_the_support_sets_statistics_are_classified_alone_as_together(
+def test_with_support_statistics_a_query_gets_the_same_class_alone_or_with_others(
     queries_known, form, make_meta_learner, make_episodes
 ):
     """Whatever statistics the inner loop takes: the logits of a learner whose loop takes the support set's."""
@@ -370,9 +362,7 @@ def test_fewer_queries_than_classes_by_their_own_statistics_are_warned_of(make_m
 
 
 @pytest.mark.filterwarnings("error")
-def test_enough_queries_or_the_support_sets_statistics_or_no_hidden_layer_are_not_warned_of(
-    make_meta_learner, make_episodes
-):
+def test_no_warning_with_enough_queries_support_statistics_or_no_hidden_layer(make_meta_learner, make_episodes):
     batch = make_episodes()
     adapted_weights(make_meta_learner("norml"), batch).logits(batch.query_x[:, :3])
     adapted_weights(make_meta_learner("norml"), batch).logits(batch.query_x[:, :1], query_statistics="support")

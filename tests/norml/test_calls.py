@@ -158,7 +158,7 @@ def test_outputs_that_are_inputs_are_the_very_same_objects(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_input_handed_through_twice_and_used_gets_the_sum_of_its_derivatives(way):
+def test_an_input_that_is_used_and_returned_twice_gets_the_sum_of_its_derivatives(way):
     rule, inputs = Toy(), drawn_inputs()
 
     def call(given):
@@ -207,7 +207,7 @@ def test_parameters_and_inputs_without_influence_are_left_out_by_the_tape():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_call_whose_inputs_are_all_constant_still_gives_the_parameters_theirs(way):
+def test_a_call_with_constant_inputs_still_gives_the_parameters_their_gradients(way):
     rule, inputs = Toy(), drawn_inputs()
     del inputs["memory"]
     call_made = called(way, rule, lambda given: {"made": given["delta"] * rule.gain}, inputs, ("delta", "h", "losses"))

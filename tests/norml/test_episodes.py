@@ -82,7 +82,7 @@ def test_ordered_pairs_of_classes_are_equally_likely():
     assert chi_square(counts.values(), 42) < 74.7
 
 
-def test_ordered_pairs_of_examples_are_equally_likely_at_the_border_of_support_and_query():
+def test_all_pairs_of_a_last_support_and_a_first_query_example_are_equally_likely():
     """6 * 5 = 30 ordered pairs of the last support and the first query example: 29 degrees, 0.999 quantile 58.3."""
     pairs = drawn(20_000).examples[:, 0, K_SHOT - 1 : K_SHOT + 1]
     assert chi_square(Counter(map(tuple, pairs.tolist())).values(), 30) < 58.3
@@ -179,7 +179,7 @@ def test_equal_sizes_in_either_form_draw_the_same_episodes():
     assert all((a == b).all() for a, b in zip(vars(one).values(), vars(each).values(), strict=True))
 
 
-def test_classes_of_unequal_size_are_drawn_uniformly_and_so_are_the_examples_of_each():
+def test_unequal_classes_and_their_examples_are_drawn_uniformly():
     """Chi-square over 100,000 draws: 99.99% of uniform draws stay below the limits."""
     sizes = torch.tensor([2, 3, 5, 9])
     episodes = sample_indices(
@@ -208,7 +208,7 @@ def test_a_pool_of_unequal_classes_gathers_the_examples_of_each():
     assert (batch.x * 255).round().flatten().tolist() == [4, 1, 2, 0]
 
 
-def test_an_example_that_a_small_class_lacks_is_refused_though_a_large_one_has_it():
+def test_an_example_beyond_a_small_class_is_refused_beside_larger_classes():
     """Row 2 of the class of two would be the first row of the class of three."""
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1)
     pool = ExamplePool.of_images(images, rotations=False, sizes=torch.tensor([2, 3]))

@@ -188,7 +188,7 @@ PATTERNS = {
 
 @pytest.mark.parametrize("seed", range(N_SHAPES))
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-def test_a_first_layers_operations_in_every_form_are_the_formula_and_its_gradient_by_autograd(pattern, seed):
+def test_every_form_of_a_first_layer_equals_the_formula_and_its_gradient_by_autograd(pattern, seed):
     """Its input is constant: what derivatives by it come out, by whichever way, the engine has no use for."""
     case = with_a_constant_input(drawn_case(300 + seed), pattern)
     expected = expected_outcome(case, pulls=False)
@@ -252,7 +252,7 @@ def test_the_very_same_input_merges_into_one_product_and_others_do_not():
     assert len(drawn["h_hats"]) == 4
 
 
-def test_an_equal_input_that_counts_as_scaled_gives_the_numbers_of_the_very_same():
+def test_an_equal_input_in_the_scaled_form_gives_the_same_numbers():
     drawn = drawn_case(MANY_STEPS)
     same = with_a_constant_input(drawn, lambda _: True)
     copies = same | {"h_hats": [same["inputs"][0].detach().clone() for _ in same["h_hats"]]}
@@ -385,7 +385,7 @@ def test_more_support_turns_a_layer_from_factored_to_materialised_once(device):
     assert set(forms[turn:]) == {"materialised"}
 
 
-def test_what_merges_is_never_held_in_the_dearer_form_because_of_more_steps(device):
+def test_more_steps_never_choose_a_dearer_form_of_merged_layers(device):
     """A first layer with unscaled inputs keeps one product however many steps: its cost grows as the other form's.
 
     With 100 examples a single step costs about the same either way.

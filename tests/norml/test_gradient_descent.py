@@ -51,7 +51,7 @@ def test_inputs_are_said_to_be_unscaled():
     assert not GradientDescent(2).scales_inputs
 
 
-def test_what_a_rule_does_not_change_it_hands_through_as_the_very_same_object(signals):
+def test_a_rule_returns_what_it_does_not_change_as_the_same_object(signals):
     """The engine recognises it, and saves the product with the first layer's inputs for every step."""
     constant = GradientDescent(3).double()
     delta_hat, h_hat, _ = constant.scaled(1, *signals, {})
@@ -86,7 +86,7 @@ def test_a_rate_for_each_step_needs_one_even_where_training_takes_none():
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 5])
-def test_equal_rates_of_all_steps_are_layer_wise_rates_and_their_gradients_add_up(
+def test_equal_rates_in_all_steps_are_layer_wise_rates_and_their_gradients_add_up(
     inner_steps, make_meta_learner, make_episodes
 ):
     """With more steps than rates, too: the last one's gradient is that of all steps that it serves."""

@@ -55,7 +55,7 @@ def test_forward_and_backward_are_the_formula_and_its_gradient_by_autograd(seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_adjoint_of_a_forward_pass_is_autograds_gradient_whichever_rows_make_the_statistics(seed):
+def test_the_adjoint_of_a_forward_pass_equals_autograd_for_each_choice_of_statistics(seed):
     case, (direction, _), n_reference = drawn_case(100 + seed)
     plain = detached(case)
     for rows in (None, n_reference):
@@ -70,7 +70,7 @@ def test_the_adjoint_of_a_forward_pass_is_autograds_gradient_whichever_rows_make
 
 @pytest.mark.parametrize("uses", [1, 3])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_adjoints_of_both_passes_are_autograds_second_order_and_add_up_over_uses(seed, uses):
+def test_the_adjoints_of_both_passes_equal_autograds_second_order_and_add_up(seed, uses):
     case, (of_h, of_delta), _ = drawn_case(200 + seed)
     h = formula(case["a"], case["scale"], case["shift"])
     scalar = (h * of_h).sum() + (delta_of(h, case) * of_delta).sum()

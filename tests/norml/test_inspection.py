@@ -207,7 +207,7 @@ def test_norms_of_the_meta_gradient_by_step_are_autograds(rule, inner_steps, mak
     torch.testing.assert_close(found, norms_by_autograd(meta_learner, rule, batch, inner_steps), rtol=1e-10, atol=1e-14)
 
 
-def test_the_meta_gradient_of_a_step_of_nothing_is_the_same_after_every_step(make_meta_learner, make_episodes):
+def test_with_rate_zero_the_meta_gradient_is_the_same_after_every_step(make_meta_learner, make_episodes):
     norms = meta_gradient_norms(make_meta_learner("maml-constant-lr", inner_lr=0.0), make_episodes(), 3)
     torch.testing.assert_close(norms, norms[:, :1].expand_as(norms), rtol=1e-13, atol=1e-15)
 

@@ -164,7 +164,7 @@ def test_the_adjoints_of_both_passes_together_are_autograds_second_order(hidden_
 @pytest.mark.parametrize("n_reference", [None, 2, 6])
 @pytest.mark.parametrize("batch_norm_scale", [True, False])
 @pytest.mark.parametrize("hidden_sizes", HIDDEN)
-def test_the_adjoint_of_a_query_pass_is_autograds_whichever_rows_make_the_statistics(
+def test_the_adjoint_of_a_query_pass_equals_autograd_for_each_choice_of_statistics(
     hidden_sizes, batch_norm_scale, n_reference
 ):
     learner = moved_learner(hidden_sizes, batch_norm_scale=batch_norm_scale)
@@ -227,7 +227,7 @@ def test_the_cross_entropys_delta_is_the_gradient_of_its_mean_loss_by_autograd()
     torch.testing.assert_close(delta_out.detach(), expected, rtol=1e-13, atol=1e-16)
 
 
-def test_explicit_layer_gradients_are_exact_where_neurons_and_whole_examples_are_dead():
+def test_layer_gradients_are_exact_with_dead_neurons_and_dead_examples():
     learner = moved_learner([6, 5])
     with torch.no_grad():
         learner.shifts[0][2] = -100  # a neuron dead for all examples
@@ -282,7 +282,7 @@ def test_forward_is_the_formula_with_batch_norm_over_one_episodes_examples():
         torch.testing.assert_close(logits[episode], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_normalised_pre_activations_have_zero_mean_and_the_variance_epsilon_leaves():
+def test_normalised_pre_activations_have_zero_mean_and_unit_variance_up_to_epsilon():
     """v / (v + epsilon) where v is the variance before: inverse_std is 1 / sqrt(v + epsilon)."""
     learner = moved_learner([6, 4], batch_norm_epsilon=0.25)
     _, trace = passed_forward(learner, examples()[0])

@@ -49,7 +49,7 @@ def with_constant_rates(meta_learner, rates):
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("inner_steps", [1, 2, 5])
-def test_equal_rates_are_maml_with_that_rate_and_the_rates_gradients_add_up_to_its(
+def test_equal_rates_are_maml_and_their_gradients_add_up_to_that_of_its_rate(
     inner_steps, first_order, make_meta_learner, make_episodes
 ):
     batch, rates = make_episodes(), (0.5, 1.25, 1.75)

@@ -27,9 +27,7 @@ def test_query_logits_are_the_references(rule, query_statistics, make_meta_learn
 
 
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "norml"])
-def test_with_support_statistics_a_query_does_not_see_the_others_and_with_its_own_sets_it_does(
-    rule, make_meta_learner, make_episodes
-):
+def test_queries_depend_on_each_other_only_through_their_own_statistics(rule, make_meta_learner, make_episodes):
     batch = make_episodes()
     others = batch.query_x.clone()
     others[:, 1:] *= -2
@@ -126,9 +124,7 @@ def test_a_gradient_clip_bounds_every_entry_and_leaves_smaller_ones(make_meta_le
     assert n_clipped > 0
 
 
-def test_a_gradient_norm_limit_shortens_a_longer_meta_gradient_and_leaves_a_shorter_one(
-    make_meta_learner, make_episodes
-):
+def test_a_gradient_norm_limit_shortens_only_longer_meta_gradients(make_meta_learner, make_episodes):
     batch = make_episodes()
 
     def meta_gradient_under(limit: float | None) -> torch.Tensor:

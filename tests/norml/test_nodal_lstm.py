@@ -146,7 +146,7 @@ def test_the_first_state_is_as_good_as_a_cell_and_a_hidden_state_of_zeros():
                 torch.testing.assert_close(part, other[2][key], rtol=1e-14, atol=1e-15, msg=name)
 
 
-def test_states_are_those_that_the_rule_feeds_back_with_a_row_for_each_cell():
+def test_states_are_those_that_the_rule_feeds_back_one_row_per_cell():
     for name, settings in NORML_RULES.items():
         rule = moved_rule(**settings)
         fed = set()
@@ -164,7 +164,7 @@ def test_states_are_those_that_the_rule_feeds_back_with_a_row_for_each_cell():
 
 
 @pytest.mark.parametrize("name", NORML_RULES)
-def test_what_the_first_layers_constant_input_gives_to_the_gates_can_be_computed_once(name):
+def test_the_first_layers_constant_input_to_the_gates_can_be_computed_once(name):
     rule = moved_rule(**NORML_RULES[name])
     signals = drawn_signals(0)
     state = first_state(rule, 0, signals)
@@ -223,7 +223,7 @@ def outcome(rule, layer, signals, state):
     return torch.cat([delta_hat, h_hat], dim=-1)
 
 
-def test_with_a_zeroed_previous_cell_the_step_depends_on_the_hidden_state_only():
+def test_without_the_previous_cell_the_step_depends_on_the_hidden_state_only():
     rule = moved_rule(previous_cell=False)
     for layer in range(2):
         signals, state = drawn_signals(layer), drawn_state(rule, layer)
@@ -235,7 +235,7 @@ def test_with_a_zeroed_previous_cell_the_step_depends_on_the_hidden_state_only()
 
 
 @pytest.mark.parametrize("settings", [{"previous_hidden": False}, {"hidden_state": "none"}])
-def test_with_a_zeroed_previous_hidden_state_the_new_cell_depends_on_the_cell_only(settings):
+def test_without_the_previous_hidden_state_the_new_cell_depends_on_the_cell_only(settings):
     rule = moved_rule(**settings)
     for layer in range(2):
         signals, state = drawn_signals(layer), drawn_state(rule, layer)
@@ -441,7 +441,7 @@ def test_forget_biases_start_at_the_given_value_and_all_others_at_zero():
     assert not any(cell.bias.any() for cell in rule.cells)
 
 
-def test_flattened_gates_take_inputs_for_every_support_example_and_others_do_not_depend_on_their_number():
+def test_only_flattened_gates_depend_on_the_number_of_support_examples():
     def inputs(n_support, **settings):
         rule = NodalLstm(LAYERS, n_support=n_support, generator=torch.Generator().manual_seed(0), **settings)
         return [input_weight(cell).shape[1] for cell in rule.cells]

@@ -63,7 +63,7 @@ def test_the_compiled_meta_gradient_is_the_same(rule, first_order, make_meta_lea
     torch._dynamo.reset()
 
 
-def test_the_head_alone_of_one_layer_is_maml_and_the_body_alone_is_no_step(make_episodes):
+def test_for_one_layer_the_head_alone_is_maml_and_the_body_alone_changes_nothing(make_episodes):
     learner = Learner(5, [], 3, initial_weight_std=0.5, generator=torch.Generator().manual_seed(0)).double()
     rule, loop, batch = GradientDescent(1), InnerLoop(inner_lr=0.4), make_episodes()
     maml, head, body = (

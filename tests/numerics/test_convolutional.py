@@ -190,7 +190,7 @@ def test_norml_with_gates_fixed_open_is_maml_to_the_bit(rule, net, make):
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("rule", ["maml-layerwise-lr", "meta-sgd", "norml", "norml-channel-size"])
-def test_an_episodes_result_does_not_depend_on_its_neighbours_nor_on_their_number(rule, net, make):
+def test_an_episodes_result_does_not_depend_on_other_episodes(rule, net, make):
     meta_learner, batch = make(rule, net, n_episodes=3)
     expected = meta_learner(batch, STEPS)
     for chosen in ([0], [2, 1], [1, 1, 0, 2]):

@@ -153,9 +153,7 @@ def test_one_step_has_no_history_to_tell_the_ablations_apart(rule, make_meta_lea
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rule", RULES)
-def test_an_episodes_result_does_not_depend_on_its_neighbours_nor_on_their_number(
-    rule, form, make_meta_learner, make_episodes
-):
+def test_an_episodes_result_does_not_depend_on_other_episodes(rule, form, make_meta_learner, make_episodes):
     meta_learner, batch = make_meta_learner(rule, weight_form=form), make_episodes(n_episodes=4)
     expected = meta_learner(batch, 3)
     parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y)

@@ -139,7 +139,7 @@ def test_hand_derived_meta_gradient_of_the_gates_after_one_step(form, make_linea
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_hand_derived_meta_gradient_of_a_gate_layer_with_a_known_cell_after_two_steps(form, make_linear, episode):
+def test_two_steps_of_a_gate_layer_give_the_meta_gradient_derived_by_hand(form, make_linear, episode):
     """Cells made blind (input weights zero): i = sigma(0) = 1/2, update = tanh(artanh 1/2) = 1/2, f = sigma(0) = 1/2,
     so c_1 = 1/4 and c_2 = 1/2 * 1/4 + 1/4 = 3/8 whatever they see.
 

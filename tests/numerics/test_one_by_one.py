@@ -41,9 +41,7 @@ def test_loss_and_meta_gradient_of_every_rule_are_the_references(
         assert_same_to_the_bit(again, kept)
 
 
-def test_examples_come_in_rounds_over_the_classes_whatever_their_order_in_the_support_set(
-    make_meta_learner, make_episodes
-):
+def test_one_by_one_examples_take_turns_over_the_classes(make_meta_learner, make_episodes):
     batch = shuffled(make_episodes(n_episodes=4), seed=3)
     meta_learner = make_meta_learner("maml-constant-lr", **ONE)
     adaptation = meta_learner.adapt(batch.support_x, batch.support_y, 2)
@@ -95,7 +93,7 @@ def frozen_learner(make_meta_learner, rule, **options):
 
 
 @pytest.mark.parametrize("rule", ["norml", "norml-zero-hidden", "norml-zero-cell", "norml-zero-hidden-zero-cell"])
-def test_memory_is_of_other_examples_one_by_one_and_of_none_with_full_support_steps(
+def test_a_cell_remembers_other_examples_one_by_one_but_not_with_full_support_steps(
     rule, make_meta_learner, make_episodes
 ):
     """The change of a gate by another example's input, as the weights stand still: by central difference."""

@@ -183,7 +183,7 @@ def test_what_the_paper_states_of_mini_imagenet_is_declared(registry):
             assert (protocol.n_way, protocol.queries_per_class, protocol.hidden_sizes) == (5, 15, [])
 
 
-def test_on_features_of_42_pixels_episodes_are_of_images_that_the_backbone_was_not_fitted_to(registry):
+def test_episodes_of_42_pixel_features_hold_no_image_that_the_backbone_was_fitted_to(registry):
     for suffix, looks in (("", 100), ("-one-by-one", 40)):
         for shots in (1, 5):
             spec = registry.resolve("norml", f"mini-imagenet-5way-42px{suffix}", shots).spec
@@ -243,7 +243,7 @@ def test_ablation_tables_hold_every_method(registry):
         assert all(row.title == registry.method(row.method).title for row in table.rows)
 
 
-def test_every_method_runs_on_every_benchmark_but_comparisons_where_no_hidden_layer_is(registry):
+def test_every_method_runs_on_every_benchmark_except_comparisons_without_a_hidden_layer(registry):
     for method in registry.methods:
         for bench in registry.benchmarks.values():
             for shots in bench.shots:

@@ -353,7 +353,7 @@ def test_shares_are_all_there_is_and_differ_by_one_at_most(count: int, size: int
     assert min(sizes) >= 1
 
 
-def test_ranks_that_start_again_on_one_store_read_nothing_of_their_last_start():
+def test_restarted_ranks_read_nothing_that_an_earlier_start_left_in_the_store():
     store = dist.HashStore()
     store.set_timeout(timedelta(seconds=20))
 

@@ -56,9 +56,7 @@ def test_the_lock_of_a_killed_process_stops_nobody_and_goes_with_the_next(shell:
     assert sorted(path.name for path in RECORD.parent.iterdir()) == ["seed-0.json", "seed-0.weights"]
 
 
-def test_a_pretraining_of_a_recipe_that_another_process_pretrains_is_told_who_does(
-    shell: Shell, another_process: Holding
-):
+def test_a_second_pretraining_of_a_recipe_names_the_process_that_holds_it(shell: Shell, another_process: Holding):
     assert shell.norml(*PREPARE_PHOTOS)[0] == 0
     assert shell.norml(*PRETRAIN)[0] == 0
     before = contents(shell.folder)

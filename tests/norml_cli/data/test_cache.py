@@ -108,7 +108,7 @@ def test_content_hash_is_of_images_and_names_alone(entry_file: Path):
     assert write_cache(ENTRY, entry_file, renamed, []).content_hash != first.content_hash
 
 
-def test_episodes_that_are_not_there_are_drawn_and_the_file_stays_as_it_was(entry_file: Path):
+def test_episodes_that_a_cache_lacks_are_drawn_and_the_file_stays_as_it_was(entry_file: Path):
     cache = written(entry_file)
     before, more = cache.path.read_bytes(), replace(REQUEST, queries_per_class=1)
     assert cache.episodes(more).hash() == drawn(more, ["x"] * 3, [3] * 3).hash()

@@ -80,7 +80,7 @@ def test_an_own_word_for_all_shots_goes_before_the_others_word_for_some(tmp_path
         assert mine.spec.protocol.queries_per_class == theirs.spec.protocol.queries_per_class == shots
 
 
-def test_likeness_may_be_of_a_file_that_is_read_later_and_of_one_that_is_like_another(tmp_path: Path):
+def test_an_entry_can_be_like_a_later_one_and_like_one_that_is_itself_like_another(tmp_path: Path):
     one_more = 'protocol: {n_way: {value: 7, source: "chosen: x"}}\n'
     registry = registry_with(tmp_path, a="like: z\nshots: [5]\n", z=f"like: omniglot-5way\n{one_more}")
     found = registry.resolve("norml", "a")

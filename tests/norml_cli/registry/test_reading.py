@@ -740,7 +740,7 @@ def test_a_suffix_that_would_not_be_read_is_told(tmp_path, name):
     ],
     ids=str,
 )
-def test_a_convolutional_learner_that_cannot_be_is_refused_with_the_key_to_change(overrides, fault):
+def test_an_impossible_convolutional_learner_is_refused_with_the_key_to_change(overrides, fault):
     with pytest.raises(UserError) as caught:
         load_registry().resolve("norml", "omniglot-20way-conv", 1, overrides)
     assert fault in str(caught.value).splitlines()[0]

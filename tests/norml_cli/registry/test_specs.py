@@ -71,7 +71,7 @@ def test_hash_is_stable_under_key_order(spec):
     assert content_hash(reversed_keys(spec.model_dump(mode="json", exclude_defaults=True))) == spec.hash()
 
 
-def test_hash_leaves_defaults_out_so_that_a_new_key_makes_no_old_record_another_protocol(spec):
+def test_the_hash_leaves_defaults_out_so_a_new_key_changes_no_old_hash(spec):
     content = spec.model_dump(mode="json")
     defaults = [key for key, field in Protocol.model_fields.items() if not field.is_required()]
     features = {"backbone", "backbone_seed", "backbone_epochs", "backbone_width", "feature_scaling"}
@@ -182,7 +182,7 @@ def test_an_order_or_training_episodes_that_there_cannot_be_are_refused(registry
         registry.resolve("norml", benchmark, 1, changed)
 
 
-def test_what_changes_training_episodes_is_off_and_leaves_hashes_as_they_are(registry):
+def test_keys_that_change_training_episodes_are_off_by_default_and_not_hashed(registry):
     """The hash is that of the records of Table 2, made before there were such keys."""
     spec = registry.resolve("norml", "omniglot-20way", 5).spec
     assert spec.hash() == "09563c839e8f45430f4e34fb020367bb457d02eee2cb09774202bffe9b594c3a"
@@ -193,7 +193,7 @@ def test_what_changes_training_episodes_is_off_and_leaves_hashes_as_they_are(reg
 
 
 @pytest.mark.parametrize("method", ["norml", "norml-zero-cell", "norml-zero-hidden", "norml-zero-hidden-zero-cell"])
-def test_on_512_features_the_cell_is_as_wide_as_the_layer_as_the_paper_counts_parameters(registry, method):
+def test_on_512_features_the_cell_is_as_wide_as_the_layer(registry, method):
     for benchmark in ("mini-imagenet-5way", "mini-imagenet-5way-one-by-one"):
         assert registry.resolve(method, benchmark, 1).spec.rule.cell_size == "layer-width"
     assert registry.resolve(method, "mini-imagenet-5way-narrow", 1).spec.rule.cell_size == 16  # as its records have it

@@ -628,7 +628,7 @@ def built(registry, results):
     return build_table(registry, registry.table("tiny-table"), [record for _, record in runs], evaluations)
 
 
-def test_the_second_test_stands_beside_the_first_over_the_seeds_that_were_evaluated(tested_twice):
+def test_the_second_test_covers_the_seeds_that_were_evaluated(tested_twice):
     table = built(*tested_twice)
     maml, norml = (table.rows[row].cells[0].ours.second for row in (1, 2))
     assert maml.accuracy == interval_95([1, 2.5, 3, 2]).divided_by(5)

@@ -128,7 +128,7 @@ def three_seeds(registry, leads):
     return records
 
 
-def test_a_verdict_on_methods_needs_three_seeds_and_stands_apart_from_that_on_weights(registry):
+def test_a_verdict_on_methods_needs_three_seeds(registry):
     """Leads of 1.25, 1.25, 2.25 and 3.25 queries have a sd of 0.957: t = 2 / 0.479 = 4.18, p = 0.025 at 3 degrees."""
     (comparison,) = compared(registry, [NORML, MAML], three_seeds(registry, [1, 1, 2, 3]))
     assert verdict(comparison, comparison.over_episodes) == "norml is ahead"

@@ -34,7 +34,7 @@ def test_without_records_it_says_so(registry):
     )
 
 
-def test_what_is_below_the_number_does_not_reach_it_and_the_best_head_stands_beside_it(registry):
+def test_a_lower_result_does_not_reach_a_published_number_and_the_best_head_is_shown(registry):
     number, heads = lines(
         registry,
         ("norml", 45, PAPER),  # 60.0
@@ -46,7 +46,7 @@ def test_what_is_below_the_number_does_not_reach_it_and_the_best_head_stands_bes
     assert "mtl-2019: nearest centroid, mtl-2019 features, 61.33 ± 0.00; rfs-2020: no record" in heads
 
 
-def test_all_that_reach_it_are_named_the_highest_first_and_heads_are_none_of_them(registry):
+def test_every_method_that_reaches_a_number_is_named_and_heads_are_not(registry):
     number, _ = lines(registry, ("norml", 46, NARROW), ("maml-constant-lr", 48, PAPER), ("nearest-centroid", 60, PAPER))
     reached = "MAML (constant lr), mtl-2019 features, 64.00 ± 0.00; NORML, resnet12-narrow features, 61.33 ± 0.00"
     assert number.endswith(f"(NORML); reached by {reached}")

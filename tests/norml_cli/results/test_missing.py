@@ -46,7 +46,7 @@ def test_a_table_needs_each_run_that_it_shows_once(registry: Registry):
     assert [(spec.method, spec.benchmark, spec.shots) for spec in specs] == [(m, "tiny", 1) for m in methods]
 
 
-def test_one_seed_of_everything_comes_before_a_second_and_records_are_passed_over(
+def test_the_first_seed_of_all_runs_comes_first_and_finished_runs_are_skipped(
     registry: Registry, results: Results, keep: Keep
 ):
     items = [registry.resolve(method, "tiny", 1) for method in ("norml", "norml-zero-cell")]

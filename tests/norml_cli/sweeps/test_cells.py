@@ -48,7 +48,7 @@ def test_table_1_needs_images_its_backbones_and_their_runs(monkeypatch: pytest.M
     assert len(runs) == len(set(runs)) == 2 * len(shown)  # seeds
 
 
-def test_table_2_needs_its_data_set_and_all_seven_methods_first_with_one_seed(
+def test_table_2_needs_its_data_set_and_runs_all_seven_methods_with_one_seed_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     prepare, *runs = planned("table-2", monkeypatch, tmp_path)
@@ -57,7 +57,7 @@ def test_table_2_needs_its_data_set_and_all_seven_methods_first_with_one_seed(
     assert ["seed 0" in run.title for run in runs] == [True] * 14 + [False] * 14
 
 
-def test_images_that_nobody_may_download_are_asked_for_before_anything_starts(
+def test_images_without_a_download_are_asked_for_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     with pytest.raises(UserError, match=r"'mini-imagenet' is not prepared; .*--source PATH"):
@@ -75,9 +75,7 @@ def test_other_numbers_at_once_are_refused(text: str):
         at_once_of(text)
 
 
-def test_a_trial_is_the_study_s_own_command_with_its_values_and_one_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_a_trial_is_the_study_command_with_its_values_in_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("NORML_HOME", str(tmp_path))
     registry = read_registry([builtin_registry()])
     item = registry.resolve("norml", "glyphs-5way", 5, {"inner_lr": 0.2, "initial_weight_std": "he"})
@@ -93,7 +91,7 @@ def test_a_trial_is_the_study_s_own_command_with_its_values_and_one_process(
     )
 
 
-def test_a_worker_elsewhere_is_told_whole_paths_or_keeps_results_to_be_fetched(
+def test_a_worker_elsewhere_gets_absolute_paths_or_keeps_results_to_be_fetched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)

@@ -91,7 +91,7 @@ def test_all_that_can_begin_is_one_array_and_what_had_to_wait_another(tmp_path: 
     ]
 
 
-def test_a_task_that_fails_is_begun_again_and_one_that_vanishes_counts_as_lost(
+def test_a_failed_task_starts_again_and_a_vanished_one_counts_as_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     second = "from pathlib import Path; begun = Path({path!r} + '.begun'); there = begun.exists(); begun.touch()\n"

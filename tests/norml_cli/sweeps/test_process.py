@@ -68,7 +68,7 @@ def test_a_worker_that_sees_no_results_sends_back_what_changed(tmp_path: Path):
     assert not cell._folder.parent.exists()
 
 
-def test_what_was_brought_is_there_before_it_begins_and_the_log_comes_back(tmp_path: Path):
+def test_files_arrive_before_a_task_starts_and_its_log_comes_back(tmp_path: Path):
     (tmp_path / "go").touch()
     cell = CellOnWorker([CELL, "{results}"], LOG, {}, {"seed-0.checkpoint": b"brought", "seed-0.log": b"before\n"})
     _, came = looks(cell, "nothing")

@@ -124,9 +124,7 @@ def test_a_cell_that_never_began_costs_no_retry_but_is_not_begun_for_ever(
 
 
 @pytest.mark.usefixtures("scripts")
-def test_the_longest_of_a_seed_comes_first_as_planned_or_as_its_other_seed_took(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_longest_run_of_a_seed_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sleeps = "import time; time.sleep(0.5); " + LEAVES
     seed_0 = [cell(tmp_path, "a0", seed=0, kind="a"), cell(tmp_path, "b0", sleeps, seed=0, kind="b")]
     seed_1 = [cell(tmp_path, f"{kind}1", seed=1, kind=kind) for kind in "ab"]

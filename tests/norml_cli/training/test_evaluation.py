@@ -11,7 +11,7 @@ from norml_cli.training.evaluation import FixedEpisodes, count_correct
 from norml_cli.training.ranks.sharing import Ranks
 
 
-def test_each_class_has_the_episodes_that_hold_it_and_all_their_correct_answers():
+def test_each_class_counts_its_episodes_and_all_their_correct_answers():
     classes = torch.tensor([[0, 2], [2, 3], [0, 3]])
     indices = EpisodeIndices(classes, torch.zeros(3, 2, 2, dtype=torch.int64), torch.zeros_like(classes))
     episodes = FixedEpisodes(None, indices, "hash", ["ant", "bee", "cat", "dog"])

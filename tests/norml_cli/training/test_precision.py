@@ -48,7 +48,7 @@ def test_what_is_declared_is_taken_without_a_trial():
     assert precision_on("auto", torch.device("cuda"), step) is torch.bfloat16
 
 
-def test_without_such_arithmetic_auto_is_float32_and_asking_for_it_is_refused(monkeypatch):
+def test_without_fast_bfloat16_auto_is_float32_and_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert precision_on("auto", CPU, lambda: torch.zeros(())) is torch.float32
     with pytest.raises(UserError, match="--precision bfloat16: this CPU has no bfloat16 arithmetic"):

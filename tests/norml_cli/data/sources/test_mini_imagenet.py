@@ -338,7 +338,7 @@ def test_a_bad_file_is_named(
     refused(registry, folder, *words)
 
 
-def test_without_a_source_the_message_says_where_to_ask_and_which_forms_are_read(registry: Registry):
+def test_without_a_source_the_message_says_where_to_get_it_and_which_forms_are_read(registry: Registry):
     refused(
         registry, None, "image-net.org", "meta-learning-lstm", "--source PATH", "train.csv", "zip", "cache-{train,val"
     )
