@@ -39,6 +39,7 @@ from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.protocol import Protocol
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import Cost, Course, CurvePoint, OfClass, Parameters
+from norml_cli.training.adam import Adam
 from norml_cli.training.build import build_method, generator_for
 from norml_cli.training.divergence import diverging_loop, rising
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
@@ -385,4 +386,4 @@ def _moves(protocol: Protocol, *, in_colour: bool) -> Callable[..., torch.Tensor
 def _optimizer(model: MetaTrained | FrozenClassifier, outer_lr: float) -> torch.optim.Optimizer | None:
     """Adam for the model's parameters; None without parameters."""
     parameters = list(model.parameters())
-    return torch.optim.Adam(parameters, lr=outer_lr, fused=True) if parameters else None
+    return Adam(parameters, lr=outer_lr, fused=True) if parameters else None
