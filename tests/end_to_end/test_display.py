@@ -19,7 +19,7 @@ from norml_cli.terminal.status_files import Process, StatusFile, find_unfinished
 from tests.helpers.command_line import Shell
 
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
-LONG = (*RUN, "--set", "validation_episodes=32", "--set", "test_episodes=64", "--outer-steps", "100000", "--no-compile")
+LONG = (*RUN, "--set", "validate_every=100000", "--set", "test_episodes=64", "--outer-steps", "100000", "--no-compile")
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_status_follows_a_run_from_its_start_to_a_kill_to_its_end(shell: Shell):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
         (running,) = found
-        title = "norml, tiny-5way, 1-shot, seed 0, validation_episodes 32, test_episodes 64, outer_steps 100000"
+        title = "norml, tiny-5way, 1-shot, seed 0, validate_every 100000, test_episodes 64, outer_steps 100000"
         assert (running["state"], running["title"]) == ("running", title)
         assert (running["phase"], running["total"]) == ("meta-training", 100_000)
         assert running["seconds_left"] > 0
