@@ -100,5 +100,5 @@ BLOCKS = {
     "table-2-lead": lead,
     "table-2-seeds": seeds,
     "full-table-2": functools.partial(full, "table-2"),
-    "full-table-1-narrow": functools.partial(full, "table-1-narrow"),
+    "full-table-1-42px": functools.partial(full, "table-1-42px"),
 }
