@@ -165,7 +165,7 @@ def _memory_of_steps(numbers: Numbers) -> Iterator[Evidence]:
 def _memory_of_examples(numbers: Numbers) -> Iterator[Evidence]:
     for cell in ("norml-batch-shared", "norml-flattened"):
         yield _ahead(numbers, cell, f"{cell}-zero-hidden-zero-cell", BENCHMARK, 1)
-    for backbone in ("", "-42px", "-narrow"):
+    for backbone in ("", "-42px"):
         for shots in SHOTS:
             yield _ahead(numbers, "norml", ZERO_BOTH, f"mini-imagenet-5way{backbone}-one-by-one", shots)
 

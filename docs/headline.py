@@ -101,4 +101,5 @@ BLOCKS = {
     "table-2-seeds": seeds,
     "full-table-2": functools.partial(full, "table-2"),
     "full-table-1-42px": functools.partial(full, "table-1-42px"),
+    "full-table-1-42px-one-by-one": functools.partial(full, "table-1-42px-one-by-one"),
 }
