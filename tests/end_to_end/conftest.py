@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def shell(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(folder)
     return Shell(folder, registry, home, capsys, monkeypatch)
+
+
+@pytest.fixture
+def record(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of a run of NORML on `tiny-5way`, trained once for the tests of this process and copied for each."""
+    kept = tmp_path_factory.getbasetemp() / "run-of-norml"
+    if not kept.exists():
+        assert shell.norml("run", "norml", "--benchmark", "tiny-5way")[0] == 0
+        shutil.copytree(shell.results, kept)
+    else:
+        shutil.copytree(kept, shell.results)
+    return Path("results/tiny-5way/1-shot/norml/seed-0.json")
 
 
 def _shared_home(factory: pytest.TempPathFactory) -> Path:

@@ -30,12 +30,6 @@ RECORD = FOLDER / "norml/seed-0.json"
 AT_THE_END = ("--set", "validate_every=9")  # one meta-validation: the weights tested are those of the last step
 
 
-@pytest.fixture
-def record(shell: Shell) -> Path:
-    assert shell.norml(*RUN)[0] == 0
-    return RECORD
-
-
 def evaluated(shell: Shell, *arguments: str) -> dict[str, object]:
     """What `norml evaluate RECORD ARGUMENTS --json` says of the one evaluation."""
     code, out, err = shell.norml("evaluate", str(RECORD), *arguments, "--device", "cpu", "--json", "--quiet")

@@ -19,12 +19,6 @@ from tests.helpers.command_line import Shell
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 
 
-@pytest.fixture
-def record(shell: Shell) -> Path:
-    assert shell.norml(*RUN)[0] == 0
-    return Path("results/tiny-5way/1-shot/norml/seed-0.json")
-
-
 def change(path: Path, **values: object) -> None:
     content = json.loads(path.read_text()) | values
     path.write_text(json.dumps(content | {"digest": digest_of(content)}))
