@@ -45,8 +45,10 @@ class Numbers:
         self.evaluations = Evaluations(runs, results.scan_evaluations().sound())
         self.trials = [trial for _, trial in results.scan_trials().sound()]
         table = registry.table(TABLE)
-        self._families: dict[tuple[str, tuple[str, int]], list[Comparison]] = {}
-        self.comparisons = [pair for place in places_of(table) for pair in self._compared(TABLE, place)]
+        self._families: dict[tuple[tuple[str, ...], tuple[str, int]], list[Comparison]] = {}
+        self.comparisons = [
+            pair for place, methods in places_of(table).items() for pair in self._compared(methods, place)
+        ]
         self._table = build_table(registry, table, self.records, self.evaluations)
         shots = {column.title: column.shots for column in table.columns}
         self._published = {
@@ -149,29 +151,29 @@ class Numbers:
         return over_seeds([run.correct for run in runs]).interval.divided_by(runs[0].episodes.queries_per_episode)
 
     def pair(self, a: str, b: str, benchmark: str, shots: int) -> Comparison | None:
-        """The comparison of `a` and `b`, among all pairs of Table 2 or of another table; None without records."""
+        """The comparison of `a` and `b`, among all pairs of Table 2's methods or of a table; None without records."""
         if not all(self._found(method, shots, benchmark) for method in (a, b)):
             return None
         place = (benchmark, shots)
-        shown = [t for t in self._registry.tables.values() if {a, b} <= set(places_of(t).get(place, ()))]
-        usual = self._registry.table(TABLE)
-        for pair in self._compared((usual if usual in shown else shown[0]).id, place) if shown else []:
+        every = [[row.method for row in self._rows()]]
+        every += [places_of(table).get(place, []) for table in self._registry.tables.values()]
+        methods = next((each for each in every if {a, b} <= set(each)), [a, b])
+        for pair in self._compared(methods, place):
             if (pair.a, pair.b) == (a, b):
                 return pair
             if (pair.a, pair.b) == (b, a):
                 return pair.reversed()
         return compare(self._registry, [a, b], benchmark, shots, self.records)[0]
 
-    def _compared(self, table: str, place: tuple[str, int]) -> list[Comparison]:
-        """All pairs of a table's methods at `place`; [] if some cannot be paired."""
-        if (table, place) not in self._families:
-            methods = places_of(self._registry.table(table))[place]
-            ran = [method for method in dict.fromkeys(methods) if self._found(method, place[1], place[0])]
+    def _compared(self, methods: Sequence[str], place: tuple[str, int]) -> list[Comparison]:
+        """All pairs of those `methods` that have records at `place`; [] if some cannot be paired."""
+        ran = tuple(method for method in dict.fromkeys(methods) if self._found(method, place[1], place[0]))
+        if (ran, place) not in self._families:
             try:
-                self._families[table, place] = compare(self._registry, ran, *place, self.records)
+                self._families[ran, place] = compare(self._registry, ran, *place, self.records)
             except UserError:
-                self._families[table, place] = []
-        return self._families[table, place]
+                self._families[ran, place] = []
+        return self._families[ran, place]
 
     def least_difference(self, benchmark: str, shots: int, n_seeds: int) -> float | None:
         """The significant difference of two methods with `n_seeds` seeds each, from all methods with several seeds."""
