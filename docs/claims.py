@@ -168,8 +168,9 @@ def _gates_under_the_second_test(numbers: Numbers) -> Iterator[Evidence]:
 
 def _gates_on_features(numbers: Numbers) -> Iterator[Evidence]:
     """In Table 1 the learner has one layer, so a rate for each layer is one learned rate."""
-    for shots in SHOTS:
-        yield from (_ahead(numbers, "norml", other, FEATURES, shots) for other in (CONSTANT, GLOBAL))
+    for benchmark, learned in ((FEATURES, GLOBAL), (f"{FEATURES}-one-by-one", LAYERWISE)):
+        for shots in SHOTS:
+            yield from (_ahead(numbers, "norml", other, benchmark, shots) for other in (CONSTANT, learned))
 
 
 def _memory_of_steps(numbers: Numbers) -> Iterator[Evidence]:
