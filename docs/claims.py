@@ -1,7 +1,8 @@
 """A verdict on each claim of the paper, computed from records and the registry.
 
 If both methods have three seeds, a verdict is over seeds. With fewer seeds, a difference must be larger than the
-differences between seeds of other methods would make it. Without a record, a claim is not tested.
+differences between seeds of other methods would make it; where no method has several seeds, a verdict is about the
+trained weights alone. Without a record, a claim is not tested.
 """
 
 import math
@@ -17,6 +18,7 @@ from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.results.comparisons import Comparison
 
 HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "within seed variation", "not significant", "not tested"
+HOLDS_ONCE, FAILS_ONCE = f"{HOLDS} for these weights", f"{FAILS} for these weights"  # nobody knows how seeds vary there
 OTHER = "another backbone than the paper's"
 CONSTANT, GLOBAL, LAYERWISE = "maml-constant-lr", "maml-global-lr", "maml-layerwise-lr"
 ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN = "norml-zero-hidden-zero-cell", "norml-zero-cell", "norml-zero-hidden"
@@ -54,7 +56,8 @@ class Claim:
         untested = sum(each.verdict == UNTESTED for each in self.evidence)
         if not found:
             return UNTESTED
-        counts = {verdict: found.count(verdict) for verdict in (HOLDS, FAILS, INSIDE, LEVEL) if verdict in found}
+        known = (HOLDS, FAILS, HOLDS_ONCE, FAILS_ONCE, INSIDE, LEVEL)
+        counts = {verdict: found.count(verdict) for verdict in known if verdict in found}
         if len(counts) == 1:
             parts = list(counts)
         else:
@@ -303,7 +306,7 @@ def _same(numbers: Numbers, a: str, b: str, benchmark: str, shots: int) -> Evide
     """Whether the two differ, which refutes that they are the same. No test can prove that they are the same."""
     pair = numbers.pair(a, b, benchmark, shots)
     found = verdict_of(numbers, pair) if pair else UNTESTED
-    verdict = FAILS if found == HOLDS else found
+    verdict = {HOLDS: FAILS, HOLDS_ONCE: FAILS_ONCE}.get(found, found)
     return _compared(numbers, (a, b), (benchmark, shots), pair, verdict)
 
 
@@ -333,6 +336,8 @@ def verdict_of(numbers: Numbers, pair: Comparison) -> str:
 
 def _by_seed_variation(mean: float, need: float | None, *, significant: bool) -> str:
     """The verdict on a difference. need: its limit from seeds; None if no method has several seeds."""
+    if need is None and significant:
+        return HOLDS_ONCE if mean > 0 else FAILS_ONCE
     if need is not None and abs(mean) < need:
         return INSIDE
     return _sign(mean) if significant else LEVEL
