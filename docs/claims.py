@@ -328,19 +328,23 @@ def verdict_of(numbers: Numbers, pair: Comparison) -> str:
     """Whether `pair.a` is ahead: over seeds if both have three, otherwise by other methods' variation between seeds."""
     over_seeds, over_episodes = pair.over_seeds, pair.over_episodes
     if over_seeds is not None and over_seeds.enough:
+        if over_seeds.settled:
+            return _sign(over_seeds.interval.mean)
         alone = abs(over_seeds.interval.mean) > over_seeds.interval.half_width  # without regard to the other pairs
-        return _sign(over_seeds.interval.mean) if over_seeds.settled else LEVEL if alone else INSIDE
+        return LEVEL if alone else INSIDE
     need = numbers.least_difference(pair.benchmark, pair.shots, len(over_episodes.seeds))
     return _by_seed_variation(over_episodes.interval.mean, need, significant=pair.for_new_classes.settled)
 
 
 def _by_seed_variation(mean: float, need: float | None, *, significant: bool) -> str:
     """The verdict on a difference. need: its limit from seeds; None if no method has several seeds."""
-    if need is None and significant:
-        return HOLDS_ONCE if mean > 0 else FAILS_ONCE
     if need is not None and abs(mean) < need:
         return INSIDE
-    return _sign(mean) if significant else LEVEL
+    if not significant:
+        return LEVEL
+    if need is None:
+        return HOLDS_ONCE if mean > 0 else FAILS_ONCE
+    return _sign(mean)
 
 
 def _sign(mean: float) -> str:

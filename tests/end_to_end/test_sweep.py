@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tests.helpers.command_line import Shell
 
-CELLS = ("norml", "maml-constant-lr", "--benchmark", "tiny-5way")
-
 
 def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
     """What each record's test and training reached."""
@@ -20,7 +18,8 @@ def numbers(results: Path) -> dict[str, tuple[list[int], list[dict]]]:
 
 
 def test_a_stopped_sweep_goes_on_and_ends_like_sequential_runs(shell: Shell):
-    long = (*CELLS, "--outer-steps", "200", "--set", "validate_every=200", "--set", "test_episodes=64")
+    cells = ("norml", "maml-constant-lr", "--benchmark", "tiny-5way", "--outer-steps", "200")
+    long = (*cells, "--set", "validate_every=200", "--set", "test_episodes=64")
     process = shell.start("sweep", *long, "--at-once", "2")
     try:
         until = time.monotonic() + 120

@@ -36,7 +36,7 @@ def test_its_steps_and_its_state_are_torchs():
     assert optimizer.state_dict() == torch.optim.Adam([parameter]).state_dict()
 
 
-def test_a_whole_training_needs_no_part_of_torch_compile():
+def test_neither_it_nor_the_module_of_runs_loads_torch_compile():
     """Its import takes a second."""
     script = """
 import sys, torch
