@@ -1,24 +1,26 @@
 """A verdict on each claim of the paper, computed from records and the registry.
 
-If both methods have three seeds, a verdict is over seeds. With fewer seeds, a difference must be larger than the
-differences between seeds of other methods would make it; where no method has several seeds, a verdict is about the
-trained weights alone. Without a record, a claim is not tested.
+If both methods have three seeds, a verdict is over seeds. With fewer seeds, it is about the trained weights alone, and
+a difference must be larger than other methods' variation between seeds, where that is known. Without a record, a claim
+is not tested.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from findings import BENCHMARK, Numbers
 from many_steps import kept_gradient
 
+from norml.statistics import Interval, interval_95
 from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
-from norml_cli.results.comparisons import Comparison
+from norml_cli.results.comparisons import ENOUGH_SEEDS, Comparison
 
 HOLDS, FAILS, INSIDE, LEVEL, UNTESTED = "holds", "fails", "within seed variation", "not significant", "not tested"
-HOLDS_ONCE, FAILS_ONCE = f"{HOLDS} for these weights", f"{FAILS} for these weights"  # nobody knows how seeds vary there
+HOLDS_ONCE, FAILS_ONCE = f"{HOLDS} for these weights", f"{FAILS} for these weights"  # fewer than three seeds
 OTHER = "another backbone than the paper's"
 CONSTANT, GLOBAL, LAYERWISE = "maml-constant-lr", "maml-global-lr", "maml-layerwise-lr"
 ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN = "norml-zero-hidden-zero-cell", "norml-zero-cell", "norml-zero-hidden"
@@ -28,6 +30,25 @@ FEATURES = "mini-imagenet-5way-42px"
 WIDTHS = (1, 64)  # factors of the learner's hidden layers
 LINEAR = 1.05  # chosen: largest power that counts as linear, because smaller terms still matter at that width
 MANY_STEPS = (20, 50, 100)
+
+
+PAPER_SAYS = {
+    "Gates beat learned rates": 'sec. 5.2: "a significant improvement when compared to using constant, learnable, and '
+    'per-layer learnable learning rates"',
+    "Memory of earlier update steps": 'sec. 5.2: "The importance of being able to dynamically adapt the learning rate '
+    'using prior update information, is confirmed"',
+    "Without memory NORML is MAML with a constant rate": 'sec. 5.2: without it NORML "ends up performing the same as '
+    'MAML with a constant learning rate"',
+    "Memory of other examples": 'abstract: "effective weight updates using information from previous data-points"',
+    "Many update steps": 'sec. 2.3: the LSTM allows "gradients to effectively flow through a large number of update '
+    'steps"',
+    "Under five times the parameters": 'sec. 4: the meta-learner requires "less than 5 times the number of parameters '
+    'used by the learner"',
+    "Linear growth": "abstract: the meta-learner's parameters increase \"linearly relative to the number of learner "
+    'parameters"',
+    "Table 2's accuracies": "sec. 5.2, Table 2: NORML reaches 90.3% at 1 shot and 97.2% at 5",
+    "Table 1's accuracies": "sec. 5.1, Table 1: NORML reaches 60.2% at 1 shot and 74.1% at 5 on mini-ImageNet",
+}
 
 
 @dataclass(frozen=True)
@@ -67,64 +88,19 @@ class Claim:
 
 def claims(registry: Registry, numbers: Numbers) -> list[Claim]:
     """The paper's claims, in a fixed order."""
-    return [
-        Claim(
-            "Gates beat learned rates",
-            'sec. 5.2: "a significant improvement when compared to using constant, learnable, and per-layer learnable '
-            'learning rates"',
-            (
-                *_gates(numbers),
-                *_gates_at_equal_work(numbers),
-                *_gates_under_the_second_test(numbers),
-                *_gates_on_features(numbers),
-            ),
-        ),
-        Claim(
-            "Memory of earlier update steps",
-            'sec. 5.2: "The importance of being able to dynamically adapt the learning rate using prior update '
-            'information, is confirmed"',
-            tuple(_memory_of_steps(numbers)),
-        ),
-        Claim(
-            "Without memory NORML is MAML with a constant rate",
-            'sec. 5.2: without it NORML "ends up performing the same as MAML with a constant learning rate"',
-            tuple(
-                _same(numbers, ZERO_BOTH, CONSTANT, benchmark, shots)
-                for benchmark in (BENCHMARK, FEATURES)
-                for shots in SHOTS
-            ),
-        ),
-        Claim(
-            "Memory of other examples",
-            'abstract: "effective weight updates using information from previous data-points"',
-            tuple(_memory_of_examples(numbers)),
-        ),
-        Claim(
-            "Many update steps",
-            'sec. 2.3: the LSTM allows "gradients to effectively flow through a large number of update steps"',
-            tuple(_many_steps(numbers)),
-        ),
-        Claim(
-            "Under five times the parameters",
-            'sec. 4: the meta-learner requires "less than 5 times the number of parameters used by the learner"',
-            tuple(_parameters(registry)),
-        ),
-        Claim(
-            "Linear growth",
-            'abstract: the meta-learner\'s parameters increase "linearly relative to the number of learner parameters"',
-            tuple(_growth(registry)),
-        ),
-        Claim(
-            "Table 2's accuracies",
-            "sec. 5.2, Table 2: NORML reaches 90.3% at 1 shot and 97.2% at 5",
-            tuple(_accuracies(numbers)),
-        ),
-        Claim(
-            "Table 1's accuracies",
-            "sec. 5.1, Table 1: NORML reaches 60.2% at 1 shot and 74.1% at 5 on mini-ImageNet",
-            tuple(_table_1(numbers)),
-        ),
-    ]
+    parts = (_gates, _gates_at_equal_work, _gates_under_the_second_test, _gates_on_features)
+    evidence: dict[str, Iterable[Evidence]] = {
+        "Gates beat learned rates": itertools.chain.from_iterable(part(numbers) for part in parts),
+        "Memory of earlier update steps": _memory_of_steps(numbers),
+        "Without memory NORML is MAML with a constant rate": _without_memory(numbers),
+        "Memory of other examples": _memory_of_examples(numbers),
+        "Many update steps": _many_steps(numbers),
+        "Under five times the parameters": _parameters(registry),
+        "Linear growth": _growth(registry),
+        "Table 2's accuracies": _accuracies(numbers),
+        "Table 1's accuracies": _table_1(numbers),
+    }
+    return [Claim(title, PAPER_SAYS[title], tuple(found)) for title, found in evidence.items()]
 
 
 def claims_markdown(registry: Registry, numbers: Numbers) -> str:
@@ -162,9 +138,13 @@ def _gates_under_the_second_test(numbers: Numbers) -> Iterator[Evidence]:
         if second is None or difference is None:
             yield Evidence(what, "-", "no record", "0", UNTESTED)
             continue
-        n_seeds, need = len(second.seeds), numbers.least_second_difference(shots, len(second.seeds))
-        significant = abs(difference.mean) > difference.half_width
-        verdict = _by_seed_variation(difference.mean, need, significant=significant)
+        n_seeds = len(second.seed_differences)
+        if n_seeds >= ENOUGH_SEEDS:
+            over_seeds = interval_95(second.seed_differences)
+            verdict = _sign(over_seeds.mean) if _excludes_zero(over_seeds) else INSIDE
+        else:
+            need = numbers.least_second_difference(shots, n_seeds)
+            verdict = _for_these_weights(difference.mean, need, significant=_excludes_zero(difference))
         ours = percent(difference.mean, difference.half_width, sign="+")
         yield Evidence(what, "-", ours, str(n_seeds), verdict)
 
@@ -182,6 +162,12 @@ def _memory_of_steps(numbers: Numbers) -> Iterator[Evidence]:
             for other in (ZERO_BOTH, ZERO_CELL, ZERO_HIDDEN):
                 yield _ahead(numbers, "norml", other, benchmark, shots)
     yield _ahead(numbers, "norml", "static-gates", BENCHMARK, 1)
+
+
+def _without_memory(numbers: Numbers) -> Iterator[Evidence]:
+    for benchmark in (BENCHMARK, FEATURES):
+        for shots in SHOTS:
+            yield _same(numbers, ZERO_BOTH, CONSTANT, benchmark, shots)
 
 
 def _memory_of_examples(numbers: Numbers) -> Iterator[Evidence]:
@@ -206,7 +192,7 @@ def _survival(numbers: Numbers, steps: int) -> Evidence:
     left = [kept_gradient(numbers, method, steps) for method in ("norml", CONSTANT)]
     if left[0] is None or left[1] is None:
         return Evidence(what, "nearer 1", "no record", "0", UNTESTED)
-    verdict = HOLDS if abs(math.log(left[0])) < abs(math.log(left[1])) else FAILS
+    verdict = HOLDS_ONCE if abs(math.log(left[0])) < abs(math.log(left[1])) else FAILS_ONCE
     return Evidence(what, "nearer 1", f"{left[0]:.2g}, {left[1]:.2g}", "1", verdict)
 
 
@@ -223,7 +209,7 @@ def _accuracies(numbers: Numbers) -> Iterator[Evidence]:
             if interval is None:
                 yield Evidence(what, paper, "no record", "0", UNTESTED)
                 continue
-            ours, verdict = percent(interval.mean, interval.half_width), _reached(100 * interval.mean, float(paper))
+            ours, verdict = percent(interval.mean, interval.half_width), _reached(interval, float(paper) / 100, n_seeds)
             yield Evidence(what, paper, ours, str(n_seeds), verdict)
 
 
@@ -238,13 +224,18 @@ def _table_1(numbers: Numbers) -> Iterator[Evidence]:
                 yield Evidence(what, paper, "no record", "0", UNTESTED)
                 continue
             ours = percent(entrant.accuracy.mean, entrant.accuracy.half_width)
-            verdict = _reached(entrant.accuracy.mean, goal.published.accuracy)
             n_seeds = numbers.n_seeds("norml", shots, entrant.benchmark)
+            verdict = _reached(entrant.accuracy, goal.published.accuracy, n_seeds)
             yield Evidence(what, paper, ours, str(n_seeds), verdict if backbone == PAPERS_BACKBONE else OTHER)
 
 
-def _reached(ours: float, paper: float) -> str:
-    return HOLDS if ours >= paper else FAILS
+def _reached(ours: Interval, paper: float, n_seeds: int) -> str:
+    if abs(ours.mean - paper) <= ours.half_width:
+        return LEVEL
+    reached = ours.mean > paper
+    if n_seeds < ENOUGH_SEEDS:
+        return HOLDS_ONCE if reached else FAILS_ONCE
+    return HOLDS if reached else FAILS
 
 
 def _parameters(registry: Registry) -> Iterator[Evidence]:
@@ -325,7 +316,7 @@ def _compared(
 
 
 def verdict_of(numbers: Numbers, pair: Comparison) -> str:
-    """Whether `pair.a` is ahead: over seeds if both have three, otherwise by other methods' variation between seeds."""
+    """Whether `pair.a` is ahead: over seeds if both have three, otherwise for these weights."""
     over_seeds, over_episodes = pair.over_seeds, pair.over_episodes
     if over_seeds is not None and over_seeds.enough:
         if over_seeds.settled:
@@ -333,19 +324,21 @@ def verdict_of(numbers: Numbers, pair: Comparison) -> str:
         alone = abs(over_seeds.interval.mean) > over_seeds.interval.half_width  # without regard to the other pairs
         return LEVEL if alone else INSIDE
     need = numbers.least_difference(pair.benchmark, pair.shots, len(over_episodes.seeds))
-    return _by_seed_variation(over_episodes.interval.mean, need, significant=pair.for_new_classes.settled)
+    return _for_these_weights(over_episodes.interval.mean, need, significant=pair.for_new_classes.settled)
 
 
-def _by_seed_variation(mean: float, need: float | None, *, significant: bool) -> str:
-    """The verdict on a difference. need: its limit from seeds; None if no method has several seeds."""
+def _for_these_weights(mean: float, need: float | None, *, significant: bool) -> str:
+    """The verdict on fewer than three seeds. need: limit from other methods' seeds; None if none has several."""
     if need is not None and abs(mean) < need:
         return INSIDE
     if not significant:
         return LEVEL
-    if need is None:
-        return HOLDS_ONCE if mean > 0 else FAILS_ONCE
-    return _sign(mean)
+    return HOLDS_ONCE if mean > 0 else FAILS_ONCE
 
 
 def _sign(mean: float) -> str:
     return HOLDS if mean > 0 else FAILS
+
+
+def _excludes_zero(interval: Interval) -> bool:
+    return abs(interval.mean) > interval.half_width

@@ -80,13 +80,14 @@ def work_markdown(numbers: Numbers) -> str:
             found = {course.title: course for course in courses(numbers, shots, unit)}
             of_shown = [found.get(numbers.title(method)) for method in shown]
             work = min((course.points[-1][0] for course in of_shown if course is not None), default=0.0)
-            rows.append([f"{shots}-shot", f"{work:,.0f} {label}", *(_after(course, work) for course in of_shown)])
+            none = "not on one core" if unit == "core-seconds" else "no record"
+            rows.append([f"{shots}-shot", f"{work:,.0f} {label}", *(_after(course, work, none) for course in of_shown)])
     return to_markdown(Sheet(Grid(["shots", "after", *map(numbers.title, shown)], rows, n_left=2))).rstrip()
 
 
-def _after(course: Course | None, work: float) -> str:
+def _after(course: Course | None, work: float, none: str) -> str:
     accuracy = None if course is None else course.after(work)
-    return "no record" if accuracy is None else f"{accuracy:.1f}"
+    return none if accuracy is None else f"{accuracy:.1f}"
 
 
 def work_pictures(numbers: Numbers) -> Iterator[Picture]:

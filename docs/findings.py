@@ -21,7 +21,7 @@ from norml_cli.results.comparisons import Comparison, compare, places_of
 from norml_cli.results.evaluated import Evaluations, Reached, protocol_title
 from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.goals import Entrant, Goal
-from norml_cli.results.groups import choose_runs
+from norml_cli.results.groups import choose_runs, seeds_text
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import build_table
@@ -118,8 +118,8 @@ class Numbers:
             [says, f"{100 * fmean(self._evaluated(run)[test] for run in runs):.1f}" if runs else "no record"]
             for test, says in TESTS.items()
         ]
-        seeds = ", ".join(str(run.seed) for run in runs) or "none"
-        return to_markdown(Sheet(Grid(["test", f"accuracy, mean over seeds: {seeds}"], rows))).rstrip()
+        of = seeds_text([run.seed for run in runs]) if runs else "no seed"
+        return to_markdown(Sheet(Grid(["test", f"accuracy, {'mean of ' * (len(runs) > 1)}{of}"], rows))).rstrip()
 
     def _evaluated(self, run: RunRecord) -> dict[str, float]:
         """Meta-test accuracies of the run's weights, by the test's title."""

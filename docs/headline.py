@@ -11,6 +11,7 @@ from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.comparisons import Comparison, compare_table
 from norml_cli.results.evaluated import Evaluations
+from norml_cli.results.groups import seeds_text
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import Cell, Table, build_table
@@ -54,7 +55,7 @@ def lead() -> str:
     """NORML beside MAML with a constant rate, in the paper and here, at each number of shots."""
     table = _table("table-2")
     pairs = compare_table(_registry(), table.entry, [record for _, record in _runs()])
-    said = [f"{_lead(pair)} at {_shots(pair.shots)}{_in_paper(table, pair.shots)}" for pair in pairs if _is_lead(pair)]
+    said = [f"{_lead(pair)} at {_shots(pair.shots)} ({_of(table, pair)})" for pair in pairs if _is_lead(pair)]
     return f"NORML minus MAML (constant lr), in points of accuracy: {'; '.join(said)}."
 
 
@@ -67,6 +68,11 @@ def _lead(pair: Comparison) -> str:
     return percent(interval.mean if pair.a == NORML else -interval.mean, interval.half_width, sign="+")
 
 
+def _of(table: Table, pair: Comparison) -> str:
+    """The common seeds, and the paper's difference."""
+    return f"{seeds_text(pair.over_episodes.seeds)}; paper: {_in_paper(table, pair.shots)}"
+
+
 def _in_paper(table: Table, shots: int) -> str:
     of = {
         row.entry.method: cell.published.accuracy
@@ -74,7 +80,7 @@ def _in_paper(table: Table, shots: int) -> str:
         for column, cell in zip(table.entry.columns, row.cells, strict=True)
         if cell.published and column.shots == shots
     }
-    return f" (paper: {100 * (of[NORML] - of[MAML]):+.1f})"
+    return f"{100 * (of[NORML] - of[MAML]):+.1f}"
 
 
 def _shots(shots: int) -> str:

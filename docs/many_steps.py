@@ -27,6 +27,8 @@ def kept_gradient(numbers: Numbers, method: str, steps: int) -> float | None:
 
 def many_steps_markdown(numbers: Numbers) -> str:
     """A table of meta-validation accuracies by inner steps, at inner_lr x inner_steps = 1 and at the best product."""
+    if all(numbers.validated(method, benchmark_of(steps)) is None for method in METHODS for steps in STEPS):
+        return "These runs do not exist yet. `norml reproduce table-many-steps` makes them."
     rows = []
     for steps in STEPS:
         equal = [numbers.validated(method, benchmark_of(steps)) for method in METHODS]

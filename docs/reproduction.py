@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from claims import FAILS, HOLDS, LEVEL, claims_markdown, verdict_of
+from claims import FAILS, FAILS_ONCE, HOLDS, HOLDS_ONCE, LEVEL, claims_markdown, verdict_of
 from equal_work import work_markdown, work_pictures
 from findings import TABLE, Numbers
 from jinja2 import Environment, StrictUndefined
@@ -83,13 +83,14 @@ def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
     yield from _pictures(table)
     yield "## Pair by pair\n"
     yield (
-        "The paper's differences come from its printed accuracies, ours from the same test episodes. *Weights* is "
-        "about the trained weights, by the test over episodes with Holm correction for all pairs of a column. It "
-        "*agrees* with the sign of the paper's difference, *contradicts* it (also if the paper's two numbers are "
-        "equal), or is *not significant*. *Methods* is about the methods, over seeds if both have at least three. "
-        "With fewer seeds, a difference must be larger than differences between seeds of the methods that have "
-        "several; otherwise it is *within seed variation*. *Preliminary*: one of the two did not run with the "
-        "declared protocol.\n"
+        "The paper's differences come from its printed accuracies, ours from the same test episodes.\n\n"
+        "- *weights*: about the trained weights, by the test over episodes with Holm correction for all pairs of a "
+        "column. Our difference *agrees* with the sign of the paper's, *contradicts* it (also if the paper's two "
+        "numbers are equal), or is *not significant*.\n"
+        "- *methods*: about the methods, by the test over seeds, which needs three seeds of both. With fewer, it says "
+        "*too few seeds*, or *within seed variation* if the difference is not larger than differences between seeds "
+        "of the methods that have several.\n"
+        "- *preliminary*: one of the two did not run with the declared protocol.\n"
     )
     yield to_markdown(_pairs(numbers, table))
     for matrix in matrix_sheets(numbers.comparisons):
@@ -111,14 +112,19 @@ def _pairs(numbers: Numbers, table: Table) -> Sheet:
         paper = round(published[pair.a, pair.shots] - published[pair.b, pair.shots], 6)
         ours, preliminary = pair.over_episodes.interval, "" if pair.declared else ", preliminary"
         weights = _beside(paper, ours.mean) if pair.for_new_classes.settled else LEVEL
-        methods = verdict_of(numbers, pair)
-        methods = _beside(paper, ours.mean) if methods in {HOLDS, FAILS} else methods
+        methods = _of_methods(verdict_of(numbers, pair), _beside(paper, ours.mean))
         names = f"{numbers.title(pair.a)} - {numbers.title(pair.b)}"
         difference, seeds = percent(ours.mean, ours.half_width, sign="+"), str(len(pair.over_episodes.seeds))
         words = [f"{weights}{preliminary}", methods]
         rows.append([f"{pair.shots}-shot", names, f"{100 * paper:+.1f}", difference, seeds, *words])
     headers = ["shots", "pair", "paper", "ours", "seeds", "weights", "methods"]
     return Sheet(Grid(headers, rows, n_left=2, words=[5, 6]))
+
+
+def _of_methods(verdict: str, beside: str) -> str:
+    if verdict in {HOLDS, FAILS}:
+        return beside
+    return "too few seeds" if verdict in {HOLDS_ONCE, FAILS_ONCE} else verdict
 
 
 def _beside(paper: float, ours: float) -> str:

@@ -37,7 +37,11 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class Reached:
-    """The accuracy of a method's weights under one protocol. minus_reference: None if nothing can be paired."""
+    """The accuracy of a method's weights under one protocol.
+
+    minus_reference: over episodes, each averaged over the common seeds first; None if nothing can be paired.
+    seed_differences: the mean difference of each common seed.
+    """
 
     method: str
     changed: Mapping[str, Any]
@@ -45,6 +49,7 @@ class Reached:
     seeds: tuple[int, ...]
     accuracy: Interval
     minus_reference: Interval | None
+    seed_differences: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,10 @@ def counts_by_protocol(group: Group, evaluations: Evaluations) -> dict[str, Coun
 def reached(method: str, ours: Counts, reference: Counts | None) -> Reached:
     """The accuracy of `ours`, and the paired difference from `reference` if episodes are equal and seeds overlap."""
     accuracy = interval_95(episode_means(list(ours.correct.values()))).divided_by(ours.queries)
-    paired: Interval | None = None
+    pairs: list[tuple[list[int], list[int]]] = []
     if reference is not None and reference.episodes == ours.episodes:
-        common = [seed for seed in ours.correct if seed in reference.correct]
-        if common:
-            means = [episode_means([each.correct[seed] for seed in common]) for each in (ours, reference)]
-            paired = paired_difference(*means).divided_by(ours.queries)
-    return Reached(method, ours.changed, ours.split, tuple(ours.correct), accuracy, paired)
+        pairs = [(ours.correct[seed], reference.correct[seed]) for seed in ours.correct if seed in reference.correct]
+    means = [episode_means(of_one) for of_one in zip(*pairs, strict=True)]
+    paired = paired_difference(*means).divided_by(ours.queries) if means else None
+    by_seed = tuple(paired_difference(*pair).mean / ours.queries for pair in pairs)
+    return Reached(method, ours.changed, ours.split, tuple(ours.correct), accuracy, paired, by_seed)
