@@ -79,7 +79,7 @@ def _listed(parameters: list[inspect.Parameter]) -> Iterator[str]:
         if each.kind == each.KEYWORD_ONLY and before not in {each.KEYWORD_ONLY, each.VAR_POSITIONAL}:
             yield "*"
         before = each.kind
-        name = "*" * (each.kind == each.VAR_POSITIONAL) + each.name
+        name = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "") + each.name
         yield f"{name}: {_type(each.annotation)}{_default(each)}"
 
 

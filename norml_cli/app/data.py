@@ -35,7 +35,7 @@ def prepare_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="A data set from `norml list`: omniglot.", autocompletion=ids_of("datasets")
+            metavar="DATASET", help="A data set from `norml list`, such as omniglot.", autocompletion=ids_of("datasets")
         ),
     ],
     source: Annotated[
@@ -77,7 +77,9 @@ def pretrain_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="A data set from `norml list`: mini-imagenet.", autocompletion=ids_of("datasets")
+            metavar="DATASET",
+            help="A data set from `norml list`, such as mini-imagenet.",
+            autocompletion=ids_of("datasets"),
         ),
     ],
     recipe: Annotated[
@@ -120,8 +122,8 @@ def pretrain_command(
     """Pretrain a backbone and store its features of every image.
 
     The backbone learns to classify the meta-training classes. You may stop it with Ctrl-C: the same command resumes it.
-    With other --epochs or --width you get another backbone. `norml run` uses it with the settings backbone_epochs=N and
-    backbone_width=W.
+    With other --epochs or --width you get another backbone. To use it: `norml run METHOD --set backbone_epochs=N --set
+    backbone_width=W`.
     """
     from norml_cli.training.ranks.launching import on_devices
 

@@ -45,6 +45,16 @@ SetOption = Annotated[
         autocompletion=keys_of,
     ),
 ]
+TestSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the test: queries_per_class, rotations, n_way, inner_steps_test, query_statistics, head_init, "
+        "test_episodes, ...; repeatable. Default: as in the run.",
+        autocompletion=keys_of,
+    ),
+]
 AdaptationSetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -108,7 +118,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Arithmetic: auto, float32 or bfloat16; auto tries both and takes the faster. Default: the recipe's.",
+        help="Arithmetic: auto, float32 or bfloat16 (auto: bfloat16 where clearly faster). Default: the recipe's.",
         autocompletion=one_of("auto", "float32", "bfloat16"),
     ),
 ]

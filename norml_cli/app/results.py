@@ -21,8 +21,8 @@ from norml_cli.app.options import (
     RegistryOption,
     ResultJsonOption,
     ResultsOption,
-    SetOption,
     ShotsOption,
+    TestSetOption,
 )
 from norml_cli.app.typer_app import app
 from norml_cli.arguments import (
@@ -75,7 +75,7 @@ def report_command(
         typer.Option(
             "--table",
             metavar="[ID]",
-            help="A table from `norml list`: table-2. Without ID: every table with runs. Default: list the runs.",
+            help="A table from `norml list`, such as table-2. Without ID: all tables with runs. Default: list runs.",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
@@ -165,7 +165,7 @@ def compare_command(
         typer.Option(
             "--all",
             metavar="TABLE",
-            help="Compare every pair of methods in this table from `norml list`. Default: METHOD...",
+            help="Compare every pair of methods in this table from `norml list`. Default: only the METHODs named.",
             autocompletion=TABLE_IDS,
         ),
     ] = None,
@@ -235,7 +235,8 @@ def verify_command(
 ) -> None:
     """Test stored weights again and compare with their record.
 
-    Each episode must have as many correct answers as the record says.
+    On the same device, each episode must have as many correct answers as the record says. On another device, up to
+    0.1% of all answers may differ.
     """
     from norml_cli.results.store import read_record  # before torch: fails fast
 
@@ -254,7 +255,7 @@ def verify_command(
 )
 def evaluate_command(
     records: RecordsArgument,
-    set_: SetOption = None,
+    set_: TestSetOption = None,
     shots: Annotated[
         int | None,
         typer.Option(

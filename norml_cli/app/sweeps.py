@@ -217,7 +217,8 @@ def sweep_command(
 )
 def reproduce_command(
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="A table from `norml list`: table-2.", autocompletion=TABLE_IDS)
+        str,
+        typer.Argument(metavar="TABLE", help="A table from `norml list`, such as table-2.", autocompletion=TABLE_IDS),
     ],
     seeds: SeedsOption = ["0"],  # noqa: B006 - typer copies it
     on: OnOption = "here",

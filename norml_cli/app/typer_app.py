@@ -11,7 +11,7 @@ from norml_cli.terminal.usage import Panels
 app = typer.Typer(
     name="norml",
     cls=Panels,
-    help="Few-shot learning with NORML and its MAML baselines: prepare data, run methods, compare with the paper.",
+    help="Few-shot learning with NORML, MAML and other meta-learners: prepare data, run methods, compare them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -91,10 +91,14 @@ def table_sheet(table: Table) -> Sheet:
         [piece for number in numbers for piece in _pieces(table, number, marks)],
         [*_legend(table), *(line for each in table.goals for line in goal_lines(each)), *note_lines(marks)],
         _missing(table),
-        "highest of its column, and all that do not differ from it significantly (paired test, Holm correction)"
-        if any(table.highest)
-        else "",
+        _legend_of_bold(table) if any(table.highest) else "",
     )
+
+
+def _legend_of_bold(table: Table) -> str:
+    of_classes = any(cell.ours and cell.ours.over_classes for _, _, cell in table.cells())
+    tests = "paired tests over episodes and over classes" if of_classes else "paired test over episodes"
+    return f"highest of its column, and all that do not differ from it significantly ({tests}, Holm correction)"
 
 
 def _grid(table: Table, places: Sequence[tuple[int, str]], marks: Mapping[str, str]) -> Grid:
