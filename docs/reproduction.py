@@ -85,8 +85,8 @@ def _table_2(registry: Registry, numbers: Numbers) -> Iterator[str]:
     yield (
         "The paper's differences come from its printed accuracies, ours from the same test episodes.\n\n"
         "- *weights*: about the trained weights, by the tests over episodes and over classes, with Holm correction "
-        "for all pairs of a column. Our difference *agrees* with the sign of the paper's, *contradicts* it (also if the paper's two "
-        "numbers are equal), or is *not significant*.\n"
+        "for all pairs of a column. Our difference *agrees* with the sign of the paper's, *contradicts* it (also if "
+        "the paper's two numbers are equal), or is *not significant*.\n"
         "- *methods*: about the methods, by the test over seeds, which needs three seeds of both. With fewer, it says "
         "*too few seeds*, or *within seed variation* if the difference is not larger than differences between seeds "
         "of the methods that have several.\n"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from norml_cli.data.array_files import array_hash
@@ -12,6 +13,8 @@ from norml_cli.data.splits import SplitName
 from norml_cli.files.errors import UserError
 from norml_cli.registry.protocol import Recipe
 from norml_cli.registry.specs import RunSpec
+
+NESTED = 500  # chosen: most benchmarks declare this many meta-validation episodes
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,17 @@ class EpisodeRequest:
         """
         rotations = "turned" if self.rotations else "upright"
         size = f"{self.n_way}way-{self.shots}shot-{self.queries_per_class}query-{rotations}"
-        return f"{self.split}-{size}-{self.episodes}episodes-seed{self.seed}"
+        nested = "" if self.first is None else f"-after{self.first.episodes}"
+        return f"{self.split}-{size}-{self.episodes}episodes-seed{self.seed}{nested}"
+
+    @property
+    def first(self) -> "EpisodeRequest | None":
+        """The smaller set with which more than 1,000 meta-validation episodes begin; None for any other set.
+
+        So a choice on more episodes keeps those of before. Sets of up to 1,000 keep the draws of our records.
+        """
+        nested = self.split == "meta_val" and self.episodes > 2 * NESTED
+        return replace(self, episodes=NESTED) if nested else None
 
     @property
     def generator_seed(self) -> int:
@@ -81,6 +94,11 @@ class EpisodeArrays:
     examples: NDArray[Any]
     turns: NDArray[Any]
 
+    def followed_by(self, other: "EpisodeArrays") -> "EpisodeArrays":
+        """These episodes, then those of `other`."""
+        parts = ("classes", "examples", "turns")
+        return EpisodeArrays(*(np.concatenate([getattr(each, part) for each in (self, other)]) for part in parts))
+
     def hash(self) -> str:
         """SHA-256 (hex) over shapes and numbers. The integer type does not matter."""
         digest = hashlib.sha256()
@@ -94,10 +112,6 @@ def drawn(request: EpisodeRequest, names: Sequence[str], sizes: Sequence[int]) -
 
     Raises UserError if there are too few classes, or too few examples in one of them.
     """
-    import torch  # noqa: PLC0415 - slow to load, and not needed if the cache is up to date
-
-    from norml.episodes import sample_indices  # noqa: PLC0415 - as torch
-
     per_class, smallest = request.shots + request.queries_per_class, min(sizes)
     if request.n_way > len(sizes):
         raise UserError(f"{request.split}: n_way is {request.n_way}, but there are {len(sizes)} classes; lower n_way")
@@ -106,13 +120,25 @@ def drawn(request: EpisodeRequest, names: Sequence[str], sizes: Sequence[int]) -
             f"{request.split}: class '{names[sizes.index(smallest)]}' has {smallest} examples, but shots + "
             f"queries_per_class = {per_class}; lower these, or leave out small classes (examples_per_class)"
         )
+    if request.first is None:
+        return _sampled(request, sizes, request.episodes)
+    first = _sampled(request.first, sizes, request.first.episodes)
+    return first.followed_by(_sampled(request, sizes, request.episodes - request.first.episodes))
+
+
+def _sampled(request: EpisodeRequest, sizes: Sequence[int], episodes: int) -> EpisodeArrays:
+    """A number of episodes of the request's form, drawn from its own seed."""
+    import torch  # noqa: PLC0415 - slow to load, and not needed if the cache is up to date
+
+    from norml.episodes import sample_indices  # noqa: PLC0415 - as torch
+
     indices = sample_indices(
         n_classes=len(sizes),
-        n_examples=smallest if smallest == max(sizes) else torch.tensor(sizes),
+        n_examples=sizes[0] if min(sizes) == max(sizes) else torch.tensor(sizes),
         n_way=request.n_way,
-        examples_per_class=per_class,
+        examples_per_class=request.shots + request.queries_per_class,
         rotations=request.rotations,
-        n_episodes=request.episodes,
+        n_episodes=episodes,
         generator=torch.Generator().manual_seed(request.generator_seed),
     )
     return EpisodeArrays(indices.classes.numpy(), indices.examples.numpy(), indices.turns.numpy())

@@ -97,7 +97,7 @@ def table_sheet(table: Table) -> Sheet:
 
 def _legend_of_bold(table: Table) -> str:
     of_classes = any(cell.ours and cell.ours.over_classes for _, _, cell in table.cells())
-    tests = "paired tests over episodes and over classes" if of_classes else "paired test over episodes"
+    tests = "paired tests over episodes and over classes" if of_classes else "paired test"
     return f"highest of its column, and all that do not differ from it significantly ({tests}, Holm correction)"
 
 

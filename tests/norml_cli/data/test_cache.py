@@ -250,6 +250,18 @@ def test_the_seed_of_a_request_never_changes():
     assert REQUEST.generator_seed == 0x7BD64F26A08ABEA3 >> 1
 
 
+def test_many_meta_validation_episodes_begin_with_the_usual_500():
+    names, sizes = ["a", "b", "c", "d"], [4, 4, 4, 4]
+    usual = replace(REQUEST, split="meta_val", episodes=500)
+    first, many = (drawn(each, names, sizes) for each in (usual, replace(usual, episodes=2000)))
+    assert many.classes.shape == (2000, 3)
+    for part in ("classes", "examples", "turns"):
+        assert np.array_equal(getattr(many, part)[:500], getattr(first, part))
+        assert not np.array_equal(getattr(many, part)[500:1000], getattr(first, part))
+    # Records exist of these: they are drawn as ever.
+    assert replace(usual, episodes=1000).first is replace(REQUEST, episodes=2000).first is None
+
+
 def test_a_run_s_requests_come_from_its_protocol():
     validation, test = episode_requests(load_registry().resolve("norml", "omniglot-20way", 5).spec)
     assert validation == EpisodeRequest("meta_val", 20, 5, 5, rotations=True, episodes=500, seed=0)

@@ -49,7 +49,7 @@ MARKDOWN = """\
 | NORML | 60.2 | **62.50 ± 15.23 (a)** | +2.30 | +12.50 ± 7.96* | - |
 | NORML (zero cell) | - | - | - | - | - |
 
-- bold: highest of its column, and all that do not differ from it significantly (paired test over episodes, Holm correction)
+- bold: highest of its column, and all that do not differ from it significantly (paired test, Holm correction)
 - paper: Nobody 2020, Table 9
 - ours: accuracy in percent with its 95% interval over 4 test episodes, mean of 1 seed
 - vs reference: paired difference from MAML (constant lr) on the same test episodes and seeds, with \
@@ -84,7 +84,7 @@ NORML (zero cell) & \multicolumn{3}{c}{-} & \multicolumn{4}{c}{-} & \multicolumn
 \bottomrule
 \end{tabular}}
 \par\medskip{\raggedright\footnotesize
-bold: highest of its column, and all that do not differ from it significantly (paired test over episodes, Holm correction)\par
+bold: highest of its column, and all that do not differ from it significantly (paired test, Holm correction)\par
 paper: Nobody 2020, Table 9\par
 ours: accuracy in percent with its 95\% interval over 4 test episodes, mean of 1 seed\par
 vs reference: paired difference from MAML (constant lr) on the same test episodes and seeds, """
