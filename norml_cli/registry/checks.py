@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from norml_cli.registry.contradictions import contradictions
 from norml_cli.registry.entries import (
     EVERYWHERE,
     RULES,
@@ -20,7 +21,7 @@ from norml_cli.registry.entries import (
 from norml_cli.registry.evaluating import OF_ADAPTATION, OF_EPISODES
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import RESERVED_IDS, Protocol
-from norml_cli.registry.resolving import Registry, contradictions, defaults, layered
+from norml_cli.registry.resolving import Registry, defaults, layered
 
 SPLIT_AT_THE_SOURCE = {"mini-imagenet", "image-folder"}  # kinds whose raw files can assign classes to splits
 SPLIT_HERE = {"omniglot", "glyphs", "image-folder"}  # kinds whose entry can assign classes to splits

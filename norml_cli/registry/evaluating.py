@@ -4,10 +4,11 @@ from typing import Any
 
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.suggestions import suggested
+from norml_cli.registry.contradictions import contradictions
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.protocol import Protocol
-from norml_cli.registry.resolving import Registry, checked_value, contradictions, layered, require_declared
+from norml_cli.registry.resolving import Registry, checked_value, layered, require_declared
 from norml_cli.registry.specs import RunSpec
 
 OF_EPISODES = ("n_way", "queries_per_class", "rotations", "validation_episodes", "test_episodes", "episode_seed")

@@ -1,13 +1,16 @@
-"""Load a finished run: its model, from the weights next to its record, and its examples."""
+"""Use a finished run: its model, from the weights next to its record, its examples, and the test of both."""
 
 import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from norml.frozen_classifiers import FrozenClassifier
@@ -24,8 +27,12 @@ from norml_cli.registry.resolving import Registry, n_features
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import read_record
+from norml_cli.terminal.output import Output
+from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.build import build_method
 from norml_cli.training.checkpoints import identity_of, read_checkpoint, read_published
+from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
+from norml_cli.training.resources import use_threads
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,23 @@ def examples_seen(
             f"{what} again, or run it again in another --results folder"
         )
     return examples
+
+
+def correct_answers(
+    trained: Trained, spec: RunSpec, episodes: FixedEpisodes, split: SplitName, console: Output
+) -> NDArray[np.int64]:
+    """Correct answers of the trained model in each of the `episodes` of `split`: [E]. It shows its progress.
+
+    On a CPU, it uses as many threads as the run.
+    """
+    record, device = trained.record, episodes.indices.classes.device
+    if device.type == "cpu" and record.threads is not None:
+        use_threads(record.threads)
+    with (
+        RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display,
+        multiplying_as_declared(spec, device),
+    ):
+        return count_correct(trained.model, spec, episodes, partial(display.evaluating, split))
 
 
 def again(record: RunRecord) -> str:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from norml import GradientDescent, Learner, MetaLearner, MetricLearner, SupportComparison
 from norml.meta_training import MetaTrained
-from norml_cli.commands.results import evaluate
 from norml_cli.data.cache import Cache
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.store import Results, digest_of, read_card, read_evaluation, read_record, stored_digest
+from norml_cli.training import trained
 from norml_cli.training.checkpoints import read_checkpoint
 from norml_cli.training.trained import load_trained
 from tests.helpers.command_line import Shell
@@ -99,8 +99,8 @@ def test_what_is_finished_is_printed_and_force_does_it_again(shell: Shell, monke
     change = ("--set", "queries_per_class=3")
     first = evaluated(shell, *change)
     counted = []
-    count = evaluate.count_correct
-    monkeypatch.setattr(evaluate, "count_correct", lambda *a: counted.append(a) or count(*a))
+    count = trained.count_correct
+    monkeypatch.setattr(trained, "count_correct", lambda *a: counted.append(a) or count(*a))
     assert evaluated(shell, *change) == first | {"new": False}
     assert counted == []
     again = evaluated(shell, *change, "--force")
@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_nothing_half_done(shell: Shell, monkeypatch: pytest.Monke
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
-    monkeypatch.setattr(evaluate, "count_correct", signalled)
+    monkeypatch.setattr(trained, "count_correct", signalled)
     code, _, err = shell.norml("evaluate", str(record), "--set", "inner_steps_test=3", "--device", "cpu")
     assert (code, err) == (130, "")
     assert sorted(shell.folder.rglob("*")) == before

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from norml_cli.commands.results import verify
 from norml_cli.commands.upkeep import doctor
 from norml_cli.data.examples import Examples
 from norml_cli.results.store import digest_of, read_record
+from norml_cli.training import trained
 from norml_cli.training.checkpoints import read_checkpoint, write_checkpoint
 from tests.helpers.command_line import Shell
 
@@ -55,7 +55,7 @@ def test_a_signal_ends_verify_at_once_and_leaves_nothing(
         pytest.fail("went on")
 
     before = sorted(shell.folder.rglob("*"))
-    monkeypatch.setattr(verify, "count_correct", signalled)
+    monkeypatch.setattr(trained, "count_correct", signalled)
     code, out, err = shell.norml("verify", str(record), str(record), "--device", "cpu")
     assert (code, out, err) == (130, "", "")
     assert sorted(shell.folder.rglob("*")) == before

@@ -16,13 +16,11 @@ from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord, 
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import evaluation_path, read_evaluation, stored_digest, write_record
 from norml_cli.terminal.output import Output
-from norml_cli.terminal.progress import RunDisplay
-from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
+from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
 from norml_cli.training.provenance import device_name, origin_of
-from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
-from norml_cli.training.trained import examples_seen, stored_weights, under
+from norml_cli.training.trained import Trained, correct_answers, examples_seen, stored_weights, under
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,12 @@ def evaluate(registry: Registry, wanted: list[Wanted], *, device: str, force: bo
     stops it; finished evaluations stay.
     """
     target, stop, results = device_of(device), StopRequest(), []
-    for each in wanted:
-        if not each.changed and each.split == "meta_test":
-            fault = "nothing to change; add --set, --shots, --benchmark or --split (`norml verify` repeats the test)"
-            raise UserError(f"{each.path}: {fault}")
-        under(stored_weights(each.path, each.run, "cpu"), registry, each.spec)
+    ready = [(each, _model(registry, each, target)) for each in wanted]
     try:
         with stop.listening():
-            for each in wanted:
-                digest = stored_digest(each.path)
-                there = None if force else _finished(each, digest)
-                record = there or _evaluated(registry, each, digest, target, stop=stop, console=console)
+            for each, trained in ready:
+                there = None if force else _finished(each)
+                record = there or _evaluated(registry, each, trained, target, stop=stop, console=console)
                 path = evaluation_path(each.path, each.changed, each.split)
                 if there is None:
                     write_record(path, record)
@@ -73,35 +66,35 @@ def evaluate(registry: Registry, wanted: list[Wanted], *, device: str, force: bo
     console.result(results)
 
 
-def _finished(wanted: Wanted, digest: str) -> EvaluationRecord | None:
+def _model(registry: Registry, wanted: Wanted, target: torch.device) -> Trained:
+    """The trained model under the wanted protocol. Raises UserError if there is nothing to test, or it does not fit."""
+    if not wanted.changed and wanted.split == "meta_test":
+        fault = "nothing to change; add --set, --shots, --benchmark or --split (`norml verify` repeats the test)"
+        raise UserError(f"{wanted.path}: {fault}")
+    return under(stored_weights(wanted.path, wanted.run, target), registry, wanted.spec)
+
+
+def _finished(wanted: Wanted) -> EvaluationRecord | None:
     """The existing record of this evaluation, if the weights and values are the same."""
     path = evaluation_path(wanted.path, wanted.changed, wanted.split)
     if not path.exists():
         return None
     record = read_evaluation(path)
-    return record if (record.run_digest, record.spec) == (digest, wanted.spec) else None
+    return record if (record.run_digest, record.spec) == (stored_digest(wanted.path), wanted.spec) else None
 
 
 def _evaluated(
-    registry: Registry, wanted: Wanted, digest: str, target: torch.device, *, stop: StopRequest, console: Output
+    registry: Registry, wanted: Wanted, trained: Trained, target: torch.device, *, stop: StopRequest, console: Output
 ) -> EvaluationRecord:
     run, spec, split = wanted.run, wanted.spec, wanted.split
-    if target.type == "cpu" and run.threads is not None:
-        use_threads(run.threads)
     examples = examples_seen(registry, wanted.path, run, split, console, spec=spec)
     episodes = FixedEpisodes.of(spec, examples, split, target)
-    trained = under(stored_weights(wanted.path, run, target), registry, spec)
     origin = origin_of(spec, run.changed, run.seed, target, [device_name(target, spec.examples_of_an_outer_step)])
-    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {run.seed}") as display:
-
-        def look(done: int, total: int) -> None:
-            display.evaluating(split, done, total)
-
-        with multiplying_as_declared(spec, target), stop.breaking_off():  # may stop at once: nothing is written yet
-            correct = count_correct(trained.model, spec, episodes, look).tolist()
+    with stop.breaking_off():  # may stop at once: nothing is written yet
+        correct = correct_answers(trained, spec, episodes, split, console).tolist()
     return EvaluationRecord.of(
         origin,
-        digest,
+        stored_digest(wanted.path),
         changed=wanted.changed,
         correct=correct,
         split=split,

@@ -6,13 +6,11 @@ from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.records import RunRecord
 from norml_cli.terminal.output import Output
-from norml_cli.terminal.progress import RunDisplay
-from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
+from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
 from norml_cli.training.provenance import device_name
-from norml_cli.training.resources import use_threads
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
-from norml_cli.training.trained import examples_seen, stored_weights
+from norml_cli.training.trained import correct_answers, examples_seen, stored_weights
 
 # The largest share of answers that may differ on another device or number of threads. Chosen: two logits that are equal
 # up to rounding may change places when sums run in another order.
@@ -42,8 +40,6 @@ def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device:
 
 def _verified(registry: Registry, path: Path, record: RunRecord, device: str, console: Output) -> str:
     spec, target = record.spec, device_of(device)
-    if target.type == "cpu" and record.threads is not None:
-        use_threads(record.threads)
     trained = stored_weights(path, record, target)
     examples = examples_seen(registry, path, record, "meta_test", console)
     episodes = FixedEpisodes.of(spec, examples, "meta_test", target)
@@ -52,13 +48,7 @@ def _verified(registry: Registry, path: Path, record: RunRecord, device: str, co
         raise UserError(
             f"{path}: {cache} has other test episodes now; run the method again in another --results folder"
         )
-    with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
-
-        def on_progress(done: int, total: int) -> None:
-            display.evaluating("meta_test", done, total)
-
-        with multiplying_as_declared(spec, target):
-            correct = count_correct(trained.model, spec, episodes, on_progress)
+    correct = correct_answers(trained, spec, episodes, "meta_test", console)
     found = correct.tolist()
     if found == record.correct and record.by_class not in (None, episodes.by_class(correct)):
         raise UserError(f"{path}: by_class does not match these answers, so the record was changed; run it again")
