@@ -1,8 +1,10 @@
 """The other commands."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from tests.helpers.command_line import Shell
 from tests.helpers.made_records import made_benchmark, made_record
 from tests.helpers.tiny import write_entry
 
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "norml", "--benchmark", "tiny-5way")
 
 
@@ -159,8 +162,11 @@ def test_the_module_and_the_version_work():
 
 
 def test_a_benchmark_may_not_be_named_like_another_folder_of_results(shell: Shell):
-    """Its runs would be written and never found again."""
-    for id_ in sorted(RESERVED_IDS):
+    """Its runs would be written and never found again. The folders are those of the table in results/README.md."""
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    others = set(re.findall(r"^\| `([\w-]+)/", page, flags=re.MULTILINE))
+    assert others == RESERVED_IDS
+    for id_ in sorted(others):
         path = write_entry(shell.registry, "benchmarks", {**made_benchmark(), "id": id_})
         code, _, err = shell.norml("validate")
         path.unlink()
