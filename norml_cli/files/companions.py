@@ -4,6 +4,7 @@ For a run or a trial they lie beside its record. For a pretraining they lie besi
 """
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +78,23 @@ class Companions:
         return sorted(path for path in self.path.parent.glob(f"{glob.escape(self.path.stem)}.*") if path.is_file())
 
     def tidy(self) -> None:
-        """Remove what only an unfinished training needs. Call this when the result exists."""
+        """Remove what only an unfinished training needs, and its log. Call this when the result exists."""
         self.start_over()
+        if not _is_own_output(self.log):
+            self.log.unlink(missing_ok=True)
 
     def start_over(self) -> None:
         """Discard an unfinished training (--force). A finished result stays until the new one replaces it."""
         for suffix in _ONLY_WHILE_UNFINISHED:
             self.path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _is_own_output(path: Path) -> bool:
+    """Whether this process prints into the file at `path`. A sweep reads that file if its cell fails later."""
+    try:
+        return os.path.samestat(os.fstat(1), path.stat())
+    except OSError:  # no such file, or no standard output
+        return False
 
 
 def lock_path(target: Path) -> Path:

@@ -33,6 +33,14 @@ class Missing:
     study: str | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is missing of the wanted runs or trials, and the records that exist."""
+
+    missing: list[Missing]
+    finished: list[Path]
+
+
 def runs_of(registry: Registry, table: TableEntry) -> list[Resolved]:
     """All runs that `table` shows, with the declared protocol. Raises UserError."""
     places = places_of(table).items()
@@ -54,8 +62,8 @@ def grid_name(item: Resolved) -> str | None:
     return f"{name[:LONGEST_GRID_NAME].rstrip('-')}-{content_hash(texts)[:8]}"
 
 
-def missing_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[int]) -> list[Missing]:
-    """The runs of `items` with `seeds` that have no record; all items come with the first seed, then with the second.
+def plan_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[int]) -> Plan:
+    """The plan of the runs of `items` with `seeds`. All items come with the first seed, then with the second.
 
     Raises UserError with every record in these places that is damaged or has other values.
     """
@@ -70,22 +78,20 @@ def missing_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[in
         raise UserError("\n".join(faults))
     finished = results.scan_runs({item.spec.benchmark for item in items}, intervals=False).records
     took = _seconds(record for _, record in finished)
-    return [
-        Missing(item, seed, path, _expected(item.spec, took), name)
-        for item, seed, path, name in wanted
-        if not path.exists()
-    ]
+    return _plan([Missing(item, seed, path, _expected(item.spec, took), name) for item, seed, path, name in wanted])
 
 
-def missing_trials(results: Results, study: str, items: Sequence[Resolved], seeds: Sequence[int]) -> list[Missing]:
-    """The trials of `study` that have no record."""
+def plan_trials(results: Results, study: str, items: Sequence[Resolved], seeds: Sequence[int]) -> Plan:
+    """The plan of the trials of `study`, as `plan_runs`."""
     took = _seconds(record for _, record in results.scan_trials(study).records)
     wanted = [(item, seed, results.trial_path(study, item, seed)) for seed in seeds for item in items]
-    return [
-        Missing(item, seed, path, _expected(item.spec, took), study=study)
-        for item, seed, path in wanted
-        if not path.exists()
-    ]
+    return _plan([Missing(item, seed, path, _expected(item.spec, took), study=study) for item, seed, path in wanted])
+
+
+def _plan(wanted: Sequence[Missing]) -> Plan:
+    exists = [each.path.exists() for each in wanted]
+    missing = [each for each, there in zip(wanted, exists, strict=True) if not there]
+    return Plan(missing, [each.path for each, there in zip(wanted, exists, strict=True) if there])
 
 
 Place = tuple[str, str, int]

@@ -19,7 +19,7 @@ from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.locks import is_held
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.missing import Missing
+from norml_cli.results.missing import Plan
 from norml_cli.results.store import Results
 from norml_cli.sweeps.cells import Asked, SweepCell, cells_of, told
 from norml_cli.sweeps.engine import TO_STOP, TO_STOP_AT_ONCE, Ended, Engine
@@ -50,25 +50,25 @@ class Swept:
     result: dict[str, Any]
 
 
-def carry_out(
-    registry: Registry, title: str, missing: Sequence[Missing], asked: Asked, *, n_finished: int, console: Output
-) -> Swept:
+def carry_out(registry: Registry, title: str, plan: Plan, asked: Asked, console: Output) -> Swept:
     """Run what is missing, after what it needs. Raises UserError before anything starts."""
     deadline = time.monotonic() + (float("inf") if asked.minutes is None else 60 * asked.minutes)
     if asked.source is not None and not asked.source.exists():
         raise UserError(f"--source {asked.source}: no such file or folder; name where the raw data lies")
-    at_once = as_many_as_pay(asked) if missing and asked.is_here else 1
+    at_once = as_many_as_pay(asked) if plan.missing and asked.is_here else 1
     if asked.threads is None and (at_once > 1 or not asked.is_here):
         asked = replace(asked, threads=1)
-    cells = cells_of(registry, missing, asked)
-    _print_plan(title, cells, n_finished, at_once, console)
+    cells = cells_of(registry, plan.missing, asked)
+    _print_plan(title, cells, len(plan.finished), at_once, console)
     if asked.dry_run:
-        return Swept(0, {"finished_already": n_finished, "missing": [told(cell) for cell in cells]})
+        return Swept(0, {"finished_already": len(plan.finished), "missing": [told(cell) for cell in cells]})
     Results(asked.results).require_writable()
+    for path in plan.finished:
+        _drop_log(path)  # of a sweep that was killed before it could
     with _engine(asked, at_once) if cells else nullcontext() as engine:
         sweep = Sweep(title, cells, engine or Here(1), retries=asked.retries, console=console)
         code = sweep.run(deadline)
-    return Swept(code, {"finished_already": n_finished, "cells": sweep.states()})
+    return Swept(code, {"finished_already": len(plan.finished), "cells": sweep.states()})
 
 
 def _engine(asked: Asked, at_once: int) -> Engine:
@@ -208,7 +208,7 @@ class Sweep:
     def _begin(self, cells: Sequence[SweepCell]) -> None:
         for cell in cells:
             if not self._failures[cell]:
-                _drop_log(cell)  # from an earlier sweep
+                _drop_log(cell.path)  # from an earlier sweep
         if cells:
             self._engine.start(cells)
         for cell in cells:
@@ -230,7 +230,7 @@ class Sweep:
             self._finished(cell, f"finished in {duration(took)}")
         elif self._asks_to_stop and (each.code is None or each.code < 0 or each.code == STOPPED_EXIT_CODE):
             self._waiting.append(cell)  # as requested
-            _drop_log(cell)
+            _drop_log(cell.path)
         elif each.code == STOPPED_EXIT_CODE:
             self._waiting.append(cell)
             self._display.say(f"{cell.title}: was stopped, by a time limit or a person; it goes on later")
@@ -251,7 +251,7 @@ class Sweep:
 
     def _finished(self, cell: SweepCell, how: str) -> None:
         self._done.add(cell)
-        _drop_log(cell)
+        _drop_log(cell.path)
         self._display.say(f"{cell.title}: {how} ({len(self._done)}/{len(self._cells)})")
 
     def _failed_once(self, cell: SweepCell, how: str) -> None:
@@ -336,9 +336,9 @@ def _has_diverged(cell: SweepCell) -> bool:
     return Companions(cell.path).diverged.exists()
 
 
-def _drop_log(cell: SweepCell) -> None:
+def _drop_log(path: Path) -> None:
     with suppress(OSError):  # Windows, where another process still writes it
-        Companions(cell.path).log.unlink(missing_ok=True)
+        Companions(path).log.unlink(missing_ok=True)
 
 
 def _text(log: Path) -> str:

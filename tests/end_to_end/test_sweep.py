@@ -8,6 +8,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
+from norml_cli.files.companions import LOG
 from tests.helpers.command_line import Shell
 
 
@@ -60,8 +61,10 @@ def test_two_sweeps_of_one_folder_do_no_cell_twice(shell: Shell):
 def test_nothing_runs_where_nothing_is_missing_and_other_values_are_refused(shell: Shell):
     one = ("sweep", "no-adaptation", "--benchmark", "tiny-5way", "--device", "cpu")
     assert shell.norml(*one)[0] == 0
+    (record,) = shell.results.rglob("seed-0.json")
+    (log := record.with_suffix(LOG)).write_text("as a killed sweep leaves it")
     code, out, _ = shell.norml(*one)
-    assert (code, out.splitlines()[0]) == (0, "sweep: 0 to do, 1 finished already")
+    assert (code, out.splitlines()[0], log.exists()) == (0, "sweep: 0 to do, 1 finished already", False)
     code, out, err = shell.norml(*one, "--set", "test_episodes=20")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "is a finished run with other values" in err

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from norml_cli.files.companions import CHECKPOINT, DIVERGED, STATUS
+from norml_cli.files.companions import CHECKPOINT, DIVERGED, LOG, STATUS
 from tests.helpers.command_line import Shell
 from tests.trust.places import PREPARE_PHOTOS, PRETRAIN, RUN, contents
 
@@ -34,7 +34,7 @@ def test_a_killed_command_started_again_ends_like_one_left_alone(counts: dict[st
     assert count["equal_ends"] == count["ends_compared"] > 0
 
 
-@pytest.mark.parametrize("suffix", [CHECKPOINT, STATUS, DIVERGED])
+@pytest.mark.parametrize("suffix", [CHECKPOINT, DIVERGED, LOG, STATUS])
 @pytest.mark.parametrize(
     ("command", "first"),
     [(RUN, ()), (PRETRAIN, (PREPARE_PHOTOS,)), (("study", "made", *RUN[1:], "--grid", "inner_lr=0.4"), ())],

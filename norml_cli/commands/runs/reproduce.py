@@ -3,7 +3,7 @@
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.table_sheet import render_table
 from norml_cli.results.evaluated import Evaluations
-from norml_cli.results.missing import missing_runs, runs_of
+from norml_cli.results.missing import plan_runs, runs_of
 from norml_cli.results.store import Results
 from norml_cli.results.tables import benchmarks_of, build_table
 from norml_cli.sweeps.cells import Asked
@@ -17,10 +17,8 @@ def reproduce(registry: Registry, table_id: str, asked: Asked, console: Output) 
     Raises UserError before anything starts.
     """
     table, results = registry.table(table_id), Results(asked.results)
-    items = runs_of(registry, table)
-    missing = missing_runs(results, items, asked.seeds)
-    n_finished = len(items) * len(asked.seeds) - len(missing)
-    outcome = carry_out(registry, table.id, missing, asked, n_finished=n_finished, console=console)
+    plan = plan_runs(results, runs_of(registry, table), asked.seeds)
+    outcome = carry_out(registry, table.id, plan, asked, console)
     console.result(outcome.result)
     if outcome.code == 0 and not asked.dry_run and not console.as_json:
         places = benchmarks_of(table)

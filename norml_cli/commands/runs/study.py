@@ -11,7 +11,7 @@ from norml_cli.files.locks import Busy, held
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.formats import require_format
 from norml_cli.reporting.lists import render_trials
-from norml_cli.results.missing import missing_trials
+from norml_cli.results.missing import plan_trials
 from norml_cli.results.records import TrialRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.sweeps.cells import Asked
@@ -62,9 +62,8 @@ def sweep_trials(
     A trial that diverges is a result, not a failure. Raises UserError before anything starts.
     """
     require_format(format_)
-    missing = missing_trials(Results(asked.results), name, trials, asked.seeds)
-    n_finished = len(trials) * len(asked.seeds) - len(missing)
-    outcome = carry_out(registry, name, missing, asked, n_finished=n_finished, console=console)
+    plan = plan_trials(Results(asked.results), name, trials, asked.seeds)
+    outcome = carry_out(registry, name, plan, asked, console)
     if asked.dry_run:
         console.result(outcome.result)
     elif outcome.code == 0:

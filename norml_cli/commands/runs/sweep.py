@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from norml_cli.registry.resolving import Registry, Resolved
 from norml_cli.reporting.lists import render_runs
-from norml_cli.results.missing import grid_name, missing_runs
+from norml_cli.results.missing import grid_name, plan_runs
 from norml_cli.results.store import Results, read_record
 from norml_cli.sweeps.cells import Asked
 from norml_cli.sweeps.sweep import carry_out
@@ -17,9 +17,7 @@ def sweep(registry: Registry, items: Sequence[Resolved], asked: Asked, console: 
     Raises UserError before anything starts.
     """
     results = Results(asked.results)
-    missing = missing_runs(results, items, asked.seeds)
-    n_finished = len(items) * len(asked.seeds) - len(missing)
-    outcome = carry_out(registry, "sweep", missing, asked, n_finished=n_finished, console=console)
+    outcome = carry_out(registry, "sweep", plan_runs(results, items, asked.seeds), asked, console)
     console.result(outcome.result)
     if outcome.code == 0 and not asked.dry_run and not console.as_json:
         places = [results.run_path(item.spec, seed, grid_name(item)) for item in items for seed in asked.seeds]

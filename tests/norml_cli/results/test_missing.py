@@ -10,7 +10,7 @@ import pytest
 from norml_cli.files.errors import UserError
 from norml_cli.registry.protocol import ID_PATTERN
 from norml_cli.registry.resolving import Registry
-from norml_cli.results.missing import grid_name, missing_runs, missing_trials, runs_of
+from norml_cli.results.missing import grid_name, plan_runs, plan_trials, runs_of
 from norml_cli.results.store import Results, write_record
 from tests.helpers.made_records import made_record, made_registry
 
@@ -50,8 +50,10 @@ def test_the_first_seed_of_all_runs_comes_first_and_finished_runs_are_skipped(
     registry: Registry, results: Results, keep: Keep
 ):
     items = [registry.resolve(method, "tiny", 1) for method in ("norml", "norml-zero-cell")]
-    keep("norml", seed=1)
-    missing = missing_runs(results, items, [1, 0])
+    finished = keep("norml", seed=1)
+    plan = plan_runs(results, items, [1, 0])
+    missing = plan.missing
+    assert plan.finished == [finished]
     assert [(run.item.spec.method, run.seed) for run in missing] == [
         ("norml-zero-cell", 1),
         ("norml", 0),
@@ -64,7 +66,7 @@ def test_the_first_seed_of_all_runs_comes_first_and_finished_runs_are_skipped(
 def test_a_shorter_run_takes_as_much_less(registry: Registry, results: Results, keep: Keep):
     keep("norml", seed=1)
     shorter = registry.resolve("norml", "tiny", 1, {"outer_steps": 500})
-    (run,) = missing_runs(results, [shorter], [0])
+    (run,) = plan_runs(results, [shorter], [0]).missing
     assert run.expected_s == 3.0
 
 
@@ -73,7 +75,7 @@ def test_records_of_other_values_and_damaged_ones_are_all_told(registry: Registr
     damaged.write_text(damaged.read_text()[:-10])
     items = [registry.resolve(method, "tiny", 1) for method in ("norml", "norml-zero-cell")]
     with pytest.raises(UserError) as raised:
-        missing_runs(results, items, [0])
+        plan_runs(results, items, [0])
     first, second = str(raised.value).splitlines()
     assert first.startswith(f"{other}: is a finished run with other values")
     assert second.startswith(f"{damaged}: is not JSON")
@@ -104,16 +106,16 @@ def test_a_run_of_a_grid_is_named_by_its_values(registry: Registry, values: dict
 
 def test_runs_of_a_grid_lie_beside_each_other(registry: Registry, results: Results):
     items = [replace(registry.resolve("norml", "tiny", 1, {"inner_lr": rate}), varied=("inner_lr",)) for rate in (1, 2)]
-    missing = missing_runs(results, items, [0])
+    missing = plan_runs(results, items, [0]).missing
     assert [each.path.parent.name for each in missing] == ["norml+inner-lr-1-0", "norml+inner-lr-2-0"]
     assert [each.name for each in missing] == ["inner-lr-1-0", "inner-lr-2-0"]
 
 
 def test_trials_of_a_study_lie_in_its_folder(registry: Registry, results: Results):
     item = registry.resolve("norml", "tiny", 1, {"inner_lr": 0.2})
-    first, second = missing_trials(results, "rates", [item], [0, 1])
+    first, second = plan_trials(results, "rates", [item], [0, 1]).missing
     assert first.path == results.folder / "studies/rates/1-shot/norml/inner_lr=0.2-seed-0.json"
     assert (first.study, first.name, first.expected_s, second.seed) == ("rates", None, None, 1)
     first.path.parent.mkdir(parents=True)
     first.path.write_text("{}")  # told of by `norml study`, which reads it
-    assert [each.seed for each in missing_trials(results, "rates", [item], [0, 1])] == [1]
+    assert [each.seed for each in plan_trials(results, "rates", [item], [0, 1]).missing] == [1]

@@ -7,7 +7,7 @@ import pytest
 
 from norml_cli.files.errors import UserError
 from norml_cli.registry.reading import builtin_registry, read_registry
-from norml_cli.results.missing import missing_runs, missing_trials, runs_of
+from norml_cli.results.missing import plan_runs, plan_trials, runs_of
 from norml_cli.results.store import Results
 from norml_cli.sweeps.cells import Asked, SweepCell, Where, at_once_of, cells_of, changes, environment
 
@@ -16,7 +16,7 @@ def planned(table: str, monkeypatch: pytest.MonkeyPatch, home: Path, source: Pat
     monkeypatch.setenv("NORML_HOME", str(home))
     registry = read_registry([builtin_registry()])
     asked = Asked(home / "out", (0, 1), source=source, device="cpu")
-    missing = missing_runs(Results(asked.results), runs_of(registry, registry.table(table)), asked.seeds)
+    missing = plan_runs(Results(asked.results), runs_of(registry, registry.table(table)), asked.seeds).missing
     return cells_of(registry, missing, asked)
 
 
@@ -79,7 +79,7 @@ def test_a_trial_is_the_study_command_with_its_values_in_one_process(monkeypatch
     monkeypatch.setenv("NORML_HOME", str(tmp_path))
     registry = read_registry([builtin_registry()])
     item = registry.resolve("norml", "glyphs-5way", 5, {"inner_lr": 0.2, "initial_weight_std": "he"})
-    (missing,) = missing_trials(Results(tmp_path / "out"), "rates", [item], [3])
+    (missing,) = plan_trials(Results(tmp_path / "out"), "rates", [item], [3]).missing
     asked = Asked(tmp_path / "out", device="cpu", options=("--no-compile",), words={"norml": "my/norml.yaml"})
     prepare, trial = cells_of(registry, [missing], asked)
     assert prepare.arguments == ("prepare", "glyphs")
@@ -99,7 +99,7 @@ def test_a_worker_elsewhere_gets_absolute_paths_or_keeps_results_to_be_fetched(
     registry = read_registry([builtin_registry()])
     item = registry.resolve("norml", "glyphs-5way", 1)
     for where, said in ((Where("slurm"), str(tmp_path / "out")), (Where("ray", fetch=True), "{results}")):
-        missing = missing_runs(Results(Path("out")), [item], [0])
+        missing = plan_runs(Results(Path("out")), [item], [0]).missing
         *needs, run = cells_of(registry, missing, Asked(Path("out"), registry=Path("mine"), where=where))
         assert run.arguments[-4:] == ("--results", said, "--registry", str(tmp_path / "mine"))
         assert run.path == Path("out/glyphs-5way/1-shot/norml/seed-0.json")
@@ -110,7 +110,7 @@ def test_a_worker_elsewhere_gets_absolute_paths_or_keeps_results_to_be_fetched(
 def test_data_that_workers_lack_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("NORML_HOME", str(tmp_path))
     registry = read_registry([builtin_registry()])
-    missing = missing_runs(Results(tmp_path), [registry.resolve("norml", "omniglot-5way", 1)], [0])
+    missing = plan_runs(Results(tmp_path), [registry.resolve("norml", "omniglot-5way", 1)], [0]).missing
     with pytest.raises(UserError, match="'omniglot' is not prepared; run `norml prepare omniglot`"):
         cells_of(registry, missing, Asked(tmp_path, where=Where("ray", fetch=True)))
 
