@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from norml_cli.files.companions import INSPECTION
+from norml_cli.results.store import scan_inspections
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SPEED_PAGE = (ROOT / "docs" / "explanation" / "speed.md").read_text(encoding="utf-8")
@@ -150,6 +153,14 @@ def test_the_inspection_page_shows_what_the_records_weights_show(title, method):
     assert f"| {title} | {' | '.join(cells)} |" in page
     best = max(point["validation_accuracy"] for point in json.loads(record.read_text(encoding="utf-8"))["curve"])
     assert float(found["all layers adapted"]["accuracy"]) == pytest.approx(best, abs=1e-3)
+
+
+def test_inspections_show_the_weights_of_the_records_beside_them():
+    """The pages and the report take numbers from them."""
+    paths = sorted((ROOT / "results").rglob("inspection.json"))
+    runs = [path.parent.with_name(f"{path.parent.name.removesuffix(INSPECTION)}.json") for path in paths]
+    scan = scan_inspections(runs)
+    assert (len(scan.records), scan.faults) == (4, [])
 
 
 def test_ci_calls_the_test_command_of_the_readme():

@@ -17,6 +17,8 @@ DIVERGED = ".diverged"  # why a training diverged
 FEATURES = ".features.h5"  # a pretrained backbone's features of every image
 LOCK = ".lock"
 EVALUATIONS = "-evaluations"  # after a record's stem: the folder of its evaluations
+INSPECTION = "-inspection"  # the same, of its inspection
+INSPECTED = "inspection.json"  # in a folder of `norml inspect`: which weights it shows, and most of its numbers
 LOG = ".log"  # the output of a training in a sweep, kept until it finishes
 
 _ONLY_WHILE_UNFINISHED = (CHECKPOINT, DIVERGED, STATUS)
@@ -71,7 +73,7 @@ class Companions:
     @property
     def inspection(self) -> Path:
         """The folder that `norml inspect` writes to."""
-        return self.path.with_name(f"{self.path.stem}-inspection")
+        return self.path.with_name(f"{self.path.stem}{INSPECTION}")
 
     def existing(self) -> list[Path]:
         """All companions that exist, without hidden files."""

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 from norml_cli import __version__
-from norml_cli.files.companions import Companions
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.comparison_sheets import comparison_sheet, matrix_sheets
 from norml_cli.reporting.drawings import Bar, Curve, draw_accuracies, draw_curves
@@ -24,6 +23,7 @@ from norml_cli.results.comparisons import compare_table
 from norml_cli.results.groups import Group
 from norml_cli.results.protocols import ProtocolTable
 from norml_cli.results.records import RunRecord
+from norml_cli.results.store import scan_inspections
 from norml_cli.results.tables import Table
 from norml_cli.terminal.progress import duration
 
@@ -262,8 +262,9 @@ def _facts(record: RunRecord, path: Path) -> dict[str, str]:
 
 
 def _inspected(path: Path) -> Iterator[Picture]:
-    """The pictures of `norml inspect` next to the record at `path`."""
-    for name, says in _INSPECTED.items():
-        picture = Companions(path).inspection / name
-        if picture.is_file():
-            yield Picture(picture.stem, picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")
+    """The pictures of `norml inspect` next to the record at `path`, if they show its weights."""
+    for _, folder in scan_inspections([path]).records:
+        for name, says in _INSPECTED.items():
+            picture = folder / name
+            if picture.is_file():
+                yield Picture(picture.stem, picture.read_text(encoding="utf-8"), f"{path.stem}: {says}")

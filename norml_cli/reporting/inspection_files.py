@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from norml.inspection import QUANTILES, GateSummary, LayerSummary, quantile_places
 from norml.statistics import Interval
 from norml_cli.files.atomic import write_together
+from norml_cli.files.companions import INSPECTED
 from norml_cli.reporting.drawings import BLUE, GREY, ORANGE
 from norml_cli.reporting.formats import to_csv
 
@@ -68,9 +69,10 @@ def write_inspection(folder: Path, inspection: Inspection) -> list[Path]:
         name.removesuffix(".csv").replace("-", "_"): rows for name, rows in tables.items() if name != "neurons.csv"
     }
     contents = {folder / name: to_csv(list(rows[0]), rows).encode() for name, rows in tables.items()}
-    contents[folder / "inspection.json"] = f"{json.dumps(everything, indent=2)}\n".encode()
     for name, draw in _pictures(inspection).items():
         contents |= _drawn(folder / name, draw, inspection)
+    # Last: until it is there, an older one does not fit the record, so a mixture of both is never shown.
+    contents[folder / INSPECTED] = f"{json.dumps(everything, indent=2)}\n".encode()
     write_together(contents)
     return list(contents)
 

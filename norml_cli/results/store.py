@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from norml_cli.files.atomic import write_atomically
-from norml_cli.files.companions import CARD, EVALUATIONS, Companions
+from norml_cli.files.companions import CARD, EVALUATIONS, INSPECTED, Companions
 from norml_cli.files.errors import UserError, plain
 from norml_cli.files.json_files import read_json
 from norml_cli.files.regular import NotRegular
@@ -24,18 +24,19 @@ from norml_cli.results.records import SCHEMA_VERSION, Document, PretrainingRecor
 
 DEFAULT_FOLDER = Path("results")
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Document)
 _LONGEST_NAME = 120  # chosen: with all suffixes still below the 255 bytes that file systems allow
 
 
 @dataclass(frozen=True)
-class Scan(Generic[R]):
+class Scan(Generic[T]):
     """Records of one kind with their paths, sorted by path, and a line for each record that cannot be read."""
 
-    records: list[tuple[Path, R]]
+    records: list[tuple[Path, T]]
     faults: list[str]
 
-    def sound(self) -> list[tuple[Path, R]]:
+    def sound(self) -> list[tuple[Path, T]]:
         """The records. Raises UserError with all faults if there are any."""
         if self.faults:
             raise UserError("\n".join(self.faults))
@@ -147,7 +148,7 @@ def _seeds_below(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*-seed-*.json"))
 
 
-def _scan(paths: Iterator[Path] | list[Path], read: Callable[[Path], R]) -> Scan[R]:
+def _scan(paths: Iterable[Path], read: Callable[[Path], T]) -> Scan[T]:
     records, faults = [], []
     for path in paths:
         try:
@@ -242,6 +243,21 @@ def _read_evaluation_in_place(path: Path) -> EvaluationRecord:
     if not run.exists() or stored_digest(run) != record.run_digest:
         raise UserError(f"{path}: evaluates other weights than those of {run.name} next to it; delete it")
     return record
+
+
+def scan_inspections(runs: Iterable[Path]) -> Scan[Path]:
+    """The folder of `norml inspect` of each of these runs that has one. One of replaced weights is a fault."""
+    return _scan((run for run in runs if (Companions(run).inspection / INSPECTED).exists()), _read_inspection)
+
+
+def _read_inspection(run: Path) -> Path:
+    folder = Companions(run).inspection
+    data = _read_json(folder / INSPECTED)
+    about = data.get("about") if isinstance(data, dict) else None
+    if not isinstance(about, dict) or about.get("run_digest") != stored_digest(run):
+        fault = f"shows other weights than those of {run.name} next to it"
+        raise UserError(f"{folder}: {fault}; delete it, or inspect that again")
+    return folder
 
 
 def _read(path: Path, kind: type[R], *, intervals: bool = True) -> R:

@@ -35,7 +35,7 @@ def inspected(shell: Shell, method: str, *settings: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("method", "pictures"), [("norml", 6), ("meta-sgd", 4)])
 def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: int):
-    _, out = inspected(shell, method)
+    record, out = inspected(shell, method)
     folder = shell.folder / "looked"
     assert "the first 20 fixed meta-validation episodes" in out
     assert "head alone adapted: " in out
@@ -50,6 +50,7 @@ def test_numbers_and_pictures_are_written(shell: Shell, method: str, pictures: i
     assert {row["layer"] for row in rows(shell, "neurons.csv")} == {"1", "2", "3"}
     everything = json.loads((folder / "inspection.json").read_text())
     assert everything["about"]["method"] == method
+    assert everything["about"]["run_digest"] == json.loads((shell.folder / record).read_text())["digest"]
     assert len(everything.get("gates", [])) == (2 * 3 * 2 if method == "norml" else 0)
 
 

@@ -1,6 +1,6 @@
 """`norml inspect RECORD`: show what the meta-learner of a finished run does while it adapts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -18,6 +18,7 @@ from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
+from norml_cli.results.store import stored_digest
 from norml_cli.terminal.output import Output
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.evaluation import FixedEpisodes
@@ -32,6 +33,7 @@ def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, 
 
     Raises UserError for a record without weights, and if the data has changed since the run.
     """
+    digest = stored_digest(path)  # first: should the run be replaced meanwhile, this inspection is not its own
     trained = load_trained(path, device_of(device))
     record, spec = trained.record, trained.record.spec
     if spec.protocol.inner_steps_test == 0:
@@ -39,7 +41,8 @@ def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, 
     examples = examples_seen(registry, path, record, "meta_val", console)
     fixed = FixedEpisodes.of(spec, examples, "meta_val", device_of(device))
     with RunDisplay(console, f"{spec.method}, {spec.shots}-shot, seed {record.seed}") as display:
-        found = _inspected(trained, fixed.pool, fixed.indices[:episodes], str(path), display)
+        source = {"record": str(path), "run_digest": digest}
+        found = _inspected(trained, fixed.pool, fixed.indices[:episodes], source, display)
     folder = out or Companions(path).inspection
     written = write_inspection(folder, found)
     _print(found, console)
@@ -48,7 +51,7 @@ def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, 
 
 
 def _inspected(
-    trained: Trained, pool: ExamplePool, episodes: EpisodeIndices, path: str, display: RunDisplay
+    trained: Trained, pool: ExamplePool, episodes: EpisodeIndices, source: Mapping[str, str], display: RunDisplay
 ) -> Inspection:
     record, meta_learner = trained.record, trained.meta_learner
     if not isinstance(meta_learner, MetaLearner):
@@ -74,7 +77,7 @@ def _inspected(
     return Inspection(
         title=f"{spec.method} on {spec.benchmark}, {spec.shots}-shot, seed {record.seed}: meta-validation",
         about={
-            "record": path,
+            **source,
             "method": spec.method,
             "benchmark": spec.benchmark,
             "shots": spec.shots,

@@ -20,6 +20,7 @@ from norml_cli.results.gathered import Gathered
 from norml_cli.results.protocols import protocol_tables
 from norml_cli.results.records import RunRecord
 from norml_cli.results.series import CURVE_KEYS, EPISODE_KEYS, episode_counts, learning_curves
+from norml_cli.results.store import scan_inspections
 from norml_cli.results.tables import Table, benchmarks_of, build_table
 from norml_cli.terminal.output import name_left_out, print_text
 
@@ -94,6 +95,7 @@ def report_html(registry: Registry, *, table_id: str | None, out: Path, results:
 
     tables, runs, evaluations = _tables(registry, table_id or EVERY, results)
     protocols = protocol_tables(registry, runs, evaluations)
+    name_left_out(scan_inspections(path for path, _ in runs).faults)
     page = render_html(registry, tables, runs, protocols).encode()
     write_atomically(out, lambda file: file.write(page))
     console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)

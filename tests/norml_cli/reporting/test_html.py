@@ -1,6 +1,7 @@
 """The page: all that the records hold, nothing from elsewhere, the same bytes for the same records."""
 
 import base64
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -10,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from norml_cli.commands.results.report import report_html
+from norml_cli.files.companions import INSPECTED, Companions
 from norml_cli.files.errors import UserError
 from norml_cli.reporting.html import places_by_column
 from norml_cli.reporting.sheets import Grid
 from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import Results, write_record
+from norml_cli.results.store import Results, stored_digest, write_record
 from tests.helpers.made_records import made_content, made_record, made_registry
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -64,6 +66,15 @@ def made(registry, results, tmp_path, table_id=None):
     out = tmp_path / "deep" / "page.html"
     report_html(registry, table_id=table_id, out=out, results=Gathered([results]), console=Console(quiet=True))
     return out.read_text(encoding="utf-8")
+
+
+def inspection(record, digest="", content=None):
+    """The folder of an inspection of the record with this digest."""
+    folder = Companions(record).inspection
+    folder.mkdir()
+    if digest or content is not None:
+        (folder / INSPECTED).write_text(json.dumps({"about": {"run_digest": digest}} if content is None else content))
+    return folder
 
 
 def read(page):
@@ -156,13 +167,23 @@ def test_a_method_far_below_is_named_and_not_drawn(registry, tmp_path):
 
 
 def test_what_was_looked_at_inside_is_shown_as_an_image(registry, results, tmp_path):
-    folder = results / "tiny" / "1-shot" / "norml" / "seed-0-inspection"
-    folder.mkdir()
+    record = results / "tiny" / "1-shot" / "norml" / "seed-0.json"
+    folder = inspection(record, stored_digest(record))
     hostile = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     (folder / "gates.svg").write_text(hostile)
     page = made(registry, results, tmp_path)
     assert hostile in pictures(read(page))
     assert "<script>" not in page
+
+
+@pytest.mark.parametrize("content", [{"about": {"run_digest": "of the run before"}}, {"about": {}}, [], None])
+def test_what_shows_replaced_weights_is_left_out_and_told(registry, results, tmp_path, capsys, content):
+    """As `norml run --force` leaves it."""
+    folder = inspection(results / "tiny" / "1-shot" / "norml" / "seed-0.json", content=content)
+    (folder / "gates.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    assert (folder / "gates.svg").read_text() not in pictures(read(made(registry, results, tmp_path)))
+    told = f"left out: {folder}: shows other weights than those of seed-0.json next to it; "
+    assert capsys.readouterr().err == ("" if content is None else f"{told}delete it, or inspect that again\n")
 
 
 def test_titles_are_text(tmp_path):
