@@ -1,18 +1,16 @@
 """NORML and MAML at equal work: meta-validation accuracy by core-seconds and by multiplications."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from findings import BENCHMARK, Numbers
+from speed_tables import Kept
 
 from norml_cli.reporting.drawings import Axes, draw_lines
 from norml_cli.reporting.html import Picture
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.results.records import RunRecord
 
-SPEED = Path(__file__).parents[1] / "results" / "speed" / "cpu-methods.json"
 MAML = ("maml-constant-lr", "maml-global-lr", "maml-layerwise-lr")
 METHODS = (*MAML, *(f"{method}-equal-work" for method in MAML), "norml")
 SHOTS = (1, 5)
@@ -61,15 +59,13 @@ def seconds_of_a_step(run: RunRecord) -> float:
 def norml_multiplications(numbers: Numbers, shots: int) -> float:
     """Multiplications of an outer step of NORML relative to MAML, as the benchmark counted them."""
     cell, queries = numbers.value("norml", shots, "cell_size"), numbers.value("norml", shots, "queries_per_class")
-    sections = json.loads(SPEED.read_text(encoding="utf-8"))["sections"]
     [times] = {
-        measured["derived"]["times multiplications"]
-        for section in sections
-        for measured in section["measurements"]
-        if measured["labels"]["shots/queries"] == f"{shots}/{queries}"
-        and measured["labels"]["method"].startswith(f"norml, cell size {cell}")
+        measured.derived["times multiplications"]
+        for measured in Kept.of("methods").section.measurements
+        if measured.labels["shots/queries"] == f"{shots}/{queries}"
+        and str(measured.labels["method"]).startswith(f"norml, cell size {cell}")
     }
-    return float(times)
+    return times
 
 
 def work_markdown(numbers: Numbers) -> str:

@@ -4,21 +4,18 @@ Measured numbers come from results/ (`nox -s bench -- --only scaling`, runs on a
 Assumed ones are constants below, each with its source.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-from speed_tables import Kept
+from speed_tables import RESULTS, Kept, median_of, table
 
 from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.resolving import Registry, n_features
+from norml_cli.results.records import RunRecord
 
-RESULTS = Path(__file__).parents[1] / "results"
 VALUE_BYTES = 4  # float32
 GPUS = (8, 1000)
 MACHINE_GPUS = 8
@@ -85,25 +82,25 @@ def _registry() -> Registry:
 def measured() -> str:
     """Time of an outer step in one process and on two ranks."""
     kept = Kept.of("scaling")
-    steps = [each for each in kept.section["measurements"] if each["labels"]["what"] == "outer step"]
+    steps = [each for each in kept.section.measurements if each.labels["what"] == "outer step"]
     rows = [
         [
-            each["labels"]["method"],
-            each["labels"]["layout"],
-            f"{1000 * each['median']:.0f} ms",
-            f"{each['derived']['times as fast']:.2f}",
+            str(each.labels["method"]),
+            str(each.labels["layout"]),
+            f"{1000 * median_of(each):.0f} ms",
+            f"{each.derived['times as fast']:.2f}",
         ]
         for each in steps
     ]
-    return _table(["method", "layout", "an outer step", "episodes a second, times"], rows, kept.circumstances())
+    return table(["method", "layout", "an outer step", "episodes a second, times"], rows, kept.circumstances())
 
 
 def gloo() -> str:
     """Measured time of a sum over two ranks."""
     kept = Kept.of("scaling")
-    sums = [each for each in kept.section["measurements"] if each["labels"]["what"] == "sum over 2 ranks"]
-    rows = [[f"{each['labels']['bytes']:,}", f"{1e6 * each['median']:,.0f} us"] for each in sums]
-    return _table(["bytes", "a sum over two ranks by gloo"], rows, "")
+    sums = [each for each in kept.section.measurements if each.labels["what"] == "sum over 2 ranks"]
+    rows = [[f"{each.labels['bytes']:,}", f"{1e6 * median_of(each):,.0f} us"] for each in sums]
+    return table(["bytes", "a sum over two ranks by gloo"], rows)
 
 
 def messages() -> str:
@@ -124,58 +121,56 @@ def messages() -> str:
         )
     long = "a step whose messages take 10%, 8 GPUs"
     heads = ["training", "summed a step", "messages", "8 GPUs", "64 GPUs", long, "most GPUs"]
-    return _table(heads, rows, "")
+    return table(heads, rows)
 
 
 def one_run() -> str:
     """The fastest measured run on one H100, and estimates for more: at worst no work is shared, at best all of it."""
-    record = max(gpu_records(), key=lambda each: each["cost"]["steps_per_s"])
-    step_s = 1 / record["cost"]["steps_per_s"]
+    record = max(gpu_records(), key=lambda each: each.cost.steps_per_s)
+    step_s = 1 / record.cost.steps_per_s
     model = models()[0]
     rows = []
     for gpus in (1, 2, 4, 8, 16):
         best, worst = step_s / gpus + model.messages_s(gpus), step_s + model.messages_s(gpus)
         rows.append([str(gpus), _milliseconds(best), _milliseconds(worst), f"{step_s / best:.1f}"])
-    spec = record["spec"]
-    note = (
-        f"From {spec['method']}, {spec['benchmark']}, {spec['shots']}-shot: {_milliseconds(step_s)} a step on one H100."
-    )
-    return _table(["GPUs", "a step, at best", "a step, at worst", "times as fast, at best"], rows, note)
+    spec = record.spec
+    note = f"From {spec.method}, {spec.benchmark}, {spec.shots}-shot: {_milliseconds(step_s)} a step on one H100."
+    return table(["GPUs", "a step, at best", "a step, at worst", "times as fast, at best"], rows, note)
 
 
 # --------------------------------------------------------------------------------------------------- what a sweep has
 
 
-def gpu_records() -> list[dict[str, Any]]:
+@cache
+def gpu_records() -> list[RunRecord]:
     """Records of the runs that shared one H100 at the same time."""
-    paths = sorted((RESULTS / "omniglot-20way").rglob("seed-*.json"))
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return [each for each in records if each.get("device") == "NVIDIA H100 80GB HBM3"]
+    runs = RESULTS.scan_runs({"omniglot-20way"}, intervals=False).sound()
+    return [record for _, record in runs if record.device == "NVIDIA H100 80GB HBM3"]
 
 
 def cells_an_hour() -> float:
     """Cells per hour on one H100: their number, over the time from the first start to the last end."""
-    ends = [datetime.fromisoformat(each["created"]).timestamp() for each in gpu_records()]
-    starts = [end - each["cost"]["wall_s"] for end, each in zip(ends, gpu_records(), strict=True)]
+    ends = [datetime.fromisoformat(each.created).timestamp() for each in gpu_records()]
+    starts = [end - each.cost.wall_s for end, each in zip(ends, gpu_records(), strict=True)]
     return 3600 * len(ends) / (max(ends) - min(starts))
 
 
 def requests() -> dict[str, float]:
     """Requests to the file system, by their purpose."""
-    found = Kept.of("scaling").section["measurements"]
-    return {each["labels"]["part"]: each["median"] for each in found if each["unit"] == "requests"}
+    found = Kept.of("scaling").section.measurements
+    return {str(each.labels["part"]): median_of(each) for each in found if each.unit == "requests"}
 
 
 def asked() -> str:
     """Requests of a run to the file system."""
-    return _table(["what", "requests"], [[part, f"{count:,.0f}"] for part, count in requests().items()], "")
+    return table(["what", "requests"], [[part, f"{count:,.0f}"] for part, count in requests().items()])
 
 
 def sweep() -> str:
     """Sweeps on 1, 8 and 1,000 GPUs: cells finished, and requests to a shared file system."""
-    settings = Kept.of("scaling").section["settings"]
+    settings = Kept.of("scaling").section.settings
     each, an_hour = requests(), cells_an_hour()
-    wall_s = sum(record["cost"]["wall_s"] for record in gpu_records()) / len(gpu_records())
+    wall_s = sum(record.cost.wall_s for record in gpu_records()) / len(gpu_records())
     at_once = an_hour * wall_s / 3600  # cells at the same time on one GPU, by Little's law
     start = next(count for part, count in each.items() if part.startswith("start"))
     while_running = each["one status file"] / settings["status file every s"]
@@ -202,7 +197,7 @@ def sweep() -> str:
         f"Starting alone keeps the server busy from {FILE_SERVER_REQUESTS_S * wall_s / (at_once * start):,.0f} GPUs, "
         f"running alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
     )
-    return _table(heads, rows, note)
+    return table(heads, rows, note)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -211,16 +206,6 @@ def _milliseconds(seconds: float) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:,.0f} s"  # noqa: PLR2004 - digits
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
-    return "\n".join([*_grid(heads, rows), *(["", note] if note else [])])
-
-
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"| --- |{' ---: |' * (len(heads) - 1)}"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

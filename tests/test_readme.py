@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from norml_cli.files.companions import INSPECTION
-from norml_cli.results.store import scan_inspections
+from norml_cli.results.store import Results, scan_inspections
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,16 +57,22 @@ def test_the_picture_of_the_page_is_made_by_chromium_and_its_absence_told(monkey
 
 
 def speed_record(name: str, measurements: list[tuple[dict, float, dict]], **settings: str | int) -> dict:
-    """What the bench keeps, as far as the tables of speed read it: labels, seconds, derived."""
+    """What the bench keeps, with these labels, seconds and derived numbers."""
     made = [
-        {"labels": labels, "repeats": [seconds] * 3, "median": seconds, "derived": derived}
+        {"labels": labels, "unit": "s", "repeats": [seconds] * 3, "median": seconds, "derived": derived}
         for labels, seconds, derived in measurements
     ]
+    section = {"name": name, "title": "made", "settings": settings, "measurements": made, "others_busy_cores": 0.5}
+    cpu = {"cpu": "AMD EPYC (family 25, model 17)", "cores": 2, "threads": 2, "device": "cpu", "system": "Linux"}
     return {
+        "schema_version": 1,
         "created": "2026-11-27T20:00:00+00:00",
+        "command": "made",
+        "git": {"commit": None, "dirty": None},
         "versions": {"torch": "2.15.0"},
-        "machine": {"cpu": "AMD EPYC (family 25, model 17)", "cores": 2, "threads": 2},
-        "sections": [{"name": name, "settings": settings, "measurements": made, "others_busy_cores": 0.5}],
+        "machine": cpu,
+        "settings": {},
+        "sections": [section],
     }
 
 
@@ -129,9 +135,12 @@ Medians of 3 {ONE_THREAD}; other processes kept 0.5 cores busy. `norml run` mult
 def test_a_speed_table_holds_what_the_bench_kept(block, text, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "docs")
     tables = importlib.import_module("speed_tables")
-    monkeypatch.setattr(tables, "SPEED", tmp_path)
+    results = Results(tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", results)
     for name, record in SPEED.items():
-        (tmp_path / f"cpu-{name}.json").write_text(json.dumps(record), encoding="utf-8")
+        path = results.speed_path(f"cpu-{name}")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record), encoding="utf-8")
     assert tables.BLOCKS[block]() == text
     assert f"<!-- made: {block} -->\n" in SPEED_PAGE
 

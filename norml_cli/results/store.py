@@ -83,6 +83,10 @@ class Results:
             return folder / f"{name}~{spec.hash()[:8]}-seed-{seed}.json"
         return path
 
+    def speed_path(self, name: str) -> Path:
+        """The path of a benchmark's record: speed/<name>.json."""
+        return self.folder / "speed" / f"{name}.json"
+
     def pretraining_path(self, spec: PretrainSpec, seed: int) -> Path:
         """The path of a pretraining's record: pretraining/<data set>/<recipe>/<hash of its values>-seed-<n>.json."""
         return self.folder / "pretraining" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}.json"

@@ -6,21 +6,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+from norml_cli.results.speed import SpeedSection
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.record import ROOT, Section, measured
+from tests.benchmarks.record import ROOT, measured
 
 STARTED = ("--help", "list", "report --table table-2", "show norml", "validate")
 PREPARED = "prepare glyphs --force"
 
 
-def commands(bench: Bench) -> Section:
+def commands(bench: Bench) -> SpeedSection:
     """Start-up of the commands that compute nothing, and the preparation of the embedded data set."""
     with tempfile.TemporaryDirectory() as home:
         calls = {line: (lambda line=line: _norml(line, Path(home))) for line in STARTED}
         seconds = bench.interleaved("commands, turns", calls, rounds=9)
         preparation = {PREPARED: lambda: _norml(PREPARED, Path(home))}
         seconds |= bench.interleaved("commands, preparation, turns", preparation, rounds=5)
-    return Section(
+    return SpeedSection(
         name="commands",
         title="commands as whole processes",
         measurements=[measured({"command": f"norml {line}"}, spent) for line, spent in seconds.items()],

@@ -5,11 +5,12 @@ from statistics import median
 
 import torch
 
+from norml_cli.results.speed import Measurement, SpeedSection
 from tests.benchmarks.agreement import TOLERANCE, errors_against_ours, require_agreement
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.engines import COMPILED, Autograd, CompiledTorchFunc, Engine, Ours, OursCompiled, TorchFunc
 from tests.benchmarks.measure import Call
-from tests.benchmarks.record import Measurement, Section, measured
+from tests.benchmarks.record import measured
 from tests.benchmarks.workloads import MAML, Workload, apart, from_registry, made_episodes
 
 ENGINES: tuple[type[Engine], ...] = (Ours, OursCompiled, CompiledTorchFunc, TorchFunc, Autograd)
@@ -23,7 +24,7 @@ CHECKED = Workload(1, 1, meta_batch_size=2, inner_steps=2, n_way=5)
 INNER_LR = 0.1  # of the check alone: small enough that an inner step amplifies no rounding
 
 
-def convolutions(bench: Bench) -> Section:
+def convolutions(bench: Bench) -> SpeedSection:
     """Time one outer step of MAML on Finn et al.'s strided net. Raises DisagreementError."""
     engines = [engine for engine in ENGINES if bench.compiled or engine not in COMPILED]
     bench.progress.at("convolutions, checking that all compute the same meta-gradient")
@@ -31,7 +32,7 @@ def convolutions(bench: Bench) -> Section:
     errors = errors_against_ours(engines, learner, CHECKED, inner_lr=INNER_LR)
     require_agreement(errors)
     workloads = QUICK if bench.quick else WORKLOADS
-    return Section(
+    return SpeedSection(
         name="convolutions",
         title="one outer step of MAML on four strided convolutions of 64 channels, 28 px, 1 shot, float32",
         settings={

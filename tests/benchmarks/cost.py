@@ -10,10 +10,11 @@ import torch
 
 from norml.matrix_products import multiplying, onednn_is_exact_and_faster
 from norml.meta_training import CapturedMetaGradient, MetaGradient, compiled_meta_gradient, meta_gradient, outer_step
+from norml_cli.results.speed import SpeedSection
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.floor import outer_step_multiplications
 from tests.benchmarks.measure import Call
-from tests.benchmarks.record import Section, measured
+from tests.benchmarks.record import measured
 from tests.benchmarks.workloads import (
     BENCHMARK,
     MAML,
@@ -51,7 +52,7 @@ def step_of(device: torch.device, method: str, workload: Workload, *, made: str 
     return lambda: outer_step(meta_learner, optimizer, batch, **settings)
 
 
-def methods(bench: Bench) -> Section:
+def methods(bench: Bench) -> SpeedSection:
     """NORML against MAML at the three workloads, plain, captured (on a GPU) and compiled."""
     spec = registry().resolve(NORML, BENCHMARK, 1).spec
     own, sizes = spec.rule.cell_size, from_registry(MAML, SHOTS_AND_QUERIES[0]).learner.sizes
@@ -67,7 +68,7 @@ def methods(bench: Bench) -> Section:
             needed = outer_step_multiplications(sizes, workload, cell_size=candidates[name][0])
             floor = needed / outer_step_multiplications(sizes, workload)
             rows.append(measured(labels, spent, times_maml=median(spent) / base, times_multiplications=floor))
-    return Section(
+    return SpeedSection(
         name="methods",
         title=f"one outer step of NORML against MAML, {bench.workloads[0].size}",
         settings={"times multiplications": "NORML's counted multiplications against MAML's (floor.py)"},
@@ -98,7 +99,7 @@ def _step_by_cell(device: torch.device, workload: Workload, cell: int | None, ma
     return step_of(device, MAML if cell is None else NORML, workload, made=made, **overrides)
 
 
-def growth(bench: Bench) -> Section:
+def growth(bench: Bench) -> SpeedSection:
     """The cost of an outer step against one size at a time, the others as in the registry at 1 shot, 1 query."""
     base = bench.workloads[0]
     hidden = registry().resolve(MAML, BENCHMARK, 1).spec.protocol.hidden_sizes
@@ -122,14 +123,14 @@ def growth(bench: Bench) -> Section:
                 spent = seconds[f"{method} {value}"]
                 labels = {"axis": axis, "method": method, "value": value}
                 rows.append(measured(labels, spent, times_first=median(spent) / first))
-    return Section(
+    return SpeedSection(
         name="growth",
         title=f"one outer step against one size at a time, the others 1 shot, 1 query, {base.size}",
         measurements=rows,
     )
 
 
-def products(bench: Bench) -> Section:
+def products(bench: Bench) -> SpeedSection:
     """An outer step with the products of torch's own choice and with those of `norml run`, in turns, on one thread."""
     rows = []
     threads = torch.get_num_threads()
@@ -146,7 +147,7 @@ def products(bench: Bench) -> Section:
                 labels = {"shots/queries": workload.title, "method": method, "products": name}
                 rows.append(measured(labels, spent, times_as_fast=base / median(spent)))
     torch.set_num_threads(threads)
-    return Section(
+    return SpeedSection(
         name="products",
         title=f"one outer step by who multiplies, {bench.workloads[0].size}",
         settings={

@@ -7,8 +7,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
+from norml_cli.results.speed import Measurement, SpeedSection
 from tests.benchmarks.load import ALLOWED_CORES
-from tests.benchmarks.record import Measurement, Section
 
 PLAIN_EVERY_S = 10.0  # chosen: a log that a person can follow
 LONG_S = 10.0  # from here on a time reads better in seconds
@@ -38,7 +38,7 @@ class Progress:
             print("\r\x1b[K", end="", file=self._file, flush=True)
 
 
-def show(console: Console, section: Section) -> None:
+def show(console: Console, section: SpeedSection) -> None:
     """The section's medians as a table, under its settings."""
     rows = section.measurements
     labels = list(dict.fromkeys(label for row in rows for label in row.labels))

@@ -8,10 +8,11 @@ import torch
 from norml.episodes import EpisodeIndices, ExamplePool, sample_indices
 from norml.evaluation import correct_counts
 from norml.meta_training import MetaLearner
+from norml_cli.results.speed import SpeedSection
 from norml_cli.training.build import generator_for
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.cost import step_of
-from tests.benchmarks.record import Section, measured
+from tests.benchmarks.record import measured
 from tests.benchmarks.workloads import MAML, NORML, Workload, from_registry, made_pool
 
 POOL = {"n_classes": 1100, "n_examples": 20, "size_px": 28}  # Omniglot's meta-train classes
@@ -19,7 +20,7 @@ TEST_EPISODES, QUICK_TEST_EPISODES = 10_000, 320
 BETWEEN_LOOKS = 320  # episodes, as `norml run` looks at its display
 
 
-def sampling(bench: Bench) -> Section:
+def sampling(bench: Bench) -> SpeedSection:
     """Drawing and gathering a meta-batch, beside the outer step that it feeds."""
     bench.progress.at("sampling, making a pool of random images")
     pool = made_pool(**POOL, device=bench.device)
@@ -38,7 +39,7 @@ def sampling(bench: Bench) -> Section:
             labels = {"shots/queries": workload.title, "part": part}
             share = {} if part == "sampling" else {"share_of_sampling": sampling_s / (sampling_s + median(spent))}
             rows.append(measured(labels, spent, **share))
-    return Section(
+    return SpeedSection(
         name="sampling",
         title=f"drawing a meta-batch of episodes, and the outer step that it feeds, {bench.workloads[0].size}",
         settings={
@@ -49,14 +50,14 @@ def sampling(bench: Bench) -> Section:
     )
 
 
-def evaluation(bench: Bench) -> Section:
+def evaluation(bench: Bench) -> SpeedSection:
     """The meta-test of one trained meta-learner."""
     workload, n_episodes = Workload(1, 1), bench.choose(QUICK_TEST_EPISODES, TEST_EPISODES)
     bench.progress.at("evaluation, making a pool of random images")
     pool = made_pool(**POOL, device=bench.device)
     meta_learner = from_registry(MAML, workload, device=bench.device)
     spent = [_evaluation_s(bench, meta_learner, pool, workload, n_episodes) for _ in range(bench.choose(1, 3))]
-    return Section(
+    return SpeedSection(
         name="evaluation",
         title=f"{n_episodes:,} test episodes, 20-way, 1 shot, 1 query",
         measurements=[

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from norml_cli.files.errors import UserError
+from norml_cli.results.speed import Measurement, SpeedSection
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.record import Measurement, Section, measured, not_measured
+from tests.benchmarks.record import measured, not_measured
 
 INNER_STEPS = (1, 5, 20, 50, 100, 200)
 QUICK_INNER_STEPS = (5,)
@@ -26,7 +27,7 @@ EXCEEDED = 3  # exit code of the probe
 _PROBE = ("-m", "tests.benchmarks.memory_probe")
 
 
-def memory(bench: Bench) -> Section:
+def memory(bench: Bench) -> SpeedSection:
     """Peak memory of one outer step above the level before it, each in a process of its own."""
     limit = min(bench.memory_limit_bytes, _available_bytes(bench))
     inner_steps = QUICK_INNER_STEPS if bench.quick else INNER_STEPS
@@ -41,7 +42,7 @@ def memory(bench: Bench) -> Section:
             stopped = peak is None
             why = f"above the limit of {limit / 2**30:.1f} GiB"
             rows.append(not_measured(labels, why, unit="bytes") if peak is None else _row(labels, peak, rows))
-    return Section(
+    return SpeedSection(
         name="memory",
         title="peak memory of one outer step of NORML (20-way, 1 shot, 1 query, meta-batch 16)",
         settings={"method": METHODS["cuda" if bench.device.type == "cuda" else "cpu"], "limit_gib": limit / 2**30},

@@ -5,19 +5,20 @@ from statistics import median
 
 import torch
 
+from norml_cli.results.speed import Measurement, SpeedSection
 from tests.benchmarks.agreement import TOLERANCE, errors_against_ours, require_agreement
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.engines import COMPILED, Engine, Ours, OursCompiled, usable_engines
 from tests.benchmarks.floor import outer_step_multiplications
 from tests.benchmarks.measure import PEAK_FLOP, PEAK_SIZE, Call, matrix_product
-from tests.benchmarks.record import Measurement, Section, measured
+from tests.benchmarks.record import measured
 from tests.benchmarks.workloads import MAML, Workload, apart, from_registry, made_episodes
 
 CHECKED = Workload(1, 1, meta_batch_size=3)
 PEAK = "matrix product"
 
 
-def peers(bench: Bench) -> Section:
+def peers(bench: Bench) -> SpeedSection:
     """Check that the engines agree, then time them.
 
     Raises UserError if a peer cannot run here, which a quick run leaves out instead, and DisagreementError if one
@@ -31,7 +32,7 @@ def peers(bench: Bench) -> Section:
     errors = _checked(bench, engines)
     sizes = from_registry(MAML, CHECKED).learner.sizes
     rows = [row for workload in bench.workloads for row in _timed(bench, engines, workload)]
-    return Section(
+    return SpeedSection(
         name="peers",
         title=f"one outer step of MAML, {bench.workloads[0].size}, float32",
         settings={

@@ -16,6 +16,7 @@ import torch
 
 from norml.episodes import EpisodeBatch
 from norml.meta_training import MetaLearner, outer_step
+from norml_cli.results.speed import Measurement, SpeedSection
 from norml_cli.terminal.status_files import WRITE_EVERY_S
 from norml_cli.training.build import generator_for
 from norml_cli.training.loop import CHECKPOINT_EVERY_S
@@ -26,7 +27,7 @@ from tests.benchmarks.cost import MADE
 from tests.benchmarks.episodes_cost import POOL, drawn_episodes
 from tests.benchmarks.measure import Call
 from tests.benchmarks.own_ranks import OwnRanks
-from tests.benchmarks.record import ROOT, Measurement, Section, measured, not_measured
+from tests.benchmarks.record import ROOT, measured, not_measured
 from tests.benchmarks.workloads import MAML, NORML, SMALL, Workload, adam, from_registry, made_pool
 
 CPU = torch.device("cpu")
@@ -56,10 +57,10 @@ LAYOUTS = (
 )
 
 
-def scaling(bench: Bench) -> Section:
+def scaling(bench: Bench) -> SpeedSection:
     """An outer step on one process and on two ranks; messages between two; requests to the file system."""
     rows = [*_steps(bench), *_messages(bench), *_requests(bench)]
-    return Section(
+    return SpeedSection(
         name="scaling",
         title=f"one outer step shared by ranks, 5 shots, 5 queries, {FIVE_SHOT.size}; messages; requests of a run",
         settings={

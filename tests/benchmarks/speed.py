@@ -18,6 +18,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from norml_cli.files.errors import UserError
+from norml_cli.results.speed import SpeedSection
 from tests.benchmarks.agreement import DisagreementError
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.commands import commands
@@ -28,10 +29,10 @@ from tests.benchmarks.episodes_cost import evaluation, sampling
 from tests.benchmarks.load import ALLOWED_CORES, Others
 from tests.benchmarks.memory import memory
 from tests.benchmarks.peers import peers
-from tests.benchmarks.record import ROOT, Section, speed_record, write_speed_record
+from tests.benchmarks.record import ROOT, speed_record, write_speed_record
 from tests.benchmarks.scaling import scaling
 
-SECTIONS: dict[str, Callable[[Bench], Section]] = {
+SECTIONS: dict[str, Callable[[Bench], SpeedSection]] = {
     section.__name__: section
     for section in (peers, methods, products, growth, convolutions, memory, sampling, evaluation, commands, scaling)
 }

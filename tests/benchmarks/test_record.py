@@ -1,6 +1,5 @@
 """A benchmark's record: whole, checked, and no run of `norml report`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,21 +7,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from norml_cli.files.errors import UserError
+from norml_cli.results.speed import Measurement, SpeedRecord, SpeedSection, read_speed
 from norml_cli.results.store import Results
-from tests.benchmarks.record import (
-    ROOT,
-    Measurement,
-    Section,
-    SpeedRecord,
-    measured,
-    not_measured,
-    speed_record,
-    write_speed_record,
-)
+from tests.benchmarks.record import ROOT, measured, not_measured, speed_record, write_speed_record
 
 
 def made_record() -> SpeedRecord:
-    section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [3.0, 1.0, 2.0])])
+    section = SpeedSection(name="peers", title="made", measurements=[measured({"engine": "norml"}, [3.0, 1.0, 2.0])])
     arguments = ["--quick", "--results", "of/somebody/results", "--results=of/somebody/else"]
     settings = {"others_busy_cores": 0.25, "settings": {"quick": True}, "arguments": arguments}
     return speed_record([section], device=torch.device("cpu"), **settings)
@@ -31,7 +23,7 @@ def made_record() -> SpeedRecord:
 def test_a_record_is_complete_and_names_no_folder(tmp_path: Path):
     path = write_speed_record(tmp_path, "made", made_record())
     text = path.read_text(encoding="utf-8")
-    record = SpeedRecord.model_validate(json.loads(text))
+    record = read_speed(path)
     assert path == tmp_path / "speed" / "made.json"
     assert record == made_record().model_copy(update={"created": record.created})
     assert record.schema_version == 1
@@ -48,7 +40,19 @@ def test_the_records_at_hand_are_readable():
     paths = list((ROOT / "results" / "speed").glob("*.json"))
     assert paths
     for path in paths:
-        SpeedRecord.model_validate_json(path.read_bytes())
+        read_speed(path)
+
+
+def test_a_damaged_record_is_told(tmp_path: Path):
+    path = write_speed_record(tmp_path, "made", made_record())
+    text = path.read_text(encoding="utf-8")
+    for damaged, told in (
+        (text[:-9], r"made\.json: cannot be read"),
+        (text.replace('"unit"', '"one"'), r"unit: is missing"),
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        with pytest.raises(UserError, match=told):
+            read_speed(path)
 
 
 def test_a_median_that_does_not_follow_is_refused():

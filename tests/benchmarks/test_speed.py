@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from norml_cli.files.errors import UserError
+from norml_cli.results.speed import SpeedSection, read_speed
 from tests.benchmarks import speed
 from tests.benchmarks.agreement import DisagreementError
 from tests.benchmarks.engines import PEERS, Ours, TorchFunc, TorchOptMetaSgd, usable_engines
 from tests.benchmarks.load import busy_seconds
-from tests.benchmarks.record import Section, SpeedRecord, measured
+from tests.benchmarks.record import measured
 
 SCRIPT = ("-m", "tests.benchmarks.speed")
 
@@ -30,7 +31,7 @@ def test_a_quick_bench_runs_every_section_and_writes_what_it_measured(tmp_path: 
     assert done.returncode == 0, done.stderr
     kept = {}
     for path in (tmp_path / "speed").iterdir():
-        [section] = SpeedRecord.model_validate_json(path.read_bytes()).sections
+        [section] = read_speed(path).sections
         kept[path.name] = section
         assert path.name == f"cpu-quick-{section.name}.json"
         assert (section.others_busy_cores is None) == (busy_seconds() == 0)
@@ -88,7 +89,7 @@ def test_an_interrupted_or_disagreeing_section_writes_nothing_and_earlier_ones_s
             raise error
 
         results = tmp_path / str(code)
-        section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [1.0])])
+        section = SpeedSection(name="peers", title="made", measurements=[measured({"engine": "norml"}, [1.0])])
         monkeypatch.setitem(speed.SECTIONS, "peers", lambda _, section=section: section)
         monkeypatch.setitem(speed.SECTIONS, "methods", broken)
         only = ["--only", "peers", "--only", "methods"]
@@ -112,7 +113,7 @@ def test_a_missing_peer_is_told_before_anything_is_timed(monkeypatch: pytest.Mon
 def test_a_bench_beside_busy_processes_is_refused_unless_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    section = Section(name="peers", title="made", measurements=[measured({"engine": "norml"}, [1.0])])
+    section = SpeedSection(name="peers", title="made", measurements=[measured({"engine": "norml"}, [1.0])])
     monkeypatch.setitem(speed.SECTIONS, "peers", lambda _: section)
     monkeypatch.setattr(speed.Others, "busy_cores", lambda _: 1.3)
     monkeypatch.setattr(speed, "LOOK_S", 0)
@@ -125,5 +126,5 @@ def test_a_bench_beside_busy_processes_is_refused_unless_asked_for(
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--busy"])
     speed.main()
     assert "other processes kept 1.30 cores busy meanwhile: above 0.2" in capsys.readouterr().out
-    record = SpeedRecord.model_validate_json((tmp_path / "speed" / "cpu-peers.json").read_bytes())
+    record = read_speed(tmp_path / "speed" / "cpu-peers.json")
     assert record.machine.others_busy_cores == record.sections[0].others_busy_cores == 1.3

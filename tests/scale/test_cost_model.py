@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -38,8 +38,8 @@ def test_what_a_step_sends(scaling: ModuleType):
 
 def test_cells_an_hour_are_those_that_ended_within_the_span(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch):
     made = [
-        {"created": "2026-01-01T00:10:00+00:00", "cost": {"wall_s": 600.0}},
-        {"created": "2026-01-01T00:20:00+00:00", "cost": {"wall_s": 900.0}},
+        SimpleNamespace(created="2026-01-01T00:10:00+00:00", cost=SimpleNamespace(wall_s=600.0)),
+        SimpleNamespace(created="2026-01-01T00:20:00+00:00", cost=SimpleNamespace(wall_s=900.0)),
     ]
     monkeypatch.setattr(scaling, "gpu_records", lambda: made)
     assert scaling.cells_an_hour() == pytest.approx(6)  # two in twenty minutes
