@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from norml.statistics import Interval, least_difference, over_seeds
+from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import Row, SecondTest
 from norml_cli.registry.resolving import Registry
@@ -297,7 +298,7 @@ class Numbers:
         return fmean(value(run) for run in self._runs(method, shots))
 
     def _inspection(self, method: str, shots: int, benchmark: str = BENCHMARK) -> Path:
-        return self._folder / benchmark / f"{shots}-shot" / method / "seed-0-inspection"
+        return Companions(Results(self._folder).place(benchmark, shots, method, seed=0)).inspection
 
     def meta_gradients(self, method: str, benchmark: str, shots: int) -> list[float]:
         """Norms of a run's meta-gradient over all layers after 0 to T inner steps; [] without a record."""

@@ -8,7 +8,8 @@ from pydantic import Field
 from norml_cli.registry.sourced import Model
 
 ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-RESERVED_IDS = frozenset({"other-protocols", "pictures", "pretraining", "speed", "studies", "trust"})  # in results/
+STUDIES, PRETRAINING, OTHER_PROTOCOLS, SPEED = "studies", "pretraining", "other-protocols", "speed"
+RESERVED_IDS = frozenset({STUDIES, PRETRAINING, OTHER_PROTOCOLS, SPEED, "pictures", "trust"})  # folders in results/
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 HELD_OUT_EVERY = 10  # pretraining holds out one image in ten of each training class: the 1st, the 11th, ...

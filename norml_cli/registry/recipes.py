@@ -94,6 +94,11 @@ def training_images(dataset: DatasetEntry) -> int:
     return dataset.splits.meta_train * (per_class - held_out_of(per_class))
 
 
+def backbones_folder() -> Path:
+    """The folder of all backbones, next to the caches."""
+    return home() / "backbones"
+
+
 def backbone_path(spec: PretrainSpec, seed: int, suffix: str) -> Path:
-    """The path of a backbone's file, next to the caches. suffix: the kind of file, one of `files.companions`."""
-    return home() / "backbones" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}{suffix}"
+    """The path of a backbone's file. suffix: the kind of file, one of `files.companions`."""
+    return backbones_folder() / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}{suffix}"

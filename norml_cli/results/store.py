@@ -16,7 +16,7 @@ from norml_cli.files.errors import UserError, plain
 from norml_cli.files.json_files import read_json
 from norml_cli.files.regular import NotRegular
 from norml_cli.registry.faults import fault_lines
-from norml_cli.registry.protocol import RESERVED_IDS
+from norml_cli.registry.protocol import OTHER_PROTOCOLS, PRETRAINING, RESERVED_IDS, SPEED, STUDIES
 from norml_cli.registry.resolving import Resolved
 from norml_cli.registry.specs import PretrainSpec, RunSpec, content_hash
 from norml_cli.results.evaluations import Card, EvaluationRecord
@@ -67,7 +67,15 @@ class Results:
 
     def run_path(self, spec: RunSpec, seed: int, name: str | None = None) -> Path:
         """The path of a run's record: <benchmark>/<k>-shot/<method>[+<name>]/seed-<n>.json."""
-        return self.folder / spec.benchmark / f"{spec.shots}-shot" / spec.label(name) / f"seed-{seed}.json"
+        return self.place(spec.benchmark, spec.shots, spec.label(name), seed)
+
+    def place(self, benchmark: str, shots: int, label: str, seed: int) -> Path:
+        """As `run_path`. label: <method>[+<name>]."""
+        return self.folder / benchmark / f"{shots}-shot" / label / f"seed-{seed}.json"
+
+    def study_folder(self, study: str = "") -> Path:
+        """The folder of a study's trials, or of all studies."""
+        return self.folder / STUDIES / study
 
     def trial_path(self, study: str, trial: Resolved, seed: int) -> Path:
         """The path of a trial's record: studies/<study>/<k>-shot/<method>/<changed values>-seed-<n>.json.
@@ -76,7 +84,7 @@ class Results:
         or from before a change of the registry.
         """
         spec = trial.spec
-        folder = self.folder / "studies" / study / f"{spec.shots}-shot" / spec.method
+        folder = self.study_folder(study) / f"{spec.shots}-shot" / spec.method
         name = trial_name(spec, trial.changed)
         path = folder / f"{name}-seed-{seed}.json"
         if any(record.spec_hash != spec.hash() for _, record in _scan([path], read_trial).records):
@@ -85,11 +93,11 @@ class Results:
 
     def speed_path(self, name: str) -> Path:
         """The path of a benchmark's record: speed/<name>.json."""
-        return self.folder / "speed" / f"{name}.json"
+        return self.folder / SPEED / f"{name}.json"
 
     def pretraining_path(self, spec: PretrainSpec, seed: int) -> Path:
         """The path of a pretraining's record: pretraining/<data set>/<recipe>/<hash of its values>-seed-<n>.json."""
-        return self.folder / "pretraining" / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}.json"
+        return self.folder / PRETRAINING / spec.dataset / spec.recipe / f"{spec.hash()[:12]}-seed-{seed}.json"
 
     def runs(self, benchmarks: Collection[str] | None = None) -> list[tuple[Path, RunRecord]]:
         """The records of all runs (of these benchmarks).
@@ -110,11 +118,11 @@ class Results:
 
     def scan_trials(self, study: str = "") -> Scan[TrialRecord]:
         """All trials of a study, or of all studies."""
-        return _scan(_seeds_below(self.folder / "studies" / study), read_trial)
+        return _scan(_seeds_below(self.study_folder(study)), read_trial)
 
     def scan_pretrainings(self) -> Scan[PretrainingRecord]:
         """All records of pretrainings."""
-        return _scan(_seeds_below(self.folder / "pretraining"), read_pretraining)
+        return _scan(_seeds_below(self.folder / PRETRAINING), read_pretraining)
 
     def scan_evaluations(self, benchmarks: Collection[str] | None = None) -> Scan[EvaluationRecord]:
         """All evaluations of runs' weights. An evaluation of weights that another run has replaced is a fault."""
@@ -126,7 +134,7 @@ class Results:
 
     def other_protocols(self) -> dict[str, "Results"]:
         """Results folders of runs with other than the declared values; tables of this folder do not show them."""
-        folder = self.folder / "other-protocols"
+        folder = self.folder / OTHER_PROTOCOLS
         return {path.name: Results(path) for path in sorted(folder.glob("*")) if path.is_dir()}
 
     def scan_all(self) -> Scan[Document]:

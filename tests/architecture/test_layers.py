@@ -148,15 +148,23 @@ def test_packages_of_the_command_line_load_nothing():
     assert [path for path in faces if "import" in path.read_text(encoding="utf-8")] == []
 
 
-def test_one_module_names_the_files_beside_a_record():
-    named = {".checkpoint", ".weights", ".status", ".diverged", ".lock", ".log", ".features.h5"}
+@pytest.mark.parametrize(
+    ("owner", "named"),
+    [
+        ("files.companions", {".checkpoint", ".weights", ".status", ".diverged", ".lock", ".log", ".features.h5"}),
+        ("files.companions", {"-evaluations", "-inspection", "inspection.json"}),
+        ("registry.protocol", {"studies", "other-protocols"}),
+        ("registry.recipes", {"backbones"}),
+    ],
+)
+def test_one_module_names_each_file_and_folder(owner: str, named: set[str]):
     naming = {
         module
         for module, path in MODULES.items()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value in named
     }
-    assert naming == {"norml_cli.files.companions"}
+    assert naming == {f"norml_cli.{owner}"}
 
 
 def test_a_command_takes_few_parameters():

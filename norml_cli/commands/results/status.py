@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from norml_cli.files.atomic import home
 from norml_cli.files.errors import counted
 from norml_cli.files.suggestions import suggested
+from norml_cli.registry.recipes import backbones_folder
 from norml_cli.results.records import Record
 from norml_cli.results.store import Results
 from norml_cli.terminal.output import name_left_out
@@ -25,7 +25,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
     Raises UserError for a missing folder.
     """
     Results(results).require_folder()
-    unfinished, damaged = find_unfinished(results, home() / "backbones")
+    unfinished, damaged = find_unfinished(results, backbones_folder())
     items, faults = _finished(Results(results))
     name_left_out([*damaged, *faults])
     finished = sorted(items, key=lambda item: item["created"], reverse=True)

@@ -30,9 +30,9 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
     Raises UserError if the study has no trials, or only damaged ones.
     """
     require_format(format_)
-    scan = Results(results).scan_trials(name)
+    store = Results(results)
+    scan, folder = store.scan_trials(name), store.study_folder(name)
     finished = [trial for _, trial in scan.records or scan.sound()]  # raises if all are damaged
-    folder = results / "studies" / name
     unfinished = len(find_unfinished(folder)[0])
     if not finished and not unfinished:
         raise UserError(f"{folder}: no trials yet; name methods, and values with --grid")
