@@ -126,10 +126,19 @@ def study_command(
     if not trials:
         print_study(name, results, format_=format_, console=output)
         return
-    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
-    options = training_options_of(compile_, tensorboard, deterministic=deterministic)
-    asked = Asked(results, chosen, registry, None, device, threads, minutes, retries, dry_run, options)
-    asked = replace(asked, where=where, words=words_of(entries, words))
+    asked = Asked(
+        results,
+        chosen,
+        registry=registry,
+        device=device,
+        threads=threads,
+        minutes=minutes,
+        retries=retries,
+        dry_run=dry_run,
+        options=training_options_of(compile_, tensorboard, deterministic=deterministic),
+        words=words_of(entries, words),
+        where=_where(on, at_once, gpus, address, sbatch, fetch=fetch),
+    )
     if not is_one_by_one(asked, len(trials) * len(chosen), force=force):
         sys.exit(sweep_trials(name, entries, trials, asked, format_=format_, console=output))
     from norml_cli.training.launch import Launch
@@ -203,9 +212,19 @@ def sweep_command(
     from norml_cli.commands.runs.sweep import sweep
     from norml_cli.sweeps.cells import Asked
 
-    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
-    asked = Asked(results, seeds_of(seeds), registry, source, device, threads, minutes, retries, dry_run)
-    asked = replace(asked, where=where, words=words_of(entries, methods))
+    asked = Asked(
+        results,
+        seeds_of(seeds),
+        registry=registry,
+        source=source,
+        device=device,
+        threads=threads,
+        minutes=minutes,
+        retries=retries,
+        dry_run=dry_run,
+        words=words_of(entries, methods),
+        where=_where(on, at_once, gpus, address, sbatch, fetch=fetch),
+    )
     sys.exit(sweep(entries, items, asked, Output(quiet=quiet, as_json=json)))
 
 
@@ -242,6 +261,16 @@ def reproduce_command(
     from norml_cli.commands.runs.reproduce import reproduce
     from norml_cli.sweeps.cells import Asked
 
-    where = _where(on, at_once, gpus, address, sbatch, fetch=fetch)
-    asked = Asked(results, seeds_of(seeds), registry, source, device, threads, minutes, retries, dry_run, where=where)
+    asked = Asked(
+        results,
+        seeds_of(seeds),
+        registry=registry,
+        source=source,
+        device=device,
+        threads=threads,
+        minutes=minutes,
+        retries=retries,
+        dry_run=dry_run,
+        where=_where(on, at_once, gpus, address, sbatch, fetch=fetch),
+    )
     sys.exit(reproduce(entries_of(registry), table, asked, Output(quiet=quiet, as_json=json)))

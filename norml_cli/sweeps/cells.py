@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Asked:
 
     results: Path
     seeds: Sequence[int] = (0,)
+    _: KW_ONLY
     registry: Path | None = None
     source: Path | None = None
     device: str = "auto"
