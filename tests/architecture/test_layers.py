@@ -167,6 +167,19 @@ def test_one_module_names_each_file_and_folder(owner: str, named: set[str]):
     assert naming == {f"norml_cli.{owner}"}
 
 
+def test_the_models_print_nothing_and_open_one_file():
+    """As CONTRIBUTING.md says: /proc/cpuinfo, which names the CPU."""
+    calls = {
+        (module, name)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if folder_of(module) == "norml" and isinstance(node, ast.Call)
+        for name in (getattr(node.func, "attr", None) or getattr(node.func, "id", None),)
+        if name in {"print", "open", "read_text", "read_bytes", "write_text", "write_bytes"}
+    }
+    assert calls == {("norml.matrix_products", "read_text")}
+
+
 def test_a_command_takes_few_parameters():
     commands = [path for module, path in MODULES.items() if module.startswith("norml_cli.commands.")]
     many = [
