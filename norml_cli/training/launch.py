@@ -1,7 +1,6 @@
 """Start a training for a command: device, compilation, progress, exit codes and cleaning up."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from norml_cli.data.examples import Examples
 from norml_cli.data.splits import SplitName
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
+from norml_cli.files.machine import cpp_compiler
 from norml_cli.registry.resolving import Resolved
 from norml_cli.registry.specs import RunSpec
 from norml_cli.terminal.progress import Follower, RunDisplay
@@ -215,7 +215,6 @@ def _compile(launch: Launch, spec: RunSpec) -> Compile:
 
 def _compile_pays(spec: RunSpec, device: torch.device) -> bool:
     """Whether compiling saves time: it needs a C++ compiler, and longer training the more inner steps there are."""
-    compiler = any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
     protocol = spec.protocol
     long_enough = protocol.outer_steps >= COMPILE_FROM_OUTER_STEPS[device.type] * max(1, spec.steps_of_an_episode)
-    return compiler and long_enough and not protocol.recompute
+    return cpp_compiler() is not None and long_enough and not protocol.recompute

@@ -8,7 +8,6 @@ takes every outer step.
 
 import copy
 import importlib.util
-import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from norml.learner import Learner
 from norml.meta_training import MetaLearner, compiled_meta_gradient, meta_gradient, outer_step
 from norml.update_rules.gradient_descent import GradientDescent
 from norml_cli.files.errors import UserError
+from norml_cli.files.machine import cpp_compiler
 from tests.benchmarks.workloads import adam
 
 Tensors = dict[str, Tensor]
@@ -251,7 +251,7 @@ def usable_engines(*, compiled: bool, all_peers: bool) -> tuple[list[type[Engine
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing and all_peers:
         raise UserError(f"{' and '.join(missing)} not installed; call `nox -s bench`, which installs the peers")
-    if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    if compiled and cpp_compiler() is None:
         raise UserError("torch.compile finds no C++ compiler; install one or add --no-compile")
     left_out = {PEERS[name] for name in missing} | (set() if compiled else set(COMPILED))
     return [engine for engine in ENGINES if engine not in left_out], missing

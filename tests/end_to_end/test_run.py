@@ -492,7 +492,7 @@ def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pyt
         values = SimpleNamespace(outer_steps=outer_steps, recompute=recompute)
         return SimpleNamespace(protocol=values, steps_of_an_episode=inner_steps)
 
-    monkeypatch.setattr(launch.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(launch, "cpp_compiler", lambda: "c++")
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert launch._compile_pays(spec(60_000), cpu)
     assert not launch._compile_pays(spec(600), cpu)
@@ -501,5 +501,5 @@ def test_compiling_pays_for_long_runs_where_there_is_a_compiler(monkeypatch: pyt
     assert launch._compile_pays(spec(60_000), gpu)
     assert launch._compile_pays(spec(10_000), cpu)
     assert not launch._compile_pays(spec(10_000), gpu)  # whose uncompiled step is one launch, too
-    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(launch, "cpp_compiler", lambda: None)
     assert not launch._compile_pays(spec(60_000), cpu)

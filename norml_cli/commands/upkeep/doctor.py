@@ -16,6 +16,7 @@ from norml_cli.data import cache
 from norml_cli.files.atomic import home
 from norml_cli.files.companions import DIVERGED, LOCK
 from norml_cli.files.errors import UserError
+from norml_cli.files.machine import cpp_compiler
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry
@@ -80,9 +81,7 @@ def _installation() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, "must", "not installed", f"pip install {name}")
     yield _cuda()
-    compiler = next(
-        (name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name and shutil.which(name)), None
-    )
+    compiler = cpp_compiler()
     remedy = "" if compiler else "install g++ or clang++; without it, long runs are not compiled and slower"
     yield Finding("C++ compiler", "fine" if compiler else "note", compiler or "none", remedy)
 
