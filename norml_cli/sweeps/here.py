@@ -10,6 +10,7 @@ import psutil
 from typing_extensions import override
 
 from norml_cli.files.companions import Companions
+from norml_cli.files.machine import usable_cores
 from norml_cli.sweeps.cells import Asked, SweepCell
 from norml_cli.sweeps.engine import MOST_ON_A_GPU, Ended, Engine, fault_of
 from norml_cli.sweeps.process import CellProcess
@@ -68,7 +69,7 @@ def as_many_as_pay(asked: Asked) -> int:
     on_gpu = (decides or device not in {"auto", "cpu"}) and _is_gpu(device)
     if at_once is not None:
         return at_once
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     by_memory = psutil.virtual_memory().available // MEMORY_EACH
     by_gpus = MOST_ON_A_GPU * max(1, len(gpus_for(device))) if on_gpu else cores
     return max(1, min(cores // (asked.threads or 1), by_memory, by_gpus))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch.distributed as dist
 
+from norml_cli.files.machine import usable_cores
 from norml_cli.training.ranks import launching
 from norml_cli.training.ranks.joining import store_of_this_start
 from norml_cli.training.ranks.sharing import Ranks
@@ -70,7 +71,7 @@ def require_same_course(found: dict[str, Any], expected: dict[str, Any]) -> None
 # ---------------------------------------------------------------------------------------------- two ranks, by default
 
 
-@pytest.mark.skipif(launching._cores() < 2, reason="needs two cores")
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
 def test_two_devices_learn_what_one_does_and_one_rank_writes(shell: Shell):
     assert shell.norml(*RUN, *UNEVEN, "--results", "alone")[0] == 0
     process = shell.start(*RUN, *UNEVEN, "--devices", "2")
@@ -93,7 +94,7 @@ def test_two_devices_learn_what_one_does_and_one_rank_writes(shell: Shell):
 
 
 def test_more_devices_than_there_are_are_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launching, "_cores", lambda: 2)
+    monkeypatch.setattr(launching, "usable_cores", lambda: 2)
     for command in (RUN, ("pretrain", "made-mini", "--recipe", "resnet12-narrow", "--device", "cpu")):
         code, out, err = shell.norml(*command, "--devices", "3")
         assert (code, out) == (2, "")

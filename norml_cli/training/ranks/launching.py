@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 import psutil
 
 from norml_cli.files.errors import UserError, counted
+from norml_cli.files.machine import usable_cores
 from norml_cli.training.ranks.sharing import Ranks
 from norml_cli.training.stopping import STOPPED_EXIT_CODE
 
@@ -105,12 +106,7 @@ def _require_devices(count: int, device: str) -> None:
     found = device_of(device)
     if found.index is not None and device != "auto":
         raise UserError(f"--devices {count}: --device {device} is a single device; use --device {found.type}")
-    there = torch.cuda.device_count() if found.type == "cuda" else _cores()
+    there = torch.cuda.device_count() if found.type == "cuda" else usable_cores()
     if count > there:
         kind = "CUDA devices" if found.type == "cuda" else "CPU cores"
         raise UserError(f"--devices {count}: this machine has {there} {kind}; use at most {there}")
-
-
-def _cores() -> int:
-    """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
