@@ -81,9 +81,12 @@ class Watch:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def remarks(self) -> list[str]:
-        """Lines to print: one for each kind of note, and one on duplicates."""
-        notes = [f"{what}: {len(places):,}, first {places[0]}" for what, places in sorted(self.noted.items())]
-        return [*notes, self._duplicates()]
+        """Lines to print: the notes, and one on duplicates."""
+        return [*self.notes(), self._duplicates()]
+
+    def notes(self) -> list[str]:
+        """A line for each kind of note."""
+        return [f"{what}: {len(places):,}, first {places[0]}" for what, places in sorted(self.noted.items())]
 
     def _duplicates(self) -> str:
         """A line with the number of pairs of images with the same pixels, within and between splits."""

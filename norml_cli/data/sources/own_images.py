@@ -50,7 +50,7 @@ class OwnImages:
     @property
     def remarks(self) -> list[str]:
         """Lines on odd images among those read, such as images of one colour."""
-        return [f"{what}: {len(places):,}, first {places[0]}" for what, places in sorted(self._watch.noted.items())]
+        return self._watch.notes()
 
 
 def _thumbnail(image: Image.Image) -> bytes:
