@@ -54,17 +54,21 @@ def held(target: Path, *more: Path, waiting: Callable[[str], None] | None = None
 
 
 def is_held(target: Path) -> bool:
-    """Whether another process holds the lock of `target`."""
+    """Whether another process holds the lock of `target`. Removes the lock file that a killed process left."""
     path = lock_path(target)
-    if not path.exists():
-        return False
+    return path.exists() and is_locked(path, clear=True)
+
+
+def is_locked(path: Path, *, clear: bool = False) -> bool:
+    """Whether another process holds the lock file `path`. clear: remove the file if no process does."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except (Timeout, OSError):
         return True
     with suppress(OSError):  # Windows cannot remove an open file
-        path.unlink()  # a killed process left it
+        if clear:
+            path.unlink()
     lock.release()
     return False
 

@@ -16,6 +16,7 @@ from norml_cli.data import cache
 from norml_cli.files.atomic import home
 from norml_cli.files.companions import DIVERGED, LOCK
 from norml_cli.files.errors import UserError
+from norml_cli.files.locks import is_locked
 from norml_cli.files.machine import cpp_compiler
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
@@ -157,7 +158,7 @@ def _leftovers(folder: Path) -> Iterator[Finding]:
             yield Finding("leftover", "note", f"{path}, from a process that was killed or is still writing", remedy)
         elif path.suffix == DIVERGED:
             yield Finding("diverged run", "note", str(path), "run it with other settings, or again with --force")
-        elif path.suffix == LOCK and not _is_free(path):
+        elif path.suffix == LOCK and is_locked(path):
             yield Finding("lock", "note", f"{path} is held", "another norml process is running; wait for it")
     unfinished, damaged = find_unfinished(folder)
     for found in unfinished:
@@ -165,14 +166,3 @@ def _leftovers(folder: Path) -> Iterator[Finding]:
         yield Finding(f"{found.state} training", "note", str(found.path), remedy)
     for line in damaged:
         yield Finding("status", "must", line)
-
-
-def _is_free(lock: Path) -> bool:
-    """Whether no process holds the lock. A killed process leaves its lock file behind."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only needed if there is a lock file
-
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
