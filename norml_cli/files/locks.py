@@ -8,12 +8,12 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
 from norml_cli.files.atomic import clear_leftovers
+from norml_cli.files.clock import now
 from norml_cli.files.companions import lock_path
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import require_regular
@@ -88,7 +88,7 @@ def _acquired(path: Path, target: Path, waiting: Callable[[str], None] | None) -
 
 
 def _this_process() -> str:
-    return f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC).isoformat(timespec='seconds')}"
+    return f"process {os.getpid()} on {platform.node()}, since {now()}"
 
 
 def _holder_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from norml_cli.files.clock import now
 from norml_cli.registry.protocol import Count, Sha256
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.registry.specs import RunSpec
@@ -22,7 +23,6 @@ from norml_cli.results.records import (
     RunRecord,
     Utc,
     checks_intervals,
-    now,
 )
 
 Split = Literal["meta_val", "meta_test"]

@@ -6,12 +6,13 @@ all its content. So a file that was edited, damaged or cut off is an error.
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from norml.statistics import FORMULA, interval_95
+from norml_cli.files.clock import now
 from norml_cli.registry.protocol import Count, Id, Sha256
 from norml_cli.registry.sourced import Model, Text
 from norml_cli.registry.specs import PretrainSpec, RunSpec
@@ -141,11 +142,6 @@ class GitState(Model):
 
     commit: Text | None = Field(description="hash of the commit")
     dirty: bool | None = Field(description="whether the code differed from that commit")
-
-
-def now() -> str:
-    """The current time in UTC, as records write it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +20,7 @@ from pydantic import Field, ValidationError
 from typing_extensions import override
 
 from norml_cli.files.atomic import write_atomically
+from norml_cli.files.clock import now
 from norml_cli.files.companions import STATUS
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.json_files import read_json
@@ -119,7 +119,7 @@ class StatusFile(Follower):
             validation=progress.figures.get("validation"),
             command=command_line(sys.argv[1:]),
             process=Process.own(),
-            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+            updated=now(),
         )
         content = f"{status.model_dump_json(indent=2)}\n".encode()
         with suppress(UserError):  # a training must not fail because of this file; its checkpoint matters

@@ -16,7 +16,6 @@ import platform
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from norml_cli import __version__
 from norml_cli.data.examples import Examples
 from norml_cli.data.fixed_episodes import episode_requests
 from norml_cli.data.preparing import ensure_ready
+from norml_cli.files.clock import now
 from norml_cli.files.companions import Companions
 from norml_cli.registry.reading import load_registry
 from norml_cli.terminal.progress import RunDisplay
@@ -167,7 +167,7 @@ def main() -> None:
         **figures,
         "versions": {"norml": __version__, "python": platform.python_version(), "torch": torch.__version__},
         "git": git.model_dump(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
     }
     arguments.target.parent.mkdir(parents=True, exist_ok=True)
     arguments.target.write_text(json.dumps(record, indent=2) + "\n")
