@@ -36,9 +36,8 @@ class Process(Model):
     """A process on a machine. It names no user and no host."""
 
     pid: int
-    started: float | str | None = Field(
-        description="start time in seconds since 1970; with `pid` it identifies the process. text: written by an "
-        "earlier version; null: unknown"
+    started: float | None = Field(
+        description="start time in seconds since 1970; with `pid` it identifies the process; null: unknown"
     )
     machine: str = Field(description="hash of the machine's name")
 
@@ -50,7 +49,7 @@ class Process(Model):
     def is_alive(self) -> bool:
         """Whether the process is running on this machine."""
         started = _started(self.pid) if self.machine == _machine() else None
-        return started is not None and isinstance(self.started, float) and abs(started - self.started) < CLOCK_STEP_S
+        return started is not None and self.started is not None and abs(started - self.started) < CLOCK_STEP_S
 
 
 class TrainingStatus(Model):

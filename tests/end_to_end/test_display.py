@@ -220,7 +220,7 @@ def test_a_stopped_run_is_paused_at_its_last_step(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"pid": 2**22 + 1}, {"started": "another process's"}, {"machine": "another"}], ids=str
+    "change", [{"pid": 2**22 + 1}, {"started": 0.0}, {"started": None}, {"machine": "another"}], ids=str
 )
 def test_another_process_or_machine_is_not_taken_for_the_running_one(change: dict):
     own = Process.own()
