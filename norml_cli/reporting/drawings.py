@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from norml_cli.reporting.colours import PAGE, light_and_dark
 from norml_cli.results.records import CurvePoint
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # (light, dark): ink, then blue, orange, green, purple, yellow and grey: Okabe & Ito's colours for colour-blind readers,
 # darker or lighter where their contrast would be below 3:1.
 _COLOURS = [
-    ("#1b1f24", "#e6e8ea"),
+    PAGE["ink"],
     ("#0072b2", "#56b4e9"),
     ("#b84e00", "#f08a3c"),
     ("#007a58", "#00b386"),
@@ -170,6 +171,6 @@ def _with_variables(svg: str) -> str:
     """Replace the placeholder colours by variables with a light and a dark value."""
     for number, colour in enumerate(_DRAWN):
         svg = svg.replace(colour, f"var(--c{number})")
-    light, dark = (";".join(f"--c{number}:{pair[which]}" for number, pair in enumerate(_COLOURS)) for which in (0, 1))
+    light, dark = light_and_dark({f"c{number}": pair for number, pair in enumerate(_COLOURS)})
     head, tag, rest = svg.partition("<defs>")
     return f"{head}{_STYLE.format(light=light, dark=dark)}{tag}{rest}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from norml_cli import __version__
 from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.colours import PAGE, light_and_dark
 from norml_cli.reporting.comparison_sheets import comparison_sheet, matrix_sheets
 from norml_cli.reporting.drawings import Bar, Curve, draw_accuracies, draw_curves
 from norml_cli.reporting.formats import percent
@@ -98,12 +99,19 @@ def render_html(
 
 def rendered(template: str, **values: Any) -> str:
     """Render a template of this folder with `values`, which are escaped."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - takes 50 ms to import
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415 - takes 50 ms to import
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    folder = files("norml_cli.reporting")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["cell"] = lambda cell: cell if isinstance(cell, CellText) else CellText(cell)
-    text = files("norml_cli.reporting").joinpath(template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)
+    light, dark = light_and_dark(PAGE)
+    return environment.get_template(template).render(light=light, dark=dark, **values)
 
 
 def places_by_column(grid: Grid) -> list[list[int]]:
