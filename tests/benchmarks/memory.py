@@ -4,9 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from norml_cli.files.errors import UserError
@@ -72,6 +72,4 @@ def _available_bytes(bench: Bench) -> int:
         return int(AVAILABLE_SHARE * torch.cuda.mem_get_info(bench.device)[0])
     if not os.access("/proc/self/clear_refs", os.W_OK):
         raise UserError("the memory section needs Linux's /proc/self/clear_refs; name other sections with --only")
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return int(AVAILABLE_SHARE * 1024 * free_kib)
+    return int(AVAILABLE_SHARE * psutil.virtual_memory().available)

@@ -59,6 +59,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _status_bytes(key: str) -> int:
+    """Read by hand: psutil has neither a high-water mark nor VmData alone on Linux."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 

@@ -1,6 +1,6 @@
 """A long meta-training watched from inside: resident memory, open files, step time and what the display costs.
 
-    python -m tests.trust.long_run results/trust/long-run.json      # minutes; Linux only: reads /proc/self
+    python -m tests.trust.long_run results/trust/long-run.json      # minutes; Linux only: `other_threads_s`
 
 The run is NORML on the embedded glyphs with a learner of a few neurons, so that a step takes milliseconds and what
 leaks by the step would show. Its bar is drawn as on a terminal. Judged over the last two thirds, when caches are warm:
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -51,6 +52,7 @@ VALUES = {
 }
 LARGEST_GROWTH_BYTES = 2 << 20  # chosen: over 20,000 steps; a leak of one small tensor a step (100 bytes) would show
 LARGEST_DISPLAY_SHARE = 0.01
+THIS_PROCESS = psutil.Process()
 
 
 class WatchedDisplay(RunDisplay):
@@ -72,22 +74,19 @@ class WatchedDisplay(RunDisplay):
 
 def resident_bytes() -> int:
     """Memory that the process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(THIS_PROCESS.memory_info().rss)
 
 
 def open_files() -> int:
     """Files, pipes and sockets that the process holds now, the listing itself left out."""
-    return len(list(Path("/proc/self/fd").iterdir())) - 1
+    return int(THIS_PROCESS.num_fds()) - 1
 
 
 def other_threads_s() -> float:
     """CPU seconds of all threads but the main one: the display's refreshing, where torch computes on one thread."""
-    total = 0
-    for folder in Path("/proc/self/task").iterdir():
-        if int(folder.name) != os.getpid():
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+    # On Linux, the main thread has the number of the process.
+    others = (thread for thread in THIS_PROCESS.threads() if thread.id != THIS_PROCESS.pid)
+    return float(sum(thread.user_time + thread.system_time for thread in others))
 
 
 def watched_run(outer_steps: int, home: Path) -> dict[str, Any]:
