@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from norml_cli.data.splits import SPLITS, ClassStream, SplitName
 from norml_cli.files.errors import UserError, reason
 from norml_cli.files.regular import require_regular
-from norml_cli.registry.specs import content_hash
+from norml_cli.registry.specs import json_sha256
 
 FILE_FORM = ("v110", "v110")  # HDF5 1.10; see above
 SLAB_BYTES = 1 << 24  # chosen: `verify` holds 16 MiB of an array at a time
@@ -155,7 +155,7 @@ def content_hash_of(file: h5py.File, kind: Kind) -> str:
     """One hash over the checksums of the arrays, class names and sizes of all splits."""
     parts = [f"{part}/{split}" for part in (kind, "classes") for split in SPLITS]
     parts += [f"sizes/{split}" for split in SPLITS if f"sizes/{split}" in file]
-    return content_hash([text(file[part], "sha256") for part in parts])
+    return json_sha256([text(file[part], "sha256") for part in parts])
 
 
 def array_hash(array: NDArray[Any]) -> str:

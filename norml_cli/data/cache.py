@@ -35,11 +35,11 @@ from norml_cli.files.atomic import home, write_atomically
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry
-from norml_cli.registry.specs import content_hash
+from norml_cli.registry.specs import json_sha256
 
 SCHEMA_VERSION = 1
 
-Status = Literal["missing", "stale", "up to date"]
+Freshness = Literal["missing", "stale", "up to date"]
 
 
 def cache_path(dataset: str) -> Path:
@@ -73,7 +73,7 @@ def fingerprint(entry: DatasetEntry, entry_file: Path) -> str:
     values["content_sha256"] = values.pop("source_sha256")  # its name when the first caches were made
     added = {key: getattr(entry, key) for key in sorted(_NEWER_KEYS)}
     values |= {key: sourced.value for key, sourced in added.items() if sourced is not None}
-    return content_hash({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
+    return json_sha256({**values, "splits": identity(entry, entry_file), "schema_version": SCHEMA_VERSION})
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -133,7 +133,7 @@ class Cache(ArrayFile):
             return EpisodeArrays(*(self._array(file, f"{group}/{part}") for part in ("classes", "examples", "turns")))
 
 
-def status(entry: DatasetEntry, entry_file: Path) -> Status:
+def freshness(entry: DatasetEntry, entry_file: Path) -> Freshness:
     """Whether the cache of `entry` is usable as it is. Raises UserError if the split files cannot be read."""
     if not cache_path(entry.id).exists():
         return "missing"

@@ -23,7 +23,7 @@ from norml_cli.files.companions import FEATURES, WEIGHTS
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.recipes import backbone_path
-from norml_cli.registry.specs import PretrainSpec, content_hash
+from norml_cli.registry.specs import PretrainSpec, json_sha256
 
 SCHEMA_VERSION = 1
 
@@ -77,7 +77,7 @@ def write_features(
                 put_classes(file, "features", split, streams[split], np.float32)
             for part, value in chain.items():
                 put_text(file, part, value)
-            put_text(file, "fingerprint", content_hash(chain))
+            put_text(file, "fingerprint", json_sha256(chain))
             put_text(file, "content_hash", content_hash_of(file, "features"))
 
     write_atomically(backbone_path(spec, seed, FEATURES), write)

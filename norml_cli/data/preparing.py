@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from norml_cli.data.cache import Cache, cache_path, status, write_cache
+from norml_cli.data.cache import Cache, cache_path, freshness, write_cache
 from norml_cli.data.fixed_episodes import EpisodeRequest, episode_requests
 from norml_cli.data.sources import loading as datasets
 from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress
@@ -22,7 +22,7 @@ def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[Episode
     Raises UserError for any other data set that is not prepared, and names the command that prepares it.
     """
     entry, entry_file = registry.dataset(dataset_id), registry.files["datasets", dataset_id]
-    if not datasets.needs_source(entry) and status(entry, entry_file) != "up to date":
+    if not datasets.needs_source(entry) and freshness(entry, entry_file) != "up to date":
         declared = declared_requests(registry, dataset_id)
         wanted = [*dict.fromkeys([*declared, *requests])]
         return make(registry, entry, wanted, source=None, force=False, console=console)
@@ -41,7 +41,7 @@ def make(
     """Make the cache. If another process made it while this one waited for the lock, use that one, unless `force`."""
     entry_file, requests = registry.files["datasets", entry.id], list(requests)
     with held(cache_path(entry.id), waiting=lambda line: console.print(line, highlight=False, soft_wrap=True)):
-        if force or status(entry, entry_file) != "up to date":
+        if force or freshness(entry, entry_file) != "up to date":
             return _prepare(entry, entry_file, requests, source=source, console=console)
     cache = Cache.open(entry, entry_file)
     console.print(f"{entry.id}: up to date ({cache.path.name}), made by another process meanwhile", highlight=False)

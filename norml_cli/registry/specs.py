@@ -34,7 +34,7 @@ class RunSpec(Model):
 
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of all values that are not defaults; equal hashes mean equal protocols."""
-        return content_hash(self.model_dump(mode="json", exclude_defaults=True))
+        return json_sha256(self.model_dump(mode="json", exclude_defaults=True))
 
     @property
     def examples_of_an_outer_step(self) -> int:
@@ -106,10 +106,10 @@ class PretrainSpec(Model):
 
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of all values that are not defaults; equal hashes mean equal pretrainings."""
-        return content_hash(self.model_dump(mode="json", exclude_defaults=True))
+        return json_sha256(self.model_dump(mode="json", exclude_defaults=True))
 
 
-def content_hash(value: Any) -> str:
+def json_sha256(value: Any) -> str:
     """SHA-256 (hex) of a JSON value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

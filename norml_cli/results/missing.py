@@ -10,7 +10,7 @@ from statistics import median
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import TableEntry
 from norml_cli.registry.resolving import Registry, Resolved
-from norml_cli.registry.specs import RunSpec, content_hash
+from norml_cli.registry.specs import RunSpec, json_sha256
 from norml_cli.results.comparisons import places_of
 from norml_cli.results.records import TrainingRecord
 from norml_cli.results.store import Results, read_record
@@ -59,7 +59,7 @@ def grid_name(item: Resolved) -> str | None:
     name = "-".join(re.findall("[a-z0-9]+", " ".join(f"{key} {text}" for key, text in texts.items()).lower()))
     if len(name) <= LONGEST_GRID_NAME and all(re.fullmatch(r'"?[a-z0-9.]+"?', text) for text in texts.values()):
         return name
-    return f"{name[:LONGEST_GRID_NAME].rstrip('-')}-{content_hash(texts)[:8]}"
+    return f"{name[:LONGEST_GRID_NAME].rstrip('-')}-{json_sha256(texts)[:8]}"
 
 
 def plan_runs(results: Results, items: Sequence[Resolved], seeds: Sequence[int]) -> Plan:

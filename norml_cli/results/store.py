@@ -18,7 +18,7 @@ from norml_cli.files.regular import NotRegular
 from norml_cli.registry.faults import fault_lines
 from norml_cli.registry.protocol import OTHER_PROTOCOLS, PRETRAINING, RESERVED_IDS, SPEED, STUDIES
 from norml_cli.registry.resolving import Resolved
-from norml_cli.registry.specs import PretrainSpec, RunSpec, content_hash
+from norml_cli.registry.specs import PretrainSpec, RunSpec, json_sha256
 from norml_cli.results.evaluations import Card, EvaluationRecord
 from norml_cli.results.records import SCHEMA_VERSION, Document, PretrainingRecord, RunRecord, TrialRecord
 
@@ -191,7 +191,7 @@ def evaluated_run(path: Path) -> Path:
 def _named(values: Mapping[str, Any]) -> str:
     texts = {key: json.dumps(value) for key, value in values.items()}
     name = ",".join(f"{key}={re.sub('[^a-zA-Z0-9.+-]+', '_', text).strip('_')}" for key, text in texts.items())
-    return f"{name[:_LONGEST_NAME]}~{content_hash(texts)[:8]}" if len(name) > _LONGEST_NAME else name
+    return f"{name[:_LONGEST_NAME]}~{json_sha256(texts)[:8]}" if len(name) > _LONGEST_NAME else name
 
 
 def write_record(path: Path, record: Document) -> None:
@@ -210,7 +210,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
     Canonical JSON has sorted keys, no spaces, and numbers as Python writes them. So the digest does not depend on
     order and layout, but on every value.
     """
-    return content_hash({key: value for key, value in content.items() if key != "digest"})
+    return json_sha256({key: value for key, value in content.items() if key != "digest"})
 
 
 def read_record(path: Path, *, intervals: bool = True) -> RunRecord:

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from norml_cli.data.cache import Cache, cache_path, status
+from norml_cli.data.cache import Cache, cache_path, freshness
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.companions import FEATURES, WEIGHTS
 from norml_cli.files.errors import UserError, plain
@@ -147,7 +147,7 @@ class _Plan:
         path = cache_path(spec.dataset)
         if path not in self.needed:
             entry, entry_file = self._registry.dataset(spec.dataset), self._registry.files["datasets", spec.dataset]
-            state, source = status(entry, entry_file), self._asked.source
+            state, source = freshness(entry, entry_file), self._asked.source
             if state == "up to date" or (self._asked.where.fetch and not datasets.needs_source(entry)):
                 return ()
             if state == "stale" or self._asked.where.fetch or (source is None and not datasets.is_downloaded(entry)):

@@ -28,14 +28,14 @@ _SPLITS = {"meta_train": "meta-training", "meta_val": "meta-validation", "meta_t
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of one phase. rate: `done` per second; 0: not known yet. figures: loss and accuracies by name."""
+    """Progress of one phase. rate: `done` per second; 0: not known yet. numbers: loss and accuracies by name."""
 
     phase: str
     done: int
     total: int
     rate: float
     speed: str
-    figures: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
@@ -44,12 +44,12 @@ class Progress:
 
     @property
     def notes(self) -> list[str]:
-        """Speed and figures as short texts for people."""
+        """Speed and numbers as short texts for people."""
         parts = [self.speed] if self.speed else []
-        if "loss" in self.figures:
-            parts.append(f"loss {self.figures['loss']:.3f}")
-        if "validation" in self.figures:
-            parts.append(f"meta-val {100 * self.figures['validation']:.1f}%")
+        if "loss" in self.numbers:
+            parts.append(f"loss {self.numbers['loss']:.3f}")
+        if "validation" in self.numbers:
+            parts.append(f"meta-val {100 * self.numbers['validation']:.1f}%")
         return parts
 
 
@@ -149,15 +149,15 @@ class RunDisplay:
     def training(self, step: int, outer_steps: int, loss: float, validation: float | None) -> None:
         """Show that meta-training is at `step` of `outer_steps`."""
         rate = self._rate("meta-training", step)
-        figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
-        self._show(Progress("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", figures))
+        numbers = {"loss": loss} | ({} if validation is None else {"validation": validation})
+        self._show(Progress("meta-training", step, outer_steps, rate, f"{rate:.1f} steps/s" if rate else "", numbers))
 
     def pretraining(self, step: int, steps: int, batch_size: int, loss: float, validation: float | None) -> None:
         """Show that pretraining is at `step` of `steps`, each of `batch_size` images."""
         rate = self._rate("pretraining", step)
-        figures = {"loss": loss} | ({} if validation is None else {"validation": validation})
+        numbers = {"loss": loss} | ({} if validation is None else {"validation": validation})
         self._show(
-            Progress("pretraining", step, steps, rate, f"{rate * batch_size:,.0f} images/s" if rate else "", figures)
+            Progress("pretraining", step, steps, rate, f"{rate * batch_size:,.0f} images/s" if rate else "", numbers)
         )
 
     def reading(self, done: int, images: int) -> None:
@@ -251,7 +251,7 @@ class RunDisplay:
                 "per_s": progress.rate,
             }
             values["seconds_left"] = progress.seconds_left
-            self._console.event("progress", title=self._title, **values, **progress.figures)
+            self._console.event("progress", title=self._title, **values, **progress.numbers)
             return
         note = "".join(f", {part}" for part in progress.notes)
         left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""

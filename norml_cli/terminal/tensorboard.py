@@ -34,8 +34,8 @@ class EventFiles(Follower):
 
     @override
     def progressed(self, progress: Progress) -> None:
-        if "loss" in progress.figures:
-            self._add("loss/query, last look", progress.figures["loss"], progress.done)
+        if "loss" in progress.numbers:
+            self._add("loss/query, last look", progress.numbers["loss"], progress.done)
             self._add("speed/outer steps a second", progress.rate, progress.done)
 
     @override

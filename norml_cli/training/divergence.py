@@ -19,7 +19,7 @@ from norml_cli.files.atomic import write_atomically
 from norml_cli.files.errors import UserError, counted
 from norml_cli.files.json_files import read_json
 
-MOST_LOOKS = 9  # evaluations of the support loss along the inner loop, each with its own adaptation
+MOST_POINTS = 9  # evaluations of the support loss along the inner loop, each with its own adaptation
 GROWN = 10.0  # chosen: guessing among N classes has loss log N; ten times that cannot come from the inner loop
 
 
@@ -37,8 +37,8 @@ def require_finite(module: torch.nn.Module, name: str, when: str, advice: str) -
 @torch.no_grad()
 def diverging_loop(meta_learner: MetaLearner, batch: EpisodeBatch, inner_steps: int) -> str:
     """Which loop diverged and what to change, found from the support loss along this batch's inner loop."""
-    looks = min(MOST_LOOKS, inner_steps + 1)
-    steps = sorted({round(look * inner_steps / max(1, looks - 1)) for look in range(looks)})
+    points = min(MOST_POINTS, inner_steps + 1)
+    steps = sorted({round(point * inner_steps / max(1, points - 1)) for point in range(points)})
     losses = [_support_loss(meta_learner, batch, step) for step in steps]
     n_way = int(batch.support_y.max()) + 1
     if not losses[0] < GROWN * math.log(max(2, n_way)):

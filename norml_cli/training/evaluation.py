@@ -19,7 +19,7 @@ from norml_cli.registry.specs import RunSpec
 from norml_cli.results.records import OfClass
 from norml_cli.training.ranks.sharing import Ranks
 
-EPISODES_BETWEEN_LOOKS = 320  # episodes between updates of the display and checks for a stop request
+EPISODES_BETWEEN_UPDATES = 320  # episodes between updates of the display and checks for a stop request
 EPISODES_AT_ONCE = {"cpu": 32, "cuda": 320}  # chosen: large batches suit a GPU's launches, small ones a CPU's caches
 
 
@@ -72,10 +72,10 @@ def count_correct(
     query_logits = partial(model, inner_steps=spec.protocol.inner_steps_test)
     total, at_once = len(episodes.indices), EPISODES_AT_ONCE[device.type]
     counts = torch.zeros(total, dtype=torch.int64, device=device)
-    between_looks = EPISODES_BETWEEN_LOOKS * ranks.size
-    for look in range(0, total, between_looks):
-        on_progress(look, total)
-        for start in range(look, min(look + between_looks, total), at_once)[ranks.rank :: ranks.size]:
+    between_updates = EPISODES_BETWEEN_UPDATES * ranks.size
+    for done in range(0, total, between_updates):
+        on_progress(done, total)
+        for start in range(done, min(done + between_updates, total), at_once)[ranks.rank :: ranks.size]:
             group = slice(start, min(start + at_once, total))
             counts[group] = correct_counts(
                 query_logits, episodes.pool, episodes.indices[group], k_shot=spec.shots, episodes_at_once=at_once

@@ -32,7 +32,7 @@ from norml_cli.training.stopping import Stopped, StoppedAtOnce, StopRequest
 
 CHECKPOINT_EVERY_S = 30.0  # chosen: a kill loses at most half a minute, and saving takes under 1% of the time
 SHOW_EVERY_S = 0.2  # chosen: looks live and costs little compared with a step
-STEPS_BETWEEN_LOOKS = 25  # steps between two checks of the loss, because each check waits for the GPU
+STEPS_BETWEEN_CHECKS = 25  # steps between two checks of the loss, because each check waits for the GPU
 
 
 @dataclass
@@ -313,5 +313,5 @@ class Training(ABC):
 
 def steps_ahead(step: int, validates_at: Callable[[int], bool]) -> int:
     """Number of steps after `step` before the loss is checked."""
-    ahead = range(1, STEPS_BETWEEN_LOOKS)
-    return next((count for count in ahead if validates_at(step + count)), STEPS_BETWEEN_LOOKS)
+    ahead = range(1, STEPS_BETWEEN_CHECKS)
+    return next((count for count in ahead if validates_at(step + count)), STEPS_BETWEEN_CHECKS)

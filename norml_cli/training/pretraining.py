@@ -198,10 +198,10 @@ class Pretraining(Training):
     def _outputs(self, model: nn.Module, width: int, images: Tensor, rows: Tensor, split: str) -> Tensor:
         """Outputs of `model` for the images at `rows` [n]: float32 [n, width]. Ranks take turns at batches."""
         ranks, outputs = self._ranks, torch.zeros(len(rows), width, device=self.device)
-        for look in range(0, len(rows), EVALUATED_TOGETHER * ranks.size):
+        for done in range(0, len(rows), EVALUATED_TOGETHER * ranks.size):
             self.obey()
-            self.display.embedding(split, look, len(rows))
-            start = look + EVALUATED_TOGETHER * ranks.rank
+            self.display.embedding(split, done, len(rows))
+            start = done + EVALUATED_TOGETHER * ranks.rank
             batch = slice(start, start + EVALUATED_TOGETHER)
             if start < len(rows):
                 with computed_in(self._precision, self.device):

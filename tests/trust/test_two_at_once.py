@@ -87,14 +87,14 @@ def test_a_second_preparing_waits_and_says_for_whom(shell: Shell, another_proces
 def test_two_preparings_of_one_data_set_make_it_once(monkeypatch: pytest.MonkeyPatch):
     registry, reads = load_registry(None), []
     read, both, looked = omniglot.read, threading.Barrier(2, timeout=60), threading.local()
-    status = prepare.__globals__["status"]
+    freshness = prepare.__globals__["freshness"]
 
     def counted(*arguments: object) -> object:
         reads.append(arguments)
         return read(*arguments)
 
     def first_look(*arguments: object) -> object:
-        found = status(*arguments)
+        found = freshness(*arguments)
         if not hasattr(looked, "once"):
             looked.once = True
             both.wait()  # both have seen that there is no cache
@@ -107,7 +107,7 @@ def test_two_preparings_of_one_data_set_make_it_once(monkeypatch: pytest.MonkeyP
         return console.file.getvalue()
 
     monkeypatch.setattr(omniglot, "read", counted)
-    monkeypatch.setitem(prepare.__globals__, "status", first_look)
+    monkeypatch.setitem(prepare.__globals__, "freshness", first_look)
     with ThreadPoolExecutor() as threads:
         texts = sorted(threads.map(prepared, range(2)))
     assert len(reads) == 1

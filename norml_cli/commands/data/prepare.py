@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from norml_cli.data.cache import Cache, cache_path, status
+from norml_cli.data.cache import Cache, cache_path, freshness
 from norml_cli.data.preparing import declared_requests, hashes, make
 from norml_cli.data.sources import loading as datasets
 from norml_cli.files.errors import UserError
@@ -28,7 +28,7 @@ def prepare(
         return
     if source is not None and not datasets.needs_source(entry):
         raise UserError(f"--source: '{dataset_id}' is built in and reads no files; leave --source out")
-    state = "missing" if force else status(entry, entry_file)  # with --force, an old cache may be damaged
+    state = "missing" if force else freshness(entry, entry_file)  # with --force, an old cache may be damaged
     if state == "up to date":
         cache = Cache.open(entry, entry_file)
         unread = "" if source is None else "; --source was not read, use --force to read it"

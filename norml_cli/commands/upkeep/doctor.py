@@ -128,7 +128,7 @@ def _caches(registry: Registry) -> Iterator[Finding]:
     for id_, entry in registry.datasets.items():
         prepare = suggested(f"norml prepare {id_}")
         try:
-            state = cache.status(entry, registry.files["datasets", id_])
+            state = cache.freshness(entry, registry.files["datasets", id_])
             if state == "missing":
                 yield Finding(f"cache of {id_}", "note", "not prepared", f"run {prepare} before you use it")
                 continue

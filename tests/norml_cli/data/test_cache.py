@@ -18,7 +18,7 @@ import yaml
 
 from norml_cli.data import array_files
 from norml_cli.data import cache as cache_module
-from norml_cli.data.cache import Cache, cache_path, fingerprint, home, status, write_cache
+from norml_cli.data.cache import Cache, cache_path, fingerprint, freshness, home, write_cache
 from norml_cli.data.fixed_episodes import EpisodeArrays, EpisodeRequest, drawn, episode_requests
 from norml_cli.data.splits import SPLITS, ImageClasses, LoadedDataset
 from norml_cli.files.errors import UserError
@@ -82,7 +82,7 @@ def test_what_goes_in_comes_out(entry_file: Path):
     for part in ("classes", "examples", "turns"):
         assert (getattr(stored, part) == getattr(episodes(), part)).all()
     assert stored.hash() == episodes().hash()
-    assert status(ENTRY, entry_file) == "up to date"
+    assert freshness(ENTRY, entry_file) == "up to date"
     assert files() == ["made-omniglot.h5"]
 
 
@@ -300,7 +300,7 @@ def test_whatever_decides_the_content_changes_the_fingerprint(entry_file: Path, 
     written(entry_file)
     other = synthetic.entry(**change)
     assert fingerprint(other, entry_file) != fingerprint(ENTRY, entry_file)
-    assert status(other, entry_file) == "stale"
+    assert freshness(other, entry_file) == "stale"
     with pytest.raises(
         UserError,
         match=r"does not match the current entry 'made-omniglot'; .*norml prepare made-omniglot --force",
@@ -332,7 +332,7 @@ def test_the_content_of_split_files_is_part_of_the_fingerprint(tmp_path: Path):
 def test_another_schema_is_told(entry_file: Path, monkeypatch: pytest.MonkeyPatch):
     written(entry_file)
     monkeypatch.setattr(cache_module, "SCHEMA_VERSION", 2)
-    assert status(ENTRY, entry_file) == "stale"
+    assert freshness(ENTRY, entry_file) == "stale"
     with pytest.raises(UserError, match=r"has schema version 1, but this norml reads 2; .* --force"):
         Cache.open(ENTRY, entry_file)
 
@@ -341,7 +341,7 @@ def test_another_schema_is_told(entry_file: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_cache_names_the_command(entry_file: Path):
-    assert status(ENTRY, entry_file) == "missing"
+    assert freshness(ENTRY, entry_file) == "missing"
     with pytest.raises(
         UserError, match=r"'made-omniglot' is not prepared; run `norml prepare made-omniglot`.*--source"
     ):
@@ -380,7 +380,7 @@ def test_a_flipped_bit_anywhere_is_told_and_never_hangs(entry_file: Path):
     data = cache.path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(data), 300).tolist():
         flip(cache.path, place)
-        status(ENTRY, entry_file)
+        freshness(ENTRY, entry_file)
         try:
             Cache.open(ENTRY, entry_file).verify()
         except UserError as error:
@@ -392,7 +392,7 @@ def test_a_flipped_bit_anywhere_is_told_and_never_hangs(entry_file: Path):
 def test_a_truncated_cache_is_told(entry_file: Path, size: int):
     path = written(entry_file).path
     path.write_bytes(path.read_bytes()[:size])
-    assert status(ENTRY, entry_file) == "stale"
+    assert freshness(ENTRY, entry_file) == "stale"
     with pytest.raises(UserError, match=r"made-omniglot\.h5: not a readable cache .*--force"):
         Cache.open(ENTRY, entry_file)
 
@@ -401,7 +401,7 @@ def test_another_hdf5_file_is_told(entry_file: Path):
     home().mkdir()
     with h5py.File(cache_path(ENTRY.id), "w") as file:
         file["x"] = 1
-    assert status(ENTRY, entry_file) == "stale"
+    assert freshness(ENTRY, entry_file) == "stale"
     with pytest.raises(UserError, match="--force"):
         Cache.open(ENTRY, entry_file)
 

@@ -10,7 +10,7 @@ from norml_cli.registry.reading import builtin_registry, read_registry
 from norml_cli.registry.rules.gradient_descent import GradientDescentSettings
 from norml_cli.registry.rules.nodal_lstm import NodalLstmSettings
 from norml_cli.registry.sourced import Model
-from norml_cli.registry.specs import RunSpec, content_hash
+from norml_cli.registry.specs import RunSpec, json_sha256
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_rule_of_another_algorithm_is_refused(registry):
 def test_hash_is_stable_under_key_order(spec):
     content = reversed_keys(spec.model_dump(mode="json"))
     assert RunSpec.model_validate(content).hash() == spec.hash()
-    assert content_hash(reversed_keys(spec.model_dump(mode="json", exclude_defaults=True))) == spec.hash()
+    assert json_sha256(reversed_keys(spec.model_dump(mode="json", exclude_defaults=True))) == spec.hash()
 
 
 def test_the_hash_leaves_defaults_out_so_a_new_key_changes_no_old_hash(spec):
@@ -86,23 +86,21 @@ def test_the_hash_leaves_defaults_out_so_a_new_key_changes_no_old_hash(spec):
     for key in ("layer_rates", "channel_summary"):
         content["rule"].pop(key, None)
     assert RunSpec.model_validate(content) == spec
-    assert content_hash(content) == spec.hash()
+    assert json_sha256(content) == spec.hash()
 
 
 def test_hash_changes_with_any_value(spec):
     content = spec.model_dump(mode="json")
     paths = list(leaves(content))
     assert len(paths) >= len(Protocol.model_fields) + 6
-    hashes = {content_hash(changed(content, path)) for path in paths}
+    hashes = {json_sha256(changed(content, path)) for path in paths}
     assert len(hashes | {spec.hash()}) == len(paths) + 1
 
 
 def test_hash_of_a_known_value():
     # sha256 of {"a":1,"b":[0.4,null]}, by `printf '{"a":1,"b":[0.4,null]}' | sha256sum`
-    assert content_hash({"b": [0.4, None], "a": 1}) == content_hash({"a": 1, "b": [0.4, None]})
-    assert (
-        content_hash({"a": 1, "b": [0.4, None]}) == "74aec8341b6f003bd05a9649b96adb87c2e581a4dee8c0f60c5e8244a68d7087"
-    )
+    assert json_sha256({"b": [0.4, None], "a": 1}) == json_sha256({"a": 1, "b": [0.4, None]})
+    assert json_sha256({"a": 1, "b": [0.4, None]}) == "74aec8341b6f003bd05a9649b96adb87c2e581a4dee8c0f60c5e8244a68d7087"
 
 
 def test_specs_cannot_be_changed(spec):

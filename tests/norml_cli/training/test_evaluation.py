@@ -31,20 +31,20 @@ class OneOfThree(Ranks):
         self.rank = rank
 
 
-def test_ranks_count_every_episode_once_and_look_as_often_as_each_other():
+def test_ranks_count_every_episode_once_and_tell_as_often_as_each_other():
     spec = load_registry().resolve("nearest-centroid", "glyphs-5way", 1).spec
     draw = {"n_classes": 8, "n_examples": 6, "n_way": 5, "examples_per_class": 2, "rotations": False}
     images = torch.randint(0, 256, (8, 6, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pool = ExamplePool.of_images(images, rotations=False)
     indices = sample_indices(**draw, n_episodes=1000, generator=torch.Generator().manual_seed(1))
-    episodes, looks = FixedEpisodes(pool, indices, "hash", []), []
+    episodes, calls = FixedEpisodes(pool, indices, "hash", []), []
 
     def counted(ranks: Ranks) -> np.ndarray:
-        looks.append([])
-        return count_correct(NearestCentroid("euclidean"), spec, episodes, lambda *at: looks[-1].append(at), ranks)
+        calls.append([])
+        return count_correct(NearestCentroid("euclidean"), spec, episodes, lambda *at: calls[-1].append(at), ranks)
 
     whole = counted(Ranks())
     parts = [counted(OneOfThree(rank)) for rank in range(3)]
     assert (np.sum(parts, axis=0) == whole).all()
     assert sum((part > 0) for part in parts).max() == 1  # each episode by one rank
-    assert [len(each) for each in looks] == [4, 2, 2, 2]
+    assert [len(each) for each in calls] == [4, 2, 2, 2]
