@@ -36,6 +36,7 @@ from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.specs import json_sha256
+from norml_cli.results.records import DatasetIdentity
 
 SCHEMA_VERSION = 1
 
@@ -111,6 +112,12 @@ class Cache(ArrayFile):
                 dataset=entry.id,
                 source_sha256=text(file, "source_sha256") if "source_sha256" in file.attrs else None,
             )
+
+    def identity(self, features: str | None = None) -> DatasetIdentity:
+        """What records say of the data. features: fingerprint of the features in place of the images, if any."""
+        return DatasetIdentity(
+            id=self.dataset, fingerprint=self.fingerprint, content_hash=self.content_hash, features=features
+        )
 
     def images(self, split: SplitName) -> NDArray[np.uint8]:
         """Load a split: uint8 [C, P, height, width] with ink = 255, or [C, P, height, width, 3] in colour.

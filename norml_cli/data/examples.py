@@ -41,12 +41,7 @@ class Examples:
     @property
     def identity(self) -> DatasetIdentity:
         """The identity that records store."""
-        return DatasetIdentity(
-            id=self.cache.dataset,
-            fingerprint=self.cache.fingerprint,
-            content_hash=self.cache.content_hash,
-            features=None if self.features is None else self.features.fingerprint,
-        )
+        return self.cache.identity(None if self.features is None else self.features.fingerprint)
 
     def pool(self, split: SplitName, *, rotations: bool, device: torch.device) -> ExamplePool:
         """The examples of a split, all on `device`. Raises UserError if they are damaged."""

@@ -20,11 +20,11 @@ from norml_cli.files.errors import UserError
 from norml_cli.registry.recipes import backbone_path, resolve_recipe
 from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import PretrainSpec
-from norml_cli.results.records import DatasetIdentity, RunRecord
+from norml_cli.results.records import RunRecord
 from norml_cli.training.build import build_backbone_classifier
 from norml_cli.training.checkpoints import identity_of, read_checkpoint
 from norml_cli.training.precision import computed_in, precision_on
-from norml_cli.training.pretraining import trial_step
+from norml_cli.training.pretraining import Pretraining, trial_step
 
 OnSplitProgress = Callable[[str, int, int], None]  # called with (split, done, images); may raise to stop
 
@@ -34,10 +34,9 @@ def read_backbone(path: Path, spec: PretrainSpec, seed: int, cache: Cache, devic
 
     Raises UserError if the weights are damaged or belong to another recipe, seed or data.
     """
-    dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
-    content = read_checkpoint(path, identity_of(spec, seed, dataset))
+    content = read_checkpoint(path, identity_of(spec, seed, cache.identity()))
     classifier = build_backbone_classifier(spec.values, len(cache.sizes("meta_train")), generator=None)
-    classifier.load_state_dict(content["classifier"])
+    classifier.load_state_dict(content[Pretraining.weights_key])
     return classifier.backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]  # missing in torch's stubs
 
 

@@ -27,7 +27,7 @@ from norml_cli.data.image_batches import EVALUATED_TOGETHER, ImageBatches, resid
 from norml_cli.files.errors import counted
 from norml_cli.registry.protocol import HELD_OUT_EVERY, Recipe
 from norml_cli.registry.specs import PretrainSpec
-from norml_cli.results.records import Accuracy, Course, DatasetIdentity, PretrainingCost, PretrainingPoint
+from norml_cli.results.records import Accuracy, Course, PretrainingCost, PretrainingPoint
 from norml_cli.training.build import build_backbone_classifier, generator_for
 from norml_cli.training.loop import Setting, Training
 from norml_cli.training.precision import computed_in, precision_on
@@ -49,8 +49,7 @@ class Pretraining(Training):
     def __init__(self, spec: PretrainSpec, cache: Cache, setting: Setting) -> None:
         """Build the network, load the images, and resume from the checkpoint if there is one. Raises UserError."""
         recipe = spec.values
-        dataset = DatasetIdentity(id=spec.dataset, fingerprint=cache.fingerprint, content_hash=cache.content_hash)
-        super().__init__(spec, setting, dataset, name=spec.recipe, steps=recipe.steps)
+        super().__init__(spec, setting, cache.identity(), name=spec.recipe, steps=recipe.steps)
         self.spec = spec
         self._validation_steps = validation_steps(recipe)
         self._load_images(cache)

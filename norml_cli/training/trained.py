@@ -33,6 +33,7 @@ from norml_cli.training.build import build_method
 from norml_cli.training.checkpoints import identity_of, read_checkpoint, read_published
 from norml_cli.training.evaluation import FixedEpisodes, count_correct, multiplying_as_declared
 from norml_cli.training.resources import use_threads
+from norml_cli.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def stored_state(path: Path, record: RunRecord) -> Mapping[str, torch.Tensor]:
     if not weights.exists():
         raise UserError(f"{weights}: no such file, and no published weights; make them with: {again(record)}")
     content = read_checkpoint(weights, identity_of(record.spec, record.seed, record.dataset))
-    state = content.get("meta_learner")
+    state = content.get(Run.weights_key)
     if not isinstance(state, Mapping):
         raise UserError(f"{weights}: holds no weights of this run; run it again with --force")
     return state
