@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
+from norml_cli.files.companions import PART
 from norml_cli.files.errors import UserError
 from norml_cli.files.regular import NotRegular, open_regular, require_regular
 
@@ -50,7 +51,7 @@ def _prepared(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Calla
         place = Path(os.path.realpath(path))
         before = _stat(place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=PART, dir=place.parent)
     except OSError as error:
         remedy = "name another file" if isinstance(error, NotRegular) else "choose a folder you may write to"
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
@@ -76,7 +77,7 @@ def home() -> Path:
 
 def clear_leftovers(folder: Path, stem: str) -> None:
     """Remove the temporary files that killed writers of `stem` left in `folder`. The caller must hold the lock."""
-    for leftover in folder.glob(f".{glob.escape(stem)}.*.part"):
+    for leftover in folder.glob(f".{glob.escape(stem)}.*{PART}"):
         with suppress(OSError):  # a file that cannot be removed does no harm
             leftover.unlink()
 

@@ -16,6 +16,7 @@ STATUS = ".status"  # a training's progress, for `norml status`
 DIVERGED = ".diverged"  # why a training diverged
 FEATURES = ".features.h5"  # a pretrained backbone's features of every image
 LOCK = ".lock"
+PART = ".part"  # any of these files while it is written
 EVALUATIONS = "-evaluations"  # after a record's stem: the folder of its evaluations
 INSPECTION = "-inspection"  # the same, of its inspection
 INSPECTED = "inspection.json"  # in a folder of `norml inspect`: which weights it shows, and most of its numbers

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from norml_cli.data import cache
 from norml_cli.files.atomic import home
-from norml_cli.files.companions import DIVERGED, LOCK
+from norml_cli.files.companions import DIVERGED, LOCK, PART
 from norml_cli.files.errors import UserError
 from norml_cli.files.locks import is_locked
 from norml_cli.files.machine import cpp_compiler
@@ -153,7 +153,7 @@ def _records(results: Path) -> Iterator[Finding]:
 def _leftovers(folder: Path) -> Iterator[Finding]:
     """Files left by killed, stopped or diverged processes."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix == ".part":
+        if path.suffix == PART:
             remedy = "the next command that writes there removes it"
             yield Finding("leftover", "note", f"{path}, from a process that was killed or is still writing", remedy)
         elif path.suffix == DIVERGED:
