@@ -14,6 +14,7 @@ from norml_cli.data.splits import SPLITS, LoadedDataset, OnProgress
 from norml_cli.files.locks import held
 from norml_cli.registry.entries import DatasetEntry
 from norml_cli.registry.resolving import Registry
+from norml_cli.terminal.output import print_line
 
 
 def ensure_ready(registry: Registry, dataset_id: str, requests: Iterable[EpisodeRequest], console: Console) -> Cache:
@@ -40,11 +41,11 @@ def make(
 ) -> Cache:
     """Make the cache. If another process made it while this one waited for the lock, use that one, unless `force`."""
     entry_file, requests = registry.files["datasets", entry.id], list(requests)
-    with held(cache_path(entry.id), waiting=lambda line: console.print(line, highlight=False, soft_wrap=True)):
+    with held(cache_path(entry.id), waiting=lambda line: print_line(line, console)):
         if force or freshness(entry, entry_file) != "up to date":
             return _prepare(entry, entry_file, requests, source=source, console=console)
     cache = Cache.open(entry, entry_file)
-    console.print(f"{entry.id}: up to date ({cache.path.name}), made by another process meanwhile", highlight=False)
+    print_line(f"{entry.id}: up to date ({cache.path.name}), made by another process meanwhile", console)
     return cache
 
 
@@ -64,7 +65,7 @@ def _prepare(
     made = f"{_classes(loaded)} classes, {len(requests)} sets of fixed episodes"
     size = f"{cache.path.stat().st_size / 1e6:.0f} MB in {seconds:.1f} s"
     for line in (f"{made}, {size} ({loaded.source})", *loaded.remarks(), *hashes(cache)):
-        console.print(f"{entry.id}: {line}", highlight=False, soft_wrap=True)
+        print_line(f"{entry.id}: {line}", console)
     return cache
 
 

@@ -24,7 +24,7 @@ from norml_cli.results.store import Results
 from norml_cli.sweeps.cells import Asked, SweepCell, cells_of, told
 from norml_cli.sweeps.engine import TO_STOP, TO_STOP_AT_ONCE, Ended, Engine
 from norml_cli.sweeps.here import Here, as_many_as_pay, gpus_for
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.terminal.progress import RunDisplay, duration
 from norml_cli.terminal.status_files import read_status
 from norml_cli.training.stopping import STOPPED_EXIT_CODE, Stopped, StopRequest
@@ -95,7 +95,7 @@ def _print_plan(title: str, cells: Sequence[SweepCell], n_finished: int, at_once
         takes = "" if cell.expected_s is None else f": about {duration(cell.expected_s)}"
         lines.append(f"  {cell.title}{takes}")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line, console)
 
 
 class Sweep:

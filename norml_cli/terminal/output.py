@@ -25,10 +25,15 @@ def print_text(text: str, console: Console) -> None:
     console.out(writable(text, console.encoding), end="", highlight=False)
 
 
+def print_line(line: str, console: Console) -> None:
+    """Write `line` as it is: no markup, and the terminal wraps it."""
+    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def name_left_out(faults: Iterable[str]) -> None:
     """Name on standard error what a list leaves out, so that standard output holds the list alone."""
     for line in "\n".join(faults).splitlines():
-        Console(stderr=True).print(f"left out: {line}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"left out: {line}", Console(stderr=True))
 
 
 class Output(Console):

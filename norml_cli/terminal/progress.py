@@ -15,7 +15,7 @@ from rich.progress import ProgressColumn, Task, TaskID
 from rich.text import Text
 from typing_extensions import override
 
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 
 REFRESHES_PER_S = 2  # each takes 1.5 ms of CPU: Rich's default of 10 would cost over 1% of a run's time
 BAR_WIDTH, MIN_BAR_WIDTH = 20, 4  # characters; a shorter bar would show nothing
@@ -187,7 +187,7 @@ class RunDisplay:
         if isinstance(self._console, Output) and self._as_json:
             self._console.event("line", title=self._title, line=line)
         else:
-            self._console.print(f"{self._title}: {line}", highlight=False, markup=False, soft_wrap=True)
+            print_line(f"{self._title}: {line}", self._console)
 
     def counting(self, phase: str, done: int, total: int, unit: str) -> None:
         """Show that `phase` is at `done` of `total`, counted in `unit`."""

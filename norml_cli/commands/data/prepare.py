@@ -8,7 +8,7 @@ from norml_cli.data.sources import loading as datasets
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import suggested
 from norml_cli.registry.resolving import Registry
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 
 
 def prepare(
@@ -23,7 +23,7 @@ def prepare(
     if verify:
         cache = Cache.open(entry, entry_file)
         for line in (f"verified, all {cache.verify()} checksums are right", *hashes(cache)):
-            console.print(f"{dataset_id}: {line}", highlight=False, soft_wrap=True)
+            print_line(f"{dataset_id}: {line}", console)
         console.result(_result("verified", cache))
         return
     if source is not None and not datasets.needs_source(entry):
@@ -32,7 +32,7 @@ def prepare(
     if state == "up to date":
         cache = Cache.open(entry, entry_file)
         unread = "" if source is None else "; --source was not read, use --force to read it"
-        console.print(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){unread}", highlight=False)
+        print_line(f"{dataset_id}: up to date ({cache_path(dataset_id).name}){unread}", console)
         console.result(_result("up to date", cache))
         return
     if state == "stale":
@@ -49,7 +49,7 @@ def suggest_benchmark(registry: Registry, dataset_id: str, console: Output) -> N
     if dataset_id not in {bench.dataset for bench in registry.benchmarks.values()}:
         like = LIKE[registry.dataset(dataset_id).in_colour]
         command = suggested(f"norml new benchmark NAME --like {like} --dataset {dataset_id}")
-        console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"next: {command}", console)
 
 
 def _result(state: str, cache: Cache) -> dict[str, str | None]:

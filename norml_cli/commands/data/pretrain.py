@@ -19,7 +19,7 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.results.records import PretrainingRecord
 from norml_cli.results.store import Results, read_pretraining, write_record
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.embedding import feature_streams, read_backbone
 from norml_cli.training.launch import Launch, TrainingNames, launched
@@ -55,7 +55,7 @@ def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, co
             _train(resolved, cache, launch, record_at, console)
         else:
             ranks.of_first(Companions(weights_at).tidy)
-            console.print(f"{spec.recipe}: already pretrained; --force pretrains again", highlight=False)
+            print_line(f"{spec.recipe}: already pretrained; --force pretrains again", console)
         if not ranks.is_first:
             return {}  # only the first rank makes the features
         record = read_pretraining(record_at)
@@ -64,11 +64,11 @@ def _pretrained(registry: Registry, resolved: ResolvedRecipe, launch: Launch, co
     FeatureCache.open(spec, seed, cache, resolved.options)
     if resolved.settings:
         use = f"norml run METHOD --benchmark ID{resolved.settings}, for a benchmark with backbone {spec.recipe}"
-        console.print(f"to use its features: {use}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"to use its features: {use}", console)
     for shots, accuracy in record.nearest_centroid.items():
         reached = f"{percent(accuracy.mean, accuracy.half_width)}%"
         text = f"{spec.values.n_way}-way {shots}-shot nearest centroid on meta-validation: {reached}"
-        console.print(f"{spec.recipe}, seed {seed}: {text}", highlight=False, soft_wrap=True)
+        print_line(f"{spec.recipe}, seed {seed}: {text}", console)
     return {"record": str(record_at), **record.model_dump(mode="json", exclude={"curve"})}
 
 
@@ -132,4 +132,4 @@ def verify_features(registry: Registry, resolved: ResolvedRecipe, seed: int, con
     cache = Cache.open(registry.dataset(spec.dataset), registry.files["datasets", spec.dataset])
     features = FeatureCache.open(spec, seed, cache, resolved.options)
     checked = f"verified, all {features.verify()} checksums are right, content sha256 {features.content_hash}"
-    console.print(f"{spec.recipe}, seed {seed}: {checked}", highlight=False, soft_wrap=True)
+    print_line(f"{spec.recipe}, seed {seed}: {checked}", console)

@@ -20,6 +20,7 @@ from norml_cli.registry.drafts import (
 )
 from norml_cli.registry.faults import did_you_mean
 from norml_cli.registry.resolving import Registry
+from norml_cli.terminal.output import print_line
 
 OWN = ("title", "citation", "home", "licence")
 SETTABLE = (*OWN, "image_size_px", "resize", "crop", "channels", "background", "invert", "rotations")
@@ -42,27 +43,23 @@ def new_dataset(
     left_out = len(survey.sizes) - entry["classes"]
     notes = [f"left out, with fewer than {min_images} images: {left_out:,} classes"] if left_out else []
     for line in (survey.text, *survey.remarks, *notes, f"wrote {path}; fill in the licence and citation there"):
-        _print(console, f"{id_}: {line}")
+        print_line(f"{id_}: {line}", console)
     _next(console, f"norml prepare {id_} --source {shlex.quote(str(source))}", folder)
 
 
 def new_benchmark(registry: Registry, folder: Path, id_: str, changes: Changes, console: Console) -> None:
     """Write a benchmark that copies another one with `changes`. Raises UserError."""
     path = write_new(folder, "benchmarks", id_, benchmark_draft(registry, id_, changes))
-    _print(console, f"{id_}: wrote {path}")
+    print_line(f"{id_}: wrote {path}", console)
     _next(console, f"norml run maml-constant-lr norml --benchmark {id_}", folder)
 
 
 def new_method(registry: Registry, folder: Path, id_: str, changes: Changes, console: Console) -> None:
     """Write a method that copies another one with `changes`. Raises UserError."""
     path = write_new(folder, "methods", id_, method_draft(registry, id_, changes))
-    _print(console, f"{id_}: wrote {path}")
+    print_line(f"{id_}: wrote {path}", console)
     _next(console, f"norml run {id_}", folder)
 
 
 def _next(console: Console, command: str, folder: Path) -> None:
-    _print(console, f"next: {command} --registry {shlex.quote(str(folder))}")
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_line(f"next: {command} --registry {shlex.quote(str(folder))}", console)

@@ -9,6 +9,7 @@ from rich.console import Console
 from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.reading import KINDS, RegistryError
 from norml_cli.registry.resolving import Registry
+from norml_cli.terminal.output import print_line
 
 
 def validate(registry: Registry, console: Console) -> None:
@@ -27,7 +28,7 @@ def validate(registry: Registry, console: Console) -> None:
     if faults:
         raise RegistryError(faults)
     kinds = ", ".join(f"{len(getattr(registry, kind))} {kind}" for kind in KINDS)
-    console.print(f"valid: {kinds}; {counted(n_built, 'model')} built", highlight=False, soft_wrap=True)
+    print_line(f"valid: {kinds}; {counted(n_built, 'model')} built", console)
 
 
 def _builds(registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:

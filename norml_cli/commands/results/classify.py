@@ -23,7 +23,7 @@ from norml_cli.reporting.answers import Answers, answers_page, render_answers
 from norml_cli.reporting.formats import percent, require_format
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import read_record
-from norml_cli.terminal.output import print_text
+from norml_cli.terminal.output import print_line, print_text
 from norml_cli.training.build import build_method
 from norml_cli.training.embedding import features_of_images
 from norml_cli.training.evaluation import multiplying_as_declared
@@ -79,7 +79,7 @@ def classify(registry: Registry, asked: ToClassify, console: Console) -> None:
 
 def _say(line: str) -> None:
     """Print to standard error: standard output holds only the answers."""
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    print_line(line, Console(stderr=True))
 
 
 def _spec(run: RunSpec, asked: ToClassify, files: ImageFiles) -> RunSpec:

@@ -19,7 +19,7 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.registry.specs import RunSpec
 from norml_cli.results.evaluations import Card
 from norml_cli.results.records import RunRecord
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.training.checkpoints import write_published
 from norml_cli.training.trained import Trained, rebuilt, stored_state, stored_weights
 
@@ -76,7 +76,7 @@ def _require_one(records: list[tuple[Path, RunRecord]], file: Path | None, optio
 
 
 def _tell(console: Output, file: Path, more: str) -> None:
-    console.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB{more}", highlight=False, soft_wrap=True)
+    print_line(f"{file}: {file.stat().st_size / 1e6:.1f} MB{more}", console)
 
 
 # ----------------------------------------------------------------------------------------------------------- programs

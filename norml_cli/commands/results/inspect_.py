@@ -19,7 +19,7 @@ from norml_cli.registry.resolving import Registry
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
 from norml_cli.results.store import stored_digest
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.terminal.progress import RunDisplay
 from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
@@ -46,7 +46,7 @@ def inspect(registry: Registry, path: Path, *, out: Path | None, episodes: int, 
     folder = out or Companions(path).inspection
     written = write_inspection(folder, found)
     _print(found, console)
-    console.print(f"{len(written)} files in {folder}", highlight=False, soft_wrap=True)
+    print_line(f"{len(written)} files in {folder}", console)
     console.result({"folder": str(folder), "files": [each.name for each in written], "about": found.about})
 
 
@@ -103,7 +103,7 @@ def _print(found: Inspection, console: Output) -> None:
     """Print a summary: layers at the first and last step, the freeze test, and accuracy by step."""
     if console.as_json:
         return
-    console.print(f"{found.title}, {found.about['episodes']}", highlight=False, soft_wrap=True)
+    print_line(f"{found.title}, {found.about['episodes']}", console)
     table = Table(box=None, pad_edge=False)
     for column in ("layer", "inner step", "effective rate", "cosine to gradient", "mean gate of delta", "of h"):
         table.add_column(column, justify="right")
@@ -114,9 +114,9 @@ def _print(found: Inspection, console: Output) -> None:
             table.add_row(str(summary.layer + 1), str(summary.step + 1), *rate, *gates)
     console.print(table, highlight=False)
     for case, accuracy in found.freezing.items():
-        console.print(f"{case}: {_percent(accuracy)}", highlight=False)
+        print_line(f"{case}: {_percent(accuracy)}", console)
     for t in (0, 1, found.inner_steps, 2 * found.inner_steps):
-        console.print(f"after {counted(t, 'inner step')}: {_percent(found.accuracies[t])}", highlight=False)
+        print_line(f"after {counted(t, 'inner step')}: {_percent(found.accuracies[t])}", console)
 
 
 def _percent(accuracy: Interval) -> str:

@@ -22,7 +22,7 @@ from norml_cli.results.records import RunRecord
 from norml_cli.results.series import CURVE_KEYS, EPISODE_KEYS, episode_counts, learning_curves
 from norml_cli.results.store import scan_inspections
 from norml_cli.results.tables import Table, benchmarks_of, build_table
-from norml_cli.terminal.output import name_left_out, print_text
+from norml_cli.terminal.output import name_left_out, print_line, print_text
 
 EVERY = "every"  # in place of a table's id
 
@@ -98,7 +98,7 @@ def report_html(registry: Registry, *, table_id: str | None, out: Path, results:
     name_left_out(scan_inspections(path for path, _ in runs).faults)
     page = render_html(registry, tables, runs, protocols).encode()
     write_atomically(out, lambda file: file.write(page))
-    console.print(f"wrote {out} ({_size(len(page))})", highlight=False, soft_wrap=True)
+    print_line(f"wrote {out} ({_size(len(page))})", console)
 
 
 def _size(n_bytes: int) -> str:

@@ -12,7 +12,7 @@ from norml_cli.files.suggestions import suggested
 from norml_cli.registry.recipes import backbones_folder
 from norml_cli.results.records import Record
 from norml_cli.results.store import Results
-from norml_cli.terminal.output import name_left_out
+from norml_cli.terminal.output import name_left_out, print_line
 from norml_cli.terminal.progress import duration
 from norml_cli.terminal.status_files import Unfinished, find_unfinished
 
@@ -33,7 +33,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
         console.print_json(data={"unfinished": [_values(found) for found in unfinished], "finished": finished})
         return
     if not unfinished and not finished and not faults:
-        _say(console, f"no trainings yet; start one with `{suggested('norml run METHOD')}`")
+        print_line(f"no trainings yet; start one with `{suggested('norml run METHOD')}`", console)
     if unfinished:
         _print_unfinished(unfinished, console)
     for item in finished[:NEWEST]:
@@ -41,7 +41,7 @@ def status(*, results: Path, console: Console, as_json: bool) -> None:
         line = Text(f"finished  {item['title']}: {item['reached']} ({made})")
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     if len(finished) > NEWEST:
-        _say(console, f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)")
+        print_line(f"finished  {len(finished) - NEWEST:,} earlier (--json lists them)", console)
 
 
 def _print_unfinished(unfinished: list[Unfinished], console: Console) -> None:
@@ -52,11 +52,7 @@ def _print_unfinished(unfinished: list[Unfinished], console: Console) -> None:
         table.add_row(found.state, *_unfinished_cells(found))
     console.print(table, highlight=False)
     for command in dict.fromkeys(f.status.command for f in unfinished if f.state == "paused"):
-        _say(console, f"to resume: {command}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(f"to resume: {command}", console)
 
 
 def _values(found: Unfinished) -> dict[str, Any]:

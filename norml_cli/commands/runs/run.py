@@ -17,7 +17,7 @@ from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.lists import render_runs
 from norml_cli.results.records import EpisodesIdentity, RunRecord
 from norml_cli.results.store import Results, read_record, write_record
-from norml_cli.terminal.output import Output, print_text
+from norml_cli.terminal.output import Output, print_line, print_text
 from norml_cli.training.launch import Launch, launched_run
 from norml_cli.training.run import Outcome, Run
 
@@ -46,7 +46,7 @@ def run(registry: Registry, resolved: list[Resolved], launches: list[Launch], co
             if ranks.of_first(path.exists) and not launch.force:
                 ranks.of_first(Companions(path).tidy)
                 which = f"{item.spec.label(launch.name)}, seed {launch.seed}"
-                console.print(f"{which}: already finished; --force runs it again", highlight=False)
+                print_line(f"{which}: already finished; --force runs it again", console)
             else:
                 _run_one(item, examples[item.spec.hash()], launch, path, console)
     if ranks.is_first:

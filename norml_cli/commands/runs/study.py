@@ -17,7 +17,7 @@ from norml_cli.results.store import Results, write_record
 from norml_cli.sweeps.cells import Asked
 from norml_cli.sweeps.here import as_many_as_pay
 from norml_cli.sweeps.sweep import carry_out
-from norml_cli.terminal.output import Output, name_left_out, print_text
+from norml_cli.terminal.output import Output, name_left_out, print_line, print_text
 from norml_cli.terminal.status_files import find_unfinished
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def print_study(name: str, results: Path, *, format_: str, console: Console) -> 
         raise UserError(f"{folder}: no trials yet; name methods, and values with --grid")
     if unfinished and format_ == "rich":
         said = f"{counted(unfinished, 'unfinished trial')}; `norml status` shows their progress"
-        console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
+        print_line(f"{name}: {said}", console)
     if finished or format_ != "rich":
         print_text(render_trials(finished, format_, width=console.width), console)
     name_left_out(scan.faults)
@@ -106,13 +106,9 @@ def _run_unless_there(name: str, registry: Registry, item: Resolved, launch: "La
             else:
                 _run(registry, name, item, launch, path=path, console=console)
     except Diverged as error:  # a result of the study; the other trials go on
-        _say(console, f"no trial of {title}: {error}")
+        print_line(f"no trial of {title}: {error}", console)
     except Busy:
-        _say(console, f"{title}: skipped, another process is running it")
-
-
-def _say(console: Output, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(f"{title}: skipped, another process is running it", console)
 
 
 def _run(registry: Registry, name: str, item: Resolved, launch: "Launch", *, path: Path, console: Output) -> None:

@@ -22,6 +22,7 @@ from norml_cli.files.suggestions import suggested
 from norml_cli.registry.reading import load_registry
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.store import Results
+from norml_cli.terminal.output import print_line
 from norml_cli.terminal.status_files import find_unfinished
 
 LEAST_FREE_BYTES = 5_000_000_000  # chosen: mini-ImageNet's cache and features take 2 GB, and making them 2 GB more
@@ -50,7 +51,7 @@ def doctor(registry_folder: Path | None, results: Path, console: Console, *, as_
         for finding in findings:
             line = f"{finding.severity:4}  {finding.what}: {finding.found}"
             line += f"; {finding.remedy}" if finding.remedy else ""
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(line, console)
     return 1 if must else 0
 
 

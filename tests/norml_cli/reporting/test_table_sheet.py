@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from norml.statistics import interval_95, paired_difference
-from norml_cli.commands.results.report import print_text, report
+from norml_cli.commands.results.report import report
 from norml_cli.files.errors import UserError
 from norml_cli.files.suggestions import remember_places
 from norml_cli.registry.reading import RegistryError, builtin_registry, read_registry
@@ -25,6 +25,7 @@ from norml_cli.results.gathered import Gathered
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import Results, write_record
 from norml_cli.results.tables import build_table
+from norml_cli.terminal.output import print_line, print_text
 from tests.helpers.made_records import (
     made_benchmark,
     made_content,
@@ -548,10 +549,11 @@ def test_command_on_a_terminal_without_unicode(registry, tmp_path):
     assert "-----" in text
 
 
-def test_titles_are_not_read_as_markup():
-    console = Console(file=io.StringIO(), width=80)
-    print_text("[bold]a[/bold] :smile: \\[x]\n", console)
-    assert console.file.getvalue() == "[bold]a[/bold] :smile: \\[x]\n"
+@pytest.mark.parametrize("prints", [lambda line, to: print_text(f"{line}\n", to), print_line], ids=["text", "line"])
+def test_titles_and_paths_are_not_read_as_markup(prints):
+    console = Console(file=io.StringIO(), width=20)
+    prints("[bold]a[/bold] :smile: \\[x], longer than the console is wide", console)
+    assert console.file.getvalue() == "[bold]a[/bold] :smile: \\[x], longer than the console is wide\n"
 
 
 @pytest.mark.parametrize(
