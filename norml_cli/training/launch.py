@@ -118,17 +118,11 @@ def launched(
             if ranks.is_first:
                 status.begin(training.phase, training.state.step, training.steps)
             display.say(training.begins())
-            try:
+            with _stops_explained(training, display):
                 yield training
                 ranks.of_first(companions.tidy)
                 display.say("finished")
                 training.obey()  # a stop request that came too late for this training
-            except Stopped as stopped:
-                display.say(_stopped(training, at_once=isinstance(stopped, StoppedAtOnce)))
-                raise SystemExit(STOPPED_EXIT_CODE) from None
-            except LostRank:
-                display.say(f"another rank has ended; run the same command to {_next(training)}")
-                raise SystemExit(LOST_EXIT_CODE) from None
 
 
 @contextmanager
@@ -161,6 +155,19 @@ def _memory_errors_explained(names: TrainingNames) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(f"{names.short}: out of memory; to need less, use {names.remedies}") from error
+
+
+@contextmanager
+def _stops_explained(training: Training, display: RunDisplay) -> Iterator[None]:
+    """Where the training stops before its end: say how to go on, and exit with the code that says why."""
+    try:
+        yield
+    except Stopped as stopped:
+        display.say(_stopped(training, at_once=isinstance(stopped, StoppedAtOnce)))
+        raise SystemExit(STOPPED_EXIT_CODE) from None
+    except LostRank:
+        display.say(f"another rank has ended; run the same command to {_next(training)}")
+        raise SystemExit(LOST_EXIT_CODE) from None
 
 
 def _stopped(training: Training, *, at_once: bool) -> str:

@@ -1,6 +1,7 @@
 """`norml inspect RECORD`: show what the meta-learner of a finished run does while it adapts."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -16,6 +17,7 @@ from norml.statistics import Interval, interval_95
 from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError, counted
 from norml_cli.registry.resolving import Registry
+from norml_cli.registry.specs import RunSpec
 from norml_cli.reporting.formats import percent
 from norml_cli.reporting.inspection_files import Inspection, write_inspection
 from norml_cli.results.store import stored_digest
@@ -57,23 +59,7 @@ def _inspected(
     if not isinstance(meta_learner, MetaLearner):
         raise TypeError(f"{record.spec.algorithm} takes no inner steps")
     spec, protocol = record.spec, record.spec.protocol
-    n_queries, n_steps = spec.queries_per_episode, protocol.inner_steps_test
-
-    def batches(doing: str) -> Iterator[EpisodeBatch]:
-        for start in range(0, len(episodes), EPISODES_AT_ONCE):
-            display.counting(doing, start, len(episodes), "episodes")
-            yield pool.gather(episodes[start : start + EPISODES_AT_ONCE], k_shot=spec.shots)
-
-    by_step: list[list[int]] = [[] for _ in range(2 * n_steps + 1)]
-    for batch in batches("accuracy by inner step"):
-        for counts, logits in zip(by_step, logits_of_each_step(meta_learner, batch, 2 * n_steps), strict=True):
-            counts.extend((logits.argmax(-1) == batch.query_y).sum(dim=1).tolist())
-    freezing = {}
-    for number, (case, layers) in enumerate(cases := list(freezings(meta_learner.learner.n_layers).items())):
-        display.counting("freezing", number, len(cases), "cases")
-        logits_of = partial(frozen(meta_learner, layers), inner_steps=n_steps)
-        freezing[case] = _interval(correct_counts(logits_of, pool, episodes, k_shot=spec.shots).tolist(), n_queries)
-    norms = [meta_gradient_norms(meta_learner, batch, n_steps) for batch in batches("meta-gradient by inner step")]
+    watched = _Watched(meta_learner, spec, pool, episodes, display)
     return Inspection(
         title=f"{spec.method} on {spec.benchmark}, {spec.shots}-shot, seed {record.seed}: meta-validation",
         about={
@@ -84,19 +70,64 @@ def _inspected(
             "seed": record.seed,
             "episodes": f"the first {len(episodes)} fixed meta-validation episodes",
             "inner_lr": protocol.inner_lr,
-            "inner_steps": n_steps,
+            "inner_steps": watched.n_steps,
         },
         inner_lr=protocol.inner_lr,
-        inner_steps=n_steps,
-        layers=watch(meta_learner, batches("watching the rule"), n_steps),
-        accuracies=[_interval(counts, n_queries) for counts in by_step],
-        freezing=freezing,
-        meta_gradients=torch.cat(norms).permute(1, 2, 0).tolist(),
+        inner_steps=watched.n_steps,
+        accuracies=watched.accuracies(),
+        freezing=watched.freezing(),
+        meta_gradients=watched.meta_gradients(),
+        layers=watch(meta_learner, watched.batches("watching the rule"), watched.n_steps),
     )
 
 
-def _interval(counts: list[int], n_queries: int) -> Interval:
-    return interval_95(counts).divided_by(n_queries)
+@dataclass(frozen=True)
+class _Watched:
+    """A meta-learner and the episodes that it is watched on."""
+
+    meta_learner: MetaLearner
+    spec: RunSpec
+    pool: ExamplePool
+    episodes: EpisodeIndices
+    display: RunDisplay
+
+    @property
+    def n_steps(self) -> int:
+        return self.spec.protocol.inner_steps_test
+
+    def batches(self, doing: str) -> Iterator[EpisodeBatch]:
+        for start in range(0, len(self.episodes), EPISODES_AT_ONCE):
+            self.display.counting(doing, start, len(self.episodes), "episodes")
+            yield self.pool.gather(self.episodes[start : start + EPISODES_AT_ONCE], k_shot=self.spec.shots)
+
+    def accuracies(self) -> list[Interval]:
+        """After each inner step, up to twice as many as the run takes."""
+        by_step: list[list[int]] = [[] for _ in range(2 * self.n_steps + 1)]
+        for batch in self.batches("accuracy by inner step"):
+            each_step = logits_of_each_step(self.meta_learner, batch, 2 * self.n_steps)
+            for counts, logits in zip(by_step, each_step, strict=True):
+                counts.extend((logits.argmax(-1) == batch.query_y).sum(dim=1).tolist())
+        return [self._interval(counts) for counts in by_step]
+
+    def freezing(self) -> dict[str, Interval]:
+        """Accuracy while some layers keep their initial weights, by case."""
+        found = {}
+        for number, (case, layers) in enumerate(cases := list(freezings(self.meta_learner.learner.n_layers).items())):
+            self.display.counting("freezing", number, len(cases), "cases")
+            logits_of = partial(frozen(self.meta_learner, layers), inner_steps=self.n_steps)
+            counts = correct_counts(logits_of, self.pool, self.episodes, k_shot=self.spec.shots)
+            found[case] = self._interval(counts.tolist())
+        return found
+
+    def meta_gradients(self) -> list[list[list[float]]]:
+        """Norms by number of inner steps, layer and episode."""
+        batches = self.batches("meta-gradient by inner step")
+        norms = [meta_gradient_norms(self.meta_learner, batch, self.n_steps) for batch in batches]
+        by_step: list[list[list[float]]] = torch.cat(norms).permute(1, 2, 0).tolist()
+        return by_step
+
+    def _interval(self, counts: list[int]) -> Interval:
+        return interval_95(counts).divided_by(self.spec.queries_per_episode)
 
 
 def _print(found: Inspection, console: Output) -> None:
