@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import sys
 import time
@@ -115,7 +116,8 @@ def test_no_color_is_respected_in_a_terminal(no_color: bool, monkeypatch: pytest
     printed = console.file.getvalue()
     assert "meta-training" in printed
     assert "meta-val 25.0%" in printed
-    assert ("\x1b[3" in printed or "\x1b[38;5;" in printed) is not no_color
+    # rich remembers a style's codes from its first use in the process, so they may be those of a simpler terminal.
+    assert bool(re.search(r"\x1b\[(\d+;)*[39]\d", printed)) is not no_color
 
 
 PROGRESS = Progress("meta-training", 1_234, 200_000, 45.0, "45.0 steps/s", {"loss": 0.646, "validation": 0.815})
