@@ -15,7 +15,7 @@ from norml_cli.results.evaluated import protocol_title
 from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord, Split
 from norml_cli.results.records import RunRecord
 from norml_cli.results.store import evaluation_path, read_evaluation, stored_digest, write_record
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
 from norml_cli.training.provenance import device_name, origin_of
@@ -106,5 +106,5 @@ def _evaluated(
 def _tell(wanted: Wanted, record: EvaluationRecord, path: Path, console: Output) -> None:
     trained = wanted.run.accuracy
     reached = percent(record.accuracy.mean, record.accuracy.half_width)
-    line = f"{wanted.title}: {reached}% (the run's test: {percent(trained.mean, trained.half_width)}%); {path}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    was = percent(trained.mean, trained.half_width)
+    print_line(f"{wanted.title}: {reached}% (the run's test: {was}%); {path}", console)

@@ -5,7 +5,7 @@ from pathlib import Path
 from norml_cli.files.errors import UserError
 from norml_cli.registry.resolving import Registry
 from norml_cli.results.records import RunRecord
-from norml_cli.terminal.output import Output
+from norml_cli.terminal.output import Output, print_line
 from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
 from norml_cli.training.provenance import device_name
@@ -29,7 +29,7 @@ def verify(registry: Registry, records: list[tuple[Path, RunRecord]], *, device:
             for path, record in records:
                 try:
                     line = _verified(registry, path, record, device, console)
-                    console.print(f"{path}: {line}", highlight=False, markup=False, soft_wrap=True)
+                    print_line(f"{path}: {line}", console)
                 except UserError as error:
                     faults.append(str(error))
     except Stopped:
