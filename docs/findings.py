@@ -7,7 +7,8 @@ the page prints them.
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,12 +18,13 @@ from norml_cli.files.companions import Companions
 from norml_cli.files.errors import UserError
 from norml_cli.registry.entries import Row, SecondTest
 from norml_cli.registry.resolving import Registry
+from norml_cli.reporting.formats import percent
 from norml_cli.reporting.sheets import Grid, Sheet, to_markdown
 from norml_cli.results.comparisons import Comparison, compare, places_of
-from norml_cli.results.evaluated import Evaluations, Reached, protocol_title
+from norml_cli.results.evaluated import Counts, Evaluations, Reached, counts_by_protocol, reached
 from norml_cli.results.evaluations import EvaluationRecord
 from norml_cli.results.goals import Entrant, Goal
-from norml_cli.results.groups import choose_runs, seeds_text
+from norml_cli.results.groups import Group, choose_runs, seeds_text
 from norml_cli.results.records import CurvePoint, RunRecord
 from norml_cli.results.store import Results
 from norml_cli.results.tables import build_table
@@ -31,8 +33,11 @@ BENCHMARK, TABLE = "omniglot-20way", "table-2"
 TESTS = {
     "as trained": "as trained: rotated classes, as many queries as shots",
     "rotations none": "no rotations",
+    "queries_per_class 5": "rotated, 5 queries per class",
     "queries_per_class 15": "rotated, 15 queries per class",
     "queries_per_class 15, rotations none": "no rotations, 15 queries per class",
+    "inner_steps_test 20": "rotated, 20 inner steps instead of 5",
+    "query_statistics support": "rotated, batch norm by the support set alone",
 }
 
 
@@ -112,22 +117,26 @@ class Numbers:
         counts = {len(cell.ours.runs.seeds) for _, _, cell in self._table.cells() if cell.ours}
         return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
-    def tests(self, method: str, shots: int) -> str:
-        """A table of the accuracy of a method's weights in each test, for the seeds that have all tests."""
-        runs = [run for run in self._runs(method, shots) if self._evaluated(run).keys() >= set(TESTS)]
-        rows = [
-            [says, f"{100 * fmean(self._evaluated(run)[test] for run in runs):.1f}" if runs else "no record"]
-            for test, says in TESTS.items()
-        ]
-        of = seeds_text([run.seed for run in runs]) if runs else "no seed"
-        return to_markdown(Sheet(Grid(["test", f"accuracy, {'mean of ' * (len(runs) > 1)}{of}"], rows))).rstrip()
+    def tests(self, method: str, other: str, shots: int) -> str:
+        """Two methods' accuracies in each test that both have, over the seeds that have all of these tests."""
+        ours, theirs = (self._by_test(each, shots) for each in (method, other))
+        tests = [test for test in TESTS if test in ours and test in theirs]
+        seeds = set.intersection(*({*of[test].correct} for of in (ours, theirs) for test in tests))
+        rows = []
+        for test in tests:
+            left, right = (_of_seeds(of[test], seeds) for of in (ours, theirs))
+            found, beside = reached(method, left, right), reached(other, right, None)
+            accuracies = [f"{100 * each.accuracy.mean:.1f}" for each in (found, beside)]
+            paired = found.minus_reference
+            rows.append(
+                [TESTS[test], *accuracies, percent(paired.mean, paired.half_width, sign="+") if paired else "-"]
+            )
+        of = ("mean of " if len(seeds) > 1 else "") + seeds_text(sorted(seeds))
+        headers = [f"test ({of})", *map(self.title, (method, other)), "difference"]
+        return to_markdown(Sheet(Grid(headers, rows))).rstrip()
 
-    def _evaluated(self, run: RunRecord) -> dict[str, float]:
-        """Meta-test accuracies of the run's weights, by the test's title."""
-        found = {protocol_title({}, "meta_test"): run.accuracy.mean}
-        for each in self.evaluations.of(run):
-            found[protocol_title(each.changed, each.split)] = each.accuracy.mean
-        return found
+    def _by_test(self, method: str, shots: int) -> dict[str, Counts]:
+        return counts_by_protocol(Group(tuple(self._runs(method, shots))), self.evaluations)
 
     def backbone(self, benchmark: str) -> str:
         """The recipe of the benchmark's features."""
@@ -318,6 +327,10 @@ class Numbers:
             rows = [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in labels.items())]
         [row] = rows
         return float(row[column])
+
+
+def _of_seeds(counts: Counts, seeds: Collection[int]) -> Counts:
+    return replace(counts, correct={seed: counts.correct[seed] for seed in sorted(seeds)})
 
 
 def _point(run: RunRecord, step: int) -> CurvePoint:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = 96
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-COMMANDS = ("norml compare norml maml-constant-lr maml-layerwise-lr",)
+COMMANDS = ("norml compare norml maml-constant-lr",)
 
 
 def output_of(command: str) -> str:

@@ -146,19 +146,20 @@ def test_gates_under_the_second_test_are_paired_and_need_seeds_too(docs, write, 
     assert (found.seeds, found.verdict) == ("3", "holds")
 
 
-def test_the_tests_of_one_method_are_over_the_seeds_that_had_all_of_them(write, numbers, registry):
-    first, second = write(CONSTANT, [10, 10, 10, 10], [12, 12, 12, 12])
-    write_evaluation(registry, first, [8] * 4, rotations="none")
-    for changed in ({"rotations": "none"}, {"queries_per_class": 15}, {"queries_per_class": 15, "rotations": "none"}):
-        right = 150 if "queries_per_class" in changed else 9
-        write_evaluation(registry, second, [right] * 4, **changed)
-    assert numbers().tests(CONSTANT, 1).splitlines() == [
-        "| test | accuracy, seed 1 |",
-        "| --- | ---: |",
-        "| as trained: rotated classes, as many queries as shots | 60.0 |",
-        "| no rotations | 45.0 |",
-        "| rotated, 15 queries per class | 50.0 |",
-        "| no rotations, 15 queries per class | 50.0 |",
+def test_weights_under_several_tests_are_paired_over_the_seeds_that_had_all_of_them(write, numbers, registry):
+    maml = write(CONSTANT, [10, 10, 10, 10], [12, 12, 12, 12])
+    norml = write("norml", [13, 13, 13, 13], [15, 14, 14, 13])
+    write_evaluation(registry, maml[0], [8] * 4, rotations="none")
+    for changed in ({"rotations": "none"}, {"queries_per_class": 15, "rotations": "none"}):
+        many = 15 if "queries_per_class" in changed else 1
+        write_evaluation(registry, maml[1], [9 * many] * 4, **changed)
+        write_evaluation(registry, norml[1], [11 * many] * 4, **changed)
+    assert numbers().tests("norml", CONSTANT, 1).splitlines() == [
+        "| test (seed 1) | NORML | MAML (constant lr) | difference |",
+        "| --- | ---: | ---: | ---: |",
+        "| as trained: rotated classes, as many queries as shots | 70.0 | 60.0 | +10.00 ± 6.50 |",
+        "| no rotations | 55.0 | 45.0 | +10.00 ± 0.00 |",
+        "| no rotations, 15 queries per class | 55.0 | 45.0 | +10.00 ± 0.00 |",
     ]
 
 
