@@ -122,8 +122,8 @@ def pretrain_command(
     """Pretrain a backbone and store its features of every image.
 
     The backbone learns to classify the meta-training classes. You may stop it with Ctrl-C: the same command resumes it.
-    With other --epochs or --width you get another backbone. To use it: `norml run METHOD --set backbone_epochs=N --set
-    backbone_width=W`.
+    With other --epochs or --width you get another backbone. To use it, give `norml run` the settings backbone_epochs=N
+    and backbone_width=W.
     """
     from norml_cli.training.ranks.launching import on_devices
 
