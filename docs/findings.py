@@ -306,8 +306,16 @@ class Numbers:
     def _over_runs(self, method: str, shots: int, value: Callable[[RunRecord], float]) -> float:
         return fmean(value(run) for run in self._runs(method, shots))
 
+    def inspected_seed(self, method: str, shots: int, benchmark: str = BENCHMARK) -> int:
+        """The first seed whose run was inspected; 0 if none was."""
+        seeds = (run.seed for run in self._found(method, shots, benchmark))
+        return next((seed for seed in seeds if self._inspection_of(method, shots, benchmark, seed).exists()), 0)
+
     def _inspection(self, method: str, shots: int, benchmark: str = BENCHMARK) -> Path:
-        return Companions(Results(self._folder).place(benchmark, shots, method, seed=0)).inspection
+        return self._inspection_of(method, shots, benchmark, self.inspected_seed(method, shots, benchmark))
+
+    def _inspection_of(self, method: str, shots: int, benchmark: str, seed: int) -> Path:
+        return Companions(Results(self._folder).place(benchmark, shots, method, seed=seed)).inspection
 
     def meta_gradients(self, method: str, benchmark: str, shots: int) -> list[float]:
         """Norms of a run's meta-gradient over all layers after 0 to T inner steps; [] without a record."""

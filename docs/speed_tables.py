@@ -12,6 +12,7 @@ from norml_cli.results.store import Results
 RESULTS = Results(Path(__file__).parents[1] / "results")
 WORK = "shots / queries"
 ENGINES = ("norml", "torch.func, compiled", "torch.func", "TorchOpt MetaSGD", "higher")
+CONVOLUTION_ENGINES = ("norml", "torch.func, compiled", "torch.func", "autograd, episode by episode")
 OURS = "norml, compiled"
 MAML, NORML = "maml-constant-lr", "norml"
 AS_A_RUN = "norml run's"
@@ -36,6 +37,10 @@ class Kept:
         """The measurement with these labels."""
         [found] = [each for each in self.section.measurements if tuple(each.labels.values()) == labels]
         return found
+
+    def measured(self, **labels: str) -> list[Measurement]:
+        """All measurements with these labels, whatever their other labels."""
+        return [each for each in self.section.measurements if labels.items() <= each.labels.items()]
 
     def values(self, label: str) -> list[str]:
         """Every value of one label, in the order measured."""
@@ -115,8 +120,21 @@ def products() -> str:
     return table([WORK, "MAML", "NORML"], rows, f"{kept.circumstances()} `norml run` multiplied by: {who}.")
 
 
+def convolutions() -> str:
+    """An outer step on convolutions, as `peers`; "-": not compiled in ten minutes."""
+    kept = Kept.of("convolutions")
+    rows = []
+    for size in kept.values("size"):
+        times = {str(each.labels["engine"]): median_of(each) for each in kept.measured(size=size)}
+        ratios = [f"{times[engine] / times[OURS]:.2f}" if engine in times else "-" for engine in CONVOLUTION_ENGINES]
+        rows.append([size, f"{1000 * times[OURS]:,.0f} ms", *ratios])
+    return table(["problem, 1 shot", OURS, *CONVOLUTION_ENGINES], rows, kept.circumstances())
+
+
 def _spaced(work: str) -> str:
     return work.replace("/", " / ")
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"speed-peers": peers, "speed-methods": methods, "speed-products": products}
+BLOCKS: dict[str, Callable[[], str]] = {
+    f"speed-{each.__name__}": each for each in (peers, methods, products, convolutions)
+}

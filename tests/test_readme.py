@@ -107,6 +107,21 @@ SPEED = {
         ],
         **{"norml run's": "oneDNN", "threads": 1},
     ),
+    "convolutions": speed_record(
+        "convolutions",
+        [
+            ({"size": size, "engine": engine}, 0.2 * times, {})
+            for size in ("20-way", "5-way")
+            for engine, times in {
+                "norml, compiled": 1.0,
+                "norml": 1.5,
+                "torch.func, compiled": 1.75,
+                "torch.func": 2.0,
+                "autograd, episode by episode": 2.25,
+            }.items()
+            if (size, engine) != ("20-way", "torch.func, compiled")
+        ],
+    ),
 }
 TABLES = {
     "speed-peers": f"""\
@@ -128,6 +143,13 @@ Medians of 3 {WHERE}; other processes kept 0.5 cores busy.""",
 | 1 / 15 | 1.52 | 1.35 |
 
 Medians of 3 {ONE_THREAD}; other processes kept 0.5 cores busy. `norml run` multiplied by: oneDNN.""",
+    "speed-convolutions": f"""\
+| problem, 1 shot | norml, compiled | norml | torch.func, compiled | torch.func | autograd, episode by episode |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| 20-way | 200 ms | 1.50 | - | 2.00 | 2.25 |
+| 5-way | 200 ms | 1.50 | 1.75 | 2.00 | 2.25 |
+
+Medians of 3 {WHERE}; other processes kept 0.5 cores busy.""",
 }
 
 
