@@ -5,6 +5,7 @@ text.
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -33,6 +34,7 @@ INK, SERIES = _DRAWN[0], _DRAWN[1:]
 _FAR = 20  # points below the best; chosen: methods that learn are closer together
 _DASHES = ["-", "--", ":", "-."]
 _WIDTH = 4.6  # inches; chosen: its text is still legible on a phone
+_NAME_WIDTH = 36  # characters of a name in a line: longer lines leave no room for the intervals
 _STYLE = "<style>svg{{{light}}}@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
 
 
@@ -60,6 +62,7 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
     """
     best = max(bar.highest for bar in bars)
     near = [bar for bar in bars if bar.highest > best - _FAR]
+    names = [textwrap.fill(bar.title, _NAME_WIDTH) for bar in near]
     far = ", ".join(f"{bar.title} {bar.ours[0]:.1f}" for bar in bars if bar not in near and bar.ours)
 
     def draw(panel: "Panel") -> None:
@@ -72,14 +75,15 @@ def draw_accuracies(bars: Sequence[Bar], title: str) -> str:
                 panel.errorbar(
                     means, places, xerr=errors, fmt=marker, color=colour, markersize=5, capsize=3, label=label
                 )
-        panel.set_yticks(range(len(near)), [bar.title for bar in near])
+        panel.set_yticks(range(len(near)), names)
         panel.set_ylim(len(near) - 0.5, -0.5)
         panel.grid(axis="x", color=INK, alpha=0.15)
         aside = f"\n(off the scale: {far})" if far else ""
         panel.figure.supxlabel(f"accuracy in percent, with 95% intervals{aside}", fontsize=10)
         panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderpad=0, labelcolor=INK)
 
-    return _svg(draw, title, height=1.35 + 0.32 * len(near))
+    row_height = max(0.32, 0.18 * max(name.count("\n") + 1 for name in names))
+    return _svg(draw, title, height=1.35 + row_height * len(near))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from norml_cli.commands.results.report import report_html
 from norml_cli.files.companions import INSPECTED, Companions
 from norml_cli.files.errors import UserError
+from norml_cli.reporting.drawings import Bar, draw_accuracies
 from norml_cli.reporting.html import places_by_column
 from norml_cli.reporting.sheets import Grid
 from norml_cli.results.gathered import Gathered
@@ -243,3 +244,11 @@ def test_the_list_of_runs_is_sorted_by_whichever_column_is_chosen(registry, resu
 def test_texts_are_sorted_from_a_and_numbers_from_the_largest(column, places):
     grid = Grid(["it"], [[text] for text in column])
     assert [row[0] for row in places_by_column(grid)] == places
+
+
+def test_long_names_leave_room_for_the_intervals():
+    """Matplotlib warns if they do not, and a warning fails a test."""
+    name = "NORML (zero hidden & zero cell), one by one, resnet12-42px features"
+    svg = draw_accuracies([Bar(name, (52.0, 0.2), None), Bar("MAML", (51.2, 0.2), (48.7, 1.8))], "1-shot")
+    for line in ("NORML (zero hidden &amp; zero cell), one", "by one, resnet12-42px features", "MAML"):
+        assert line in svg
