@@ -194,8 +194,9 @@ def sweep() -> str:
     heads = ["GPUs", "cells an hour", "requests a second: running", "starting", "all start at once", "checkpoints"]
     note = (
         f"{at_once:.1f} cells side by side on each GPU, {wall_s:.0f} s a cell ({len(gpu_records())} runs). "
-        f"Starting alone keeps the server busy from {FILE_SERVER_REQUESTS_S * wall_s / (at_once * start):,.0f} GPUs, "
-        f"running alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
+        "Starting processes alone keep the server busy from "
+        f"{FILE_SERVER_REQUESTS_S * wall_s / (at_once * start):,.0f} GPUs, "
+        f"running ones alone from {FILE_SERVER_REQUESTS_S / (at_once * per_cell):,.0f}."
     )
     return table(heads, rows, note)
 

@@ -167,7 +167,7 @@ class DatasetEntry(Entry):
     classes: Count = Field(description="number of classes in all splits together")
     examples_per_class: Annotated[
         Annotated[Count, Tag("number")] | Annotated[Unequal, Tag("range")], Discriminator(_number_or_range)
-    ] = Field(description="images of every class, or {min, max} if classes differ in size")
+    ] = Field(description="images of every class; {min, max, smaller: refuse or leave-out} if they differ")
     image_size_px: Sourced[Annotated[int, Field(ge=4, le=1024)]] = Field(description="side of the square images")
     resize: Sourced[Literal["lanczos", "bicubic", "bilinear", "box", "nearest", "none"]] = Field(
         description="resizing filter; all but nearest produce grey levels"
