@@ -293,15 +293,16 @@ def evaluate_command(
     Each result is stored beside the run's record. If a result exists, it is only printed.
     """
     from norml_cli.registry.evaluating import evaluated
-    from norml_cli.results.store import read_record
+    from norml_cli.results.store import read_record, stored_digest
 
     entries, overrides, classes = entries_of(registry), overrides_of(set_), split_of(split)
-    runs = [(path, read_record(path)) for path in records]
+    # The digest before the weights: should a run be replaced meanwhile, its evaluation is not taken for the new run's.
+    runs = [(path, read_record(path), stored_digest(path)) for path in records]
     place: dict[str, Any] = {"benchmark": benchmark, "shots": shots, "split": classes}
-    specs = [evaluated(entries, run.spec, overrides, **place) for _, run in runs]
+    specs = [evaluated(entries, run.spec, overrides, **place) for _, run, _ in runs]
     from norml_cli.commands.results.evaluate import Wanted, evaluate  # after what fails fast: brings torch
 
-    wanted = [Wanted(path, run, spec, classes) for (path, run), spec in zip(runs, specs, strict=True)]
+    wanted = [Wanted(*run, spec, classes) for run, spec in zip(runs, specs, strict=True)]
     evaluate(entries, wanted, device=device, force=force, console=Output(quiet=quiet, as_json=json))
 
 

@@ -290,6 +290,19 @@ def test_heads_fitted_to_each_support_set_accept_other_episodes_but_no_inner_ste
     assert shell.norml("evaluate", path, "--set", "queries_per_class=3")[0] == 0
 
 
+def test_an_evaluation_belongs_to_the_run_that_it_read(shell: Shell, monkeypatch: pytest.MonkeyPatch, record: Path):
+    """The run is replaced while its weights are tested."""
+    before, count = json.loads(record.read_text()), trained.count_correct
+
+    def replaced(*args: object) -> object:
+        after = before | {"command": "norml run another"}
+        record.write_text(json.dumps(after | {"digest": digest_of(after)}))
+        return count(*args)
+
+    monkeypatch.setattr(trained, "count_correct", replaced)
+    assert evaluated(shell, "--set", "inner_steps_test=3")["run_digest"] == before["digest"]
+
+
 def test_ctrl_c_leaves_nothing_half_done(shell: Shell, monkeypatch: pytest.MonkeyPatch, record: Path):
     before = sorted(shell.folder.rglob("*"))
 

@@ -14,7 +14,7 @@ from norml_cli.reporting.formats import percent
 from norml_cli.results.evaluated import protocol_title
 from norml_cli.results.evaluations import EvaluationEpisodes, EvaluationRecord, Split
 from norml_cli.results.records import RunRecord
-from norml_cli.results.store import evaluation_path, read_evaluation, stored_digest, write_record
+from norml_cli.results.store import evaluation_path, read_evaluation, write_record
 from norml_cli.terminal.output import Output, print_line
 from norml_cli.training.evaluation import FixedEpisodes
 from norml_cli.training.launch import device_of
@@ -25,10 +25,14 @@ from norml_cli.training.trained import Trained, correct_answers, examples_seen, 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One evaluation: the weights of the run whose record is at `path`, under `spec`, on a split's fixed episodes."""
+    """One evaluation: the weights of the run whose record is at `path`, under `spec`, on a split's fixed episodes.
+
+    digest: the record's, read before the weights.
+    """
 
     path: Path
     run: RunRecord
+    digest: str
     spec: RunSpec
     split: Split
 
@@ -80,7 +84,7 @@ def _finished(wanted: Wanted) -> EvaluationRecord | None:
     if not path.exists():
         return None
     record = read_evaluation(path)
-    return record if (record.run_digest, record.spec) == (stored_digest(wanted.path), wanted.spec) else None
+    return record if (record.run_digest, record.spec) == (wanted.digest, wanted.spec) else None
 
 
 def _evaluated(
@@ -94,7 +98,7 @@ def _evaluated(
         correct = correct_answers(trained, spec, episodes, split, console).tolist()
     return EvaluationRecord.of(
         origin,
-        stored_digest(wanted.path),
+        wanted.digest,
         changed=wanted.changed,
         correct=correct,
         split=split,
